@@ -1,0 +1,54 @@
+"""lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
+
+from lloydmax.checkpoint import inspect, load, save, verify
+from lloydmax.codebook import Codebook, fit_codebook
+from lloydmax.compress import Result, compress, distill, renormalize, run_step
+from lloydmax.data import images
+from lloydmax.errors import (
+    CheckpointError,
+    DataError,
+    FitError,
+    LloydmaxError,
+    PlanMismatchError,
+    PluginError,
+    RecipeError,
+    RecoveryError,
+)
+from lloydmax.hookspecs import hookimpl
+from lloydmax.plan import Plan, plan, verify_plan
+from lloydmax.recipe import Recipe
+from lloydmax.report import Report
+from lloydmax.strategy import StopRecovery
+from lloydmax.student import codebooks, set_cache
+
+__all__ = [
+    "CheckpointError",
+    "Codebook",
+    "DataError",
+    "FitError",
+    "LloydmaxError",
+    "Plan",
+    "PlanMismatchError",
+    "PluginError",
+    "Recipe",
+    "RecipeError",
+    "RecoveryError",
+    "Report",
+    "Result",
+    "StopRecovery",
+    "codebooks",
+    "compress",
+    "distill",
+    "fit_codebook",
+    "hookimpl",
+    "images",
+    "inspect",
+    "load",
+    "plan",
+    "renormalize",
+    "run_step",
+    "save",
+    "set_cache",
+    "verify",
+    "verify_plan",
+]

@@ -1,0 +1,223 @@
+"""Codebook: a few centroids and one small code per weight, in place of the weight.
+
+The scalar quantizer is that of Lloyd (1957/1982) and Max (1960): each weight is replaced by its nearest
+centroid, each centroid is the mean of its weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lloydmax.errors import FitError
+
+_CHUNK = 1 << 22
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def channels_per_codebook(granularity: str) -> int | None:
+    """Number of output channels that share one codebook; ``None`` when the whole tensor shares one.
+
+    Args:
+        granularity: ``"tensor"``, ``"channel"`` or ``"group:N"`` with N >= 1.
+
+    Raises:
+        FitError: any other spelling.
+    """
+    if granularity == "tensor":
+        return None
+    if granularity == "channel":
+        return 1
+    match = re.fullmatch(r"group:([1-9][0-9]{0,8})", granularity)
+    if match is None:
+        raise FitError(f"granularity is {granularity!r}; write 'tensor', 'channel' or 'group:N' with N >= 1")
+    return int(match.group(1))
+
+
+def codebook_count(shape: torch.Size | tuple[int, ...], granularity: str, axis: int = 0) -> int:
+    """Number of codebooks that a weight of this shape gets."""
+    channels = channels_per_codebook(granularity)
+    return 1 if channels is None or not shape else math.ceil(shape[axis] / channels)
+
+
+def code_bits(centroids: int) -> int:
+    """Bits of one fixed-width code, ``ceil(log2(centroids))``; 0 for a single centroid."""
+    return (centroids - 1).bit_length()
+
+
+def code_dtype(centroids: int) -> torch.dtype:
+    """The smallest integer dtype that holds the codes ``0 .. centroids - 1`` in memory."""
+    if centroids <= 1 << 8:
+        return torch.uint8
+    return torch.int16 if centroids <= 1 << 15 else torch.int32
+
+
+def decode(centroids: Tensor, codes: Tensor, granularity: str = "tensor", axis: int = 0) -> Tensor:
+    """The dense weight: every code replaced by its centroid.
+
+    Differentiable with respect to ``centroids``. ``torch.index_select`` is used because its backward pass is
+    far cheaper on the CPU than that of ``F.embedding`` for a few centroids and millions of codes.
+
+    Args:
+        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; floating point.
+        codes: integers ``0 .. k - 1`` in the shape of the weight.
+        granularity: what shares a codebook.
+        axis: the axis of the output channels.
+
+    Returns:
+        A tensor in the shape of ``codes`` and the dtype of ``centroids``.
+    """
+    channels = channels_per_codebook(granularity)
+    index = codes.int()
+    if channels is not None:
+        owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // channels
+        shape = [1] * codes.dim()
+        shape[axis] = -1
+        index = index + (owner * centroids.shape[-1]).view(shape)
+    return torch.index_select(centroids.reshape(-1), 0, index.reshape(-1)).view(codes.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """One compressed parameter.
+
+    Attributes:
+        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``, in the dtype of the weight,
+            ascending when fitted. A codebook with fewer than k distinct values repeats its last centroid.
+        codes: index of each weight's centroid, in the shape of the weight; uint8 for up to 256 centroids,
+            int16 up to 32,768, int32 beyond.
+        granularity: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"`` (N output channels;
+            the last group may be smaller).
+        axis: axis of the output channels: 0, or 1 for transposed convolutions.
+    """
+
+    centroids: Tensor
+    codes: Tensor
+    granularity: str = "tensor"
+    axis: int = 0
+
+    @property
+    def k(self) -> int:
+        """Number of centroids of one codebook."""
+        return self.centroids.shape[-1]
+
+    @property
+    def bits(self) -> int:
+        """Bits of one fixed-width code."""
+        return code_bits(self.k)
+
+    def dequantize(self) -> Tensor:
+        """The dense weight, in the shape of ``codes`` and the dtype of ``centroids``."""
+        return decode(self.centroids, self.codes, self.granularity, self.axis)
+
+    def mse(self, weight: Tensor, importance: Tensor | None = None) -> float:
+        """Mean squared error against ``weight``, summed in float64 (weighted mean if ``importance`` is given).
+
+        Args:
+            weight: ``(*codes.shape)``, any floating dtype.
+            importance: optional non-negative weights, same shape.
+
+        Raises:
+            FitError: the shapes differ.
+        """
+        if weight.shape != self.codes.shape:
+            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes {tuple(self.codes.shape)}")
+        dense, flat = self.dequantize().reshape(-1), weight.detach().reshape(-1)
+        error = total = 0.0
+        for start in range(0, flat.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            squared = (dense[part].double() - flat[part].double()).square_()
+            if importance is not None:
+                mass = importance.reshape(-1)[part].double()
+                squared, total = squared * mass, total + float(mass.sum())
+            error += float(squared.sum())
+        return error / (total if importance is not None else flat.numel())
+
+    def member_counts(self) -> Tensor:
+        """How many weights each centroid stands for: int64, in the shape of ``centroids``."""
+        slots = torch.arange(self.centroids.numel(), device=self.codes.device, dtype=torch.int32)
+        index = decode(slots.view(self.centroids.shape), self.codes, self.granularity, self.axis)
+        return torch.bincount(index.reshape(-1), minlength=slots.numel()).view(self.centroids.shape)
+
+    def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Codebook:
+        """The same codebook on another device, or with centroids of another dtype."""
+        return Codebook(
+            self.centroids.to(device=device, dtype=dtype),
+            self.codes.to(device=device),
+            self.granularity,
+            self.axis,
+        )
+
+
+def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
+    """Refuse what no codebook can be fitted to.
+
+    Raises:
+        FitError: not a float32, float16 or bfloat16 tensor; empty; NaN or infinite values; importance of
+            another shape, negative, not finite, or zero everywhere.
+    """
+    if not isinstance(weight, Tensor) or weight.dtype not in FLOAT_DTYPES:
+        found = getattr(weight, "dtype", type(weight).__name__)
+        raise FitError(f"a codebook needs a float32, float16 or bfloat16 tensor, got {found}")
+    if weight.numel() == 0:
+        raise FitError(f"the weight is empty: shape {tuple(weight.shape)}")
+    if not bool(torch.isfinite(weight.detach().sum(dtype=torch.float64))):
+        broken = int((~torch.isfinite(weight.detach())).sum())
+        if broken:
+            raise FitError(
+                f"{broken} of {weight.numel()} weights are NaN or infinite (shape {tuple(weight.shape)}); "
+                "repair the model or leave this parameter out of the recipe"
+            )
+    if importance is None:
+        return
+    if importance.shape != weight.shape:
+        raise FitError(f"importance has shape {tuple(importance.shape)}, the weight {tuple(weight.shape)}")
+    if (
+        not bool(torch.isfinite(importance).all())
+        or bool((importance < 0).any())
+        or not bool(importance.any())
+    ):
+        raise FitError("importance must be finite, non-negative and not zero everywhere")
+
+
+def fit_codebook(
+    weight: Tensor,
+    centroids: int = 16,
+    granularity: str = "tensor",
+    importance: Tensor | None = None,
+    *,
+    quantizer: str = "kmeans",
+    axis: int = 0,
+    **options: Any,
+) -> Codebook:
+    """Fit a codebook to a weight: the centroids with the least (weighted) squared error, and the codes.
+
+    Args:
+        weight: any shape, float32, float16 or bfloat16, on any device.
+        centroids: k >= 1. With k at or above the number of distinct values of a codebook the values are kept
+            exactly and ``k`` shrinks to that number; 1 gives the (weighted) mean.
+        granularity: ``"tensor"``, ``"channel"`` or ``"group:N"``.
+        importance: optional non-negative weight of each squared error, same shape.
+        quantizer: any quantizer that an installed plugin registers.
+        axis: axis of the output channels, for the finer granularities.
+        options: further options of the quantizer.
+
+    Returns:
+        A :class:`Codebook` on the device of ``weight``. The same input gives the same bytes.
+
+    Raises:
+        FitError: see :func:`check_weight`, or options that the quantizer refuses.
+    """
+    from lloydmax.plugins import make
+
+    check_weight(weight, importance)
+    chosen = make(
+        "quantizer", quantizer, {"centroids": centroids, "granularity": granularity, **options}, FitError
+    )
+    codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
+    return codebook

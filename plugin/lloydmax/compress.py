@@ -1,0 +1,273 @@
+"""The pipeline: plan, fit, recover, finish, measure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax import checkpoint, plugins
+from lloydmax.codebook import check_weight
+from lloydmax.data import Source, unlabelled
+from lloydmax.errors import FitError, RecoveryError
+from lloydmax.outputs import Yardstick
+from lloydmax.plan import Plan, verify_plan
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import Recipe
+from lloydmax.report import Evaluation, Report, layer_reports
+from lloydmax.strategy import Events, Recovery, evaluating, seeded
+from lloydmax.student import attach, attached, codebooks, finish
+
+if TYPE_CHECKING:
+    from lloydmax.codebook import Codebook
+
+AGREEMENT_SAMPLES = 1000
+Evaluate = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :func:`compress` gives back.
+
+    Attributes:
+        model: the compressed model, in evaluation mode.
+        report: sizes, errors, agreement, seconds.
+        plan: what was planned, and verified to be what the model holds.
+    """
+
+    model: nn.Module
+    report: Report
+    plan: Plan
+
+    def save(self, path: str | Path) -> int:
+        """Write the model to one ``.safetensors`` file; returns its bytes. See :func:`lloydmax.save`."""
+        return checkpoint.save(self.model, path)
+
+
+def compress(
+    model: nn.Module,
+    recipe: Any,
+    data: Any = None,
+    reference_data: Any = None,
+    evaluate: Evaluate | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+    workdir: str | Path | None = None,
+    *,
+    example_inputs: Any = None,
+    listeners: Sequence[object] = (),
+) -> Result:
+    """Compress a trained model and win its accuracy back without labels.
+
+    Args:
+        model: the teacher; never modified.
+        recipe: anything that :meth:`Recipe.load` takes.
+        data: unlabelled inputs, from any domain: see the README for all forms. ``None`` where no recovery step
+            needs them.
+        reference_data: a few unlabelled inputs of the original domain; where given, the agreement is measured
+            on them.
+        evaluate: called with the original, the compressed and the recovered model; its value is only reported.
+        seed: of all randomness; ``None``: the recipe's.
+        progress: show progress on stderr.
+        workdir: folder for large temporary files; ``None``: the system's.
+        example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
+        listeners: plugin objects whose event hooks hear only this run.
+
+    Returns:
+        A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine.
+
+    Raises:
+        RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+    """
+    recipe = Recipe.load(recipe)
+    plan = make_plan(model, recipe, example_inputs)
+    steps = [plugins.make("step", step.step, step.options, RecoveryError) for step in recipe.recover]
+    workdir = None if workdir is None else Path(workdir)
+    seed = recipe.seed if seed is None else seed
+    needs_data = [
+        s.step for s, made in zip(recipe.recover, steps, strict=True) if getattr(made, "needs_data", True)
+    ]
+    if data is None and reference_data is None and needs_data:
+        raise RecoveryError(f"recovery step {needs_data[0]!r} needs unlabelled inputs: pass data=...")
+
+    with ExitStack() as stack:
+        if progress:
+            from lloydmax.progress import ProgressBars
+
+            listeners = [*listeners, stack.enter_context(ProgressBars())]
+        stack.enter_context(seeded(seed, model))
+        events = Events(listeners)
+        source, reference = (_source(given, model, workdir, seed) for given in (data, reference_data))
+        with events.stage("prepare"):
+            yardstick_source = reference or source
+            yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed)
+            student = copy.deepcopy(model)
+        weights = {name: _parameter(model, name) for name in plan.parameters}
+        for name, codebook in _fit(model, plan, source, weights, events).items():
+            attach(student, name, codebook)
+        verify_plan(plan, student)
+        _set_trainable(student, plan)
+        student.eval()
+        before = yardstick and yardstick.measure(student)
+        scores = Evaluation()
+        if evaluate is not None:
+            with events.stage("evaluate"):
+                scores = Evaluation(_score(evaluate, model), _score(evaluate, student))
+        recovery = Recovery(student, model, source, reference, seed, workdir, events)
+        metrics = []
+        for step, made in zip(recipe.recover, steps, strict=True):
+            with events.stage(step.step) as measured:
+                measured.update(made.run(recovery))
+            metrics.append({"step": step.step, **measured})
+        with events.stage("finish") as measured:
+            student = _finished(student, model, plan)
+            verify_plan(plan, student)
+            after = yardstick and yardstick.measure(student)
+            if evaluate is not None:
+                scores = Evaluation(scores.original, scores.compressed, _score(evaluate, student))
+            sizes = checkpoint.accountings(student)
+        report = Report(
+            recipe=recipe.name,
+            model=plan.model,
+            bytes=sizes,
+            before=before or None,
+            after=after or None,
+            measured_on=yardstick_source.describe() if yardstick_source else None,
+            evaluation=scores,
+            layers=layer_reports(plan, weights, codebooks(student)),
+            recovery=metrics,
+            seconds=dict(events.seconds),
+            seed=seed,
+        )
+    return Result(student, report, plan)
+
+
+def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
+    """Train ``student`` to give the same outputs as ``teacher`` on unlabelled data, in place.
+
+    It trains every parameter that requires a gradient, so it serves any host's prepared model.
+
+    Args:
+        student: changed in place; left in evaluation mode.
+        teacher: never changed.
+        data: anything that :func:`compress` takes.
+        options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
+            ``progress``, ``listeners`` as in :func:`compress`.
+
+    Returns:
+        What was measured: loss, agreement, steps, why it stopped.
+
+    Raises:
+        RecoveryError: nothing to train, wrong options. DataError: unusable data.
+    """
+    return run_step("distill", student, teacher, data, **options)
+
+
+def renormalize(student: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
+    """Re-estimate the batch-norm statistics of a model from unlabelled inputs, in place.
+
+    Args:
+        student: changed in place.
+        data: anything that :func:`compress` takes.
+        options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``.
+
+    Returns:
+        What was measured: samples, layers, how.
+
+    Raises:
+        RecoveryError: wrong options. DataError: unusable data.
+    """
+    return run_step("renormalize", student, student, data, **options)
+
+
+def run_step(
+    name: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Any,
+    *,
+    reference_data: Any = None,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    progress: bool = False,
+    listeners: Sequence[object] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
+    made = plugins.make("step", name, options, RecoveryError)
+    workdir = None if workdir is None else Path(workdir)
+    with ExitStack() as stack:
+        if progress:
+            from lloydmax.progress import ProgressBars
+
+            listeners = [*listeners, stack.enter_context(ProgressBars())]
+        stack.enter_context(seeded(seed, student))
+        source, reference = (_source(given, teacher, workdir, seed) for given in (data, reference_data))
+        events = Events(listeners)
+        with events.stage(name) as measured:
+            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+    return measured
+
+
+def _source(data: Any, model: nn.Module, workdir: Path | None, seed: int) -> Source | None:
+    return None if data is None else unlabelled(data, model, workdir=workdir, seed=seed)
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    return model.get_parameter(name).detach()
+
+
+def _fit(
+    model: nn.Module, plan: Plan, source: Source | None, weights: dict[str, Tensor], events: Events
+) -> dict[str, Codebook]:
+    importances: dict[str, Tensor] = {}
+    for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
+        if source is None:
+            raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
+        names = [p.name for p in plan.parameters.values() if p.importance == kind]
+        with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
+            importances |= plugins.make("importance", kind, {}).measure(model, names, source)
+    fitted: dict[str, Codebook] = {}
+    with events.stage("fit", total=len(plan.parameters)):
+        for index, p in enumerate(plan.parameters.values(), start=1):
+            quantizer = plugins.make("quantizer", p.quantizer, p.options)
+            try:
+                check_weight(weights[p.name], importances.get(p.name))
+                fitted[p.name] = quantizer.fit(
+                    weights[p.name], importance=importances.get(p.name), axis=p.axis
+                )
+            except FitError as error:
+                raise FitError(f"{p.name}: {error}") from None
+            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
+    return fitted
+
+
+def _set_trainable(student: nn.Module, plan: Plan) -> None:
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    centroids = {name: original for name, _, _, _, original in attached(student)}
+    plain = dict(student.named_parameters())
+    for name in plan.trainable:
+        (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
+
+
+def _finished(student: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
+    student = finish(student).eval()
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(wanted.get(name, False))
+        parameter.grad = None
+    student._lloydmax = {"recipe": plan.recipe.data(), "storage": plan.recipe.storage.model_dump()}  # type: ignore[assignment]
+    checkpoint.round_floats(student)
+    return student
+
+
+def _score(evaluate: Evaluate, model: nn.Module) -> float:
+    with evaluating(model):
+        return float(evaluate(model))

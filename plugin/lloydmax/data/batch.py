@@ -1,0 +1,82 @@
+"""The inputs of one call of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+
+
+def map_leaves(value: Any, fn: Callable[[Any], Any], kinds: type | tuple[type, ...] = Tensor) -> Any:
+    """``value`` with ``fn`` on every leaf of these kinds, also inside tuples, lists and mappings."""
+    if isinstance(value, kinds):
+        return fn(value)
+    if isinstance(value, Mapping):
+        return {key: map_leaves(item, fn, kinds) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_leaves(item, fn, kinds) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_leaves(item, fn, kinds) for item in value)
+    return value
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Everything in ``value`` that is not a tuple, a list or a mapping, in order."""
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, Mapping):
+        yield from leaves(list(value.values()))
+    else:
+        yield value
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The arguments of one call ``model(*args, **kwargs)``.
+
+    Tensors have the samples along their first axis; everything else is handed to the model as it is.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor, positional ones first."""
+        return (leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
+
+    def __len__(self) -> int:
+        """The number of samples: the first axis of the first tensor that has one."""
+        for tensor in self.tensors():
+            if tensor.ndim:
+                return len(tensor)
+        raise DataError("a batch holds no tensor with a batch axis")
+
+    def map(self, fn: Callable[[Tensor], Any]) -> Batch:
+        """The same batch with ``fn`` applied to every tensor."""
+        return Batch(map_leaves(self.args, fn), map_leaves(self.kwargs, fn))
+
+    def to(self, device: torch.device | str, channels_last: bool = False) -> Batch:
+        """The batch on ``device``; with ``channels_last``, 4-D floating tensors get that memory format."""
+        non_blocking = torch.device(device).type != "cpu"
+
+        def move(tensor: Tensor) -> Tensor:
+            if channels_last and tensor.ndim == 4 and tensor.is_floating_point():
+                return tensor.to(device, non_blocking=non_blocking, memory_format=torch.channels_last)
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return self.map(move)
+
+    def __getitem__(self, rows: Tensor | slice) -> Batch:
+        """These rows of every tensor that has the samples along its first axis; other tensors are kept."""
+        samples = len(self)
+        return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor)
+
+    def run(self, model: nn.Module) -> Any:
+        """What ``model`` gives for these inputs."""
+        return model(*self.args, **self.kwargs)

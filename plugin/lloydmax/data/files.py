@@ -1,0 +1,67 @@
+"""Arrays in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .image_folder import SUFFIXES as IMAGE_SUFFIXES
+from .inputs import Inputs, is_label
+
+USUAL_NAMES = ("images", "x", "data", "inputs", "input")
+ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
+
+
+def read_arrays(path: Path, inputs: Inputs) -> Any:
+    """The inputs in a file: one array or tensor, or a dict of those that ``forward`` names.
+
+    A ``.npy`` file is memory-mapped. Of several arrays, labels are left out.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, or does not say which array is meant.
+    """
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES and path.is_file():
+        raise DataError(f"{path} is a single picture: give the folder it lies in")
+    if not path.is_file():
+        raise DataError(f"there is no file or folder {path}")
+    if suffix not in ARRAY_SUFFIXES:
+        raise DataError(
+            f"{path} is not a kind of file that can be read: give a folder of pictures or one of "
+            f"{', '.join(ARRAY_SUFFIXES)}"
+        )
+    try:
+        if suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return _pick(archive.files, archive.__getitem__, inputs)
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as tensors:
+            return _pick(tensors.keys(), tensors.get_tensor, inputs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Exception as error:
+        raise DataError(f"{path} cannot be read ({error}): is it damaged, or of Python objects?") from error
+
+
+def _pick(names: Iterable[str], read: Callable[[str], Any], inputs: Inputs) -> Any:
+    names = list(names)
+    unlabelled = [name for name in names if not is_label(name)]
+    if len(unlabelled) == 1:
+        return read(unlabelled[0])
+    matching = [name for name in names if inputs.takes(name)]
+    if matching:
+        return {name: read(name) for name in matching}
+    for name in USUAL_NAMES:
+        if name in unlabelled:
+            return read(name)
+    raise DataError(
+        f"it is not clear which of its arrays ({', '.join(names) or 'none'}) are the inputs: store one, or "
+        f"call it {USUAL_NAMES[0]}, or name them as forward does ({', '.join(inputs.signature.parameters)})"
+    )

@@ -1,0 +1,203 @@
+"""From an item of a user's data (with or without labels) to the inputs of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from .batch import Batch, map_leaves
+
+_USUAL_LABELS = ("label", "labels", "target", "targets", "y")
+_HUGGING_FACE_LABELS = ("label_ids", "start_positions", "end_positions", "next_sentence_label")
+LABEL_NAMES = frozenset((*_USUAL_LABELS, *_HUGGING_FACE_LABELS))
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_LAYERS_OF_FLOATS = (nn.modules.conv._ConvNd, nn.Linear)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def is_label(name: object) -> bool:
+    """Whether this key names labels, not inputs."""
+    return str(name).lower() in LABEL_NAMES
+
+
+def as_tensor(array: Any) -> Tensor:
+    """A tensor of a numpy array (or of a tensor, detached).
+
+    Raises:
+        DataError: the array holds text, Python objects or another type that tensors do not have.
+    """
+    if isinstance(array, Tensor):
+        return array.detach()
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+    try:
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except TypeError as error:
+        raise DataError(f"an array of type {array.dtype} cannot be a model's input: give numbers") from error
+
+
+class Inputs:
+    """Turns the items of a user's data into the inputs of one model, whose ``forward`` it looks at once.
+
+    - A tensor or array is the one positional argument.
+    - Of a tuple or list, the leading elements, as many as ``forward`` has required positional parameters
+      (at least one), are the arguments; the rest are labels. If the first element is itself a tuple, a list
+      or a mapping, that element alone holds the inputs.
+    - Of a mapping, the keys that ``forward`` has as parameters are the keyword arguments. Labels are dropped,
+      unless ``forward`` cannot be called without them. If no key fits, a single floating tensor is the one
+      positional argument.
+
+    Numpy arrays become tensors, and floating tensors get the dtype of the model's first floating parameter.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        model = _unwrapped(model)
+        try:
+            self.signature = inspect.signature(model.forward)
+        except (TypeError, ValueError):
+            one_input = inspect.Parameter("input", inspect.Parameter.POSITIONAL_ONLY)
+            self.signature = inspect.Signature([one_input])
+        parameters = self.signature.parameters.values()
+        required = [p for p in parameters if p.default is p.empty]
+        self.positional = max(1, sum(p.kind in _POSITIONAL for p in required))
+        self.required = {p.name for p in required}
+        self.names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self.model_name = type(model).__name__
+        self.dtype = next((p.dtype for p in model.parameters() if p.dtype in _FLOATS), None)
+        self.needs_floats = _first_layer_is(model, _LAYERS_OF_FLOATS)
+        self.has_embedding = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
+
+    def __call__(self, item: Any) -> Batch:
+        """The inputs in ``item``, as tensors that agree in their first axis.
+
+        Raises:
+            DataError: the item does not hold what the model needs.
+        """
+        return self.finish(self.choose(item))
+
+    def choose(self, item: Any) -> Batch:
+        """The part of ``item`` that is inputs, its tensors and arrays untouched."""
+        if isinstance(item, Batch):
+            return item
+        if isinstance(item, (Tensor, np.ndarray)):
+            batch = Batch((item,))
+        elif isinstance(item, Mapping):
+            batch = self._from_mapping(item)
+        elif isinstance(item, (tuple, list)) and item:
+            if isinstance(item[0], Mapping):
+                batch = self._from_mapping(item[0])
+            elif isinstance(item[0], (tuple, list)):
+                batch = Batch(tuple(item[0]))
+            else:
+                batch = Batch(tuple(item[: self.positional]))
+        else:
+            raise DataError(
+                f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these"
+            )
+        try:
+            self.signature.bind(*batch.args, **batch.kwargs)
+        except TypeError as error:
+            raise DataError(
+                f"a batch of the data does not fit {self.model_name}.forward{self.signature}: {error}. "
+                "Give the inputs in a tuple in that order, or in a dict by these names"
+            ) from error
+        return batch
+
+    def finish(self, batch: Batch) -> Batch:
+        """A chosen batch with tensors for arrays, in the model's floating dtype, checked."""
+        batch = Batch(
+            map_leaves(batch.args, as_tensor, (Tensor, np.ndarray)),
+            map_leaves(batch.kwargs, as_tensor, (Tensor, np.ndarray)),
+        )
+        shapes = [tuple(tensor.shape) for tensor in batch.tensors() if tensor.ndim]
+        if not shapes:
+            raise DataError(
+                "a batch of the data holds no tensor whose first axis is the samples: give tensors "
+                "(from a tokenizer: return_tensors='pt')"
+            )
+        if len({shape[0] for shape in shapes}) > 1:
+            raise DataError(
+                f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}"
+            )
+        self._check_floats(batch)
+        return batch.map(self._cast)
+
+    def takes(self, name: str) -> bool:
+        """Whether ``forward`` names this input (labels only if it cannot be called without them)."""
+        return name in self.names and (name in self.required or not is_label(name))
+
+    def _from_mapping(self, item: Mapping[Any, Any]) -> Batch:
+        inputs = {key: value for key, value in item.items() if key in self.required or not is_label(key)}
+        kwargs = {
+            key: value
+            for key, value in inputs.items()
+            if self.takes(key) or (self.any_name and isinstance(value, (Tensor, np.ndarray)))
+        }
+        if kwargs:
+            return Batch((), kwargs)
+        floating = [value for value in inputs.values() if _is_floating(value)]
+        if len(floating) == 1:
+            return Batch((floating[0],))
+        raise DataError(
+            f"the keys of the data ({', '.join(map(str, item)) or 'none'}) do not name the inputs of "
+            f"{self.model_name}.forward ({', '.join(self.signature.parameters) or 'none'}): rename them"
+        )
+
+    def _check_floats(self, batch: Batch) -> None:
+        if not self.needs_floats:
+            return
+        first = Batch(batch.args[:1]) if batch.args else batch
+        dtypes = [tensor.dtype for tensor in first.tensors()]
+        if not dtypes or any(dtype.is_floating_point or dtype.is_complex for dtype in dtypes):
+            return
+        if self.has_embedding and all(dtype in (torch.int64, torch.int32) for dtype in dtypes):
+            return
+        raise DataError(
+            f"the inputs are {str(dtypes[0]).removeprefix('torch.')}, but {self.model_name} starts with a "
+            "layer of floats: scale them to floats as in training; for folders use lloydmax.images(...)"
+        )
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+
+def inputs_of(item: Any, model: nn.Module) -> Batch:
+    """The inputs of ``model`` in one item of a user's data; see :class:`Inputs`.
+
+    Raises:
+        DataError: the item does not hold what the model needs.
+    """
+    return Inputs(model)(item)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module whose ``forward`` names the inputs, inside what torch.compile and parallelism wrap it in."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = getattr(model, "module" if isinstance(model, parallel) else "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def _first_layer_is(model: nn.Module, kinds: tuple[type, ...]) -> bool:
+    for module in model.modules():
+        if isinstance(module, kinds):
+            return True
+        if next(module.children(), None) is None and next(module.parameters(), None) is not None:
+            return False
+    return False
+
+
+def _is_floating(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _indefinite(item: Any) -> str:
+    name = type(item).__name__
+    return f"an empty {name}" if isinstance(item, (tuple, list)) else f"of type {name}"

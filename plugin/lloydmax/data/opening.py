@@ -1,0 +1,127 @@
+"""Any form of unlabelled data as a :class:`Source`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from ..errors import DataError
+from .files import read_arrays
+from .image_folder import ImageFolder, image_channels, images
+from .inputs import Inputs
+from .randomness import undisturbed
+from .sources import ArraySource, DatasetSource, Source, guarded
+from .spooled import spool
+
+MANY_PICTURES = 256
+COLLATED_SAMPLES = 64
+MOST_DRAWS = 2**27
+
+
+def unlabelled(
+    data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0
+) -> Source:
+    """Samples of ``data`` as inputs of ``model``, with random access.
+
+    Args:
+        data: a DataLoader or other iterable of batches (tensors, arrays, tuples, lists or dicts; labels are
+            ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
+            of these (first axis: samples), a path (a folder of pictures, ``.npy``, ``.npz``,
+            ``.safetensors``), or a source, which is returned as it is. A loader's sampler, ``collate_fn`` and
+            workers are kept. What has no random access is read once and kept: 2 GiB in memory, more on disk,
+            at most 64 GiB.
+        model: its ``forward`` tells which parts of a batch are inputs, its parameters tell the dtype.
+        workdir: the folder for what does not fit into memory (default: the system's temporary folder).
+        seed: decides what a random sampler draws, and the seeds of worker processes.
+
+    Raises:
+        DataError: the data is empty, cannot be read, or does not fit the model.
+    """
+    if isinstance(data, Source):
+        return data
+    inputs = Inputs(model)
+    if isinstance(data, (str, os.PathLike)):
+        path = Path(data)
+        if not path.is_dir():
+            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
+        data = images(path, channels=image_channels(model))
+    if isinstance(data, ImageFolder):
+        return _pictures(data, inputs, seed)
+    if isinstance(data, (Tensor, np.ndarray, Mapping)):
+        return ArraySource(data, inputs)
+    if isinstance(data, DataLoader) and _has_random_access(data):
+        return _loader(data, inputs, seed)
+    if _is_map_style(data):
+        return DatasetSource(data, inputs, seed=seed)
+    if isinstance(data, Iterable):
+        name = type(data).__name__
+        if isinstance(data, IterableDataset):
+            data = DataLoader(data, batch_size=COLLATED_SAMPLES)
+        with undisturbed(seed):
+            return spool(map(inputs, guarded(data, name)), f"a {name}", workdir=workdir)
+    raise DataError(
+        f"unlabelled data cannot be of type {type(data).__name__}: give a DataLoader, an iterable of "
+        "batches, a Dataset, a tensor, an array, or the path of a folder of pictures or an array file"
+    )
+
+
+def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:
+    workers = folder.workers if len(folder) > MANY_PICTURES else 0
+    return DatasetSource(
+        folder, inputs, seed=seed, deterministic=True, description=folder.describe(), num_workers=workers
+    )
+
+
+def _is_map_style(data: object) -> bool:
+    """Whether this is a dataset with random access, of torch or by its methods."""
+    return (
+        hasattr(data, "__getitem__")
+        and hasattr(data, "__len__")
+        and not isinstance(data, (IterableDataset, DataLoader, Sequence))
+    )
+
+
+def _has_random_access(loader: DataLoader[Any]) -> bool:
+    """Whether the loader does no more than to collate the samples of a map-style dataset."""
+    return (
+        type(loader).__iter__ is DataLoader.__iter__
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+    )
+
+
+def _loader(loader: DataLoader[Any], inputs: Inputs, seed: int) -> DatasetSource:
+    own_batches = type(loader.batch_sampler) is not BatchSampler or loader.batch_size is None
+    generators = (loader.generator, getattr(loader.sampler, "generator", None))
+    with undisturbed(seed, *generators):
+        draws: Iterable[Any] = loader.sampler
+        if own_batches:
+            batches: Any = loader.batch_sampler
+            draws = (key for batch in batches for key in batch)
+        keys = list(islice(guarded(draws, "its sampler"), MOST_DRAWS + 1))
+    if len(keys) > MOST_DRAWS:
+        raise DataError("the sampler of the DataLoader does not end: use one that draws so many samples")
+    name = type(loader.dataset).__name__
+    if not keys:
+        raise DataError(f"the DataLoader over {name} is empty: its sampler draws no sample")
+    return DatasetSource(
+        loader.dataset,
+        inputs,
+        keys=keys,
+        seed=seed,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        timeout=loader.timeout,
+        prefetch_factor=loader.prefetch_factor,
+        multiprocessing_context=loader.multiprocessing_context,
+        pin_memory=loader.pin_memory and torch.cuda.is_available(),
+    )

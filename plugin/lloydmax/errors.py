@@ -1,0 +1,35 @@
+"""What can go wrong, as exceptions whose message tells a person what to do."""
+
+from __future__ import annotations
+
+
+class LloydmaxError(Exception):
+    """Base of every error that lloydmax raises on purpose."""
+
+
+class RecipeError(LloydmaxError, ValueError):
+    """A recipe is not valid, or does not fit the model. The message names file, line and field."""
+
+
+class FitError(LloydmaxError, ValueError):
+    """A codebook cannot be fitted to these values (empty, NaN or infinite weights, wrong options)."""
+
+
+class DataError(LloydmaxError, ValueError):
+    """The unlabelled data cannot be read, is empty, or does not fit the model."""
+
+
+class RecoveryError(LloydmaxError, RuntimeError):
+    """A recovery step cannot run on this model, data or plan."""
+
+
+class PlanMismatchError(LloydmaxError, RuntimeError):
+    """A model does not hold what the plan says (see :func:`lloydmax.verify_plan`)."""
+
+
+class CheckpointError(LloydmaxError, RuntimeError):
+    """A file is damaged, hostile, of another version, or belongs to another model."""
+
+
+class PluginError(LloydmaxError, RuntimeError):
+    """A plugin is broken, missing, or registers a name that is already taken."""

@@ -1,0 +1,230 @@
+"""Codebook layers: the standard modules, run from centroids and codes.
+
+They are deliberately no subclasses of ``nn.Linear`` or ``nn.Conv2d``: quantization toolkits choose layers by
+``isinstance`` and would quantize the decoded weight a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lloydmax.codebook import Codebook, decode
+
+
+class CodesHolder(nn.Module):
+    """Codes of one compressed parameter, and the decoded weight if it is kept.
+
+    Buffers: ``codes`` (integers in the shape of the weight) and ``dense``, the decoded weight: non-persistent,
+    so in no state dict, pickle or copy, and filled at the first use.
+    """
+
+    codes: Tensor
+    dense: Tensor | None
+
+    def __init__(self, codebook: Codebook, cached: bool) -> None:
+        super().__init__()
+        self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, cached
+        self.register_buffer("codes", codebook.codes)
+        self.register_buffer("dense", None, persistent=False)
+
+    def decoded(self, centroids: Tensor) -> Tensor:
+        """The dense weight, from the cache when there is one."""
+        if not self.cached or torch.compiler.is_exporting():
+            return decode(centroids, self.codes, self.granularity, self.axis)
+        if self.dense is None:
+            with torch.inference_mode(False):
+                weight = decode(centroids.detach(), self.codes, self.granularity, self.axis)
+            if torch.compiler.is_compiling():
+                return weight
+            self.dense = weight
+        return self.dense
+
+    def set_cache(self, enabled: bool) -> None:
+        """Keep the decoded weight after its first use, or not."""
+        self.cached, self.dense = enabled, None
+
+    def extra_repr(self) -> str:
+        """Shape and granularity."""
+        return f"{tuple(self.codes.shape)}, granularity={self.granularity}, axis={self.axis}"
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.dense = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.dense = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_buffers": {**self._buffers, "dense": None}}
+
+
+class CodebookTensor(CodesHolder):
+    """One compressed parameter of a finished module: frozen ``centroids`` and ``codes``."""
+
+    centroids: Tensor
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__(codebook, cached=True)
+        self.register_buffer("centroids", codebook.centroids.detach().clone())
+
+    def codebook(self) -> Codebook:
+        """The centroids and codes (not copied)."""
+        return Codebook(self.centroids, self.codes, self.granularity, self.axis)
+
+    def forward(self) -> Tensor:
+        """The dense weight."""
+        return self.decoded(self.centroids)
+
+
+class CodebookLayer(nn.Module):
+    """Base: ``weight`` and ``bias`` are each either the original's parameter or decoded from ``codebooks``."""
+
+    attributes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, module: nn.Module, tensors: dict[str, CodebookTensor]) -> None:
+        super().__init__()
+        self.training = module.training
+        self.codebooks = nn.ModuleDict(tensors)
+        for name, parameter in module._parameters.items():
+            self._parameters[name] = parameter
+        for name in self.attributes:
+            setattr(self, name, getattr(module, name))
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight."""
+        return self.codebooks["weight"]() if "weight" in self.codebooks else self._parameters["weight"]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The dense bias, or ``None``."""
+        return self.codebooks["bias"]() if "bias" in self.codebooks else self._parameters.get("bias")
+
+    def extra_repr(self) -> str:
+        """The attributes of the original."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.attributes)
+
+
+class CodebookLinear(CodebookLayer):
+    """``nn.Linear`` run from a codebook."""
+
+    attributes = ("in_features", "out_features")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(*, in_features)`` -> ``(*, out_features)``."""
+        return F.linear(input, self.weight, self.bias)
+
+
+class CodebookEmbedding(CodebookLayer):
+    """``nn.Embedding`` run from a codebook."""
+
+    attributes = ("num_embeddings", "embedding_dim", "padding_idx")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Integers ``(*)`` -> ``(*, embedding_dim)``."""
+        return F.embedding(input, self.weight, self.padding_idx)
+
+
+class _CodebookConv(CodebookLayer):
+    attributes = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    convolve: Callable[..., Tensor]
+
+    def __init__(self, module: nn.Module, tensors: dict[str, CodebookTensor]) -> None:
+        super().__init__(module, tensors)
+        self.padding_mode = module.padding_mode
+        self._around = module._reversed_padding_repeated_twice
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(N, in_channels, *size)`` -> ``(N, out_channels, *size)``."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._around, mode=str(self.padding_mode))  # type: ignore[arg-type]
+            padding = 0
+        return self.convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class CodebookConv1d(_CodebookConv):
+    """``nn.Conv1d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv1d)
+
+
+class CodebookConv2d(_CodebookConv):
+    """``nn.Conv2d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv2d)
+
+
+class CodebookConv3d(_CodebookConv):
+    """``nn.Conv3d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv3d)
+
+
+class _CodebookConvTranspose(CodebookLayer):
+    attributes = (*_CodebookConv.attributes, "output_padding")
+    convolve: Callable[..., Tensor]
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """``(N, in_channels, *size)`` -> ``(N, out_channels, *size)``; see the original on ``output_size``."""
+        kernel: Any = self.kernel_size
+        padding = nn.ConvTranspose1d._output_padding(
+            self,
+            input,
+            output_size,
+            self.stride,
+            self.padding,
+            kernel,
+            len(kernel),
+            self.dilation,  # type: ignore[arg-type]
+        )
+        return self.convolve(
+            input, self.weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation
+        )
+
+
+class CodebookConvTranspose1d(_CodebookConvTranspose):
+    """``nn.ConvTranspose1d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv_transpose1d)
+
+
+class CodebookConvTranspose2d(_CodebookConvTranspose):
+    """``nn.ConvTranspose2d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv_transpose2d)
+
+
+class CodebookConvTranspose3d(_CodebookConvTranspose):
+    """``nn.ConvTranspose3d`` run from a codebook."""
+
+    convolve = staticmethod(F.conv_transpose3d)
+
+
+LAYERS: dict[type[nn.Module], type[CodebookLayer]] = {
+    nn.Linear: CodebookLinear,
+    nn.Embedding: CodebookEmbedding,
+    nn.Conv1d: CodebookConv1d,
+    nn.Conv2d: CodebookConv2d,
+    nn.Conv3d: CodebookConv3d,
+    nn.ConvTranspose1d: CodebookConvTranspose1d,
+    nn.ConvTranspose2d: CodebookConvTranspose2d,
+    nn.ConvTranspose3d: CodebookConvTranspose3d,
+}
+
+
+def codebook_layer(module: nn.Module, tensors: dict[str, CodebookTensor]) -> CodebookLayer | None:
+    """The codebook layer that replaces a parametrized module, or ``None`` where only the module itself will do:
+    a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
+    layer = LAYERS.get(parametrize.type_before_parametrizations(module))
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    if layer is None or hooked or getattr(module, "max_norm", None) is not None:
+        return None
+    return layer(module, tensors)

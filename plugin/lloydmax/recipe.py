@@ -1,0 +1,286 @@
+"""The recipe: what to compress, what stays trainable, how to win the accuracy back. Pure, validated data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+
+from lloydmax import plugins
+from lloydmax.document import Document, Where, read_document
+from lloydmax.errors import RecipeError
+
+KEEP = "none"
+"""The reserved quantizer name that leaves a parameter as it is."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class Rule(_Section):
+    """One rule of ``quantize``. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
+
+    A list in place of a single option value is a choice that a tuning loop resolves.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    layers: str | int | list[str | int]
+    types: list[str] = Field(default_factory=list)
+    except_: list[str] = Field(default_factory=list, alias="except")
+    parameter: str = "weight"
+    quantizer: str = "kmeans"
+    importance: str | None = None
+
+    @property
+    def selectors(self) -> list[str]:
+        """``layers`` as a list of strings."""
+        return [str(item) for item in (self.layers if isinstance(self.layers, list) else [self.layers])]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The quantizer's options, as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Step(_Section):
+    """One recovery step; every further key is an option of that step."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The step's options, as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Storage(_Section):
+    """How the file holds what is not a code, and the codes."""
+
+    floats: Literal["float32", "float16", "bfloat16"] = "float32"
+    codes: Literal["packed", "entropy"] = "packed"
+
+
+class Recipe(_Section):
+    """A recipe (``version: 1``); see the README for every field.
+
+    Build one with :meth:`load`, which knows the lines of a file and checks the options of all plugins.
+    """
+
+    TRAINABLE: ClassVar[tuple[str, ...]] = ("unquantized", "codebooks", "biases", "norms", "all", "none")
+
+    version: Literal[1] = 1
+    name: str = Field(default="unnamed", max_length=200)
+    quantize: list[Rule] = Field(min_length=1)
+    trainable: list[str] = Field(default_factory=lambda: ["unquantized"])
+    recover: list[Step] = Field(default_factory=list)
+    storage: Storage = Field(default_factory=Storage)
+    requires: list[str] = Field(default_factory=list)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+
+    @classmethod
+    def load(cls, source: str | Path | dict[str, Any] | Recipe) -> Recipe:
+        """Read and check a recipe.
+
+        Args:
+            source: a path, YAML text, a dict, or a recipe (returned as it is).
+
+        Raises:
+            RecipeError: every problem found, one a line: file, line, field, what is wrong, the nearest spelling.
+        """
+        if isinstance(source, Recipe):
+            return source
+        document = read_document(source)
+        if not isinstance(document.data, dict):
+            raise RecipeError(f"{document.origin}: a recipe is a mapping with 'quantize:' rules")
+        try:
+            recipe = cls.model_validate(document.data)
+        except ValidationError as failure:
+            raise RecipeError("\n".join(_problems(failure, document))) from None
+        recipe._document = document
+        if problems := [*_requirements(recipe), *_option_problems(recipe)]:
+            raise RecipeError("\n".join(problems))
+        return recipe
+
+    def data(self) -> dict[str, Any]:
+        """The recipe as plain data: what was written, without the defaults."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as YAML, atomically.
+
+        Raises:
+            OSError: the folder is missing or not writable.
+        """
+        path = Path(path)
+        ordered = {
+            key: value for key in type(self).model_fields if (value := self.data().get(key)) is not None
+        }
+        handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=path.name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                yaml.safe_dump(
+                    ordered, file, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+                )
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """A JSON schema (draft 2020-12) of recipes, with the options of every installed plugin."""
+        schema = cls.model_json_schema(by_alias=True)
+        for definition, key, kind in (("Rule", "quantizer", "quantizer"), ("Step", "step", "step")):
+            base = schema["$defs"][definition]
+            base.pop("additionalProperties", None)
+            entries = [entry for entry in plugins.strategies() if entry.kind == kind]
+            base["properties"][key]["enum"] = [e.name for e in entries] + (
+                [KEEP] if key == "quantizer" else []
+            )
+            base["allOf"] = []
+            for entry in entries:
+                options = entry.options.model_json_schema(by_alias=True)
+                schema["$defs"].update(options.pop("$defs", {}))
+                properties = {name: _or_choice(part) for name, part in options["properties"].items()}
+                base["allOf"].append(
+                    {
+                        "if": {
+                            "properties": {key: {"const": entry.name}},
+                            **_required(entry.name, base, key),
+                        },
+                        "then": {"properties": properties, "required": options.get("required", [])},
+                    }
+                )
+            base["unevaluatedProperties"] = False
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+    def choices(self) -> dict[Where, list[Any]]:
+        """The lists that stand where an option takes one value, for tuning loops: place -> alternatives."""
+        found: dict[Where, list[Any]] = {}
+        for section, kind, entries in (
+            ("quantize", "quantizer", self.quantize),
+            ("recover", "step", self.recover),
+        ):
+            for index, entry in enumerate(entries):
+                name = getattr(entry, kind)
+                fields = {} if name == KEEP else plugins.find(kind, name, RecipeError).options.model_fields
+                for key, value in entry.options.items():
+                    if key in fields and is_choice(value, fields[key]):
+                        found[section, index, key] = value
+        return found
+
+    def at(self, *where: str | int) -> str:
+        """File, line and field of a part of this recipe, for messages."""
+        return self._document.at(where)
+
+
+def _required(name: str, base: dict[str, Any], key: str) -> dict[str, Any]:
+    return {} if base["properties"][key].get("default") == name else {"required": [key]}
+
+
+def _or_choice(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
+
+
+def is_choice(value: Any, field: FieldInfo) -> bool:
+    """Whether a list stands where the option takes a single value."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return isinstance(value, list) and not any((get_origin(kind) or kind) in (list, tuple) for kind in kinds)
+
+
+def _problems(failure: ValidationError, document: Document) -> list[str]:
+    lines = []
+    for error in failure.errors():
+        where = tuple(part for part in error["loc"] if part not in ("str", "int") and "[" not in str(part))
+        model = {"quantize": Rule, "recover": Step, "storage": Storage}.get(
+            str(where[0]) if where else "", Recipe
+        )
+        if len(where) == 1:
+            model = Recipe
+        lines.append(f"{document.at(where)}: {plugins.problem(error, model)}")
+    return list(dict.fromkeys(lines))
+
+
+def _requirements(recipe: Recipe) -> list[str]:
+    problems = []
+    for index, text in enumerate(recipe.requires):
+        at = recipe.at("requires", index)
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            problems.append(f"{at}: {text!r} is not a requirement such as 'lloydmax>=0.1': {error}")
+            continue
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{at}: {text!r} is not installed; run: pip install {text!r}")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"{at}: {text!r} is required, {found} is installed; run: pip install {text!r}")
+    return problems
+
+
+def _option_problems(recipe: Recipe) -> list[str]:
+    problems: list[str] = []
+    for index, rule in enumerate(recipe.quantize):
+        if rule.importance is not None:
+            problems += _unknown(recipe, "importance", rule.importance, ("quantize", index, "importance"))
+        if rule.quantizer == KEEP:
+            problems += [
+                f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options"
+                for key in rule.options
+            ]
+        else:
+            problems += _check_options(recipe, "quantizer", rule.quantizer, rule.options, ("quantize", index))
+    for index, step in enumerate(recipe.recover):
+        problems += _check_options(recipe, "step", step.step, step.options, ("recover", index))
+    return problems
+
+
+def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
+    try:
+        plugins.find(kind, name, RecipeError)
+    except RecipeError as error:
+        return [f"{recipe.at(*where)}: {error}"]
+    return []
+
+
+def _check_options(recipe: Recipe, kind: str, name: str, options: dict[str, Any], where: Where) -> list[str]:
+    if unknown := _unknown(recipe, kind, name, (*where, kind)):
+        return unknown
+    model = plugins.find(kind, name).options
+    problems = []
+    for attempt in _alternatives(options, model):
+        try:
+            model.model_validate(attempt)
+        except ValidationError as failure:
+            for error in failure.errors():
+                place = (*where, *error["loc"])
+                known = Rule if kind == "quantizer" else Step
+                text = plugins.problem(error, model, extra=list(known.model_fields))
+                problems.append(f"{recipe.at(*place)}: {text}")
+    return list(dict.fromkeys(problems))
+
+
+def _alternatives(options: dict[str, Any], model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The options with each choice tried by each of its values (not their product: options are independent)."""
+    choices = {
+        name: value
+        for name, value in options.items()
+        if name in model.model_fields and is_choice(value, model.model_fields[name]) and value
+    }
+    first = {name: (choices[name][0] if name in choices else value) for name, value in options.items()}
+    return [first, *({**first, name: value} for name, values in choices.items() for value in values[1:])]

@@ -1,0 +1,188 @@
+"""The report: sizes, errors, agreement and time of one compression."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lloydmax.checkpoint import Sizes
+from lloydmax.codebook import Codebook
+from lloydmax.outputs import Agreement
+from lloydmax.plan import Plan
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One figure before and after recovery; ``None`` where it was not measured."""
+
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the caller's ``evaluate`` said of the original, the compressed and the recovered model."""
+
+    original: float | None = None
+    compressed: float | None = None
+    recovered: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One compressed parameter.
+
+    Attributes:
+        name: full name.
+        shape: of the weight.
+        centroids: of one codebook.
+        granularity: what shares a codebook.
+        bits: of one fixed-width code.
+        bytes: fixed-width codes and codebooks, as stored.
+        snr: signal-to-noise ratio in dB of the weight, after recovery; infinite where it is kept exactly.
+        trained: whether its centroids were trained.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    centroids: int
+    granularity: str
+    bits: int
+    bytes: int
+    snr: float
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`lloydmax.compress` measured.
+
+    Attributes:
+        recipe: its name.
+        model: class name of the model.
+        bytes: the four accountings ``packed``, ``entropy_coded``, ``gzip_float32``, ``file``, and ``original``.
+        before: agreement with the teacher after clustering, before recovery; ``None`` without data.
+        after: the same at the end.
+        measured_on: what the agreement was measured on, in words.
+        evaluation: the caller's own figures.
+        layers: one entry for each compressed parameter, in forward order.
+        recovery: what each recovery step said.
+        seconds: wall time of each stage.
+        seed: of all randomness.
+    """
+
+    recipe: str
+    model: str
+    bytes: Sizes
+    before: Agreement | None
+    after: Agreement | None
+    measured_on: str | None
+    evaluation: Evaluation
+    layers: list[LayerReport]
+    recovery: list[dict[str, Any]]
+    seconds: dict[str, float]
+    seed: int
+    environment: dict[str, str] = field(default_factory=lambda: environment())
+
+    @property
+    def reduction(self) -> float:
+        """Share of the original bytes that the real file saves, 0 to 1."""
+        return 1 - self.bytes.file / self.bytes.original
+
+    @property
+    def agreement(self) -> BeforeAfter:
+        """Share of inputs with the teacher's top-1, 0 to 1, before and after recovery."""
+        return BeforeAfter(self.before and self.before.top1, self.after and self.after.top1)
+
+    @property
+    def kl(self) -> BeforeAfter:
+        """Mean KL divergence from the teacher in nats, before and after recovery."""
+        return BeforeAfter(self.before and self.before.kl, self.after and self.after.kl)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; numbers that JSON cannot hold (infinite, NaN) become ``None``."""
+        data = dataclasses.asdict(self) | {
+            "reduction": self.reduction,
+            "agreement": dataclasses.asdict(self.agreement),
+            "kl": dataclasses.asdict(self.kl),
+        }
+        plain: dict[str, Any] = _finite(data)
+        return plain
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        from lloydmax.tables import render, report_tables
+
+        return render(*report_tables(self), width=110)
+
+
+def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook]) -> list[LayerReport]:
+    """One :class:`LayerReport` for each planned parameter.
+
+    Args:
+        plan: the plan.
+        weights: the original weights by name.
+        held: the finished codebooks by name.
+    """
+    reports = []
+    for p in plan.parameters.values():
+        codebook, weight = held[p.name], weights[p.name]
+        noise = codebook.mse(weight) * weight.numel()
+        signal = float(weight.double().square().sum())
+        reports.append(
+            LayerReport(
+                name=p.name,
+                shape=p.shape,
+                centroids=codebook.k,
+                granularity=p.granularity,
+                bits=codebook.bits,
+                bytes=p.code_bytes + codebook.centroids.numel() * _float_bytes(plan),
+                snr=10 * math.log10(signal / noise) if noise and signal else math.inf,
+                trained=p.name in plan.trainable,
+            )
+        )
+    return reports
+
+
+def environment() -> dict[str, str]:
+    """Machine and versions, for people who compare figures."""
+    return {
+        "lloydmax": importlib.metadata.version("lloydmax"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _float_bytes(plan: Plan) -> int:
+    return 4 if plan.recipe.storage.floats == "float32" else 2
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

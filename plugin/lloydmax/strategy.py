@@ -1,0 +1,183 @@
+"""What a strategy is: the four kinds of classes that plugins register, and what a recovery step works on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import pluggy
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from lloydmax import hookspecs, plugins
+from lloydmax.errors import RecoveryError
+
+if TYPE_CHECKING:
+    from lloydmax.codebook import Codebook
+    from lloydmax.data import Source
+
+
+class StopRecovery(Exception):
+    """Raised by a ``lloydmax_step`` hook to end the whole run (a pruned trial)."""
+
+
+class Quantizer(Protocol):
+    """Weight -> codebook."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def fit(self, weight: Tensor, *, importance: Tensor | None = None, axis: int = 0) -> Codebook:
+        """The codebook of a finite floating ``weight``; ``importance`` has its shape; same input, same bytes."""
+
+
+class Importance(Protocol):
+    """How much the error of each weight matters."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
+        """For each named parameter a non-negative tensor of its shape, from unlabelled data."""
+
+
+class RecoveryStep(Protocol):
+    """Wins accuracy back, without labels."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def run(self, recovery: Recovery) -> dict[str, Any]:
+        """Improve ``recovery.student`` in place; returns what was measured (JSON-able)."""
+
+
+class SearchMethod(Protocol):
+    """Chooses the centroids of every layer under a budget."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+
+class Events:
+    """Reports what happens to every plugin and to the listeners of one run.
+
+    Args:
+        listeners: plugin objects with event hooks that hear only this run (a progress bar, a trial pruner).
+    """
+
+    def __init__(self, listeners: Sequence[object] = ()) -> None:
+        self._local = pluggy.PluginManager("lloydmax")
+        self._local.add_hookspecs(hookspecs)
+        for listener in listeners:
+            self._local.register(listener)
+        self._local.check_pending()
+        self.seconds: dict[str, float] = {}
+
+    def step(self, step: str, index: int, total: int, metrics: dict[str, float]) -> None:
+        """One batch or optimizer step is done."""
+        for manager in (plugins.manager(), self._local):
+            manager.hook.lloydmax_step(step=step, index=index, total=total, metrics=metrics)
+
+    def fitted(self, name: str, codebook: Codebook, index: int, total: int) -> None:
+        """One parameter got its codebook."""
+        for manager in (plugins.manager(), self._local):
+            manager.hook.lloydmax_parameter_fitted(name=name, codebook=codebook, index=index, total=total)
+
+    @contextmanager
+    def stage(self, stage: str, total: int | None = None) -> Iterator[dict[str, Any]]:
+        """A timed stage; put what it measured into the dict that it yields."""
+        metrics: dict[str, Any] = {}
+        managers = (plugins.manager(), self._local)
+        for manager in managers:
+            manager.hook.lloydmax_stage_started(stage=stage, total=total)
+        started = time.perf_counter()
+        try:
+            yield metrics
+        finally:
+            seconds = time.perf_counter() - started
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            for manager in managers:
+                manager.hook.lloydmax_stage_finished(stage=stage, seconds=seconds, metrics=metrics)
+
+
+@dataclass
+class Recovery:
+    """What a recovery step works on.
+
+    Attributes:
+        student: the compressed model, changed in place; parameters with ``requires_grad`` are to be trained.
+        teacher: the original; never changed.
+        data: unlabelled inputs, possibly of another domain, or ``None``.
+        reference_data: a few unlabelled inputs of the original domain, or ``None``.
+        seed: all randomness of a step comes from generators with this seed.
+        workdir: a folder for large temporary files; ``None``: the system's.
+        events: where progress is reported.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    data: Source | None = None
+    reference_data: Source | None = None
+    seed: int = 0
+    workdir: Path | None = None
+    events: Events = field(default_factory=Events)
+
+    def source(self, which: str = "data") -> Source:
+        """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.
+
+        Raises:
+            RecoveryError: there is none.
+        """
+        source = self.data if which == "data" else self.reference_data
+        if source is None:
+            raise RecoveryError(f"this recovery step needs unlabelled inputs: pass {which}=...")
+        return source
+
+    def generator(self) -> torch.Generator:
+        """A fresh CPU generator with the seed of this run."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """All models in evaluation mode; the mode of every module is restored afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """:func:`evaluation_mode`, and no gradients."""
+    with evaluation_mode(*models), torch.no_grad():
+        yield
+
+
+@contextmanager
+def seeded(seed: int, model: nn.Module) -> Iterator[None]:
+    """Global random state (dropout, user transforms) set from ``seed`` inside and restored outside."""
+    cuda = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(cuda)):
+        torch.manual_seed(seed)
+        yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU when it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

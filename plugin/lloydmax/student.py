@@ -1,0 +1,172 @@
+"""The student: how a compressed weight lives in a model, while it is trained and when it is finished.
+
+While it is trained, a compressed parameter is held by a ``torch.nn.utils.parametrize`` parametrization whose
+original is the centroids and whose buffer is the codes. When it is finished, the standard modules become
+codebook modules (:mod:`lloydmax.layers`); every other module keeps its class and a frozen parametrization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lloydmax.codebook import Codebook
+from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder, codebook_layer
+
+
+class _MeanGradient(torch.autograd.Function):
+    """Identity whose gradient for each centroid is the mean, not the sum, over its members."""
+
+    @staticmethod
+    def forward(ctx: Any, centroids: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(counts)
+        return centroids.view_as(centroids)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (counts,) = ctx.saved_tensors
+        return gradient / counts, None
+
+
+class CodebookWeight(CodesHolder):
+    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)`` -> dense weight.
+
+    The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
+    section 3.3). A finished weight no longer learns and keeps its decoded form.
+    """
+
+    counts: Tensor
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__(codebook, cached=False)
+        self.frozen = False
+        self._fitted = codebook.centroids
+        counts = codebook.member_counts().clamp(min=1).to(torch.float32)
+        self.register_buffer("counts", counts, persistent=False)
+
+    def forward(self, centroids: Tensor) -> Tensor:
+        """Decode; differentiable with respect to the centroids."""
+        if centroids.requires_grad and torch.is_grad_enabled():
+            centroids = _MeanGradient.apply(centroids, self.counts)
+        return self.decoded(centroids)
+
+    def freeze(self, centroids: Tensor) -> None:
+        """End the training of these centroids and keep the decoded weight from now on."""
+        centroids.requires_grad_(False)
+        self.frozen = True
+        self.set_cache(True)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The fitted centroids, when the parametrization is registered."""
+        return self._fitted.clone()
+
+
+def owners(model: nn.Module) -> dict[int, list[tuple[str, nn.Module, str]]]:
+    """Every parameter by identity: ``[(full name, module, name within the module)]``; tied ones have several."""
+    found: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                full = f"{prefix}.{name}" if prefix else name
+                found.setdefault(id(parameter), []).append((full, module, name))
+    return found
+
+
+def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
+    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on.
+
+    Args:
+        model: the student; changed in place.
+        name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
+        codebook: codes in the shape of the parameter.
+    """
+    module, leaf = _locate(model, name)
+    parameter = module._parameters[leaf]
+    assert parameter is not None
+    weight = CodebookWeight(codebook)
+    for _, module, leaf in owners(model)[id(parameter)]:
+        parametrize.register_parametrization(module, leaf, weight, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            _refresh_flat_weights(module)
+
+
+def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, CodebookWeight, Tensor]]:
+    """Every parametrized codebook: ``(full name, module, name in it, parametrization, centroids)``."""
+    for prefix, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for leaf, held in module.parametrizations.items():  # type: ignore[operator, union-attr]
+            if isinstance(held[0], CodebookWeight):
+                yield (f"{prefix}.{leaf}" if prefix else leaf), module, leaf, held[0], held.original
+
+
+def codebooks(model: nn.Module) -> dict[str, Codebook]:
+    """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear)."""
+    found: dict[str, Codebook] = {}
+    for name, _, _, weight, centroids in attached(model):
+        found[name] = Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
+    for prefix, module in model.named_modules():
+        if isinstance(module, CodebookLayer):
+            for leaf, tensor in module.codebooks.items():
+                found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()
+    return found
+
+
+def finish(model: nn.Module) -> nn.Module:
+    """Freeze every codebook and turn the standard modules into codebook modules.
+
+    Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
+    are replaced; any other module keeps its class and a frozen parametrization. Hooks that were registered on a
+    replaced module do not move along.
+
+    Returns:
+        ``model``, or its replacement when the model itself is such a module.
+    """
+    shared: dict[int, CodebookTensor] = {}
+    chosen: dict[nn.Module, dict[str, CodebookTensor]] = {}
+    for _, module, leaf, weight, centroids in attached(model):
+        if id(weight) not in shared:
+            shared[id(weight)] = CodebookTensor(
+                Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
+            )
+        weight.freeze(centroids)
+        chosen.setdefault(module, {})[leaf] = shared[id(weight)]
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module, tensors in chosen.items():
+        if (layer := codebook_layer(module, tensors)) is not None:
+            replaced[module] = layer
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in replaced:
+                parent._modules[name] = replaced[child]
+    return replaced.get(model, model)
+
+
+def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
+    """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
+
+    The cache is a non-persistent buffer: it is in no state dict, file, pickle or copy.
+    """
+    for module in model.modules():
+        if isinstance(module, CodebookTensor) or (isinstance(module, CodebookWeight) and module.frozen):
+            module.set_cache(enabled)
+    return model
+
+
+def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    prefix, _, leaf = name.rpartition(".")
+    return model.get_submodule(prefix), leaf
+
+
+def _refresh_flat_weights(module: nn.RNNBase) -> None:
+    """Recurrent layers run from a list of their weights; refill it with the decoded ones before every use."""
+    if not any(hook is _refill for hook in module._forward_pre_hooks.values()):
+        module.register_forward_pre_hook(_refill)
+
+
+def _refill(module: nn.Module, _: Any) -> None:
+    module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]  # type: ignore[assignment, union-attr]

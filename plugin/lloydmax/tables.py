@@ -1,0 +1,116 @@
+"""Plans, reports and files as tables in the terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from lloydmax.plan import Plan
+    from lloydmax.report import Report
+
+
+def render(*tables: RenderableType, width: int = 110) -> str:
+    """Tables as plain text."""
+    console = Console(file=io.StringIO(), width=width, no_color=True)
+    console.print(*tables, sep="\n")
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text.rstrip("\n")
+
+
+def size(count: float) -> str:
+    """Bytes as people write them: ``1.23 MB`` (powers of 1,000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share as a percentage; a dash where it was not measured."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def plan_table(plan: Plan) -> Table:
+    """One line for each compressed parameter, and the totals."""
+    summary = (
+        f"{plan.model}: {size(plan.original_bytes)} -> {size(plan.predicted_bytes)}, "
+        f"{percent(plan.reduction)} smaller ({plan.original_bytes / plan.predicted_bytes:.1f} times)"
+    )
+    table = Table(title=f"Plan of recipe {plan.recipe.name!r}", caption=summary, title_justify="left")
+    for name in ("layer", "parameter", "type"):
+        table.add_column(name, overflow="fold")
+    for name in ("shape", "centroids", "granularity", "bits", "bytes", "centroids are"):
+        table.add_column(name, justify="right")
+    for row in plan.rows():
+        table.add_row(
+            "" if row["layer"] is None else str(row["layer"]),
+            row["parameter"],
+            row["type"],
+            "x".join(map(str, row["shape"])),
+            str(row["centroids"]),
+            row["granularity"],
+            str(row["bits"]),
+            f"{row['bytes']:,}",
+            "trained" if row["trained"] else "frozen",
+        )
+    kept = plan.total_weights - sum(p.weights for p in plan.parameters.values())
+    plain = len(plan.trainable - set(plan.parameters))
+    table.add_section()
+    table.add_row("", f"{kept:,} other weights, {plain} of these tensors trained", "", "", "", "", "", "", "")
+    return table
+
+
+def report_tables(report: Report) -> list[RenderableType]:
+    """Sizes, agreement, layers and times of a report."""
+    sizes = Table(title=f"{report.model} compressed by recipe {report.recipe!r}", title_justify="left")
+    sizes.add_column("size")
+    for name in ("bytes", "smaller", "times"):
+        sizes.add_column(name, justify="right")
+    original = report.bytes.original
+    for label, count in (
+        ("original", original),
+        ("file", report.bytes.file),
+        ("  fixed-width codes", report.bytes.packed),
+        ("  entropy-coded codes", report.bytes.entropy_coded),
+        ("  gzip of float32", report.bytes.gzip_float32),
+    ):
+        sizes.add_row(label, f"{count:,}", percent(1 - count / original), f"{original / count:.2f}")
+    tables: list[RenderableType] = [sizes]
+    if report.before is not None and report.after is not None:
+        alike = Table(title=f"Against the original, on {report.measured_on}", title_justify="left")
+        for name in ("", "agreement", "KL (nats)", "output MSE"):
+            alike.add_column(name, justify="left" if not name else "right")
+        for label, found in (("compressed", report.before), ("recovered", report.after)):
+            kl = "–" if found.kl is None else f"{found.kl:.5f}"
+            alike.add_row(label, percent(found.top1), kl, f"{found.mse:.3g}")
+        tables.append(alike)
+    scores = report.evaluation
+    if scores.original is not None:
+        own = Table(title="Your evaluation", title_justify="left")
+        for name in ("original", "compressed", "recovered"):
+            own.add_column(name, justify="right")
+        own.add_row(*(f"{value:.4f}" for value in (scores.original, scores.compressed, scores.recovered)))
+        tables.append(own)
+    layers = Table(title="Compressed parameters", title_justify="left")
+    layers.add_column("parameter", overflow="fold")
+    for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):
+        layers.add_column(name, justify="right")
+    for layer in report.layers:
+        layers.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            str(layer.centroids),
+            layer.granularity,
+            f"{layer.bytes:,}",
+            f"{layer.snr:.1f}",
+            "trained" if layer.trained else "frozen",
+        )
+    tables.append(layers)
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
+    tables.append(f"Time: {times}")
+    return tables

@@ -1,0 +1,196 @@
+"""A histogram of a weight that gives a near-optimal codebook for every number of centroids.
+
+One pass over the data makes 65,536 intervals; all the work of k-means is done on them, in float64. How far that
+can be trusted is decided by the numbers: where the spread within the intervals is not small against the error
+that is left, the intervals that matter most are split into their exact values, up to all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from lloydmax.codebook import Codebook
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lloydmax_strategies.partition import Floats, desire, panter_dite, partition, prefix
+from lloydmax_strategies.scan import Scan
+
+_TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
+_SPLIT = 4  # if more than one weight in so many must be split off, all are
+_POINTS = 1 << 21  # exact values beyond this number are merged into as many intervals
+_EXACT = 4096  # up to so many centroids the dynamic programme is used
+_FINEST = 64  # cells per centroid at which it stops
+_LLOYD = 100
+
+
+@dataclass(frozen=True)
+class Points:
+    """Masses spread evenly over disjoint ascending intervals; an interval of width 0 is an exact value."""
+
+    low: Floats
+    high: Floats
+    mass: Floats
+
+    @cached_property
+    def middle(self) -> Floats:
+        """Middles of the intervals."""
+        return (self.low + self.high) / 2
+
+    @cached_property
+    def centre(self) -> float:
+        """A value in the middle of the mass; moments are taken about it."""
+        return float(self.middle[np.searchsorted(self.total, self.total[-1] / 2, side="right") - 1])
+
+    @cached_property
+    def total(self) -> Floats:
+        """Cumulative mass, from 0."""
+        return prefix(self.mass)
+
+    @cached_property
+    def moment(self) -> Floats:
+        """Cumulative moment about the centre, from 0."""
+        return prefix(self.mass * (self.middle - self.centre))
+
+    @cached_property
+    def spread(self) -> Floats:
+        """Sum of squares within each interval."""
+        return self.mass * np.square(self.high - self.low) / 12
+
+    @cached_property
+    def desire(self) -> Floats:
+        """How much each interval attracts centroids."""
+        return desire(self.middle[None], self.mass[None])
+
+    def up_to(self, values: Floats) -> tuple[Floats, Floats]:
+        """Mass and moment of everything not above each value."""
+        at = np.searchsorted(self.high, values, side="right")
+        inside = np.minimum(at, len(self.mass) - 1)
+        low, width = self.low[inside], self.high[inside] - self.low[inside]
+        part = np.clip((values - low) / np.where(width > 0, width, 1), 0, 1)
+        part = np.where((at == inside) & (width > 0), part, 0) * self.mass[inside]
+        middle = (low + np.minimum(values, low + width)) / 2
+        return self.total[at] + part, self.moment[at] + part * (middle - self.centre)
+
+    def solve(self, k: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """k centroids, fewer than there are points, and their sum of squared errors."""
+        measure = panter_dite(self.desire, k)
+        if k <= _EXACT:
+            borders = partition(self.total[None], self.moment[None], measure, k, _FINEST)[0]
+        else:
+            borders = np.searchsorted(measure[0], np.linspace(0, 1, k + 1))
+            borders[-1] = len(self.mass)
+        total, moment = self.total[borders], self.moment[borders]
+        means = self._means(total, moment, self.middle[np.minimum(borders[:-1], len(self.mass) - 1)])
+        centroids = torch.from_numpy(means).to(dtype)
+        for _ in range(_LLOYD):
+            exact = centroids.double().numpy()
+            total[1:-1], moment[1:-1] = self.up_to((exact[1:] + exact[:-1]) / 2)
+            means = self._means(total, moment, exact)
+            before, centroids = centroids, torch.from_numpy(means).to(dtype)
+            if torch.equal(before, centroids):
+                break
+        squares = (self.mass * np.square(self.middle - self.centre) + self.spread).sum()
+        mass, explained = np.diff(total), np.square(np.diff(moment))
+        return centroids, float(squares - (explained / np.where(mass > 0, mass, 1)).sum())
+
+    def _means(self, total: Floats, moment: Floats, otherwise: Floats) -> Floats:
+        mass = np.diff(total)
+        return np.where(mass > 0, np.diff(moment) / np.where(mass > 0, mass, 1) + self.centre, otherwise)
+
+
+class Histogram:
+    """One weight, ready to be fitted with any number of centroids.
+
+    Args:
+        weight: finite, not empty, any shape, float32, float16 or bfloat16.
+        importance: optional non-negative weight of each squared error, same shape.
+    """
+
+    def __init__(self, weight: Tensor, importance: Tensor | None = None) -> None:
+        self.shape, self.dtype = weight.shape, weight.dtype
+        flat = weight.detach().reshape(-1).contiguous()
+        mass = None if importance is None else importance.detach().reshape(-1).contiguous()
+        self._scan = Scan(flat, mass)
+        self._coarse = self._points(np.zeros(len(self._scan.mass), bool))
+
+    @classmethod
+    def of(cls, weight: Tensor, importance: Tensor | None = None) -> Histogram:
+        """The histogram of a weight."""
+        return cls(weight, importance)
+
+    def fit(self, k: int) -> Codebook:
+        """The codebook with k centroids, granularity ``tensor``.
+
+        The codes are the nearest centroids, exactly; the centroids are the exact means of their members, rounded.
+        """
+        centroids, _ = self.solve(k)
+        centroids, codes = self._scan.encode(centroids)
+        return Codebook(centroids, codes.view(self.shape))
+
+    def solve(self, k: int) -> tuple[Tensor, float]:
+        """Centroids ``(k,)``, and the mean squared error to expect, without coding the weights."""
+        points = self._coarse
+        for trust in (_TRUST, _TRUST / 8, 0.0, 0.0):
+            within, left = float(points.spread.sum()), 0.0
+            if len(points.mass) > k:
+                centroids, error = points.solve(k, self.dtype)
+                left = max(error - within, 0.0)
+            elif within == 0:
+                centroids, error = torch.from_numpy(np.unique(points.middle)).to(self.dtype), 0.0
+            if within <= _TRUST * left:
+                break
+            points = self._refined(trust * left / 2)
+        return centroids, error / float(points.total[-1])
+
+    def _points(self, split: NDArray[np.bool_]) -> Points:
+        """Intervals of the keys, with the exact values of those in ``split``, a ``(65536,)`` mask, instead."""
+        scan = self._scan
+        keep = ~split & (scan.mass > 0)
+        low, high, mass = scan.low[keep], scan.high[keep], scan.mass[keep]
+        if split.any():
+            single = _merged(*_distinct(*scan.select(split)))
+            low, high, mass = (np.concatenate(pair) for pair in zip((low, high, mass), single, strict=True))
+            order = np.argsort(low, kind="stable")
+            low, high, mass = low[order], high[order], mass[order]
+        return Points(low, high, mass)
+
+    def _refined(self, target: float) -> Points:
+        """Points whose spread within the intervals is at most ``target``."""
+        scan = self._scan
+        spread = scan.mass * np.square(scan.high - scan.low)
+        order = np.argsort(-spread, kind="stable")
+        rest = spread.sum() - np.cumsum(spread[order])
+        chosen = order[: 1 + int(np.searchsorted(-rest, -12 * target))] if target > 0 else order
+        split = np.zeros(len(order), bool)
+        split[chosen] = True
+        if scan.mass[split].sum() > scan.mass.sum() / _SPLIT:
+            split[:] = True
+        return self._points(split)
+
+
+def _distinct(values: NDArray[np.float32], mass: Floats | None) -> tuple[NDArray[np.float32], Floats]:
+    """Distinct values with mass, ascending, and the mass of each."""
+    if mass is None:
+        ordered, weight = np.sort(values), None
+    else:
+        order = np.argsort(values[mass > 0], kind="stable")
+        ordered, weight = values[mass > 0][order], mass[mass > 0][order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    if weight is None:
+        return ordered[first], np.diff(first, append=len(ordered)).astype(np.float64)
+    return ordered[first], np.add.reduceat(weight, first)
+
+
+def _merged(values: NDArray[np.float32], mass: Floats) -> tuple[Floats, Floats, Floats]:
+    """Exact values as intervals of width 0, or, if there are very many, short intervals of several values."""
+    exact = values.astype(np.float64)
+    if len(values) <= _POINTS:
+        return exact, exact, mass
+    edges = np.searchsorted(panter_dite(desire(exact[None], mass[None]), _POINTS)[0], np.linspace(0, 1, _POINTS + 1))
+    first = np.unique(np.clip(edges[:-1], 0, len(values) - 1))
+    last = np.append(first[1:], len(values)) - 1
+    return exact[first], exact[last], np.add.reduceat(mass, first)

@@ -1,0 +1,184 @@
+"""Optimal contiguous partition of sorted weighted points on a line, many rows at once.
+
+In one dimension the clusters of k-means are intervals, so a clustering is k - 1 borders between sorted points,
+and dynamic programming finds the best ones (Fisher 1958). Here every border has a window of candidates around
+its present place, and all k - 1 borders are chosen jointly and exactly among their candidates; this is repeated
+until nothing improves. The cost is concave Monge, and for such costs a choice that is best among all choices
+with every border between its two neighbours is best of all: so wide windows on a few coarse cells find
+the right region, and narrow windows on ever finer cells find the points. The start and the cells follow the
+density of centroids of Panter & Dite (1951), the cube root of the density of the points.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_BLOCK = 1 << 16  # entries of the cost tensor that are worked on at once: they stay in the cache
+_CELLS = 16  # coarse cells per cluster
+_WIDE, _NARROW = 16, 6  # candidates on either side of a border, on coarse cells and on finer ones
+_FINER = 4  # how many cells of the next level make one cell
+_ROUNDS = 40
+
+
+def prefix(points: Floats) -> Floats:
+    """Cumulative sums along the last axis that start with 0: ``(rows, m)`` -> ``(rows, m + 1)``."""
+    sums = np.zeros((*points.shape[:-1], points.shape[-1] + 1))
+    np.cumsum(points, axis=-1, out=sums[..., 1:])
+    return sums
+
+
+def desire(values: Floats, mass: Floats | None = None) -> Floats:
+    """How much each point attracts centroids: ``mass^(1/3) width^(2/3)``, the width from its neighbours.
+
+    Args:
+        values: ``(rows, m)``, ascending.
+        mass: ``(rows, m)``, not negative; ``None`` for 1 everywhere.
+    """
+    width = np.empty_like(values)
+    if values.shape[1] > 1:
+        width[:, 1:-1] = values[:, 2:] - values[:, :-2]
+        width[:, 0], width[:, -1] = values[:, 1] - values[:, 0], values[:, -1] - values[:, -2]
+    else:
+        width[:] = 1.0
+    np.square(width, out=width)
+    return np.cbrt(width if mass is None else width * mass)
+
+
+def panter_dite(desire: Floats, k: int) -> Floats:
+    """Where k centroids want to be: the cumulative cube root of the density, from 0 to 1 in each row.
+
+    A single point gets at most half a cluster, however far away it lies.
+
+    Args:
+        desire: ``(rows, m)``, see :func:`desire`.
+        k: number of clusters.
+
+    Returns:
+        ``(rows, m + 1)``.
+    """
+    for _ in range(6):
+        limit = desire.sum(axis=1, keepdims=True) / (2 * k)
+        if not (desire > limit).any():
+            break
+        desire = np.minimum(desire, limit)
+    measure = prefix(desire)
+    total = measure[:, -1:]
+    even = np.linspace(0, 1, measure.shape[1])
+    return np.where(total > 0, measure / np.where(total > 0, total, 1), even)
+
+
+def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int | None = None) -> Ints:
+    """The borders of the k intervals with the least squared error, in each row.
+
+    Args:
+        mass: ``(rows, m + 1)``, cumulative masses of the m points of a row, from 0.
+        moment: ``(rows, m + 1)``, cumulative mass times value; centre the values, or digits are lost.
+        measure: ``(rows, m + 1)``, see :func:`panter_dite`; it steers the search, not the result.
+        k: number of intervals, ``1 <= k <= m``.
+        finest: stop at this many cells per interval; ``None`` goes on to single points.
+
+    Returns:
+        ``(rows, k + 1)`` indices, ascending, from 0 to m: interval j has the points ``[b[j], b[j + 1])``.
+    """
+    m, cells = mass.shape[1] - 1, max(_CELLS * k, 128)
+    if cells >= m:
+        return _descend(mass, moment, _edges(measure, k), _WIDE, wide=True)
+    borders = np.broadcast_to(np.arange(k + 1) * cells // k, (len(mass), k + 1))
+    wide, reach = True, _WIDE
+    while True:
+        edges = _edges(measure, cells)
+        borders = _descend(_at(mass, edges), _at(moment, edges), borders, reach, wide)
+        if finest is not None and cells >= finest * k:
+            return _at(edges, borders)
+        if _FINER * cells >= m:
+            return _descend(mass, moment, _at(edges, borders), _WIDE, wide=True)
+        cells, borders, wide, reach = _FINER * cells, _FINER * borders, False, _NARROW
+
+
+def _at(table: NDArray, index: Ints) -> NDArray:
+    """``table[row, index[row, ...]]`` for every row."""
+    start = np.arange(len(table)).reshape(-1, *[1] * (index.ndim - 1)) * table.shape[1]
+    return table.reshape(-1).take(index + start)
+
+
+def _edges(measure: Floats, cells: int) -> Ints:
+    """First point of each of ``cells`` cells of equal measure: ``(rows, cells + 1)``."""
+    rows, width = measure.shape
+    start = 2.0 * np.arange(rows)[:, None]
+    wanted = np.arange(cells + 1) / cells + start
+    edges = np.searchsorted((measure + start).reshape(-1), wanted) - np.arange(rows)[:, None] * width
+    edges[:, 0], edges[:, -1] = 0, width - 1
+    return edges
+
+
+def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -> Ints:
+    """Improve the borders of every row until no choice among the candidates is better."""
+    rows, k = len(borders), borders.shape[1] - 1
+    borders = borders.copy()
+    if k == 1:
+        return borders
+    value = np.full(rows, -np.inf)
+    stuck = np.zeros(rows, dtype=np.int64)
+    for turn in range(_ROUNDS):
+        active = np.flatnonzero(stuck < 1 + wide)
+        if not len(active):
+            break
+        found, score = _best(mass[active], moment[active], borders[active], reach, wide and turn % 2 == 0)
+        better = score > value[active] + 1e-15 * np.abs(score)
+        changed = active[better]
+        stuck[active] += 1
+        stuck[active[better & (found != borders[active]).any(axis=1)]] = 0
+        borders[changed], value[changed] = found[better], score[better]
+    return borders
+
+
+def _best(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -> tuple[Ints, Floats]:
+    """The best choice of borders among candidates around the present ones, and its explained sum of squares."""
+    rows, last = len(mass), mass.shape[1] - 1
+    steps = np.arange(reach + 1)
+    here = borders[:, 1:-1, None]
+    if wide:
+        span = np.diff(borders, axis=1)[:, :, None]
+        left, right = here - span[:, :-1] * steps[:0:-1] // reach, here + span[:, 1:] * steps // reach
+    else:
+        left, right = here - steps[:0:-1], here + steps
+    candidates = np.concatenate([left, right], axis=2)
+    np.clip(candidates, 0, last, out=candidates)
+    n, s = _at(mass, candidates), _at(moment, candidates)
+    inner, width = n.shape[1:]
+
+    score = np.empty_like(n)
+    choice = np.empty(n.shape, dtype=np.int16)
+    score[:, 0] = _gain(n[:, 0].copy(), s[:, 0].copy())
+    block = max(1, _BLOCK // (rows * width * width))
+    for start in range(1, inner, block):
+        stop = min(inner, start + block)
+        this, before = slice(start, stop), slice(start - 1, stop - 1)
+        gain = _gain(n[:, this, :, None] - n[:, before, None, :], s[:, this, :, None] - s[:, before, None, :])
+        for j in range(start, stop):
+            total = gain[:, j - start]
+            total += score[:, j - 1, None, :]
+            np.max(total, axis=-1, out=score[:, j])
+        choice[:, this] = gain.argmax(axis=-1)
+    final = score[:, -1] + _gain(mass[:, -1:] - n[:, -1], moment[:, -1:] - s[:, -1])
+
+    pick = final.argmax(axis=1)
+    row = np.arange(rows)
+    found, best = borders.copy(), final[row, pick]
+    for j in range(inner - 1, -1, -1):
+        found[:, j + 1] = candidates[row, j, pick]
+        pick = choice[row, j, pick].astype(np.intp) if j else pick
+    return found, best
+
+
+def _gain(mass: Floats, moment: Floats) -> Floats:
+    """Sum of squares that an interval explains, ``moment^2 / mass``; minus infinity for a reversed one. In place."""
+    np.copyto(mass, -1e-300, where=mass <= 0)
+    np.square(moment, out=moment)
+    with np.errstate(over="ignore"):
+        np.divide(moment, mass, out=moment)
+    return moment

@@ -1,0 +1,175 @@
+"""Re-normalization: batch-norm statistics re-estimated on the compressed model from unlabelled inputs.
+
+He & Cheng, "Learning Compression from Limited Unlabeled Data", ECCV 2018: clustering shifts the statistics that
+batch norm assumes; 1,000 unlabelled images suffice to estimate them anew. Nothing learned is touched.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from lloydmax.data import Source, random_order
+from lloydmax.hookspecs import hookimpl
+from lloydmax.strategy import Recovery, device_of, evaluating
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lloydmax_strategies.tap import forward_order, read
+
+_LIVE = 3.0
+"""Activations alive at once in a forward pass without gradients, in units of the largest layer's input + output."""
+
+
+class Renormalize:
+    """Recovery step ``renormalize``."""
+
+    needs_data = True
+
+    class Options(BaseModel):
+        """Options of ``renormalize``.
+
+        Attributes:
+            samples: inputs, drawn at random whatever order they come in.
+            mode: ``exact``: the statistics are those of one forward pass of all samples in batch-statistics
+                mode, so that each layer sees inputs normalized with the pooled statistics of the layers before
+                it. Where that pass does not fit in ``memory`` the layers are estimated one after the other, from
+                small batches that run only up to the layer. ``fast``: one pass of small batches, each normalized
+                with its own statistics, which are pooled (mean of variances plus variance of means): approximate,
+                the more so the smaller the batches.
+            batch_size: of small batches.
+            memory: GiB that the one pass may take.
+            source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
+        """
+
+        model_config = ConfigDict(extra="forbid")
+
+        samples: int = Field(default=1000, ge=2)
+        mode: Literal["exact", "fast"] = "exact"
+        batch_size: PositiveInt = 64
+        memory: PositiveFloat = 2.0
+        source: Literal["data", "reference_data"] = "data"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def run(self, recovery: Recovery) -> dict[str, Any]:
+        """Re-estimate the running mean and variance of every batch norm that the student uses."""
+        student, options = recovery.student, self.options
+        source = recovery.source(options.source)
+        found = [m for m in student.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        if not found:
+            warnings.warn(
+                f"renormalize: {type(student).__name__} has no batch norm with running statistics, so nothing was "
+                "done; 'correct_bias' is the step for such models",
+                stacklevel=2,
+            )
+            return {"layers": 0, "samples": 0}
+        order = random_order(len(source), options.samples, recovery.seed)
+        with evaluating(student):
+            calls = forward_order(student, found, source, order[:2])
+            norms = list(calls)
+            if options.mode == "fast":
+                how = "one pass, pooled batch statistics"
+                self._one_pass(recovery, source, order, norms, options.batch_size)
+            elif max(calls.values()) == 1 and self._fits(student, source, order):
+                how = "one batch of all samples"
+                self._one_pass(recovery, source, order, norms, len(order))
+            else:
+                how = "layer by layer"
+                self._layer_by_layer(recovery, source, order, calls)
+        return {"layers": len(norms), "samples": len(order), "how": how}
+
+    def _one_pass(
+        self, recovery: Recovery, source: Source, order: Tensor, norms: list[_BatchNorm], batch_size: int
+    ) -> None:
+        pooled = {norm: _Moments() for norm in norms}
+
+        def normalize_with_batch(module: nn.Module, args: tuple[Tensor]) -> None:
+            assert isinstance(module, _BatchNorm)
+            batch = _Moments()
+            batch.add(args[0])
+            batch.write(module, unbiased=False)
+            pooled[module].add(args[0])
+
+        total = -(-len(order) // batch_size)
+        with ExitStack() as stack:
+            for norm in norms:
+                stack.callback(norm.register_forward_pre_hook(normalize_with_batch).remove)
+            for index, (_, batch) in enumerate(source.batches(batch_size, order), start=1):
+                batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
+                recovery.events.step("renormalize", index, total, {})
+        for norm, moments in pooled.items():
+            moments.write(norm, unbiased=True)
+
+    def _layer_by_layer(
+        self, recovery: Recovery, source: Source, order: Tensor, calls: dict[nn.Module, int]
+    ) -> None:
+        done: list[tuple[_BatchNorm, _Moments]] = []
+        for index, (norm, count) in enumerate(calls.items(), start=1):
+            assert isinstance(norm, _BatchNorm)
+            moments = _Moments()
+            read(recovery.student, norm, source, order, self.options.batch_size, moments.add, calls=count)
+            moments.write(norm, unbiased=False)
+            done.append((norm, moments))
+            recovery.events.step("renormalize", index, len(calls), {})
+        for norm, moments in done:
+            moments.write(norm, unbiased=True)
+
+    def _fits(self, model: nn.Module, source: Source, order: Tensor) -> bool:
+        """Whether a forward pass of all samples fits in the memory allowed, told from a pass of two."""
+        largest = 0
+
+        def weigh(_: nn.Module, args: Any, result: Any) -> None:
+            nonlocal largest
+            tensors = [t for t in (*args, result) if isinstance(t, Tensor)]
+            largest = max(largest, sum(t.numel() * t.element_size() for t in tensors))
+
+        few = order[:2]
+        batches = [batch for _, batch in source.batches(len(order), order[: min(len(order), 4)])]
+        if len(batches) > 1:
+            return False
+        with ExitStack() as stack:
+            for module in model.modules():
+                stack.callback(module.register_forward_hook(weigh).remove)
+            for _, batch in source.batches(len(few), few):
+                batch.to(device_of(model)).run(model)
+        return _LIVE * largest / len(few) * len(order) <= self.options.memory * 2**30
+
+
+class _Moments:
+    """Mean and sum of squared deviations of each channel, merged over batches in float64 (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | None = None
+        self.squares: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Take in the activations ``(N, C, *)``."""
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        variance, mean = torch.var_mean(x.float(), axes, correction=0)
+        count = x.numel() // x.shape[1]
+        mean, squares = mean.double(), variance.double() * count
+        if self.mean is None or self.squares is None:
+            self.count, self.mean, self.squares = count, mean, squares
+            return
+        total, shift = self.count + count, mean - self.mean
+        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
+        self.mean, self.count = self.mean + shift * (count / total), total
+
+    def write(self, norm: _BatchNorm, *, unbiased: bool) -> None:
+        """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
+        assert self.mean is not None and self.squares is not None
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(self.mean)
+        norm.running_var.copy_(self.squares / max(1, self.count - int(unbiased)))
+
+
+@hookimpl
+def lloydmax_recovery_steps() -> dict[str, type]:
+    """Register ``renormalize``."""
+    return {"renormalize": Renormalize}

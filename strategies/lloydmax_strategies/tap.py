@@ -1,0 +1,82 @@
+"""Reading what reaches a layer, without running the rest of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from lloydmax.data import Source
+from lloydmax.strategy import device_of
+from torch import Tensor, nn
+
+
+class _Enough(Exception):
+    pass
+
+
+def forward_order(model: nn.Module, modules: list[nn.Module], source: Source, order: Tensor) -> dict[nn.Module, int]:
+    """The modules that a forward pass calls, in the order of their first call, and how often each is called.
+
+    Args:
+        model: in evaluation mode.
+        modules: the ones to look for.
+        source: inputs.
+        order: int64 indices of the inputs to use; two are enough.
+    """
+    calls: dict[nn.Module, int] = {}
+
+    def count(module: nn.Module, _: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(count).remove)
+        for _, batch in source.batches(len(order), order):
+            batch.to(device_of(model), channels_last=True).run(model)
+            break
+    return calls
+
+
+def read(
+    model: nn.Module,
+    module: nn.Module,
+    source: Source,
+    order: Tensor,
+    batch_size: int,
+    take: Callable[[Tensor], None],
+    *,
+    output: bool = False,
+    calls: int = 1,
+) -> None:
+    """Give every input (or output) of one module to ``take``; each forward pass ends there.
+
+    Args:
+        model: run on the samples ``order`` of ``source``.
+        module: a module of it.
+        source: inputs.
+        order: int64 indices.
+        batch_size: samples of one pass.
+        take: gets the first argument (or the output) of each call.
+        output: read the output in place of the input.
+        calls: how often one forward pass calls the module.
+    """
+    seen = 0
+
+    def look(_: nn.Module, args: Any, result: Any = None) -> None:
+        nonlocal seen
+        take(result if output else args[0])
+        seen += 1
+        if seen == calls:
+            raise _Enough
+
+    hook = module.register_forward_hook(look) if output else module.register_forward_pre_hook(look)
+    try:
+        for _, batch in source.batches(batch_size, order):
+            seen = 0
+            try:
+                batch.to(device_of(model), channels_last=True).run(model)
+            except _Enough:
+                continue
+    finally:
+        hook.remove()
