@@ -20,7 +20,7 @@ from lloydmax.outputs import Yardstick
 from lloydmax.plan import Plan, verify_plan
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
-from lloydmax.report import Evaluation, Report, layer_reports
+from lloydmax.report import Report, Stage, layer_reports
 from lloydmax.strategy import Events, Recovery, evaluating, seeded
 from lloydmax.student import attach, attached, codebooks, finish
 
@@ -114,34 +114,35 @@ def compress(
         verify_plan(plan, student)
         _set_trainable(student, plan)
         student.eval()
-        before = yardstick and yardstick.measure(student)
-        scores = Evaluation()
-        if evaluate is not None:
-            with events.stage("evaluate"):
-                scores = Evaluation(_score(evaluate, model), _score(evaluate, student))
+
+        def measured_at(stage: str, model: nn.Module) -> Stage:
+            score = None if evaluate is None else _score(evaluate, model)
+            return Stage(stage, yardstick.measure(model) if yardstick else None, score)
+
+        with events.stage("measure"):
+            stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
+            stages.append(measured_at("compressed", student))
         recovery = Recovery(student, model, source, reference, seed, workdir, events)
-        metrics = []
+        said: list[dict[str, Any]] = []
         for step, made in zip(recipe.recover, steps, strict=True):
-            with events.stage(step.step) as measured:
-                measured.update(made.run(recovery))
-            metrics.append({"step": step.step, **measured})
-        with events.stage("finish") as measured:
+            with events.stage(step.step) as figures:
+                figures.update(made.run(recovery))
+            said.append({"step": step.step, **figures})
+            if len(said) < len(steps):
+                stages.append(measured_at(step.step, student))
+        with events.stage("finish"):
             student = _finished(student, model, plan)
             verify_plan(plan, student)
-            after = yardstick and yardstick.measure(student)
-            if evaluate is not None:
-                scores = Evaluation(scores.original, scores.compressed, _score(evaluate, student))
+            stages.append(measured_at(recipe.recover[-1].step if steps else "finished", student))
             sizes = checkpoint.accountings(student)
         report = Report(
             recipe=recipe.name,
             model=plan.model,
             bytes=sizes,
-            before=before or None,
-            after=after or None,
+            stages=stages,
             measured_on=yardstick_source.describe() if yardstick_source else None,
-            evaluation=scores,
             layers=layer_reports(plan, weights, codebooks(student)),
-            recovery=metrics,
+            recovery=said,
             seconds=dict(events.seconds),
             seed=seed,
         )

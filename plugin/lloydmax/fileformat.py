@@ -1,7 +1,7 @@
 """The file: one safetensors file whose metadata hold one JSON document.
 
-Nothing here needs a model, and nothing that a file claims is believed before it is checked: sizes are compared
-with what is really there before any memory is taken.
+Nothing here needs a model, and nothing that a file claims is believed before it is checked: sizes are
+compared with what is really there before any memory is taken.
 """
 
 from __future__ import annotations
@@ -127,6 +127,11 @@ class Parameter:
         return code_bits(self.k)
 
     @property
+    def packed_bytes(self) -> int:
+        """Length of the fixed-width codes."""
+        return packing.packed_bytes(self.count, self.bits)
+
+    @property
     def codebook_shape(self) -> tuple[int, ...]:
         """``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``."""
         if self.granularity == "tensor":
@@ -142,9 +147,7 @@ class Parameter:
             code_bytes: length of an entropy-coded stream; packed when absent.
         """
         size = packing.packed_bytes(self.count, self.bits) if code_bytes is None else code_bytes
-        return Entry(f"{name}.codebook", centroids, self.codebook_shape), Entry(
-            f"{name}.codes", "U8", (size,)
-        )
+        return Entry(f"{name}.codebook", centroids, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
 
     def to_document(self) -> dict[str, Any]:
         """Shape, k, and whatever is not the default."""
@@ -170,7 +173,7 @@ class Parameter:
         )
         _expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
         _expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
-        _expect(value.get("dtype", "float32") in FLOATS, "unknown dtype")
+        _expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
         _expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
         granularity = value.get("granularity", "tensor")
         _expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
@@ -233,15 +236,11 @@ class Document:
             value = json.loads(text)
             canonical = _canonical(value)
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"the document in the metadata is damaged ({type(error).__name__})"
-            ) from error
+            raise CheckpointError(f"the document in the metadata is damaged ({type(error).__name__})") from error
         _expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
         version = value.get("format")
         if type(version) is int and version > FORMAT:
-            raise CheckpointError(
-                f"was written by a newer lloydmax; format {version}, this version reads {FORMAT}"
-            )
+            raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads {FORMAT}")
         _expect(version == FORMAT and type(version) is int, f"unknown format {str(version)[:20]!r}")
         header = value.pop("header", None)
         _expect(
@@ -266,9 +265,7 @@ class Document:
                 f"{key} is no mapping of names",
             )
         _expect(isinstance(value["parameters"], dict), "parameters is no mapping")
-        _expect(
-            isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text"
-        )
+        _expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
         _expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
         checksums = value["crc32"]
         _expect(
@@ -312,10 +309,9 @@ class Document:
                 f"the codebook of {name!r} has shape {codebook.shape}, not {parameter.codebook_shape}",
             )
             _expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
-            size = packing.packed_bytes(parameter.count, parameter.bits)
             _expect(
-                parameter.coding == "entropy" or codes.shape == (size,),
-                f"the codes of {name!r} are {codes.bytes} bytes, not {size}",
+                parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
+                f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
             )
         plain = self.plain(entries)
         for name, dtype in self.floats.items():
@@ -326,9 +322,7 @@ class Document:
         stored = set(self.parameters) | set(plain)
         _expect(len(stored) == len(self.parameters) + len(plain), "a parameter is stored twice")
         for alias, name in self.tied.items():
-            _expect(
-                alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored"
-            )
+            _expect(alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored")
 
     def plain(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """The tensors that belong to no codebook."""
@@ -374,7 +368,7 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
 
 def checksum(tensor: Tensor) -> str:
     """CRC-32 of the bytes of a contiguous tensor on the CPU, as 8 hexadecimal digits."""
-    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()):08x}"
+    return f"{zlib.crc32(packing.as_bytes(tensor).data):08x}"
 
 
 class File:
@@ -416,9 +410,7 @@ class File:
         """What makes two stored parameters or buffers the same: dtype, shape, and checksums."""
         parts = [f"{name}.codebook", f"{name}.codes"] if name in self.document.parameters else [name]
         about = self.document.parameters.get(name) or self.document.floats.get(name)
-        return about, *(
-            (self.entries[part].dtype, self.entries[part].shape, self._checksums[part]) for part in parts
-        )
+        return about, *((self.entries[part].dtype, self.entries[part].shape, self._checksums[part]) for part in parts)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, its checksum compared; it shares the memory of the mapped file."""
@@ -429,9 +421,7 @@ class File:
     def centroids(self, name: str) -> Tensor:
         """The codebook of a parameter; every centroid is finite."""
         centroids = self.tensor(f"{name}.codebook")
-        _expect(
-            bool(torch.isfinite(centroids).all()), f"the codebook of {name!r} has NaN or infinite centroids"
-        )
+        _expect(bool(torch.isfinite(centroids).all()), f"the codebook of {name!r} has NaN or infinite centroids")
         return centroids
 
     def codes(self, name: str) -> Iterator[packing.Codes]:

@@ -11,7 +11,7 @@ from lloydmax.fileformat import FLOATS, FORMAT, File, naming
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """A compressed parameter of a file; ``bytes`` counts codebook and codes, ``stored`` is the codebook's dtype."""
+    """A compressed parameter: ``stored`` is the dtype of its codebook, ``bytes`` counts codebook and codes."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class StoredParameter:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Any other tensor of a file: ``dtype`` in the model, ``stored`` in the file."""
+    """Any other tensor: ``dtype`` in the model, ``stored`` in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +41,8 @@ class Inspection:
     """What a file holds.
 
     Attributes:
-        path, bytes: the file and its size; ``original`` is the size of the tensors before they were compressed.
+        path, bytes: the file and its size.
+        original: bytes of the dense tensors in the dtypes of the model.
         parameters, tensors: the compressed parameters, and everything else.
         tied: further names -> the name under which the parameter or buffer is stored.
         recipe, storage: how it was made.
@@ -63,7 +64,27 @@ class Inspection:
     @property
     def overhead(self) -> int:
         """Bytes that are no tensor: names, shapes, checksums, the recipe."""
-        return self.bytes - sum(item.bytes for item in (*self.parameters, *self.tensors))
+        return self.bytes - sum(p.bytes for p in self.parameters) - sum(t.bytes for t in self.tensors)
+
+    def __str__(self) -> str:
+        from rich.table import Table
+
+        from lloydmax.tables import render, size
+
+        caption = (
+            f"{size(self.original)} -> {size(self.bytes)}; {len(self.tensors)} other tensors "
+            f"of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and checksums; "
+            f"written by lloydmax {self.lloydmax}, torch {self.torch}"
+        )
+        table = Table(title=self.path, caption=caption, title_justify="left", caption_justify="left")
+        table.add_column("parameter", overflow="fold")
+        for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
+            table.add_column(name, justify="right")
+        for item in self.parameters:
+            coding = f"{item.bits} bits" if item.coding == "packed" else item.coding
+            shape = "x".join(map(str, item.shape))
+            table.add_row(item.name, shape, item.dtype, str(item.k), item.granularity, coding, f"{item.bytes:,}")
+        return render(table)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -98,9 +119,10 @@ def verify(path: str | os.PathLike[str]) -> Inspection:
 
 def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
     document, entries = file.document, file.entries
-    parameters = []
+    original, parameters, tensors = 0, [], []
     for name, item in document.parameters.items():
         codebook, codes = entries[f"{name}.codebook"], entries[f"{name}.codes"]
+        original += item.count * FLOATS[item.dtype].itemsize
         parameters.append(
             StoredParameter(
                 name,
@@ -115,16 +137,11 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
                 codebook.bytes + codes.bytes,
             )
         )
-    tensors = [
-        StoredTensor(
-            name, entry.shape, document.floats.get(name, entry.torch_dtype), entry.torch_dtype, entry.bytes
-        )
-        for name, entry in document.plain(entries).items()
-    ]
-    original = sum(item.count * FLOATS[item.dtype].itemsize for item in document.parameters.values()) + sum(
-        entry.bytes * (2 if entry.name in document.floats else 1)
-        for entry in document.plain(entries).values()
-    )
+    for name, entry in document.plain(entries).items():
+        narrowed = name in document.floats
+        original += 2 * entry.bytes if narrowed else entry.bytes
+        dtype = document.floats[name] if narrowed else entry.torch_dtype
+        tensors.append(StoredTensor(name, entry.shape, dtype, entry.torch_dtype, entry.bytes))
     return Inspection(
         os.fspath(path),
         file.size,

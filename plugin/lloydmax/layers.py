@@ -20,18 +20,19 @@ from lloydmax.codebook import Codebook, decode
 class CodesHolder(nn.Module):
     """Codes of one compressed parameter, and the decoded weight if it is kept.
 
-    Buffers: ``codes`` (integers in the shape of the weight) and ``dense``, the decoded weight: non-persistent,
-    so in no state dict, pickle or copy, and filled at the first use.
+    Attributes:
+        codes: buffer of integers in the shape of the weight.
+        dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
+            or exported program carries it.
     """
 
     codes: Tensor
-    dense: Tensor | None
 
     def __init__(self, codebook: Codebook, cached: bool) -> None:
         super().__init__()
         self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, cached
         self.register_buffer("codes", codebook.codes)
-        self.register_buffer("dense", None, persistent=False)
+        self.dense: Tensor | None = None
 
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight, from the cache when there is one."""
@@ -62,7 +63,7 @@ class CodesHolder(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_buffers": {**self._buffers, "dense": None}}
+        return {**self.__dict__, "dense": None}
 
 
 class CodebookTensor(CodesHolder):

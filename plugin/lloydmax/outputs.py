@@ -115,6 +115,12 @@ class TeacherOutputs:
         positions = self.position[indices]
         return [kept[positions].to(device, non_blocking=True) for kept in self._kept]
 
+    def close(self) -> None:
+        """Drop the outputs and remove their files."""
+        self._kept = []
+        if self._folder is not None:
+            self._folder.cleanup()
+
     def _room(self, samples: int, tensor: Tensor, number: int) -> Tensor:
         shape = (samples, *tensor.shape[1:])
         size = samples * tensor[:1].numel() * tensor.element_size()

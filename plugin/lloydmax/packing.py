@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Bytes = npt.NDArray[np.uint8]
@@ -18,6 +19,12 @@ Codes = npt.NDArray[np.integer]
 
 _BLOCK = 1 << 18
 _INPUT = 1 << 16
+
+
+def as_bytes(tensor: Tensor) -> Bytes:
+    """The bytes of a contiguous tensor on the CPU (memory shared)."""
+    stream: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return stream
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -52,7 +59,7 @@ def unpack(stream: Bytes, bits: int, count: int) -> Codes:
         count: number of codes.
 
     Returns:
-        ``(count,)`` integers of the dtype that :func:`lloydmax.codebook.code_dtype` gives ``2**bits`` centroids.
+        ``(count,)``: uint8 up to 8 bits, int16 up to 15, else int32, as :func:`~lloydmax.codebook.code_dtype`.
 
     Raises:
         ValueError: the stream has not exactly the length of ``count`` codes.
@@ -63,20 +70,18 @@ def unpack(stream: Bytes, bits: int, count: int) -> Codes:
 def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
     """Like :func:`unpack`, block by block; nothing for codes of 0 bits."""
     if stream.size != packed_bytes(count, bits):
-        raise ValueError(
-            f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, not {stream.size}"
-        )
-    for start in range(0, count if bits else 0, _BLOCK):
-        size = min(_BLOCK, count - start)
-        part = stream[start * bits // 8 :][: packed_bytes(size, bits)]
-        yield _unpack_block(part, bits)[:size].astype(_dtype(bits), copy=False)
+        raise ValueError(f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, not {stream.size}")
+    return (
+        _unpack_block(stream[start * bits // 8 :][: packed_bytes(_BLOCK, bits)], bits)[: count - start]
+        for start in range(0, count if bits else 0, _BLOCK)
+    )
 
 
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 
-    Up to 8 bits a symbol holds ``8 // bits`` whole codes, the first one lowest; wider codes become byte planes,
-    the lowest first.
+    Up to 8 bits a symbol holds ``8 // bits`` whole codes, the first one lowest; wider codes become byte
+    planes, the lowest first.
 
     Args:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
@@ -85,7 +90,7 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
     flat = _flat(codes)
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
     parts = [
-        deflate.compress(_to_symbols(flat[start : start + _BLOCK], bits))
+        deflate.compress(_to_symbols(flat[start : start + _BLOCK], bits).data)
         for start in range(0, flat.size if bits else 0, _BLOCK)
     ]
     return b"".join([*parts, deflate.flush()])
@@ -103,10 +108,14 @@ def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:
 def entropy_blocks(data: bytes | Bytes, bits: int, count: int) -> Iterator[Codes]:
     """Like :func:`entropy_decode`, block by block.
 
-    A Huffman symbol takes at least one bit; a stream that claims to hold more is refused before it is inflated.
+    A Huffman symbol takes at least one bit; a stream that claims more is refused before it is inflated.
     """
     if _symbol_count(count, bits) > 8 * len(data):
         raise ValueError(f"{len(data)} bytes cannot hold {count} codes of {bits} bits")
+    return _inflated(data, bits, count)
+
+
+def _inflated(data: bytes | Bytes, bits: int, count: int) -> Iterator[Codes]:
     inflater = _Inflater(data)
     for start in range(0, count if bits else 0, _BLOCK):
         size = min(_BLOCK, count - start)
@@ -118,7 +127,7 @@ class _Inflater:
     """Raw deflate, inflated piece by piece and never by more than was asked for."""
 
     def __init__(self, data: bytes | Bytes) -> None:
-        view = memoryview(data)
+        view = data.data if isinstance(data, np.ndarray) else memoryview(data)
         self._parts = (view[start : start + _INPUT] for start in range(0, len(view), _INPUT))
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
 
@@ -205,7 +214,7 @@ def _unpack_block(stream: Bytes, bits: int) -> Codes:
         stored = np.unpackbits(stream, bitorder="little")
         rows = np.zeros((stored.size // bits, 32), np.uint8)
         rows[:, :bits] = stored[: len(rows) * bits].reshape(-1, bits)
-        return np.packbits(rows, bitorder="little").view("<i4")
+        return np.packbits(rows, bitorder="little").view("<i4").astype(_dtype(bits))
     groups = -(-stream.size // bits)
     padded = np.zeros(groups * bits, np.uint8)
     padded[: stream.size] = stream

@@ -202,9 +202,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
         notes=notes,
     )
     stored = {
-        p.name: checkpoint.Parameter(
-            p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis
-        )
+        p.name: checkpoint.Parameter(p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis)
         for p in parameters.values()
     }
     size = checkpoint.predicted_size(model, stored, recipe.data(), recipe.storage.model_dump())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.resources
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -95,14 +97,15 @@ class Recipe(_Section):
         """Read and check a recipe.
 
         Args:
-            source: a path, YAML text, a dict, or a recipe (returned as it is).
+            source: a path, YAML text, a dict, the name of a ready recipe (``"vgg16-ijcnn2020"``), or a recipe,
+                which is returned as it is.
 
         Raises:
             RecipeError: every problem found, one a line: file, line, field, what is wrong, the nearest spelling.
         """
         if isinstance(source, Recipe):
             return source
-        document = read_document(source)
+        document = read_document(_ready(source))
         if not isinstance(document.data, dict):
             raise RecipeError(f"{document.origin}: a recipe is a mapping with 'quantize:' rules")
         try:
@@ -185,6 +188,14 @@ class Recipe(_Section):
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""
         return self._document.at(where)
+
+
+def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
+    """The path of a ready recipe, if ``source`` is the name of one."""
+    if isinstance(source, str) and re.fullmatch(r"[\w-]+", source):
+        ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))
+        return ready if ready.is_file() and not Path(source).exists() else source
+    return source
 
 
 def _required(name: str, base: dict[str, Any], key: str) -> dict[str, Any]:

@@ -30,12 +30,18 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What the caller's ``evaluate`` said of the original, the compressed and the recovered model."""
+class Stage:
+    """How good the model is at one stage.
 
-    original: float | None = None
-    compressed: float | None = None
-    recovered: float | None = None
+    Attributes:
+        name: ``original``, ``compressed``, the name of a recovery step, or ``finished``.
+        agreement: with the teacher; ``None`` without data, and for the original itself.
+        score: what the caller's ``evaluate`` said; ``None`` without it.
+    """
+
+    name: str
+    agreement: Agreement | None
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,8 @@ class Report:
         recipe: its name.
         model: class name of the model.
         bytes: the four accountings ``packed``, ``entropy_coded``, ``gzip_float32``, ``file``, and ``original``.
-        before: agreement with the teacher after clustering, before recovery; ``None`` without data.
-        after: the same at the end.
-        measured_on: what the agreement was measured on, in words.
-        evaluation: the caller's own figures.
+        stages: agreement with the teacher, and the caller's own score, from the original to the finished model.
+        measured_on: what the agreement was measured on, in words; ``None`` without data.
         layers: one entry for each compressed parameter, in forward order.
         recovery: what each recovery step said.
         seconds: wall time of each stage.
@@ -84,10 +88,8 @@ class Report:
     recipe: str
     model: str
     bytes: Sizes
-    before: Agreement | None
-    after: Agreement | None
+    stages: list[Stage]
     measured_on: str | None
-    evaluation: Evaluation
     layers: list[LayerReport]
     recovery: list[dict[str, Any]]
     seconds: dict[str, float]
@@ -102,12 +104,15 @@ class Report:
     @property
     def agreement(self) -> BeforeAfter:
         """Share of inputs with the teacher's top-1, 0 to 1, before and after recovery."""
-        return BeforeAfter(self.before and self.before.top1, self.after and self.after.top1)
+        return BeforeAfter(*(found and found.top1 for found in self._before_and_after()))
 
     @property
     def kl(self) -> BeforeAfter:
         """Mean KL divergence from the teacher in nats, before and after recovery."""
-        return BeforeAfter(self.before and self.before.kl, self.after and self.after.kl)
+        return BeforeAfter(*(found and found.kl for found in self._before_and_after()))
+
+    def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
+        return self.stages[1].agreement, self.stages[-1].agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; numbers that JSON cannot hold (infinite, NaN) become ``None``."""

@@ -149,7 +149,7 @@ def finish(model: nn.Module) -> nn.Module:
 def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
 
-    The cache is a non-persistent buffer: it is in no state dict, file, pickle or copy.
+    The decoded weight is in no state dict, file, pickle, copy or exported program.
     """
     for module in model.modules():
         if isinstance(module, CodebookTensor) or (isinstance(module, CodebookWeight) and module.frozen):

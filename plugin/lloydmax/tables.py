@@ -81,21 +81,8 @@ def report_tables(report: Report) -> list[RenderableType]:
     ):
         sizes.add_row(label, f"{count:,}", percent(1 - count / original), f"{original / count:.2f}")
     tables: list[RenderableType] = [sizes]
-    if report.before is not None and report.after is not None:
-        alike = Table(title=f"Against the original, on {report.measured_on}", title_justify="left")
-        for name in ("", "agreement", "KL (nats)", "output MSE"):
-            alike.add_column(name, justify="left" if not name else "right")
-        for label, found in (("compressed", report.before), ("recovered", report.after)):
-            kl = "–" if found.kl is None else f"{found.kl:.5f}"
-            alike.add_row(label, percent(found.top1), kl, f"{found.mse:.3g}")
-        tables.append(alike)
-    scores = report.evaluation
-    if scores.original is not None:
-        own = Table(title="Your evaluation", title_justify="left")
-        for name in ("original", "compressed", "recovered"):
-            own.add_column(name, justify="right")
-        own.add_row(*(f"{value:.4f}" for value in (scores.original, scores.compressed, scores.recovered)))
-        tables.append(own)
+    if report.measured_on is not None or report.stages[0].score is not None:
+        tables.append(stage_table(report))
     layers = Table(title="Compressed parameters", title_justify="left")
     layers.add_column("parameter", overflow="fold")
     for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):
@@ -114,3 +101,33 @@ def report_tables(report: Report) -> list[RenderableType]:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     tables.append(f"Time: {times}")
     return tables
+
+
+def stage_table(report: Report) -> Table:
+    """Agreement with the original and the caller's score through the stages."""
+    scored = report.stages[0].score is not None
+    against = f"Against the original, on {report.measured_on}" if report.measured_on else "Your evaluation"
+    table = Table(title=against, title_justify="left")
+    table.add_column("stage")
+    for name in ("agreement", "KL (nats)", "output MSE", *(("your score",) if scored else ())):
+        table.add_column(name, justify="right")
+    for stage in report.stages:
+        found = stage.agreement
+        alike = ("", "", "")
+        if found is not None:
+            alike = (percent(found.top1), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
+        table.add_row(stage.name, *alike, *((f"{stage.score:.4f}",) if scored else ()))
+    return table
+
+
+def demo_table(report: Report) -> Table:
+    """Accuracy and size from the original to the recovered model."""
+    table = Table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes", title_justify="left")
+    table.add_column("stage")
+    for name in ("test accuracy", "size", "times smaller"):
+        table.add_column(name, justify="right")
+    original = report.bytes.original
+    table.add_row("original (float32)", percent(report.stages[0].score), size(original), "1.0")
+    for stage in report.stages[1:]:
+        table.add_row(stage.name, percent(stage.score), size(report.bytes.file), f"{original / report.bytes.file:.1f}")
+    return table

@@ -98,7 +98,12 @@ class Distill:
                 "see 'trainable' in the recipe"
             )
         with evaluation_mode(recovery.teacher, recovery.student):
-            return _Training(self.options, recovery, source, parameters).run()
+            training = _Training(self.options, recovery, source, parameters)
+            try:
+                return training.run()
+            finally:
+                if training.targets is not None:
+                    training.targets.close()
 
 
 class _Training:

@@ -24,7 +24,7 @@ _SPLIT = 4  # if more than one weight in so many must be split off, all are
 _POINTS = 1 << 21  # exact values beyond this number are merged into as many intervals
 _EXACT = 4096  # up to so many centroids the dynamic programme is used
 _FINEST = 64  # cells per centroid at which it stops
-_LLOYD = 100
+_LLOYD, _SETTLED = 60, 1e-6  # Lloyd's iterations, until no centroid moves by this part of the way to the next
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Points:
     low: Floats
     high: Floats
     mass: Floats
+    sums: Floats
 
     @cached_property
     def middle(self) -> Floats:
-        """Middles of the intervals."""
-        return (self.low + self.high) / 2
+        """Mean of each interval."""
+        return np.clip(self.sums / self.mass, self.low, self.high)
 
     @cached_property
     def centre(self) -> float:
@@ -83,21 +84,21 @@ class Points:
         else:
             borders = np.searchsorted(measure[0], np.linspace(0, 1, k + 1))
             borders[-1] = len(self.mass)
-        total, moment = self.total[borders], self.moment[borders]
-        means = self._means(total, moment, self.middle[np.minimum(borders[:-1], len(self.mass) - 1)])
+        means = self._means(self.total[borders], self.moment[borders], self.middle[np.maximum(borders[:-1], 1) - 1])
         centroids = torch.from_numpy(means).to(dtype)
+        total, moment = self.total[[0] * k + [-1]], self.moment[[0] * k + [-1]]
         for _ in range(_LLOYD):
             exact = centroids.double().numpy()
             total[1:-1], moment[1:-1] = self.up_to((exact[1:] + exact[:-1]) / 2)
             means = self._means(total, moment, exact)
-            before, centroids = centroids, torch.from_numpy(means).to(dtype)
-            if torch.equal(before, centroids):
+            if (np.abs(means - exact)[1:] <= _SETTLED * np.diff(exact)).all():
                 break
-        squares = (self.mass * np.square(self.middle - self.centre) + self.spread).sum()
-        mass, explained = np.diff(total), np.square(np.diff(moment))
-        return centroids, float(squares - (explained / np.where(mass > 0, mass, 1)).sum())
+            centroids = torch.from_numpy(means).to(dtype)
+        squares = float((self.mass * np.square(self.middle - self.centre) + self.spread).sum())
+        return centroids, squares - float((np.diff(total) * np.square(means - self.centre)).sum())
 
     def _means(self, total: Floats, moment: Floats, otherwise: Floats) -> Floats:
+        """Means of the clusters between cumulative masses and moments; ``otherwise`` where there is no mass."""
         mass = np.diff(total)
         return np.where(mass > 0, np.diff(moment) / np.where(mass > 0, mass, 1) + self.centre, otherwise)
 
@@ -127,12 +128,15 @@ class Histogram:
 
         The codes are the nearest centroids, exactly; the centroids are the exact means of their members, rounded.
         """
-        centroids, _ = self.solve(k)
-        centroids, codes = self._scan.encode(centroids)
+        centroids, codes = self._scan.encode(self._solve(k)[1])
         return Codebook(centroids, codes.view(self.shape))
 
-    def solve(self, k: int) -> tuple[Tensor, float]:
-        """Centroids ``(k,)``, and the mean squared error to expect, without coding the weights."""
+    def error(self, k: int) -> float:
+        """The mean squared error to expect with k centroids; the weights are not coded."""
+        return self._solve(k)[0]
+
+    def _solve(self, k: int) -> tuple[float, Tensor]:
+        """The mean squared error to expect, and the centroids."""
         points = self._coarse
         for trust in (_TRUST, _TRUST / 8, 0.0, 0.0):
             within, left = float(points.spread.sum()), 0.0
@@ -144,19 +148,19 @@ class Histogram:
             if within <= _TRUST * left:
                 break
             points = self._refined(trust * left / 2)
-        return centroids, error / float(points.total[-1])
+        return error / float(points.total[-1]), centroids
 
     def _points(self, split: NDArray[np.bool_]) -> Points:
         """Intervals of the keys, with the exact values of those in ``split``, a ``(65536,)`` mask, instead."""
         scan = self._scan
         keep = ~split & (scan.mass > 0)
-        low, high, mass = scan.low[keep], scan.high[keep], scan.mass[keep]
+        points = scan.low[keep], scan.high[keep], scan.mass[keep], scan.moment[keep]
         if split.any():
             single = _merged(*_distinct(*scan.select(split)))
-            low, high, mass = (np.concatenate(pair) for pair in zip((low, high, mass), single, strict=True))
-            order = np.argsort(low, kind="stable")
-            low, high, mass = low[order], high[order], mass[order]
-        return Points(low, high, mass)
+            both = [np.concatenate(pair) for pair in zip(points, single, strict=True)]
+            order = np.argsort(both[0], kind="stable")
+            return Points(*(part[order] for part in both))
+        return Points(*points)
 
     def _refined(self, target: float) -> Points:
         """Points whose spread within the intervals is at most ``target``."""
@@ -185,12 +189,12 @@ def _distinct(values: NDArray[np.float32], mass: Floats | None) -> tuple[NDArray
     return ordered[first], np.add.reduceat(weight, first)
 
 
-def _merged(values: NDArray[np.float32], mass: Floats) -> tuple[Floats, Floats, Floats]:
+def _merged(values: NDArray[np.float32], mass: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Exact values as intervals of width 0, or, if there are very many, short intervals of several values."""
     exact = values.astype(np.float64)
     if len(values) <= _POINTS:
-        return exact, exact, mass
+        return exact, exact, mass, mass * exact
     edges = np.searchsorted(panter_dite(desire(exact[None], mass[None]), _POINTS)[0], np.linspace(0, 1, _POINTS + 1))
     first = np.unique(np.clip(edges[:-1], 0, len(values) - 1))
     last = np.append(first[1:], len(values)) - 1
-    return exact[first], exact[last], np.add.reduceat(mass, first)
+    return exact[first], exact[last], np.add.reduceat(mass, first), np.add.reduceat(mass * exact, first)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pydantic
 import torch
-from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
 from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
+from lloydmax_strategies.histogram import Histogram
 from lloydmax_strategies.rows import fit_rows
+
+_SMALL = 1 << 16  # up to so many weights are sorted, and the optimum is found on their exact values
 
 
 class KMeans:
@@ -43,33 +46,34 @@ class KMeans:
             A codebook on the device of ``weight``.
         """
         k, granularity = self.options.centroids, self.options.granularity
-        channels = channels_per_codebook(granularity)
-        weight = weight.detach()
+        weight, channels = weight.detach(), channels_per_codebook(granularity)
+        if channels is None and weight.numel() > _SMALL:
+            return Histogram.of(weight, importance).fit(k)
         if channels is None or weight.dim() == 0:
-            rows = weight.reshape(1, -1).cpu()
+            rows, shape = weight.reshape(1, -1), (-1,) if channels is None else (1, -1)
             mass = None if importance is None else importance.detach().reshape(1, -1).cpu()
-            centroids, codes = fit_rows(rows, mass, k)
-            shape = (-1,) if channels is None else (1, -1)
-            return Codebook(centroids.view(shape).to(weight.device), codes.view(weight.shape).to(weight.device), granularity, axis)
-        return _fit_channels(weight, importance, k, channels, granularity, axis)
+            centroids, codes = fit_rows(rows.cpu(), mass, k)
+            centroids, codes = centroids.view(shape), codes.view(weight.shape)
+        else:
+            centroids, codes = _fit_channels(weight, importance, k, channels, axis)
+        return Codebook(centroids.to(weight.device), codes.to(weight.device), granularity, axis)
 
 
-def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, granularity: str, axis: int) -> Codebook:
+def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:
+    """Centroids ``(codebooks, k)`` and codes in the shape of the weight, both on the CPU."""
     moved = weight.movedim(axis, 0)
-    rows = moved.reshape(moved.shape[0], -1).cpu()
+    rows = moved.reshape(len(moved), -1).cpu()
     mass = None if importance is None else importance.detach().movedim(axis, 0).reshape(rows.shape).cpu()
     full = len(rows) // channels * channels
-    parts = []
-    for part, size in ((slice(0, full), channels), (slice(full, None), len(rows) - full)):
-        if len(rows[part]) and size:
-            shape = (-1, size * rows.shape[1])
-            parts.append(fit_rows(rows[part].reshape(shape), None if mass is None else mass[part].reshape(shape), k))
-    most = max(c.shape[1] for c, _ in parts)
-    centroids = torch.cat([torch.cat([c, c[:, -1:].expand(-1, most - c.shape[1])], dim=1) for c, _ in parts])
-    widest = max((codes.dtype for _, codes in parts), key=lambda d: d.itemsize)
-    codes = torch.cat([codes.to(widest).reshape(-1, rows.shape[1]) for _, codes in parts])
-    codes = codes.view(moved.shape).movedim(0, axis).contiguous()
-    return Codebook(centroids.to(weight.device), codes.to(weight.device), granularity, axis)
+    found = []
+    for part in (slice(full), slice(full, None)):
+        if rows[part].numel():
+            shape = (-1, min(channels, len(rows[part])) * rows.shape[1])
+            found.append(fit_rows(rows[part].reshape(shape), None if mass is None else mass[part].reshape(shape), k))
+    most = max(centroids.shape[1] for centroids, _ in found)
+    centroids = torch.cat([torch.cat([c, c[:, -1:].expand(-1, most - c.shape[1])], dim=1) for c, _ in found])
+    codes = torch.cat([c.to(code_dtype(most)).view(-1, rows.shape[1]) for _, c in found])
+    return centroids, codes.view(moved.shape).movedim(0, axis).contiguous()
 
 
 @hookimpl

@@ -22,9 +22,8 @@ KEYS = 1 << 16
 _STEPS = 32767
 _FUZZ = 1 / 32  # of an interval: more than float32 rounding can carry a value past its edge
 _SAMPLE = 1 << 13
-_MAP_CHUNK, _COUNT_CHUNK, _CODE_CHUNK = 1 << 14, 1 << 18, 1 << 16
-_KEEP = 8  # at most one in so many weights is kept aside as too close to a threshold
-_PASSES, _SETTLE = 3, 50
+_MAP_CHUNK, _COUNT_CHUNK, _SUM_CHUNK, _CODE_CHUNK = 1 << 15, 1 << 18, 1 << 17, 1 << 17
+_PASSES, _SETTLED = 3, 0.01
 
 
 class Scan:
@@ -33,6 +32,7 @@ class Scan:
     Attributes:
         low, high: ``(65536,)`` float64, ascending, the interval of values of every key; equal for 16-bit floats.
         mass: ``(65536,)`` float64, number of weights, or summed importance, of every key.
+        moment: ``(65536,)`` float64, sum of the weights (times importance) of every key.
         size: number of weights.
     """
 
@@ -50,11 +50,8 @@ class Scan:
             self._order = np.argsort(patterns, kind="stable")
             self.low = self.high = patterns[self._order]
             self._keys = weight.view(torch.int16).numpy().view(np.uint16)
-        mass = np.zeros(KEYS)
-        for part in _chunks(self.size, _COUNT_CHUNK):
-            weights = None if self._importance is None else self._importance[part]
-            mass += np.bincount(self._keys[part], weights=weights, minlength=KEYS)
-        self.mass = mass[self._order]
+        mass, moment = self._together() or self._apart()
+        self.mass, self.moment = mass[self._order], moment[self._order]
 
     @property
     def exact(self) -> bool:
@@ -92,6 +89,41 @@ class Scan:
             edge += float(centre)
         return low, high
 
+    def _together(self) -> tuple[Floats, Floats] | None:
+        """Mass and moment of the keys from one sum: that of the values plus a constant far above them all.
+
+        The sum over the constant is the mass, but for a fraction that the narrow interval of the key keeps below
+        one half; what is left of the sum is the moment. ``None`` where the digits of float64 do not suffice.
+        """
+        width, reach = self.high - self.low, max(abs(self.low[0]), abs(self.high[-1]))
+        narrow = width[width > 0].min(initial=np.inf)
+        if self.exact or self._importance is not None or not 2.0**-60 * reach < narrow < np.inf:
+            return None
+        lift = 2.0 ** np.ceil(np.log2(max(4 * reach, 2.0**29 * narrow)))
+        if lift > 2.0**37 * narrow:
+            return None
+        total, lifted = np.zeros(KEYS), np.empty(min(self.size, _SUM_CHUNK))
+        for part in _chunks(self.size, _SUM_CHUNK):
+            values = lifted[: part.stop - part.start]
+            values[:] = self._values[part]
+            values += lift
+            total += np.bincount(self._keys[part], values, KEYS)
+        mass = np.rint(total / (self._table((self.low + self.high) / 2) + lift))
+        if mass.sum() != self.size or (mass * self._table(width)).max() >= lift / 2:
+            return None
+        return mass, total - mass * lift
+
+    def _apart(self) -> tuple[Floats, Floats]:
+        """Mass and moment of the keys."""
+        mass, moment = np.zeros((2, KEYS))
+        for part in _chunks(self.size, _COUNT_CHUNK):
+            keys, importance = self._keys[part], None if self._importance is None else self._importance[part]
+            mass += np.bincount(keys, importance, KEYS)
+            if not self.exact:
+                values = self._values[part]
+                moment += np.bincount(keys, values if importance is None else values * importance.astype(np.float64), KEYS)
+        return mass, mass * self._table(self.low) if self.exact else moment
+
     def select(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats | None]:
         """Values, and importance if there is any, of all weights whose key is chosen (a ``(65536,)`` mask)."""
         found: list[NDArray[np.float32]] = []
@@ -105,11 +137,11 @@ class Scan:
         return np.concatenate(found), np.concatenate(masses).astype(np.float64) if masses else None
 
     def encode(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codes, and centroids that are the means of their members.
+        """Codes, and centroids that are the exact means of their members, rounded to their dtype.
 
-        The codes are always the nearest of the returned centroids. The centroids are the means of their members,
-        rounded to their dtype; should that not settle in a few passes, the last ones are means of almost the
-        same members.
+        The codes are the exact nearest of the centroids from which the returned ones are then taken as means. Those
+        differ by at most 1 % of the way to the next centroid (or three passes did not get them closer), in
+        general by less than 0.01 %.
 
         Args:
             centroids: ``(k,)``, ascending, in the dtype of the weight; close to the final ones.
@@ -118,21 +150,11 @@ class Scan:
             Centroids ``(k,)`` and flat codes.
         """
         for _ in range(_PASSES):
-            limits = thresholds(centroids).numpy()
-            coded, unsure = self._code(limits, len(centroids)), self._unsure(limits)
-            for _ in range(_SETTLE):
-                wanted = coded.means(centroids)
-                limits = thresholds(wanted).numpy()
-                if torch.equal(wanted, centroids) or not (coded.complete and _within(self._unsure(limits), unsure)):
-                    break
-                coded.move(limits)
-                centroids = wanted
-            if torch.equal(wanted, centroids):
+            codes, means = self._code(centroids)
+            before, centroids = centroids.double(), means.to(self.dtype)
+            if bool(((means - before).abs()[1:] <= _SETTLED * before.diff()).all()):
                 break
-            settled, centroids = centroids, wanted
-        else:
-            centroids = settled
-        return centroids, torch.from_numpy(coded.codes)
+        return centroids, codes
 
     def _table(self, ordered: NDArray) -> NDArray:
         """A table by ascending value, as a table by key."""
@@ -146,82 +168,34 @@ class Scan:
         first = np.searchsorted(self.high + fuzz, limits, side="right")
         return first, np.searchsorted(self.low - fuzz, limits, side="right")
 
-    def _code(self, limits: NDArray[np.float32], k: int) -> _Coded:
+    def _code(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass: the nearest codes, and the means of their members in float64."""
+        k, limits = len(centroids), thresholds(centroids).numpy()
         first, stop = self._unsure(limits)
         code, most = (np.cumsum(np.bincount(at, minlength=KEYS + 1))[:KEYS] for at in (stop, first))
-        sure = code == most
         dtype = {torch.uint8: np.uint8, torch.int16: np.int16, torch.int32: np.int32}[code_dtype(k)]
         mark = (k if k < 256 else int(np.bincount(code, self.mass, k).argmin())) if dtype is np.uint8 else -1
-        if not self.exact:
-            sure &= code != mark
+        sure = (code == most) & ((code != mark) | self.exact)
         table = self._table(np.where(sure, code, mark).astype(dtype))
-        coded = _Coded(np.empty(self.size, dtype), np.bincount(code[sure], self.mass[sure], k), np.zeros(k))
-        if self.exact:
-            coded.moment += np.bincount(code, self.mass * self.low, k)
-        lanes = max(1, 256 // k) if dtype is np.uint8 else 1
-        lane = (np.arange(_CODE_CHUNK) % lanes * k).astype(dtype)
+        mass = np.bincount(code[sure], self.mass[sure], k)
+        moment = np.bincount(code[sure], self.moment[sure], k)
+        codes = np.empty(self.size, dtype)
         for part in _chunks(self.size, _CODE_CHUNK):
-            codes = coded.codes[part]
-            table.take(self._keys[part], out=codes, mode="wrap")
-            if self.exact:
-                continue
-            values = self._values[part]
-            importance = None if self._importance is None else self._importance[part]
-            at = np.flatnonzero(codes == mark)
+            here = codes[part]
+            table.take(self._keys[part], out=here, mode="wrap")
+            at = np.flatnonzero(here == mark) if not self.exact else ()
             if len(at):
-                codes[at] = coded.keep(at, part.start, values[at], None if importance is None else importance[at], limits)
-            slot = codes + lane[: len(codes)] if lanes > 1 else codes
-            weights = values if importance is None else values.astype(np.float64) * importance
-            coded.moment += np.bincount(slot, weights, lanes * k).reshape(lanes, k).sum(axis=0)
-        return coded
-
-
-class _Coded:
-    """Codes of a pass, mass and moment of every centroid, and the weights that lie close to a threshold."""
-
-    def __init__(self, codes: NDArray, mass: Floats, moment: Floats) -> None:
-        self.codes, self.mass, self.moment = codes, mass, moment
-        self.complete = True
-        self._kept = 0
-        self._near: list[tuple[Ints, NDArray[np.float32], Floats | None]] = []
-
-    def keep(self, at: Ints, start: int, values: NDArray, mass: NDArray | None, limits: NDArray) -> Ints:
-        """Codes of weights close to a threshold; they are counted and set aside, unless they are too many."""
-        codes = np.searchsorted(limits, values)
-        self.mass += np.bincount(codes, mass, len(self.mass))
-        self._kept += len(at)
-        self.complete = self._kept <= len(self.codes) // _KEEP
-        if self.complete:
-            self._near.append((at + start, values, mass))
-        else:
-            self._near.clear()
-        return codes
-
-    def means(self, otherwise: Tensor) -> Tensor:
-        """Mean of the members of every centroid, in the dtype of ``otherwise``, which serves where there are none."""
-        filled = self.mass > 0
-        mean = np.where(filled, self.moment / np.where(filled, self.mass, 1), otherwise.double().numpy())
-        return torch.from_numpy(mean).to(otherwise.dtype)
-
-    def move(self, limits: NDArray[np.float32]) -> None:
-        """Change the codes, mass and moment of the weights that new thresholds give to another centroid."""
-        k = len(self.mass)
-        for at, values, mass in self._near:
-            old, new = self.codes[at], np.searchsorted(limits, values)
-            moved = np.flatnonzero(old != new)
-            weight = np.ones(len(moved)) if mass is None else mass[moved].astype(np.float64)
-            for codes, sign in ((old[moved], -1), (new[moved], 1)):
-                self.mass += sign * np.bincount(codes, weight, k)
-                self.moment += sign * np.bincount(codes, weight * values[moved], k)
-            self.codes[at[moved]] = new[moved]
+                values = self._values[part][at]
+                weights = None if self._importance is None else self._importance[part][at].astype(np.float64)
+                here[at] = nearest = np.searchsorted(limits, values)
+                mass += np.bincount(nearest, weights, k)
+                moment += np.bincount(nearest, values if weights is None else values * weights, k)
+        means = np.where(mass > 0, moment / np.where(mass > 0, mass, 1), centroids.double().numpy())
+        return torch.from_numpy(codes), torch.from_numpy(means)
 
 
 def _chunks(size: int, length: int) -> Iterator[slice]:
     return (slice(start, min(size, start + length)) for start in range(0, size, length))
-
-
-def _within(inner: tuple[Ints, Ints], outer: tuple[Ints, Ints]) -> bool:
-    return bool((inner[0] >= outer[0]).all() and (inner[1] <= outer[1]).all())
 
 
 def _centre_and_scale(values: NDArray[np.float32]) -> tuple[np.float32, np.float32]:

@@ -183,6 +183,7 @@ def test_mappings_give_the_parameters_of_forward():
     assert set(inputs_of({"b": X, "a": X, "y": LABELS}, Two()).kwargs) == {"a", "b"}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_wrapped_models_and_scripts():
     for wrapped in (torch.compile(Two(), backend="eager"), nn.DataParallel(Two())):
         assert len(inputs_of((X, X, LABELS), wrapped).args) == 2
@@ -275,10 +276,10 @@ def test_files_of_several_arrays(tmp_path, suffix):
     assert_holds_x(unlabelled(store(pictures=X, labels=LABELS), linear()))
     assert_holds_x(unlabelled(store(images=X, features=X + 1, y=LABELS), linear()))
     assert_holds_x(unlabelled(store(data=X, features=X + 1), linear()))
-    (_, batch), *_ = unlabelled(store(b=X + 1, a=X, extra=X), Two()).batches(N)
+    (_, batch), *_ = unlabelled(store(b=X + 1, a=X, extra=X + 2), Two()).batches(N)
     assert torch.equal(batch.kwargs["a"], X) and torch.equal(batch.kwargs["b"], X + 1)
     with pytest.raises(DataError, match=r"data\.\w+: it is not clear.*(p, q|q, p)"):
-        unlabelled(store(p=X, q=X), linear())
+        unlabelled(store(p=X, q=X + 1), linear())
 
 
 def test_unusable_files_and_data(tmp_path):
@@ -300,7 +301,7 @@ def test_unusable_files_and_data(tmp_path):
         (tmp_path / "one.jpg", "a single picture"),
         (tmp_path / "empty", "no pictures in"),
         (X[:0], "empty"),
-        (np.float32(1).reshape(()), "first axis"),
+        (np.array(1.0), "first axis"),
         ({"a": X, "b": X[:2]}, "same number"),
         ([], "no samples"),
         ([X[:0]], "no samples"),
@@ -370,9 +371,7 @@ def test_samplers_are_respected():
     assert drawn(batch_sampler=[[1, 2], [3], [9, 9]]) == [1, 2, 3, 9, 9]
     assert drawn(batch_sampler=BatchSampler(SequentialSampler(range(5)), 2, drop_last=False)) == [0, 1, 2, 3, 4]
     shuffled = DataLoader(TensorDataset(X), shuffle=True)
-    first, second, other = (
-        [int(k) for k in unlabelled(shuffled, linear(), seed=seed)._keys] for seed in (0, 0, 1)
-    )
+    first, second, other = ([int(k) for k in unlabelled(shuffled, linear(), seed=seed)._keys] for seed in (0, 0, 1))
     assert first == second != other
 
 
@@ -431,8 +430,9 @@ def test_a_failing_dataset_is_told_in_words():
 
 @pytest.mark.parametrize("noise", [lambda: torch.rand(3), lambda: random.random(), lambda: float(np.random.rand())])
 def test_random_datasets_are_found_out_without_touching_global_generators(noise):
+    model = linear()
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    source = unlabelled(DataLoader(Noisy(noise), shuffle=True), linear())
+    source = unlabelled(DataLoader(Noisy(noise), shuffle=True), model)
     assert not source.deterministic
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()
@@ -454,12 +454,14 @@ def test_the_determinism_probe_runs_once_and_only_when_asked():
     assert len(reads) == 1 + 2 * min(N, sources_module.PROBED_SAMPLES)
 
 
-def test_nothing_touches_the_global_generator(tmp_path):
+def test_nothing_touches_the_global_generator():
     generator = torch.Generator().manual_seed(5)
     loader = DataLoader(TensorDataset(X), shuffle=True, generator=generator)
+    model = linear()
     before, own = torch.get_rng_state(), generator.get_state()
-    for data in (X, [X], loader, DataLoader(TensorDataset(X), num_workers=1), DataLoader(Stream())):
-        source = unlabelled(data, linear())
+    plain = DataLoader(TensorDataset(X), shuffle=True, num_workers=1)
+    for data in (X, [X], loader, plain, DataLoader(Stream())):
+        source = unlabelled(data, model)
         read(source)
         split(source, 2, seed=1)
         random_order(N, 3, seed=1)
@@ -515,7 +517,7 @@ def test_several_inputs_are_kept_together():
 def test_spooling_to_disk(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr("lloydmax.data.spooled.SEGMENT_BYTES", 256)
     rows = (X.to(dtype)[i : i + 2] for i in range(0, N, 2))
-    source = spool((Batch((row,)) for row in rows), "a test", workdir=tmp_path, memory_limit=30)
+    source = spool((Batch((row,)) for row in rows), "a test", workdir=tmp_path, memory_limit=15 * dtype.itemsize)
     assert list(tmp_path.iterdir())
     assert "on disk" in source.describe()
     order = torch.tensor([7, 0, 0, 9, 3])
@@ -534,9 +536,10 @@ def test_large_tensors_and_many_segments(tmp_path, monkeypatch):
 
 
 def test_spooling_stops_at_the_limit_and_for_lack_of_space(tmp_path, monkeypatch):
-    endless = (Batch((X,)) for _ in iter(int, 1))
+    limits = {"workdir": tmp_path, "memory_limit": 100, "total_limit": 8 * X.nbytes}
+    assert len(spool((Batch((X,)) for _ in range(8)), "a test", **limits)) == 8 * N
     with pytest.raises(DataError, match="pass a Dataset"):
-        spool(endless, "a test", workdir=tmp_path, memory_limit=100, total_limit=1000)
+        spool((Batch((X,)) for _ in range(9)), "a test", **limits)
     gc.collect()
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="set workdir"):
@@ -639,11 +642,19 @@ def test_folders_are_searched_at_any_depth(tmp_path):
     assert values.shape == (7, 3, 224, 224)
     line = source.describe()
     assert line.startswith(f"7 images from {tmp_path}, 224x224") and "ImageNet mean and std" in line
+    assert source.dataset.files == images(tmp_path).files
     names = [str(file.relative_to(tmp_path)) for file in images(tmp_path).files]
     assert names == sorted(names)
     assert [f.name for f in images(tmp_path, limit=3).files] == [Path(names[i]).name for i in (0, 2, 4)]
     loader = DataLoader(images(tmp_path, size=8), batch_size=2)
     assert read(unlabelled(loader, conv()))[1].shape == (7, 3, 8, 8)
+
+
+def test_folders_are_known_to_be_deterministic(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    source = unlabelled(images(tmp_path, size=8), conv())
+    (tmp_path / "a.png").unlink()
+    assert source.deterministic  # without reading
 
 
 def test_grayscale_for_models_of_one_channel(tmp_path):

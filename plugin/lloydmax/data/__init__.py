@@ -2,7 +2,7 @@
 
 from .batch import Batch
 from .capture import Captured, capture_inputs
-from .image_folder import ImageFolder, images
+from .image_folder import ImageFolder, image_channels, images
 from .inputs import Inputs, inputs_of
 from .opening import unlabelled
 from .randomness import random_order, split
@@ -19,6 +19,7 @@ __all__ = [
     "Inputs",
     "Source",
     "capture_inputs",
+    "image_channels",
     "images",
     "inputs_of",
     "random_order",

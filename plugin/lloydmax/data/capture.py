@@ -56,9 +56,7 @@ class Captured:
             DataError: nothing was collected.
         """
         if not self.batches:
-            raise DataError(
-                f"no inputs were captured: the calibration function did not call the {self._name} it got"
-            )
+            raise DataError(f"no inputs were captured: the calibration function did not call the {self._name} it got")
         return BatchSource(self.batches, f"captured from calls of {self._name}")
 
     def _collect(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

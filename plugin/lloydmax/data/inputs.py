@@ -65,8 +65,8 @@ class Inputs:
         parameters = self.signature.parameters.values()
         required = [p for p in parameters if p.default is p.empty]
         self.positional = max(1, sum(p.kind in _POSITIONAL for p in required))
-        self.required = {p.name for p in required}
         self.names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        self.required = self.names & {p.name for p in required}
         self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.model_name = type(model).__name__
         self.dtype = next((p.dtype for p in model.parameters() if p.dtype in _FLOATS), None)
@@ -97,9 +97,7 @@ class Inputs:
             else:
                 batch = Batch(tuple(item[: self.positional]))
         else:
-            raise DataError(
-                f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these"
-            )
+            raise DataError(f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these")
         try:
             self.signature.bind(*batch.args, **batch.kwargs)
         except TypeError as error:
@@ -122,9 +120,7 @@ class Inputs:
                 "(from a tokenizer: return_tensors='pt')"
             )
         if len({shape[0] for shape in shapes}) > 1:
-            raise DataError(
-                f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}"
-            )
+            raise DataError(f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}")
         self._check_floats(batch)
         return batch.map(self._cast)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import DataError
 from .files import read_arrays
@@ -26,9 +26,7 @@ COLLATED_SAMPLES = 64
 MOST_DRAWS = 2**27
 
 
-def unlabelled(
-    data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0
-) -> Source:
+def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0) -> Source:
     """Samples of ``data`` as inputs of ``model``, with random access.
 
     Args:
@@ -99,16 +97,15 @@ def _has_random_access(loader: DataLoader[Any]) -> bool:
 
 
 def _loader(loader: DataLoader[Any], inputs: Inputs, seed: int) -> DatasetSource:
-    own_batches = type(loader.batch_sampler) is not BatchSampler or loader.batch_size is None
     generators = (loader.generator, getattr(loader.sampler, "generator", None))
     with undisturbed(seed, *generators):
         draws: Iterable[Any] = loader.sampler
-        if own_batches:
+        if loader.batch_size is None:  # the user gave a batch_sampler
             batches: Any = loader.batch_sampler
             draws = (key for batch in batches for key in batch)
         keys = list(islice(guarded(draws, "its sampler"), MOST_DRAWS + 1))
     if len(keys) > MOST_DRAWS:
-        raise DataError("the sampler of the DataLoader does not end: use one that draws so many samples")
+        raise DataError("the sampler of the DataLoader does not end: use one that draws a fixed number")
     name = type(loader.dataset).__name__
     if not keys:
         raise DataError(f"the DataLoader over {name} is empty: its sampler draws no sample")

@@ -148,7 +148,7 @@ class DatasetSource(Source):
         description: str | None = None,
         **loading: Any,
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._inputs = inputs
         self._keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
         self._deterministic = deterministic
@@ -171,12 +171,12 @@ class DatasetSource(Source):
 
     def describe(self) -> str:
         """One line for people."""
-        return self._description or f"{len(self):,} samples of {type(self._dataset).__name__}, {self._what}"
+        return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
 
     def _probe(self, samples: int, seed: int = 0) -> Batch:
         """The first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
-        loading = {"collate_fn": self._loading.get("collate_fn"), "generator": Generator()}
+        loading = {"collate_fn": self._loading.get("collate_fn")}
         with undisturbed(seed):
             return next(self._load([order], loading))[1]
 
@@ -185,12 +185,12 @@ class DatasetSource(Source):
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self._keys[index] for index in piece.tolist()] for piece in pieces]
-        loader = DataLoader(self._dataset, batch_sampler=keys, **loading)
-        for rows, item in zip(pieces, guarded(loader, type(self._dataset).__name__), strict=True):
+        loader = DataLoader(self.dataset, batch_sampler=keys, **loading)
+        for rows, item in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
             batch = self._inputs(item).map(Tensor.cpu)
             if len(batch) != len(rows):
                 raise DataError(
-                    f"the collate_fn of {type(self._dataset).__name__} made {len(batch)} rows of {len(rows)} "
+                    f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
                     "samples: it must keep one row a sample"
                 )
             yield rows, batch

@@ -1,0 +1,151 @@
+"""How large a model is as a file, measured or predicted; nothing is written."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax import packing
+from lloydmax.codebook import Codebook
+from lloydmax.contents import contents, narrows, new_document, ordinary, settings, take_apart, target
+from lloydmax.errors import CheckpointError
+from lloydmax.fileformat import DTYPES, Entry, Parameter, file_size
+
+if TYPE_CHECKING:
+    from lloydmax.recipe import Storage
+
+_GZIP_BLOCK = 1 << 24
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The size of one model in bytes, counted in the ways that papers count it.
+
+    Attributes:
+        original: the dense tensors in their own dtypes, tied ones once.
+        packed: the file when codes have a fixed width.
+        entropy_coded: the file when codes are entropy coded, wherever that is smaller.
+        gzip_float32: the dense tensors as float32, through gzip at level 6.
+        file: the file that :func:`lloydmax.save` writes: one of the first two.
+    """
+
+    original: int
+    packed: int
+    entropy_coded: int
+    gzip_float32: int
+    file: int
+
+
+def accountings(
+    model: nn.Module,
+    recipe: Mapping[str, Any] | None = None,
+    storage: Storage | Mapping[str, str] | None = None,
+) -> Sizes:
+    """Measure a compressed model.
+
+    Args:
+        model: with at least one codebook.
+        recipe: that the file keeps; absent, what the model remembers.
+        storage: absent, what the model remembers.
+
+    Raises:
+        CheckpointError: the model holds no codebooks, or something that no file can hold.
+    """
+    kept, chosen = settings(model, recipe, storage)
+    parts = take_apart(model, kept, chosen)
+    entropy = {}
+    for name, codebook in parts.codebooks.items():
+        length = len(packing.entropy_encode(codebook.codes, codebook.bits))
+        if length < parts.document.parameters[name].packed_bytes:
+            entropy[name] = length
+    values, _ = contents(model)
+    packed = file_size(parts.document, parts.entries())
+    coded = file_size(parts.documented(entropy), parts.entries(entropy))
+    return Sizes(
+        original=sum(_dense_bytes(value) for value in values.values()),
+        packed=packed,
+        entropy_coded=coded,
+        gzip_float32=_gzip_size(values.values()),
+        file=coded if chosen["codes"] == "entropy" else packed,
+    )
+
+
+def predicted_size(
+    model: nn.Module,
+    parameters: Mapping[str, Parameter],
+    recipe: Mapping[str, Any] | None = None,
+    storage: Storage | Mapping[str, str] | None = None,
+) -> int:
+    """Size of the file before anything is compressed: exact but for what fitting and training change.
+
+    Args:
+        model: the uncompressed model.
+        parameters: what each compressed parameter will be, by any of its names.
+        recipe: that the file will keep.
+        storage: as for :func:`lloydmax.save`. Codes count as packed, whatever it says: an upper bound.
+
+    Raises:
+        CheckpointError: a name that the model does not have, or unknown storage options.
+    """
+    kept, chosen = settings(model, recipe, storage)
+    values, tied = contents(model)
+    compressed = {tied.get(name, name): parameter for name, parameter in parameters.items()}
+    if unknown := sorted(set(compressed) - set(values)):
+        raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
+    document = new_document(compressed, tied, kept)
+    entries: list[Entry] = []
+    for name, value in values.items():
+        if (parameter := compressed.get(name)) is not None:
+            half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
+            entries += parameter.entries(name, "F16" if half else "F32")
+            continue
+        tensor, dtype = target(value, chosen)
+        entry = Entry.of(name, ordinary(name, tensor))
+        if narrows(tensor, dtype):
+            document.floats[name] = "float32"
+            entry = Entry(name, DTYPES[dtype], entry.shape)
+        entries.append(entry)
+    return file_size(document, entries)
+
+
+def _dense_bytes(value: Tensor | Codebook) -> int:
+    if isinstance(value, Codebook):
+        return value.codes.numel() * value.centroids.element_size()
+    return value.nbytes
+
+
+def _gzip_size(values: Iterable[Tensor | Codebook]) -> int:
+    blocks, total = _dense_blocks(values), 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(islice(blocks, _THREADS)):
+            total += sum(pool.map(_gzipped, batch))
+    return total
+
+
+def _gzipped(block: bytearray) -> int:
+    return len(zlib.compress(block, 6, wbits=zlib.MAX_WBITS | 16))
+
+
+def _dense_blocks(values: Iterable[Tensor | Codebook]) -> Iterator[bytearray]:
+    block = bytearray()
+    for value in values:
+        dense = (value.dequantize() if isinstance(value, Codebook) else value).detach()
+        wide = dense.to(torch.float32) if dense.is_floating_point() else dense
+        data = packing.as_bytes(wide.cpu().contiguous()).data
+        while data:
+            room = _GZIP_BLOCK - len(block)
+            block += data[:room]
+            data = data[room:]
+            if len(block) == _GZIP_BLOCK:
+                yield block
+                block = bytearray()
+    if block:
+        yield block

@@ -1,0 +1,196 @@
+"""The pipeline: results, determinism, the teacher's integrity, events, errors."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import lloydmax
+import pytest
+import torch
+from conftest import SmallNet, TextNet
+from lloydmax import DataError, FitError, RecoveryError, StopRecovery, hookimpl
+from torch import Tensor, nn
+
+RECIPE = {
+    "name": "small",
+    "quantize": [{"layers": "all", "centroids": 4}],
+    "trainable": ["all"],
+    "recover": [
+        {"step": "renormalize", "samples": 96},
+        {"step": "distill", "epochs": 3, "batch_size": 16, "lr": 0.01, "precision": "float32"},
+    ],
+}
+
+
+def same_state(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_the_whole_job(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+    before = copy.deepcopy(small_net)
+    small_net.train()
+    result = lloydmax.compress(small_net, RECIPE, data=pictures, evaluate=lambda m: float(m(pictures).mean()))
+    assert small_net.training and same_state(small_net, before), "the teacher must not change"
+    report = result.report
+    assert report.stages[-1].agreement.mse < report.stages[1].agreement.mse
+    assert [stage.name for stage in report.stages] == ["original", "compressed", "renormalize", "distill"]
+    assert report.agreement.after is not None and report.kl.before is not None
+    size = result.save(tmp_path / "model.safetensors")
+    assert size == (tmp_path / "model.safetensors").stat().st_size == report.bytes.file
+    assert abs(result.plan.predicted_bytes - size) <= 0.01 * size
+    assert report.reduction == 1 - size / report.bytes.original
+    model = lloydmax.load(tmp_path / "model.safetensors", SmallNet()).eval()
+    with torch.no_grad():
+        assert torch.equal(model(pictures), result.model(pictures))
+    report.to_json(tmp_path / "report.json")
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["bytes"]["file"] == size and len(data["layers"]) == 5 and data["seconds"]["distill"] > 0
+    assert "head.0.weight" in str(report) and "agreement" in str(report)
+
+
+def test_same_recipe_data_and_seed_give_the_same_bytes(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(hash(name) % 1000)
+        lloydmax.compress(small_net, RECIPE, data=pictures, seed=seed, progress=False).save(tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_global_random_state_is_left_alone(small_net: SmallNet, pictures: Tensor) -> None:
+    before = torch.get_rng_state()
+    lloydmax.compress(small_net, RECIPE, data=pictures, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_data_and_recovery(small_net: SmallNet) -> None:
+    result = lloydmax.compress(small_net, {"quantize": [{"layers": "all", "centroids": 16}]}, progress=False)
+    assert result.report.agreement.before is None and result.report.stages[-1].name == "finished"
+    assert all(layer.snr > 15 for layer in result.report.layers)
+
+
+def test_frozen_codebooks_stay_and_the_rest_learns(small_net: SmallNet, pictures: Tensor) -> None:
+    recipe = RECIPE | {"quantize": [{"layers": "head.*", "centroids": 4}], "trainable": ["unquantized"]}
+    result = lloydmax.compress(small_net, recipe, data=pictures, progress=False)
+    fitted = lloydmax.fit_codebook(small_net.head[0].weight, 4)
+    held = lloydmax.codebooks(result.model)["head.0.weight"]
+    assert torch.equal(held.centroids, fitted.centroids) and torch.equal(held.codes, fitted.codes)
+    assert not torch.equal(result.model.stem.weight, small_net.stem.weight)
+    assert all(p.requires_grad for name, p in result.model.named_parameters() if "bn" in name)
+
+
+def test_text_models_with_tied_and_recurrent_weights(text_net: TextNet, tmp_path: Path) -> None:
+    tokens = torch.randint(0, 50, (48, 6), generator=torch.Generator().manual_seed(0))
+    recipe = {
+        "quantize": [{"layers": "*", "parameter": "*weight*", "centroids": 8}],
+        "trainable": ["codebooks"],
+        "recover": [{"step": "distill", "loss": "kl", "epochs": 2, "batch_size": 16}],
+    }
+    result = lloydmax.compress(text_net, recipe, data=tokens, progress=False)
+    assert len(result.plan.parameters) == 5
+    result.save(tmp_path / "text.safetensors")
+    loaded = lloydmax.load(tmp_path / "text.safetensors", TextNet()).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens), result.model(tokens))
+    assert loaded.out.weight is loaded.embed.weight or torch.equal(loaded.out.weight, loaded.embed.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_models(small_net: SmallNet, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = small_net.to(dtype)
+    result = lloydmax.compress(model, {"quantize": [{"layers": "all", "centroids": 8}]}, progress=False)
+    assert result.model.stem.weight.dtype == dtype
+    result.save(tmp_path / "half.safetensors")
+    loaded = lloydmax.load(tmp_path / "half.safetensors", SmallNet().to(dtype))
+    x = torch.randn(2, 3, 12, 12).to(dtype)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(x), result.model(x))
+
+
+def test_events_reach_the_listeners_of_this_run_only(small_net: SmallNet, pictures: Tensor) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.stages: list[str] = []
+            self.fitted: list[str] = []
+            self.steps: list[tuple[str, int, int]] = []
+
+        @hookimpl
+        def lloydmax_stage_started(self, stage: str) -> None:
+            self.stages.append(stage)
+
+        @hookimpl
+        def lloydmax_parameter_fitted(self, name: str) -> None:
+            self.fitted.append(name)
+
+        @hookimpl
+        def lloydmax_step(self, step: str, index: int, total: int, metrics: dict[str, float]) -> None:
+            assert all(isinstance(value, float) for value in metrics.values())
+            self.steps.append((step, index, total))
+
+    heard, deaf = Listener(), Listener()
+    lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, listeners=[heard])
+    assert heard.stages[:2] == ["prepare", "fit"] and heard.stages[-1] == "finish"
+    assert heard.fitted == ["stem.weight", "depthwise.weight", "padded.weight", "head.0.weight", "head.2.weight"]
+    last = [step for step in heard.steps if step[0] == "distill"][-1]
+    assert last[1] == last[2] > 0 and deaf.steps == []
+
+
+def test_a_listener_can_stop_the_run(small_net: SmallNet, pictures: Tensor) -> None:
+    class Pruner:
+        @hookimpl
+        def lloydmax_step(self, step: str, index: int) -> None:
+            if step == "distill" and index == 2:
+                raise StopRecovery("pruned")
+
+    with pytest.raises(StopRecovery, match="pruned"):
+        lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, listeners=[Pruner()])
+
+
+def test_errors_come_before_work(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(RecoveryError, match="renormalize.*data="):
+        lloydmax.compress(small_net, RECIPE)
+    with pytest.raises(DataError):
+        lloydmax.compress(small_net, RECIPE, data=tmp_path / "nowhere")
+    with pytest.raises(DataError):
+        lloydmax.compress(small_net, RECIPE, data=pictures[:0])
+    with torch.no_grad():
+        small_net.head[0].weight[0, 0] = float("nan")
+    with pytest.raises(FitError, match=r"head\.0\.weight: 1 of 512 weights are NaN"):
+        lloydmax.compress(small_net, RECIPE, data=pictures, progress=False)
+
+
+def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures: Tensor) -> None:
+    from lloydmax import plugins
+    from pydantic import BaseModel
+
+    class FirstRow:
+        class Options(BaseModel):
+            pass
+
+        def __init__(self, options: Options) -> None: ...
+
+        def measure(self, model: nn.Module, names: list[str], data: object) -> dict[str, Tensor]:
+            weights = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
+            for weight in weights.values():
+                weight[0] = 1
+            return weights
+
+    class Plugin:
+        @hookimpl
+        def lloydmax_importances(self) -> dict[str, type]:
+            return {"first_row": FirstRow}
+
+    plugin = Plugin()
+    plugins.register(plugin, "importance-test")
+    try:
+        rule = {"layers": "head.0", "centroids": 16, "importance": "first_row"}
+        result = lloydmax.compress(small_net, {"quantize": [rule]}, data=pictures, progress=False)
+        held = lloydmax.codebooks(result.model)["head.0.weight"].dequantize()
+        assert torch.allclose(held[0], small_net.head[0].weight[0]), "16 centroids keep the 16 important weights"
+        assert not torch.allclose(held[1], small_net.head[0].weight[1])
+        with pytest.raises(RecoveryError, match="first_row"):
+            lloydmax.compress(small_net, {"quantize": [rule]}, progress=False)
+    finally:
+        plugins.unregister(plugin)

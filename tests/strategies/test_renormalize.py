@@ -1,0 +1,111 @@
+"""Re-normalization: equal to one forward pass of all samples, however it is done."""
+
+from __future__ import annotations
+
+import copy
+
+import lloydmax
+import pytest
+import torch
+from conftest import SmallNet
+from torch import Tensor, nn
+
+
+def one_pass(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The definition: batch-statistics mode, one batch of everything, no moving average."""
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(x)
+    return {name: value for name, value in model.state_dict().items() if "running" in name}
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if "running" in name}
+
+
+def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    return max(float(((found[n] - e).abs() / (e.abs() + 1e-3)).max()) for n, e in expected.items())
+
+
+@pytest.fixture
+def student(small_net: SmallNet) -> SmallNet:
+    with torch.no_grad():
+        for parameter in (small_net.stem.weight, small_net.padded.weight):
+            parameter.mul_(1.7).add_(0.05)
+    return small_net
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [({}, "one batch"), ({"memory": 1e-6, "batch_size": 7}, "layer by layer"), ({"memory": 1e-6, "batch_size": 96}, "layer")],
+)
+def test_exact_mode_equals_one_pass_of_everything(student: SmallNet, pictures: Tensor, options: dict, how: str) -> None:
+    expected, others = one_pass(student, pictures), copy.deepcopy(student.state_dict())
+    found = lloydmax.renormalize(student, pictures, samples=96, **options)
+    assert how in found["how"] and found["samples"] == 96 and found["layers"] == 2
+    assert largest_difference(statistics(student), expected) < 1e-5
+    assert all(torch.equal(others[n], v) for n, v in student.state_dict().items() if "running" not in n)
+
+
+def test_fast_mode_is_close_and_better_than_nothing(student: SmallNet, pictures: Tensor) -> None:
+    expected = one_pass(student, pictures)
+    before = largest_difference(statistics(student), expected)
+    lloydmax.renormalize(student, pictures, mode="fast", batch_size=16)
+    assert largest_difference(statistics(student), expected) < 0.2 * before
+
+
+def test_pooling_counts_the_spread_between_batches() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    x = torch.cat([torch.full((50, 1), -1.0), torch.full((50, 1), 1.0)])
+    lloydmax.renormalize(model, [x[:50], x[50:]], mode="fast", batch_size=50)
+    assert float(model[0].running_var) == pytest.approx(100 / 99, rel=1e-4)
+
+
+def test_the_order_of_the_data_does_not_matter(student: SmallNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 3, 12, 12, generator=generator) + torch.linspace(-3, 3, 600)[:, None, None, None]
+    expected = one_pass(student, x)
+    lloydmax.renormalize(student, x, samples=300)
+    assert abs(float(student.bn1.running_mean[0] - expected["bn1.running_mean"][0])) < 0.25 * float(
+        expected["bn1.running_var"][0].sqrt()
+    ), "a sorted set must be sampled across its length"
+
+
+def test_a_norm_used_twice_and_one_never_used() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.unused = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.norm(x) + 3)
+
+    model, x = Twice().eval(), torch.randn(64, 4)
+    found = lloydmax.renormalize(model, x)
+    assert found["layers"] == 1 and torch.equal(model.unused.running_mean, torch.zeros(4))
+    assert torch.isfinite(model(x)).all()
+
+
+def test_batch_norm_keeps_the_unbiased_variance() -> None:
+    model, x = nn.Sequential(nn.BatchNorm1d(3)), torch.randn(10, 3)
+    lloydmax.renormalize(model, x)
+    assert torch.allclose(model[0].running_var, x.var(0), rtol=1e-5)
+
+
+def test_a_model_without_batch_norm_is_told() -> None:
+    with pytest.warns(UserWarning, match="correct_bias"):
+        assert lloydmax.renormalize(nn.Linear(3, 3), torch.randn(8, 3))["layers"] == 0
+
+
+def test_reference_data_is_used_where_asked(student: SmallNet, pictures: Tensor) -> None:
+    recipe = {
+        "quantize": [{"layers": "all", "centroids": 16}],
+        "recover": [{"step": "renormalize", "source": "reference_data"}],
+    }
+    result = lloydmax.compress(student, recipe, data=pictures, reference_data=pictures + 5, progress=False)
+    assert result.model.bn1.running_mean.abs().max() > student.bn1.running_mean.abs().max() + 1
+    with pytest.raises(lloydmax.RecoveryError, match="reference_data"):
+        lloydmax.compress(student, recipe, data=pictures, progress=False)
