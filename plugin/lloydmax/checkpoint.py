@@ -114,7 +114,10 @@ def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
     try:
         with temporary.open("xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        save_file(tensors, temporary, {KEY: text})
+        try:
+            save_file(tensors, temporary, {KEY: text})
+        except KeyError as error:
+            raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
         temporary.chmod(mode)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())

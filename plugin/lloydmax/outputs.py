@@ -65,6 +65,10 @@ def class_axis(tensor: Tensor) -> int | None:
     return axis if tensor.shape[axis] > 1 else None
 
 
+class RaggedOutputsError(RecoveryError):
+    """Outputs whose shape depends on the batch."""
+
+
 class TeacherOutputs:
     """The teacher's outputs on chosen samples, computed once and kept.
 
@@ -79,8 +83,25 @@ class TeacherOutputs:
         workdir: where the files go; ``None``: the system's temporary folder.
 
     Raises:
-        RecoveryError: the outputs of different batches differ in shape beyond the first axis.
+        RaggedOutputsError: the outputs of different batches differ in shape beyond the first axis.
     """
+
+    @classmethod
+    def keep(
+        cls,
+        teacher: nn.Module,
+        source: Source,
+        order: Tensor,
+        key: str | int | None = None,
+        workdir: Path | None = None,
+    ) -> TeacherOutputs | None:
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs."""
+        if not source.deterministic:
+            return None
+        try:
+            return cls(teacher, source, order, key, workdir=workdir)
+        except RaggedOutputsError:
+            return None
 
     def __init__(
         self,
@@ -104,7 +125,7 @@ class TeacherOutputs:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
                     if tensor.shape[:1] != indices.shape or tensor.shape[1:] != kept.shape[1:]:
-                        raise RecoveryError(
+                        raise RaggedOutputsError(
                             f"the teacher's output has shape {tuple(tensor.shape)} for {len(indices)} inputs, "
                             f"{tuple(kept.shape[1:])} a sample before: such outputs cannot be kept"
                         )
@@ -151,7 +172,9 @@ class Agreement:
 
 
 class Yardstick:
-    """Measures students against one teacher on the same inputs; the teacher runs once.
+    """Measures students against one teacher on the same inputs.
+
+    The teacher runs once, or with every student where reading an input twice gives different views of it.
 
     Args:
         teacher: the original.
@@ -168,10 +191,10 @@ class Yardstick:
         seed: int = 0,
         key: str | int | None = None,
     ) -> None:
-        self.source, self.key = source, key
+        self.teacher, self.source, self.key = teacher, source, key
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
-        self.outputs = TeacherOutputs(teacher, source, self.order, key)
+        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key)
 
     def measure(self, student: nn.Module) -> Agreement:
         """Compare; the student runs in evaluation mode and is left as it was."""
@@ -179,10 +202,14 @@ class Yardstick:
         same = decisions = 0
         kl = squared = 0.0
         values = 0
-        with evaluating(student):
+        with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, self.order):
-                found = output_tensors(batch.to(device, channels_last=True).run(student), self.key)
-                wanted = self.outputs.rows(indices, device)
+                inputs = batch.to(device, channels_last=True)
+                found = output_tensors(inputs.run(student), self.key)
+                if self.outputs is not None:
+                    wanted = self.outputs.rows(indices, device)
+                else:
+                    wanted = output_tensors(inputs.run(self.teacher), self.key)
                 for ours, theirs in zip(found, wanted, strict=True):
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()

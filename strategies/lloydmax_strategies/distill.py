@@ -237,14 +237,12 @@ class _Training:
         return batch.map(view)
 
     def _keep_targets(self) -> TeacherOutputs | None:
-        if self.options.augment or self.options.mixup or not self.source.deterministic:
+        if self.options.augment or self.options.mixup:
             return None
-        try:
-            return TeacherOutputs(
-                self.recovery.teacher, self.source, self.order, self.options.output, workdir=self.recovery.workdir
-            )
-        except RecoveryError:
-            return None
+        recovery = self.recovery
+        return TeacherOutputs.keep(
+            recovery.teacher, self.source, self.order, self.options.output, workdir=recovery.workdir
+        )
 
     def _rate(self, step: int) -> float:
         warm = int(self.options.warmup * self.total)

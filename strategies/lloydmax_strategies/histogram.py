@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lloydmax_strategies.partition import Floats, desire, panter_dite, partition, prefix
-from lloydmax_strategies.scan import Scan
+from lloydmax_strategies.scan import KEYS, Scan
 
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
 _SPLIT = 4  # if more than one weight in so many must be split off, all are
@@ -80,7 +80,7 @@ class Points:
         """k centroids, fewer than there are points, and their sum of squared errors."""
         measure = panter_dite(self.desire, k)
         if k <= _EXACT:
-            borders = partition(self.total[None], self.moment[None], measure, k, _FINEST)[0]
+            borders = partition(self.total[None], self.moment[None], measure, k, max(_FINEST, KEYS // (8 * k)))[0]
         else:
             borders = np.searchsorted(measure[0], np.linspace(0, 1, k + 1))
             borders[-1] = len(self.mass)

@@ -18,9 +18,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BLOCK = 1 << 16  # entries of the cost tensor that are worked on at once: they stay in the cache
-_CELLS = 16  # coarse cells per cluster
+_CELLS, _LEAST = 16, 128  # coarse cells: for each cluster, and at least
+_FINER = 8  # how many cells of the next level make one cell
 _WIDE, _NARROW = 16, 6  # candidates on either side of a border, on coarse cells and on finer ones
-_FINER = 4  # how many cells of the next level make one cell
+_BRIEF = 5  # the same on single points, when there are many rows
 _ROUNDS = 40
 
 
@@ -84,50 +85,52 @@ def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int
     Returns:
         ``(rows, k + 1)`` indices, ascending, from 0 to m: interval j has the points ``[b[j], b[j + 1])``.
     """
-    m, cells = mass.shape[1] - 1, max(_CELLS * k, 128)
+    m, cells = mass.shape[1] - 1, max(_CELLS * k, _LEAST)
+    thorough = _WIDE if len(mass) == 1 or cells >= m else _BRIEF
     if cells >= m:
-        return _descend(mass, moment, _edges(measure, k), _WIDE, wide=True)
+        return _descend(mass, moment, _edges(measure, k), thorough, (True, False))
     borders = np.broadcast_to(np.arange(k + 1) * cells // k, (len(mass), k + 1))
-    wide, reach = True, _WIDE
+    reach, wide = _WIDE, True
     while True:
         edges = _edges(measure, cells)
-        borders = _descend(_at(mass, edges), _at(moment, edges), borders, reach, wide)
+        borders = _descend(_at(mass, edges), _at(moment, edges), borders, reach, (wide,))
         if finest is not None and cells >= finest * k:
             return _at(edges, borders)
         if _FINER * cells >= m:
-            return _descend(mass, moment, _at(edges, borders), _WIDE, wide=True)
-        cells, borders, wide, reach = _FINER * cells, _FINER * borders, False, _NARROW
+            return _descend(mass, moment, _at(edges, borders), thorough, (True, False))
+        cells, borders, reach, wide = _FINER * cells, _FINER * borders, _NARROW, False
 
 
-def _at(table: NDArray, index: Ints) -> NDArray:
-    """``table[row, index[row, ...]]`` for every row."""
-    start = np.arange(len(table)).reshape(-1, *[1] * (index.ndim - 1)) * table.shape[1]
-    return table.reshape(-1).take(index + start)
+def _at(table: NDArray, index: Ints, rows: Ints | None = None) -> NDArray:
+    """``table[rows[i], index[i, ...]]`` for every i; ``rows`` are all rows if not given."""
+    owner = np.arange(len(table)) if rows is None else rows
+    return table.reshape(-1).take(index + owner.reshape(-1, *[1] * (index.ndim - 1)) * table.shape[1])
 
 
 def _edges(measure: Floats, cells: int) -> Ints:
     """First point of each of ``cells`` cells of equal measure: ``(rows, cells + 1)``."""
     rows, width = measure.shape
-    start = 2.0 * np.arange(rows)[:, None]
-    wanted = np.arange(cells + 1) / cells + start
-    edges = np.searchsorted((measure + start).reshape(-1), wanted) - np.arange(rows)[:, None] * width
-    edges[:, 0], edges[:, -1] = 0, width - 1
+    cell = (measure * cells).astype(np.int64)
+    cell += np.arange(rows)[:, None] * (cells + 1)
+    count = np.bincount(cell.reshape(-1), minlength=rows * (cells + 1)).reshape(rows, cells + 1)
+    edges = np.zeros((rows, cells + 1), np.int64)
+    np.cumsum(count[:, :-1], axis=1, out=edges[:, 1:])
+    edges[:, -1] = width - 1
     return edges
 
 
-def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -> Ints:
-    """Improve the borders of every row until no choice among the candidates is better."""
-    rows, k = len(borders), borders.shape[1] - 1
+def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tuple[bool, ...]) -> Ints:
+    """Improve the borders of every row until none of the given kinds of candidates has a better choice."""
     borders = borders.copy()
-    if k == 1:
+    if borders.shape[1] == 2:
         return borders
-    value = np.full(rows, -np.inf)
-    stuck = np.zeros(rows, dtype=np.int64)
+    value = np.full(len(borders), -np.inf)
+    stuck = np.zeros(len(borders), dtype=np.int64)
     for turn in range(_ROUNDS):
-        active = np.flatnonzero(stuck < 1 + wide)
+        active = np.flatnonzero(stuck < len(wide))
         if not len(active):
             break
-        found, score = _best(mass[active], moment[active], borders[active], reach, wide and turn % 2 == 0)
+        found, score = _best(mass, moment, borders[active], active, reach, wide[turn % len(wide)])
         better = score > value[active] + 1e-15 * np.abs(score)
         changed = active[better]
         stuck[active] += 1
@@ -136,9 +139,15 @@ def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool
     return borders
 
 
-def _best(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -> tuple[Ints, Floats]:
-    """The best choice of borders among candidates around the present ones, and its explained sum of squares."""
-    rows, last = len(mass), mass.shape[1] - 1
+def _best(
+    mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, wide: bool
+) -> tuple[Ints, Floats]:
+    """The best choice of borders among candidates around the present ones, and its explained sum of squares.
+
+    ``borders`` are those of the rows ``owner``. The candidates are ``reach`` steps to either side: of one point, or,
+    if ``wide``, so that they go as far as the neighbouring borders.
+    """
+    rows, last = len(owner), mass.shape[1] - 1
     steps = np.arange(reach + 1)
     here = borders[:, 1:-1, None]
     if wide:
@@ -148,7 +157,7 @@ def _best(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -
         left, right = here - steps[:0:-1], here + steps
     candidates = np.concatenate([left, right], axis=2)
     np.clip(candidates, 0, last, out=candidates)
-    n, s = _at(mass, candidates), _at(moment, candidates)
+    n, s = _at(mass, candidates, owner), _at(moment, candidates, owner)
     inner, width = n.shape[1:]
 
     score = np.empty_like(n)
@@ -164,7 +173,7 @@ def _best(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: bool) -
             total += score[:, j - 1, None, :]
             np.max(total, axis=-1, out=score[:, j])
         choice[:, this] = gain.argmax(axis=-1)
-    final = score[:, -1] + _gain(mass[:, -1:] - n[:, -1], moment[:, -1:] - s[:, -1])
+    final = score[:, -1] + _gain(mass[owner, -1:] - n[:, -1], moment[owner, -1:] - s[:, -1])
 
     pick = final.argmax(axis=1)
     row = np.arange(rows)

@@ -742,7 +742,8 @@ def test_inputs_of_a_calibration_are_captured(mode):
     assert_holds_x(source)
     (_, batch), *_ = source.batches(N)
     assert torch.equal(batch.kwargs["b"], X + 1) and batch.kwargs["scale"] == 2.0
-    assert not any(tensor.is_inference() or tensor.requires_grad for tensor in batch.tensors())
+    held = [tensor for kept in captured.batches for tensor in kept.tensors()]
+    assert not any(tensor.is_inference() or tensor.requires_grad for tensor in held)
     batch.run(model).sum().backward()  # usable for training, wherever they were captured
     assert "captured from calls of Two" in source.describe()
 
