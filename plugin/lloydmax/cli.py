@@ -37,18 +37,12 @@ def main() -> None:
 
 def _model_options(command: Command) -> Command:
     for option in (
-        click.option(
-            "--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1 ..."
-        ),
+        click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1 ..."),
         click.option(
             "--model-args", metavar="JSON", help="Keyword arguments of the callable, '{\"num_classes\": 10}'."
         ),
-        click.option(
-            "--weights", type=click.Path(), help="Its weights: .safetensors, or .pt (weights only)."
-        ),
-        click.option(
-            "--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="What builds the model."
-        ),
+        click.option("--weights", type=click.Path(), help="Its weights: .safetensors, or .pt (weights only)."),
+        click.option("--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="What builds the model."),
     ):
         command = option(command)
     return command
@@ -71,9 +65,7 @@ _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAM
 @main.command()
 @_model_options
 @_recipe
-@click.option(
-    "--data", type=click.Path(), help="Unlabelled inputs: a folder of images, .npy, .npz, .safetensors."
-)
+@click.option("--data", type=click.Path(), help="Unlabelled inputs: a folder of images, .npy, .npz, .safetensors.")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @_data_options
 @click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
@@ -108,9 +100,7 @@ def compress(
 @_model_options
 @_recipe
 @_json
-def plan(
-    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool
-) -> None:
+def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
     """Show what a recipe means for every parameter, and the predicted size."""
     from lloydmax import Recipe
     from lloydmax import plan as make
@@ -122,13 +112,9 @@ def plan(
 @main.command()
 @_model_options
 @click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
-@click.option(
-    "--data", required=True, type=click.Path(), help="Inputs: a folder of images, .npy, .npz, .safetensors."
-)
+@click.option("--data", required=True, type=click.Path(), help="Inputs: a folder of images, .npy, .npz, .safetensors.")
 @_data_options
-@click.option(
-    "--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted)."
-)
+@click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
 @click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all.")
 @_json
 def evaluate(
@@ -188,10 +174,7 @@ def plugins(as_json: bool) -> None:
     """List what is installed, and from where."""
     from lloydmax.plugins import strategies
 
-    rows = [
-        {"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution}
-        for s in strategies()
-    ]
+    rows = [{"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution} for s in strategies()]
     text = "\n".join(f"{r['kind']:14} {r['name']:16} {r['plugin']:16} {r['distribution']}" for r in rows)
     _show(rows, text, as_json)
 
@@ -205,9 +188,7 @@ def schema() -> None:
 
 
 @main.command()
-@click.option(
-    "--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into."
-)
+@click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @_json
 def demo(out: str, quiet: bool, as_json: bool) -> None:

@@ -177,11 +177,7 @@ def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
         return
     if importance.shape != weight.shape:
         raise FitError(f"importance has shape {tuple(importance.shape)}, the weight {tuple(weight.shape)}")
-    if (
-        not bool(torch.isfinite(importance).all())
-        or bool((importance < 0).any())
-        or not bool(importance.any())
-    ):
+    if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.any()):
         raise FitError("importance must be finite, non-negative and not zero everywhere")
 
 
@@ -216,8 +212,6 @@ def fit_codebook(
     from lloydmax.plugins import make
 
     check_weight(weight, importance)
-    chosen = make(
-        "quantizer", quantizer, {"centroids": centroids, "granularity": granularity, **options}, FitError
-    )
+    chosen = make("quantizer", quantizer, {"centroids": centroids, "granularity": granularity, **options}, FitError)
     codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
     return codebook

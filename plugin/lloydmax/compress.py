@@ -90,9 +90,7 @@ def compress(
     steps = [plugins.make("step", step.step, step.options, RecoveryError) for step in recipe.recover]
     workdir = None if workdir is None else Path(workdir)
     seed = recipe.seed if seed is None else seed
-    needs_data = [
-        s.step for s, made in zip(recipe.recover, steps, strict=True) if getattr(made, "needs_data", True)
-    ]
+    needs_data = [s.step for s, made in zip(recipe.recover, steps, strict=True) if getattr(made, "needs_data", True)]
     if data is None and reference_data is None and needs_data:
         raise RecoveryError(f"recovery step {needs_data[0]!r} needs unlabelled inputs: pass data=...")
 
@@ -240,9 +238,7 @@ def _fit(
             quantizer = plugins.make("quantizer", p.quantizer, p.options)
             try:
                 check_weight(weights[p.name], importances.get(p.name))
-                fitted[p.name] = quantizer.fit(
-                    weights[p.name], importance=importances.get(p.name), axis=p.axis
-                )
+                fitted[p.name] = quantizer.fit(weights[p.name], importance=importances.get(p.name), axis=p.axis)
             except FitError as error:
                 raise FitError(f"{p.name}: {error}") from None
             events.fitted(p.name, fitted[p.name], index, len(plan.parameters))

@@ -88,9 +88,7 @@ def read_document(source: str | Path | dict[str, Any]) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(
-            f"{origin}{line}: not valid YAML: {getattr(error, 'problem', None) or error}"
-        ) from None
+        raise RecipeError(f"{origin}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except RecursionError:
         raise RecipeError(f"{origin}: nested too deeply") from None
     return document
@@ -107,10 +105,10 @@ def _value(node: yaml.Node | None, where: Where, document: Document, loader: yam
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node))  # type: ignore[no-untyped-call]
+            key = str(loader.construct_object(key_node))
             if key in mapping:
                 line = key_node.start_mark.line + 1
                 raise RecipeError(f"{document.origin}:{line}: {field_name((*where, key))} is written twice")
             mapping[key] = _value(value_node, (*where, key), document, loader)
         return mapping
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node)

@@ -101,12 +101,20 @@ class CodebookLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight."""
-        return self.codebooks["weight"]() if "weight" in self.codebooks else self._parameters["weight"]
+        weight = self._value("weight")
+        assert weight is not None
+        return weight
 
     @property
     def bias(self) -> Tensor | None:
         """The dense bias, or ``None``."""
-        return self.codebooks["bias"]() if "bias" in self.codebooks else self._parameters.get("bias")
+        return self._value("bias")
+
+    def _value(self, name: str) -> Tensor | None:
+        if name in self.codebooks:
+            decoded: Tensor = self.codebooks[name]()
+            return decoded
+        return self._parameters.get(name)
 
     def extra_repr(self) -> str:
         """The attributes of the original."""
@@ -130,7 +138,8 @@ class CodebookEmbedding(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers ``(*)`` -> ``(*, embedding_dim)``."""
-        return F.embedding(input, self.weight, self.padding_idx)
+        padding: Any = self.padding_idx
+        return F.embedding(input, self.weight, padding)
 
 
 class _CodebookConv(CodebookLayer):
@@ -175,16 +184,16 @@ class _CodebookConvTranspose(CodebookLayer):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """``(N, in_channels, *size)`` -> ``(N, out_channels, *size)``; see the original on ``output_size``."""
-        kernel: Any = self.kernel_size
+        original: Any = self
         padding = nn.ConvTranspose1d._output_padding(
-            self,
+            original,
             input,
             output_size,
-            self.stride,
-            self.padding,
-            kernel,
-            len(kernel),
-            self.dilation,  # type: ignore[arg-type]
+            original.stride,
+            original.padding,
+            original.kernel_size,
+            len(original.kernel_size),
+            original.dilation,
         )
         return self.convolve(
             input, self.weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation

@@ -40,9 +40,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     """
     name, _, attribute = spec.partition(":")
     if not attribute:
-        raise ModelError(
-            f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50"
-        )
+        raise ModelError(f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -51,9 +49,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         raise ModelError(f"--model {spec!r}: {error}") from None
     found = getattr(module, attribute, None)
     if found is None:
-        raise ModelError(
-            f"--model {spec!r}: {name} has no {attribute!r}{nearest(attribute, dir(module))[:120]}"
-        )
+        raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{nearest(attribute, dir(module))[:120]}")
     try:
         model = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:

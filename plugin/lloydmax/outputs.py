@@ -50,9 +50,7 @@ def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:
         values = [getattr(output, "logits", None)]
     tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     if not tensors:
-        raise RecoveryError(
-            f"the model's output holds no floating tensor: {_describe(output)}; name one by 'output'"
-        )
+        raise RecoveryError(f"the model's output holds no floating tensor: {_describe(output)}; name one by 'output'")
     return tensors
 
 
@@ -214,11 +212,7 @@ class Yardstick:
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()
                 pair = next(
-                    (
-                        (o, t, axis)
-                        for o, t in zip(found, wanted, strict=True)
-                        if (axis := class_axis(t)) is not None
-                    ),
+                    ((o, t, axis) for o, t in zip(found, wanted, strict=True) if (axis := class_axis(t)) is not None),
                     None,
                 )
                 if pair is not None:
@@ -249,9 +243,7 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
         for indices, batch in source.batches(_BATCH):
             scores = output_tensors(batch.to(device, channels_last=True).run(model), key)[0]
             if scores.dim() != 2:
-                raise RecoveryError(
-                    f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}"
-                )
+                raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
             right += int((scores.argmax(1).cpu() == labels[indices]).sum())
     return right / len(source)
 

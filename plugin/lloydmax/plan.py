@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from lloydmax import checkpoint, plugins
+from lloydmax import checkpoint, packing, plugins
 from lloydmax.codebook import FLOAT_DTYPES, code_bits, codebook_count
 from lloydmax.errors import PlanMismatchError, RecipeError
 from lloydmax.recipe import KEEP, Recipe, Rule
@@ -19,6 +19,7 @@ from lloydmax.selection import NORMS, Layer, layers_of, matches, select
 from lloydmax.student import codebooks, owners
 
 _SAMPLE = 1 << 16
+_CODED_SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
     if held := codebooks(model):
-        raise RecipeError(
-            f"the model already holds codebooks (for example {next(iter(held))}): pass the original"
-        )
+        raise RecipeError(f"the model already holds codebooks (for example {next(iter(held))}): pass the original")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}
     tied = {key: [name for name, _, _ in places] for key, places in owners(model).items()}
     winners: dict[int, tuple[Layer, str, int]] = {}
@@ -205,7 +204,10 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
         p.name: checkpoint.Parameter(p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis)
         for p in parameters.values()
     }
-    size = checkpoint.predicted_size(model, stored, recipe.data(), recipe.storage.model_dump())
+    streams = {}
+    if recipe.storage.codes == "entropy":
+        streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
+    size = checkpoint.predicted_size(model, stored, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
 
 
@@ -301,6 +303,17 @@ def most_centroids(weight: Tensor, wanted: int, granularity: str, axis: int) -> 
     return int(flat.unique().numel())
 
 
+def _expected_stream(p: PlannedParameter, weight: Tensor) -> int:
+    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one."""
+    channels = weight.movedim(p.axis, 0) if weight.dim() else weight.reshape(1)
+    sample = channels[:: max(1, weight.numel() // _CODED_SAMPLE)]
+    if not bool(torch.isfinite(sample).all()):
+        return p.code_bytes
+    codebook = plugins.make("quantizer", p.quantizer, p.options).fit(sample.contiguous())
+    coded = len(packing.entropy_encode(codebook.codes, codebook.bits))
+    return round(coded * weight.numel() / sample.numel())
+
+
 def _trainable(
     recipe: Recipe, model: nn.Module, layers: list[Layer], parameters: dict[str, PlannedParameter]
 ) -> set[str]:
@@ -325,9 +338,7 @@ def _trainable(
         where = recipe.at("trainable", index)
         if word in groups:
             if word in ("biases", "norms", "codebooks") and not groups[word]:
-                everything = word == "biases" and any(
-                    n.rpartition(".")[2].startswith("bias") for n in compressed
-                )
+                everything = word == "biases" and any(n.rpartition(".")[2].startswith("bias") for n in compressed)
                 reason = "every bias has a codebook (add 'codebooks')" if everything else "the model has none"
                 raise RecipeError(f"{where}: {word!r} selects nothing: {reason}")
             chosen |= groups[word]

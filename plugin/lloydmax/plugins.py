@@ -57,9 +57,7 @@ def manager() -> pluggy.PluginManager:
     except pluggy.PluginValidationError as error:
         raise PluginError(f"plugin {_plugin_name(pm, error.plugin)!r}: {error}") from error
     except Exception as error:
-        raise PluginError(
-            f"a plugin of the entry-point group 'lloydmax' cannot be loaded: {error!r}"
-        ) from error
+        raise PluginError(f"a plugin of the entry-point group 'lloydmax' cannot be loaded: {error!r}") from error
     return pm
 
 
@@ -109,13 +107,9 @@ def _strategies() -> dict[tuple[str, str], Registered]:
             plugin = implementation.plugin_name
             for name, cls in (implementation.function() or {}).items():
                 if not (isinstance(cls, type) and issubclass(getattr(cls, "Options", object), BaseModel)):
-                    raise PluginError(
-                        f"plugin {plugin!r}: {kind} {name!r} needs a class attribute Options (pydantic)"
-                    )
+                    raise PluginError(f"plugin {plugin!r}: {kind} {name!r} needs a class attribute Options (pydantic)")
                 if (other := found.get((kind, name))) is not None:
-                    raise PluginError(
-                        f"{kind} {name!r} is registered by two plugins: {other.plugin!r} and {plugin!r}"
-                    )
+                    raise PluginError(f"{kind} {name!r} is registered by two plugins: {other.plugin!r} and {plugin!r}")
                 source = origin.get(id(implementation.plugin), "registered in this process")
                 found[kind, name] = Registered(kind, name, cls, plugin, source)
     return dict(sorted(found.items()))
@@ -130,9 +124,7 @@ def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Regi
     raise error(f"no {kind} is called {name!r}{nearest(name, names)}")
 
 
-def make(
-    kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError
-) -> Any:
+def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError) -> Any:
     """Build the strategy of this kind and name with validated options.
 
     Raises:
@@ -144,10 +136,7 @@ def make(
     try:
         return entry.cls(entry.options.model_validate(options))
     except ValidationError as failure:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'options'}: {problem(e, entry.options)}"
-            for e in failure.errors()
-        ]
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'options'}: {problem(e, entry.options)}" for e in failure.errors()]
         raise error(f"{kind} {name!r}: " + "; ".join(lines)) from None
 
 

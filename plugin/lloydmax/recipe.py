@@ -128,15 +128,11 @@ class Recipe(_Section):
             OSError: the folder is missing or not writable.
         """
         path = Path(path)
-        ordered = {
-            key: value for key in type(self).model_fields if (value := self.data().get(key)) is not None
-        }
+        ordered = {key: value for key in type(self).model_fields if (value := self.data().get(key)) is not None}
         handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=path.name)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                yaml.safe_dump(
-                    ordered, file, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
-                )
+                yaml.safe_dump(ordered, file, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -150,9 +146,7 @@ class Recipe(_Section):
             base = schema["$defs"][definition]
             base.pop("additionalProperties", None)
             entries = [entry for entry in plugins.strategies() if entry.kind == kind]
-            base["properties"][key]["enum"] = [e.name for e in entries] + (
-                [KEEP] if key == "quantizer" else []
-            )
+            base["properties"][key]["enum"] = [e.name for e in entries] + ([KEEP] if key == "quantizer" else [])
             base["allOf"] = []
             for entry in entries:
                 options = entry.options.model_json_schema(by_alias=True)
@@ -173,16 +167,15 @@ class Recipe(_Section):
     def choices(self) -> dict[Where, list[Any]]:
         """The lists that stand where an option takes one value, for tuning loops: place -> alternatives."""
         found: dict[Where, list[Any]] = {}
-        for section, kind, entries in (
-            ("quantize", "quantizer", self.quantize),
-            ("recover", "step", self.recover),
-        ):
-            for index, entry in enumerate(entries):
-                name = getattr(entry, kind)
-                fields = {} if name == KEEP else plugins.find(kind, name, RecipeError).options.model_fields
-                for key, value in entry.options.items():
-                    if key in fields and is_choice(value, fields[key]):
-                        found[section, index, key] = value
+        entries: list[tuple[Where, str, str, Rule | Step]] = [
+            *((("quantize", n), "quantizer", rule.quantizer, rule) for n, rule in enumerate(self.quantize)),
+            *((("recover", n), "step", step.step, step) for n, step in enumerate(self.recover)),
+        ]
+        for where, kind, name, entry in entries:
+            fields = {} if name == KEEP else plugins.find(kind, name, RecipeError).options.model_fields
+            for key, value in entry.options.items():
+                if key in fields and is_choice(value, fields[key]):
+                    found[(*where, key)] = value
         return found
 
     def at(self, *where: str | int) -> str:
@@ -216,11 +209,8 @@ def _problems(failure: ValidationError, document: Document) -> list[str]:
     lines = []
     for error in failure.errors():
         where = tuple(part for part in error["loc"] if part not in ("str", "int") and "[" not in str(part))
-        model = {"quantize": Rule, "recover": Step, "storage": Storage}.get(
-            str(where[0]) if where else "", Recipe
-        )
-        if len(where) == 1:
-            model = Recipe
+        sections: dict[str, type[BaseModel]] = {"quantize": Rule, "recover": Step, "storage": Storage}
+        model = sections.get(str(where[0]), Recipe) if len(where) > 1 else Recipe
         lines.append(f"{document.at(where)}: {plugins.problem(error, model)}")
     return list(dict.fromkeys(lines))
 
@@ -251,8 +241,7 @@ def _option_problems(recipe: Recipe) -> list[str]:
             problems += _unknown(recipe, "importance", rule.importance, ("quantize", index, "importance"))
         if rule.quantizer == KEEP:
             problems += [
-                f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options"
-                for key in rule.options
+                f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options" for key in rule.options
             ]
         else:
             problems += _check_options(recipe, "quantizer", rule.quantizer, rule.options, ("quantize", index))

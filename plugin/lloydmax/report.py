@@ -104,12 +104,14 @@ class Report:
     @property
     def agreement(self) -> BeforeAfter:
         """Share of inputs with the teacher's top-1, 0 to 1, before and after recovery."""
-        return BeforeAfter(*(found and found.top1 for found in self._before_and_after()))
+        before, after = self._before_and_after()
+        return BeforeAfter(before.top1 if before else None, after.top1 if after else None)
 
     @property
     def kl(self) -> BeforeAfter:
         """Mean KL divergence from the teacher in nats, before and after recovery."""
-        return BeforeAfter(*(found and found.kl for found in self._before_and_after()))
+        before, after = self._before_and_after()
+        return BeforeAfter(before.kl if before else None, after.kl if after else None)
 
     def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
         return self.stages[1].agreement, self.stages[-1].agreement

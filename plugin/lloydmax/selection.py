@@ -49,11 +49,7 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
         model: the model; a forward pass in evaluation mode is run when ``example_inputs`` are given.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
     """
-    found = [
-        Layer(name, module, _type_names(module))
-        for name, module in model.named_modules()
-        if module._parameters
-    ]
+    found = [Layer(name, module, _type_names(module)) for name, module in model.named_modules() if module._parameters]
     if example_inputs is None:
         return found
     order: dict[int, int] = {}
@@ -136,9 +132,7 @@ def _selected(
                 f"rule's filters are numbered 1-{len(numbered)}"
             )
         return numbered[first - 1 : last]
-    hits = by_name or [
-        layer for layer in allowed if matches(selector, layer.name) and (rule.types or not layer.norm)
-    ]
+    hits = by_name or [layer for layer in allowed if matches(selector, layer.name) and (rule.types or not layer.norm)]
     if not hits:
         if any(matches(selector, layer.name) for layer in layers):
             raise RecipeError(
@@ -156,6 +150,4 @@ def _nothing(where: str, pattern: str, layers: list[Layer]) -> str:
 
 def _type_names(module: nn.Module) -> tuple[str, ...]:
     own = parametrize.type_before_parametrizations(module)
-    return tuple(
-        base.__name__ for base in own.__mro__ if issubclass(base, nn.Module) and base is not nn.Module
-    )
+    return tuple(base.__name__ for base in own.__mro__ if issubclass(base, nn.Module) and base is not nn.Module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ def predicted_size(
     parameters: Mapping[str, Parameter],
     recipe: Mapping[str, Any] | None = None,
     storage: Storage | Mapping[str, str] | None = None,
+    streams: Mapping[str, int] | None = None,
 ) -> int:
     """Size of the file before anything is compressed: exact but for what fitting and training change.
 
@@ -90,14 +91,22 @@ def predicted_size(
         model: the uncompressed model.
         parameters: what each compressed parameter will be, by any of its names.
         recipe: that the file will keep.
-        storage: as for :func:`lloydmax.save`. Codes count as packed, whatever it says: an upper bound.
+        storage: as for :func:`lloydmax.save`.
+        streams: expected bytes of entropy-coded codes, by the names of ``parameters``; the others count as packed.
 
     Raises:
         CheckpointError: a name that the model does not have, or unknown storage options.
     """
     kept, chosen = settings(model, recipe, storage)
     values, tied = contents(model)
-    compressed = {tied.get(name, name): parameter for name, parameter in parameters.items()}
+    coded = {
+        name: size for name, size in (streams or {}).items() if size < parameters[name].packed_bytes
+    }
+    compressed = {
+        tied.get(name, name): replace(parameter, coding="entropy") if name in coded else parameter
+        for name, parameter in parameters.items()
+    }
+    lengths = {tied.get(name, name): size for name, size in coded.items()}
     if unknown := sorted(set(compressed) - set(values)):
         raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
     document = new_document(compressed, tied, kept)
@@ -105,7 +114,7 @@ def predicted_size(
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:
             half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
-            entries += parameter.entries(name, "F16" if half else "F32")
+            entries += parameter.entries(name, "F16" if half else "F32", lengths.get(name))
             continue
         tensor, dtype = target(value, chosen)
         entry = Entry.of(name, ordinary(name, tensor))

@@ -99,7 +99,7 @@ def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, CodebookWe
     for prefix, module in model.named_modules():
         if not parametrize.is_parametrized(module):
             continue
-        for leaf, held in module.parametrizations.items():  # type: ignore[operator, union-attr]
+        for leaf, held in module.parametrizations.items():
             if isinstance(held[0], CodebookWeight):
                 yield (f"{prefix}.{leaf}" if prefix else leaf), module, leaf, held[0], held.original
 
@@ -112,6 +112,7 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     for prefix, module in model.named_modules():
         if isinstance(module, CodebookLayer):
             for leaf, tensor in module.codebooks.items():
+                assert isinstance(tensor, CodebookTensor)
                 found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()
     return found
 

@@ -67,11 +67,10 @@ class CorrectBias:
             for index, (name, module) in enumerate(names.items(), start=1):
                 if options.sequential:
                     mean = _Mean(module)
-                    read(
-                        student, module, source, order, options.batch_size, mean.add, output=True, calls=calls[module]
-                    )
+                    read(student, module, source, order, options.batch_size, mean.add, output=True, calls=calls[module])
                     found[name] = mean.value()
-                module.bias.add_((wanted[name] - found[name]).to(module.bias))  # type: ignore[union-attr, operator, arg-type]
+                bias: Any = module.bias
+                bias.add_((wanted[name] - found[name]).to(bias))
                 recovery.events.step("correct_bias", index, len(names), {})
         return {"layers": len(names), "samples": len(order)}
 

@@ -22,7 +22,6 @@ from lloydmax_strategies.scan import KEYS, Scan
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
 _SPLIT = 4  # if more than one weight in so many must be split off, all are
 _POINTS = 1 << 21  # exact values beyond this number are merged into as many intervals
-_EXACT = 4096  # up to so many centroids the dynamic programme is used
 _FINEST = 64  # cells per centroid at which it stops
 _LLOYD, _SETTLED = 60, 1e-6  # Lloyd's iterations, until no centroid moves by this part of the way to the next
 
@@ -79,11 +78,7 @@ class Points:
     def solve(self, k: int, dtype: torch.dtype) -> tuple[Tensor, float]:
         """k centroids, fewer than there are points, and their sum of squared errors."""
         measure = panter_dite(self.desire, k)
-        if k <= _EXACT:
-            borders = partition(self.total[None], self.moment[None], measure, k, max(_FINEST, KEYS // (8 * k)))[0]
-        else:
-            borders = np.searchsorted(measure[0], np.linspace(0, 1, k + 1))
-            borders[-1] = len(self.mass)
+        borders = partition(self.total[None], self.moment[None], measure, k, max(_FINEST, KEYS // (8 * k)))[0]
         means = self._means(self.total[borders], self.moment[borders], self.middle[np.maximum(borders[:-1], 1) - 1])
         centroids = torch.from_numpy(means).to(dtype)
         total, moment = self.total[[0] * k + [-1]], self.moment[[0] * k + [-1]]

@@ -43,17 +43,19 @@ class KMeans:
             axis: axis of the output channels, for the granularities ``channel`` and ``group:N``.
 
         Returns:
-            A codebook on the device of ``weight``.
+            A codebook on the device of ``weight``; that of a scalar has granularity ``tensor``.
         """
         k, granularity = self.options.centroids, self.options.granularity
+        if weight.dim() == 0:
+            granularity = "tensor"
         weight, channels = weight.detach(), channels_per_codebook(granularity)
         if channels is None and weight.numel() > _SMALL:
             return Histogram.of(weight, importance).fit(k)
-        if channels is None or weight.dim() == 0:
-            rows, shape = weight.reshape(1, -1), (-1,) if channels is None else (1, -1)
+        if channels is None:
+            rows = weight.reshape(1, -1)
             mass = None if importance is None else importance.detach().reshape(1, -1).cpu()
             centroids, codes = fit_rows(rows.cpu(), mass, k)
-            centroids, codes = centroids.view(shape), codes.view(weight.shape)
+            centroids, codes = centroids[0], codes.view(weight.shape)
         else:
             centroids, codes = _fit_channels(weight, importance, k, channels, axis)
         return Codebook(centroids.to(weight.device), codes.to(weight.device), granularity, axis)

@@ -23,6 +23,7 @@ _FINER = 8  # how many cells of the next level make one cell
 _WIDE, _NARROW = 16, 6  # candidates on either side of a border, on coarse cells and on finer ones
 _BRIEF = 5  # the same on single points, when there are many rows
 _ROUNDS = 40
+_PATIENCE, _LITTLE = 1 << 14, 4  # with thousands of clusters, fewer candidates and rounds: they are near optimal anyway
 
 
 def prefix(points: Floats) -> Floats:
@@ -86,11 +87,12 @@ def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int
         ``(rows, k + 1)`` indices, ascending, from 0 to m: interval j has the points ``[b[j], b[j + 1])``.
     """
     m, cells = mass.shape[1] - 1, max(_CELLS * k, _LEAST)
-    thorough = _WIDE if len(mass) == 1 or cells >= m else _BRIEF
+    reach = min(_WIDE, max(_LITTLE, _PATIENCE // k))
+    thorough = reach if len(mass) == 1 or cells >= m else _BRIEF
     if cells >= m:
         return _descend(mass, moment, _edges(measure, k), thorough, (True, False))
     borders = np.broadcast_to(np.arange(k + 1) * cells // k, (len(mass), k + 1))
-    reach, wide = _WIDE, True
+    wide = True
     while True:
         edges = _edges(measure, cells)
         borders = _descend(_at(mass, edges), _at(moment, edges), borders, reach, (wide,))
@@ -98,7 +100,7 @@ def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int
             return _at(edges, borders)
         if _FINER * cells >= m:
             return _descend(mass, moment, _at(edges, borders), thorough, (True, False))
-        cells, borders, reach, wide = _FINER * cells, _FINER * borders, _NARROW, False
+        cells, borders, reach, wide = _FINER * cells, _FINER * borders, min(reach, _NARROW), False
 
 
 def _at(table: NDArray, index: Ints, rows: Ints | None = None) -> NDArray:
@@ -126,7 +128,7 @@ def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tupl
         return borders
     value = np.full(len(borders), -np.inf)
     stuck = np.zeros(len(borders), dtype=np.int64)
-    for turn in range(_ROUNDS):
+    for turn in range(min(_ROUNDS, max(_LITTLE, 8 * _PATIENCE // borders.shape[1]))):
         active = np.flatnonzero(stuck < len(wide))
         if not len(active):
             break
@@ -139,9 +141,7 @@ def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tupl
     return borders
 
 
-def _best(
-    mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, wide: bool
-) -> tuple[Ints, Floats]:
+def _best(mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, wide: bool) -> tuple[Ints, Floats]:
     """The best choice of borders among candidates around the present ones, and its explained sum of squares.
 
     ``borders`` are those of the rows ``owner``. The candidates are ``reach`` steps to either side: of one point, or,

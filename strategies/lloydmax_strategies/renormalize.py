@@ -105,12 +105,9 @@ class Renormalize:
         for norm, moments in pooled.items():
             moments.write(norm, unbiased=True)
 
-    def _layer_by_layer(
-        self, recovery: Recovery, source: Source, order: Tensor, calls: dict[nn.Module, int]
-    ) -> None:
+    def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, calls: dict[_BatchNorm, int]) -> None:
         done: list[tuple[_BatchNorm, _Moments]] = []
         for index, (norm, count) in enumerate(calls.items(), start=1):
-            assert isinstance(norm, _BatchNorm)
             moments = _Moments()
             read(recovery.student, norm, source, order, self.options.batch_size, moments.add, calls=count)
             moments.write(norm, unbiased=False)

@@ -121,7 +121,9 @@ class Scan:
             mass += np.bincount(keys, importance, KEYS)
             if not self.exact:
                 values = self._values[part]
-                moment += np.bincount(keys, values if importance is None else values * importance.astype(np.float64), KEYS)
+                moment += np.bincount(
+                    keys, values if importance is None else values * importance.astype(np.float64), KEYS
+                )
         return mass, mass * self._table(self.low) if self.exact else moment
 
     def select(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats | None]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from lloydmax.data import Source
 from lloydmax.strategy import device_of
 from torch import Tensor, nn
 
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
 class _Enough(Exception):
     pass
 
 
-def forward_order(model: nn.Module, modules: list[nn.Module], source: Source, order: Tensor) -> dict[nn.Module, int]:
+def forward_order(model: nn.Module, modules: Sequence[Layer], source: Source, order: Tensor) -> dict[Layer, int]:
     """The modules that a forward pass calls, in the order of their first call, and how often each is called.
 
     Args:
@@ -24,9 +27,9 @@ def forward_order(model: nn.Module, modules: list[nn.Module], source: Source, or
         source: inputs.
         order: int64 indices of the inputs to use; two are enough.
     """
-    calls: dict[nn.Module, int] = {}
+    calls: dict[Layer, int] = {}
 
-    def count(module: nn.Module, _: Any) -> None:
+    def count(module: Any, _: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
 
     with ExitStack() as stack:

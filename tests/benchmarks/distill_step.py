@@ -69,7 +69,12 @@ def main() -> None:
     assert len(codebooks(student)) == 16
     pairs = []
     for _ in range(ROUNDS):
-        pairs.append((distill_seconds(copy.deepcopy(student), teacher, data), bare_seconds(copy.deepcopy(student), targets, data)))
+        pairs.append(
+            (
+                distill_seconds(copy.deepcopy(student), teacher, data),
+                bare_seconds(copy.deepcopy(student), targets, data),
+            )
+        )
     ratios = [ours / bare for ours, bare in pairs]
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
     print(f"distill step  {1e3 * statistics.median(p[0] for p in pairs):7.2f} ms (median of {ROUNDS} x {STEPS} steps)")

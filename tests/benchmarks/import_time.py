@@ -1,6 +1,6 @@
 """What importing lloydmax costs beyond importing torch, in fresh processes.
 
-    python tests/benchmarks/import_time.py
+python tests/benchmarks/import_time.py
 """
 
 from __future__ import annotations

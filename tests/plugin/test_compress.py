@@ -25,7 +25,9 @@ RECIPE = {
 
 
 def same_state(first: nn.Module, second: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_the_whole_job(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:

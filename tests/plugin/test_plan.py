@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from lloydmax import PlanMismatchError, RecipeError, codebooks, plan, verify_plan
+from lloydmax import PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
 from lloydmax.codebook import fit_codebook
 from lloydmax.student import attach
 from torch import nn
@@ -85,7 +87,9 @@ def test_tied_weights_are_planned_once(text_net: nn.Module) -> None:
 
 def test_transposed_convolutions_have_their_channels_on_axis_one() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(3, 6, 2))
-    (parameter,) = plan(model, {"quantize": [{"layers": 1, "granularity": "channel", "centroids": 4}]}).parameters.values()
+    (parameter,) = plan(
+        model, {"quantize": [{"layers": 1, "granularity": "channel", "centroids": 4}]}
+    ).parameters.values()
     assert parameter.axis == 1 and parameter.codebooks == 6
 
 
@@ -161,3 +165,17 @@ def test_a_model_that_is_already_compressed_is_refused(small_net: nn.Module) -> 
 def test_a_model_without_parameters_is_refused() -> None:
     with pytest.raises(RecipeError, match="nothing to compress"):
         plan(nn.ReLU(), {"quantize": [{"layers": "all"}]})
+
+
+@pytest.mark.parametrize("storage", [{}, {"floats": "float16"}, {"codes": "entropy"}])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group:3"])
+@pytest.mark.parametrize("centroids", [1, 4, 5, 200, 300])
+def test_predicted_bytes_are_the_bytes_of_the_file(
+    tmp_path: Path, storage: dict, granularity: str, centroids: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 64, 3), nn.BatchNorm2d(64), nn.ConvTranspose2d(64, 32, 3), nn.Linear(64, 64))
+    rule = {"layers": "all", "centroids": centroids, "granularity": granularity}
+    result = compress(model, {"quantize": [rule], "storage": storage}, progress=False)
+    size = result.save(tmp_path / "model.safetensors")
+    assert abs(result.plan.predicted_bytes - size) <= 0.01 * size

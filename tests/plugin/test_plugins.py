@@ -34,7 +34,9 @@ def test_a_third_partys_quantizer_works_in_a_recipe(small_net: torch.nn.Module) 
     plugin = ThirdParty()
     plugins.register(plugin, "third-party")
     try:
-        result = lloydmax.compress(small_net, {"quantize": [{"layers": "head.*", "quantizer": "signs"}]}, progress=False)
+        result = lloydmax.compress(
+            small_net, {"quantize": [{"layers": "head.*", "quantizer": "signs"}]}, progress=False
+        )
         assert lloydmax.codebooks(result.model)["head.0.weight"].k == 2
         assert ("quantizer", "signs") in {(s.kind, s.name) for s in plugins.strategies()}
     finally:

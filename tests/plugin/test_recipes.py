@@ -65,5 +65,7 @@ def test_resnet50_gives_the_published_reduction(resnet50: torch.nn.Module) -> No
     assert weights[0] == "layer2.0.conv3.weight" and weights[-1] == "layer4.2.conv3.weight" and len(weights) == 37
     assert not any("downsample" in name for name in weights)
     assert 0.594 <= made.code_reduction <= 0.596
-    every = Recipe.load(recipe.data() | {"quantize": [{"layers": "1-50", "except": ["*.downsample.*"], "centroids": 4}]})
+    every = Recipe.load(
+        recipe.data() | {"quantize": [{"layers": "1-50", "except": ["*.downsample.*"], "centroids": 4}]}
+    )
     assert list(plan(resnet50, every).parameters)[-1] == "fc.weight"

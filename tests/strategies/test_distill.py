@@ -68,7 +68,14 @@ def test_every_loss_goes_down(loss: str) -> None:
 def test_every_optimizer_and_schedule(optimizer: str) -> None:
     student, teacher, x = pair()
     found = lloydmax.distill(
-        student, teacher, x, **OPTIONS | {"lr": 0.1}, optimizer=optimizer, schedule="constant", clip=5.0, weight_decay=1e-4
+        student,
+        teacher,
+        x,
+        **OPTIONS | {"lr": 0.1},
+        optimizer=optimizer,
+        schedule="constant",
+        clip=5.0,
+        weight_decay=1e-4,
     )
     assert found["agreement"] > 0.9
 

@@ -40,7 +40,11 @@ def student(small_net: SmallNet) -> SmallNet:
 
 @pytest.mark.parametrize(
     ("options", "how"),
-    [({}, "one batch"), ({"memory": 1e-6, "batch_size": 7}, "layer by layer"), ({"memory": 1e-6, "batch_size": 96}, "layer")],
+    [
+        ({}, "one batch"),
+        ({"memory": 1e-6, "batch_size": 7}, "layer by layer"),
+        ({"memory": 1e-6, "batch_size": 96}, "layer"),
+    ],
 )
 def test_exact_mode_equals_one_pass_of_everything(student: SmallNet, pictures: Tensor, options: dict, how: str) -> None:
     expected, others = one_pass(student, pictures), copy.deepcopy(student.state_dict())

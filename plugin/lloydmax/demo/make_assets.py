@@ -46,7 +46,7 @@ class _NumpyOnly(pickle.Unpickler):
 def train(images: Tensor, labels: Tensor, epochs: int) -> DemoResNet:
     """SGD with Nesterov momentum, one-cycle learning rate, random flips and shifts by two pixels."""
     torch.manual_seed(0)
-    network = DemoResNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = DemoResNet().to(memory_format=torch.channels_last)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
