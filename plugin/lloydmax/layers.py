@@ -28,22 +28,24 @@ class CodesHolder(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, codebook: Codebook, cached: bool) -> None:
+    def __init__(self, codebook: Codebook) -> None:
         super().__init__()
-        self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, cached
+        self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, True
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
+        self._version = -1
 
     def decoded(self, centroids: Tensor) -> Tensor:
-        """The dense weight, from the cache when there is one."""
-        if not self.cached or torch.compiler.is_exporting():
+        """The dense weight; from the cache unless the centroids learn or have changed since."""
+        if not self.cached or centroids.requires_grad or torch.compiler.is_exporting():
             return decode(centroids, self.codes, self.granularity, self.axis)
-        if self.dense is None:
+        if torch.compiler.is_compiling():
+            return decode(centroids, self.codes, self.granularity, self.axis) if self.dense is None else self.dense
+        version = -1 if centroids.is_inference() else centroids._version
+        if self.dense is None or self._version != version:
             with torch.inference_mode(False):
-                weight = decode(centroids.detach(), self.codes, self.granularity, self.axis)
-            if torch.compiler.is_compiling():
-                return weight
-            self.dense = weight
+                self.dense = decode(centroids, self.codes, self.granularity, self.axis)
+            self._version = version
         return self.dense
 
     def set_cache(self, enabled: bool) -> None:
@@ -63,7 +65,7 @@ class CodesHolder(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "dense": None}
+        return {**self.__dict__, "dense": None, "_version": -1}
 
 
 class CodebookTensor(CodesHolder):
@@ -72,7 +74,7 @@ class CodebookTensor(CodesHolder):
     centroids: Tensor
 
     def __init__(self, codebook: Codebook) -> None:
-        super().__init__(codebook, cached=True)
+        super().__init__(codebook)
         self.register_buffer("centroids", codebook.centroids.detach().clone())
 
     def codebook(self) -> Codebook:

@@ -36,14 +36,13 @@ class CodebookWeight(CodesHolder):
     """Parametrization: centroids ``(k,)`` or ``(codebooks, k)`` -> dense weight.
 
     The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
-    section 3.3). A finished weight no longer learns and keeps its decoded form.
+    section 3.3), while they require one.
     """
 
     counts: Tensor
 
     def __init__(self, codebook: Codebook) -> None:
-        super().__init__(codebook, cached=False)
-        self.frozen = False
+        super().__init__(codebook)
         self._fitted = codebook.centroids
         counts = codebook.member_counts().clamp(min=1).to(torch.float32)
         self.register_buffer("counts", counts, persistent=False)
@@ -53,12 +52,6 @@ class CodebookWeight(CodesHolder):
         if centroids.requires_grad and torch.is_grad_enabled():
             centroids = _MeanGradient.apply(centroids, self.counts)
         return self.decoded(centroids)
-
-    def freeze(self, centroids: Tensor) -> None:
-        """End the training of these centroids and keep the decoded weight from now on."""
-        centroids.requires_grad_(False)
-        self.frozen = True
-        self.set_cache(True)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The fitted centroids, when the parametrization is registered."""
@@ -134,7 +127,7 @@ def finish(model: nn.Module) -> nn.Module:
             shared[id(weight)] = CodebookTensor(
                 Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
             )
-        weight.freeze(centroids)
+        centroids.requires_grad_(False)
         chosen.setdefault(module, {})[leaf] = shared[id(weight)]
     replaced: dict[nn.Module, nn.Module] = {}
     for module, tensors in chosen.items():
@@ -153,7 +146,7 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     The decoded weight is in no state dict, file, pickle, copy or exported program.
     """
     for module in model.modules():
-        if isinstance(module, CodebookTensor) or (isinstance(module, CodebookWeight) and module.frozen):
+        if isinstance(module, CodesHolder):
             module.set_cache(enabled)
     return model
 

@@ -16,7 +16,7 @@ from lloydmax.codebook import Codebook
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.partition import Floats, desire, panter_dite, partition, prefix
+from lloydmax_strategies.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
 from lloydmax_strategies.scan import KEYS, Scan
 
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
@@ -41,9 +41,14 @@ class Points:
         return np.clip(self.sums / self.mass, self.low, self.high)
 
     @cached_property
+    def start(self) -> int:
+        """The point in the middle of the mass."""
+        return min(int(np.searchsorted(self.total, self.total[-1] / 2, side="right")), len(self.mass)) - 1
+
+    @property
     def centre(self) -> float:
-        """A value in the middle of the mass; moments are taken about it."""
-        return float(self.middle[np.searchsorted(self.total, self.total[-1] / 2, side="right") - 1])
+        """Its value; moments are taken about it."""
+        return float(self.middle[self.start])
 
     @cached_property
     def total(self) -> Floats:
@@ -52,8 +57,8 @@ class Points:
 
     @cached_property
     def moment(self) -> Floats:
-        """Cumulative moment about the centre, from 0."""
-        return prefix(self.mass * (self.middle - self.centre))
+        """Cumulative moment about the centre, 0 there."""
+        return outward(self.mass * (self.middle - self.centre), self.start)
 
     @cached_property
     def spread(self) -> Floats:
@@ -77,11 +82,14 @@ class Points:
 
     def solve(self, k: int, dtype: torch.dtype) -> tuple[Tensor, float]:
         """k centroids, fewer than there are points, and their sum of squared errors."""
-        measure = panter_dite(self.desire, k)
-        borders = partition(self.total[None], self.moment[None], measure, k, max(_FINEST, KEYS // (8 * k)))[0]
+        measure, expected = panter_dite(self.desire, k)
+        squares = self.mass * np.square(self.middle - self.centre)
+        square = outward(squares, self.start)[None] if expected < SCARCE * squares.sum() else None
+        finest = max(_FINEST, KEYS // (8 * k))
+        borders = partition(self.total[None], self.moment[None], measure, k, square, finest)[0]
         means = self._means(self.total[borders], self.moment[borders], self.middle[np.maximum(borders[:-1], 1) - 1])
         centroids = torch.from_numpy(means).to(dtype)
-        total, moment = self.total[[0] * k + [-1]], self.moment[[0] * k + [-1]]
+        total, moment = self.total[borders], self.moment[borders]
         for _ in range(_LLOYD):
             exact = centroids.double().numpy()
             total[1:-1], moment[1:-1] = self.up_to((exact[1:] + exact[:-1]) / 2)
@@ -89,8 +97,7 @@ class Points:
             if (np.abs(means - exact)[1:] <= _SETTLED * np.diff(exact)).all():
                 break
             centroids = torch.from_numpy(means).to(dtype)
-        squares = float((self.mass * np.square(self.middle - self.centre) + self.spread).sum())
-        return centroids, squares - float((np.diff(total) * np.square(means - self.centre)).sum())
+        return centroids, float((squares + self.spread).sum() - (np.diff(total) * np.square(means - self.centre)).sum())
 
     def _means(self, total: Floats, moment: Floats, otherwise: Floats) -> Floats:
         """Means of the clusters between cumulative masses and moments; ``otherwise`` where there is no mass."""
@@ -189,7 +196,7 @@ def _merged(values: NDArray[np.float32], mass: Floats) -> tuple[Floats, Floats, 
     exact = values.astype(np.float64)
     if len(values) <= _POINTS:
         return exact, exact, mass, mass * exact
-    edges = np.searchsorted(panter_dite(desire(exact[None], mass[None]), _POINTS)[0], np.linspace(0, 1, _POINTS + 1))
+    edges = np.searchsorted(panter_dite(desire(exact[None], mass[None]), _POINTS)[0][0], np.linspace(0, 1, _POINTS + 1))
     first = np.unique(np.clip(edges[:-1], 0, len(values) - 1))
     last = np.append(first[1:], len(values)) - 1
     return exact[first], exact[last], np.add.reduceat(mass, first), np.add.reduceat(mass * exact, first)

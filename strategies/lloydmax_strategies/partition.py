@@ -23,6 +23,7 @@ _FINER = 8  # how many cells of the next level make one cell
 _WIDE, _NARROW = 16, 6  # candidates on either side of a border, on coarse cells and on finer ones
 _BRIEF = 5  # the same on single points, when there are many rows
 _ROUNDS = 40
+SCARCE = 1e-9
 _PATIENCE, _LITTLE = 1 << 14, 4  # with thousands of clusters, fewer candidates and rounds: they are near optimal anyway
 
 
@@ -30,6 +31,14 @@ def prefix(points: Floats) -> Floats:
     """Cumulative sums along the last axis that start with 0: ``(rows, m)`` -> ``(rows, m + 1)``."""
     sums = np.zeros((*points.shape[:-1], points.shape[-1] + 1))
     np.cumsum(points, axis=-1, out=sums[..., 1:])
+    return sums
+
+
+def outward(points: Floats, middle: int) -> Floats:
+    """Cumulative sums as in :func:`prefix`, but 0 at ``middle``: large values at the ends spoil no digits between."""
+    sums = np.zeros((*points.shape[:-1], points.shape[-1] + 1))
+    np.cumsum(points[..., middle:], axis=-1, out=sums[..., middle + 1 :])
+    np.cumsum(-points[..., :middle][..., ::-1], axis=-1, out=sums[..., :middle][..., ::-1])
     return sums
 
 
@@ -50,7 +59,7 @@ def desire(values: Floats, mass: Floats | None = None) -> Floats:
     return np.cbrt(width if mass is None else width * mass)
 
 
-def panter_dite(desire: Floats, k: int) -> Floats:
+def panter_dite(desire: Floats, k: int) -> tuple[Floats, Floats]:
     """Where k centroids want to be: the cumulative cube root of the density, from 0 to 1 in each row.
 
     A single point gets at most half a cluster, however far away it lies.
@@ -60,9 +69,9 @@ def panter_dite(desire: Floats, k: int) -> Floats:
         k: number of clusters.
 
     Returns:
-        ``(rows, m + 1)``.
+        The measure ``(rows, m + 1)``, and the error to expect ``(rows,)``: the cube of the whole over 12 k^2.
     """
-    for _ in range(6):
+    for _ in range(60):
         limit = desire.sum(axis=1, keepdims=True) / (2 * k)
         if not (desire > limit).any():
             break
@@ -70,10 +79,12 @@ def panter_dite(desire: Floats, k: int) -> Floats:
     measure = prefix(desire)
     total = measure[:, -1:]
     even = np.linspace(0, 1, measure.shape[1])
-    return np.where(total > 0, measure / np.where(total > 0, total, 1), even)
+    return np.where(total > 0, measure / np.where(total > 0, total, 1), even), total[:, 0] ** 3 / (12 * k * k)
 
 
-def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int | None = None) -> Ints:
+def partition(
+    mass: Floats, moment: Floats, measure: Floats, k: int, square: Floats | None = None, finest: int | None = None
+) -> Ints:
     """The borders of the k intervals with the least squared error, in each row.
 
     Args:
@@ -81,6 +92,8 @@ def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int
         moment: ``(rows, m + 1)``, cumulative mass times value; centre the values, or digits are lost.
         measure: ``(rows, m + 1)``, see :func:`panter_dite`; it steers the search, not the result.
         k: number of intervals, ``1 <= k <= m``.
+        square: ``(rows, m + 1)``, cumulative mass times squared value; slower, and needed where the error is less
+            than ``SCARCE`` times the sum of squares.
         finest: stop at this many cells per interval; ``None`` goes on to single points.
 
     Returns:
@@ -90,16 +103,17 @@ def partition(mass: Floats, moment: Floats, measure: Floats, k: int, finest: int
     reach = min(_WIDE, max(_LITTLE, _PATIENCE // k))
     thorough = reach if len(mass) == 1 or cells >= m else _BRIEF
     if cells >= m:
-        return _descend(mass, moment, _edges(measure, k), thorough, (True, False))
+        return _descend(mass, moment, square, _edges(measure, k), thorough, (True, False))
     borders = np.broadcast_to(np.arange(k + 1) * cells // k, (len(mass), k + 1))
     wide = True
     while True:
         edges = _edges(measure, cells)
-        borders = _descend(_at(mass, edges), _at(moment, edges), borders, reach, (wide,))
+        coarse = None if square is None else _at(square, edges)
+        borders = _descend(_at(mass, edges), _at(moment, edges), coarse, borders, reach, (wide,))
         if finest is not None and cells >= finest * k:
             return _at(edges, borders)
         if _FINER * cells >= m:
-            return _descend(mass, moment, _at(edges, borders), thorough, (True, False))
+            return _descend(mass, moment, square, _at(edges, borders), thorough, (True, False))
         cells, borders, reach, wide = _FINER * cells, _FINER * borders, min(reach, _NARROW), False
 
 
@@ -121,7 +135,9 @@ def _edges(measure: Floats, cells: int) -> Ints:
     return edges
 
 
-def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tuple[bool, ...]) -> Ints:
+def _descend(
+    mass: Floats, moment: Floats, square: Floats | None, borders: Ints, reach: int, wide: tuple[bool, ...]
+) -> Ints:
     """Improve the borders of every row until none of the given kinds of candidates has a better choice."""
     borders = borders.copy()
     if borders.shape[1] == 2:
@@ -132,7 +148,7 @@ def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tupl
         active = np.flatnonzero(stuck < len(wide))
         if not len(active):
             break
-        found, score = _best(mass, moment, borders[active], active, reach, wide[turn % len(wide)])
+        found, score = _best(mass, moment, square, borders[active], active, reach, wide[turn % len(wide)])
         better = score > value[active] + 1e-15 * np.abs(score)
         changed = active[better]
         stuck[active] += 1
@@ -141,8 +157,12 @@ def _descend(mass: Floats, moment: Floats, borders: Ints, reach: int, wide: tupl
     return borders
 
 
-def _best(mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, wide: bool) -> tuple[Ints, Floats]:
-    """The best choice of borders among candidates around the present ones, and its explained sum of squares.
+def _best(
+    mass: Floats, moment: Floats, square: Floats | None, borders: Ints, owner: Ints, reach: int, wide: bool
+) -> tuple[Ints, Floats]:
+    """The best choice of borders among candidates around the present ones, and its score.
+
+    The score is the sum of squares that the intervals explain; with ``square``, minus the error that they leave.
 
     ``borders`` are those of the rows ``owner``. The candidates are ``reach`` steps to either side: of one point, or,
     if ``wide``, so that they go as far as the neighbouring borders.
@@ -157,23 +177,24 @@ def _best(mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, 
         left, right = here - steps[:0:-1], here + steps
     candidates = np.concatenate([left, right], axis=2)
     np.clip(candidates, 0, last, out=candidates)
-    n, s = _at(mass, candidates, owner), _at(moment, candidates, owner)
-    inner, width = n.shape[1:]
+    sums = [mass, moment] if square is None else [mass, moment, square]
+    tables = [_at(table, candidates, owner) for table in sums]
+    inner, width = candidates.shape[1:]
 
-    score = np.empty_like(n)
-    choice = np.empty(n.shape, dtype=np.int16)
-    score[:, 0] = _gain(n[:, 0].copy(), s[:, 0].copy())
+    score = np.empty(candidates.shape)
+    choice = np.empty(candidates.shape, dtype=np.int16)
+    score[:, 0] = _score(*(table[:, 0] - whole[owner, :1] for table, whole in zip(tables, sums, strict=True)))
     block = max(1, _BLOCK // (rows * width * width))
     for start in range(1, inner, block):
         stop = min(inner, start + block)
         this, before = slice(start, stop), slice(start - 1, stop - 1)
-        gain = _gain(n[:, this, :, None] - n[:, before, None, :], s[:, this, :, None] - s[:, before, None, :])
+        gain = _score(*(table[:, this, :, None] - table[:, before, None, :] for table in tables))
         for j in range(start, stop):
             total = gain[:, j - start]
             total += score[:, j - 1, None, :]
             np.max(total, axis=-1, out=score[:, j])
         choice[:, this] = gain.argmax(axis=-1)
-    final = score[:, -1] + _gain(mass[owner, -1:] - n[:, -1], moment[owner, -1:] - s[:, -1])
+    final = score[:, -1] + _score(*(whole[owner, -1:] - table[:, -1] for table, whole in zip(tables, sums, strict=True)))
 
     pick = final.argmax(axis=1)
     row = np.arange(rows)
@@ -184,10 +205,13 @@ def _best(mass: Floats, moment: Floats, borders: Ints, owner: Ints, reach: int, 
     return found, best
 
 
-def _gain(mass: Floats, moment: Floats) -> Floats:
-    """Sum of squares that an interval explains, ``moment^2 / mass``; minus infinity for a reversed one. In place."""
+def _score(mass: Floats, moment: Floats, square: Floats | None = None) -> Floats:
+    """Score of intervals, minus infinity for a reversed one. In place."""
     np.copyto(mass, -1e-300, where=mass <= 0)
     np.square(moment, out=moment)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         np.divide(moment, mass, out=moment)
+        if square is not None:
+            moment -= square
+            np.copyto(moment, 0, where=moment > -1e-14 * square)  # no more than rounding
     return moment

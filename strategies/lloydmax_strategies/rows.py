@@ -8,7 +8,7 @@ from lloydmax.codebook import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.partition import Floats, desire, panter_dite, partition, prefix
+from lloydmax_strategies.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
 
 _BATCH = 1 << 18  # weights that are worked on at once
 _COMPARE = 32  # up to so many centroids, codes are found by comparing with every threshold
@@ -103,9 +103,19 @@ def _means(ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: t
     n, m = ordered.shape
     centre = ordered[:, m // 2, None].astype(np.float64)
     values = ordered - centre
-    mass = np.broadcast_to(np.arange(m + 1.0), (n, m + 1)) if weight is None else prefix(weight)
-    moment = prefix(values if weight is None else values * weight)
-    borders = partition(np.ascontiguousarray(mass), moment, panter_dite(desire(values, weight), k), k)
+    if weight is None:
+        mass, weighted = np.broadcast_to(np.arange(m + 1.0), (n, m + 1)).copy(), values
+    else:
+        mass, weighted = prefix(weight), values * weight
+    moment, wanted = outward(weighted, m // 2), desire(values, weight)
+    measure, error = panter_dite(wanted, k)
+    scarce = error < SCARCE * np.einsum("ij,ij->i", weighted, values)
+    borders = np.empty((n, k + 1), np.int64)
+    for part in (np.flatnonzero(~scarce), np.flatnonzero(scarce)):
+        if len(part):
+            square = outward(weighted[part] * values[part], m // 2) if scarce[part[0]] else None
+            every = slice(None) if len(part) == n else part
+            borders[part] = partition(mass[every], moment[every], measure[every], k, square)
     table = torch.from_numpy(ordered)
     centroids = np.zeros((n, k))
     for _ in range(_SETTLE):

@@ -196,3 +196,15 @@ def test_codebook_granularities_decode_on_either_axis() -> None:
     by_column = Codebook(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), codes, "group:2", axis=1)
     assert by_column.dequantize().tolist() == [[1, 2, 4], [2, 1, 3]]
     assert by_column.member_counts().tolist() == [[2, 2], [1, 1]]
+
+
+def test_a_weight_is_decoded_once_while_its_centroids_stay_the_same() -> None:
+    model = nn.Linear(6, 5)
+    attach(model, "weight", fit_codebook(model.weight, 4))
+    ((_, _, _, weight, centroids),) = attached(model)
+    assert model.weight is not model.weight and weight.dense is None, "centroids that learn are decoded every time"
+    centroids.requires_grad_(False)
+    before = model.weight
+    assert model.weight is before
+    centroids.add_(1)
+    assert torch.allclose(model.weight, before + 1)

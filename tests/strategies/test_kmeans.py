@@ -18,7 +18,7 @@ from lloydmax_strategies.kmeans import KMeans, lloydmax_quantizers
 
 kmeans1d = pytest.importorskip("kmeans1d")
 
-LARGE = 100_000  # goes through the histogram
+LARGE = 70_000  # goes through the histogram
 SHAPES = {
     "gaussian": lambda r, n: r.normal(size=n) * 0.02,
     "laplace": lambda r, n: r.laplace(size=n),
@@ -85,7 +85,7 @@ def excess_distance(codebook: Codebook, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_error_is_optimal_up_to_a_thousandth(shape: str) -> None:
-    for n, ks in ((5000, (2, 3, 16, 100, 256)), (LARGE, (2, 16, 64))):
+    for n, ks in ((5000, (2, 3, 16, 100, 256)), (LARGE, (3, 32))):
         weight = draw(shape, n)
         for k in ks:
             assert fit(weight, k).mse(weight) <= 1.001 * optimum(weight, k), (n, k)
