@@ -82,9 +82,10 @@ class Scan:
             return low, high
         key = np.arange(-KEYS // 2, KEYS // 2, dtype=np.float64)
         low, high = (key - (key <= 0)) / _STEPS, (key + (key >= 0)) / _STEPS
-        for edge in (low, high):
-            np.clip(edge, -1 + 1e-12, 1 - 1e-12, out=edge)
-            edge *= float(scale) / (1 - np.abs(edge))
+        for edge, first, last in ((low, -1.0, 1 - 2.0**-23), (high, -1 + 2.0**-23, 1.0)):
+            np.clip(edge, first, last, out=edge)
+            with np.errstate(divide="ignore"):
+                edge *= float(scale) / (1 - np.abs(edge))
             np.clip(edge, -top, top, out=edge)
             edge += float(centre)
         return low, high
