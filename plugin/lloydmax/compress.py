@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax import checkpoint, plugins
+from lloydmax.cache import Cache, fingerprint
 from lloydmax.codebook import check_weight
 from lloydmax.data import Source, unlabelled
 from lloydmax.errors import FitError, RecoveryError
 from lloydmax.outputs import Yardstick
-from lloydmax.plan import Plan, verify_plan
+from lloydmax.plan import Plan, PlannedParameter, verify_plan
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.strategy import Events, Recovery, evaluating, seeded
+from lloydmax.strategy import Events, Recovery, RecoveryStep, evaluating, seeded
 from lloydmax.student import attach, attached, codebooks, finish
 
 if TYPE_CHECKING:
@@ -87,12 +88,11 @@ def compress(
     """
     recipe = Recipe.load(recipe)
     plan = make_plan(model, recipe, example_inputs)
-    steps = [plugins.make("step", step.step, step.options, RecoveryError) for step in recipe.recover]
+    steps = recovery_steps(recipe)
     workdir = None if workdir is None else Path(workdir)
     seed = recipe.seed if seed is None else seed
-    needs_data = [s.step for s, made in zip(recipe.recover, steps, strict=True) if getattr(made, "needs_data", True)]
-    if data is None and reference_data is None and needs_data:
-        raise RecoveryError(f"recovery step {needs_data[0]!r} needs unlabelled inputs: pass data=...")
+    if data is None and reference_data is None and (needy := needs_data(recipe)):
+        raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
 
     with ExitStack() as stack:
         if progress:
@@ -106,12 +106,7 @@ def compress(
             yardstick_source = reference or source
             yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed)
             student = copy.deepcopy(model)
-        weights = {name: _parameter(model, name) for name in plan.parameters}
-        for name, codebook in _fit(model, plan, source, weights, events).items():
-            attach(student, name, codebook)
-        verify_plan(plan, student)
-        _set_trainable(student, plan)
-        student.eval()
+        prepare(student, plan, fit(model, plan, source, events))
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
             score = None if evaluate is None else _score(evaluate, model)
@@ -122,17 +117,15 @@ def compress(
             stages.append(measured_at("compressed", student))
         recovery = Recovery(student, model, source, reference, seed, workdir, events)
         said: list[dict[str, Any]] = []
-        for step, made in zip(recipe.recover, steps, strict=True):
-            with events.stage(step.step) as figures:
-                figures.update(made.run(recovery))
-            said.append({"step": step.step, **figures})
+        for figures in recover(recovery, steps):
+            said.append(figures)
             if len(said) < len(steps):
-                stages.append(measured_at(step.step, student))
+                stages.append(measured_at(figures["step"], student))
         with events.stage("finish"):
-            student = _finished(student, model, plan)
-            verify_plan(plan, student)
-            stages.append(measured_at(recipe.recover[-1].step if steps else "finished", student))
+            student = finished(student, model, plan)
+            stages.append(measured_at(steps[-1][0] if steps else "finished", student))
             sizes = checkpoint.accountings(student)
+        weights = {name: _parameter(model, name) for name in plan.parameters}
         report = Report(
             recipe=recipe.name,
             model=plan.model,
@@ -145,6 +138,102 @@ def compress(
             seed=seed,
         )
     return Result(student, report, plan)
+
+
+def recovery_steps(recipe: Recipe) -> list[tuple[str, RecoveryStep]]:
+    """The recovery steps of a recipe, built: ``[(name, step)]``."""
+    return [(step.step, plugins.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
+
+
+def needs_data(recipe: Recipe) -> list[str]:
+    """What in a recipe cannot run without unlabelled inputs, for messages; empty: nothing."""
+    importances = sorted({rule.importance for rule in recipe.quantize if rule.importance is not None})
+    steps = [name for name, step in recovery_steps(recipe) if getattr(step, "needs_data", True)]
+    return [*(f"importance {name!r}" for name in importances), *(f"recovery step {name!r}" for name in steps)]
+
+
+def fit(
+    model: nn.Module,
+    plan: Plan,
+    source: Source | None = None,
+    events: Events | None = None,
+    cache: Cache | None = None,
+) -> dict[str, Codebook]:
+    """Fit the codebook of every planned parameter.
+
+    Args:
+        model: the original; not changed.
+        plan: of that model.
+        source: unlabelled inputs, for importances.
+        events: where progress is reported.
+        cache: fits are looked up in it and kept in it.
+
+    Raises:
+        FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
+    """
+    events = events or Events()
+    weights = {name: _parameter(model, name) for name in plan.parameters}
+    importances = _importances(model, plan, source, events)
+    fitted: dict[str, Codebook] = {}
+    with events.stage("fit", total=len(plan.parameters)):
+        for index, p in enumerate(plan.parameters.values(), start=1):
+            try:
+                fitted[p.name] = _fitted(p, weights[p.name], importances.get(p.name), cache)
+            except FitError as error:
+                raise FitError(f"{p.name}: {error}") from None
+            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
+    return fitted
+
+
+def prepare(student: nn.Module, plan: Plan, codebooks: dict[str, Codebook]) -> None:
+    """Turn a model, in place, into a student: codebooks attached, verified, trainable what the plan says.
+
+    Args:
+        student: the original or a copy of it; left in evaluation mode.
+        plan: of the original.
+        codebooks: from :func:`fit`.
+
+    Raises:
+        PlanMismatchError: the student does not hold what the plan says.
+    """
+    for name, codebook in codebooks.items():
+        attach(student, name, codebook)
+    verify_plan(plan, student)
+    _set_trainable(student, plan)
+    student.eval()
+
+
+def recover(recovery: Recovery, steps: Sequence[tuple[str, RecoveryStep]]) -> Iterator[dict[str, Any]]:
+    """Run recovery steps, one for each item taken; yields ``{"step": name, ...what it measured}``."""
+    for name, step in steps:
+        with recovery.events.stage(name) as figures:
+            figures.update(step.run(recovery))
+        yield {"step": name, **figures}
+
+
+def finished(student: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
+    """The student as it is run and stored: codebook modules, values as the file keeps them, verified.
+
+    Args:
+        student: changed in place.
+        model: the original, whose ``requires_grad`` the remaining parameters get.
+        plan: what the student must hold.
+
+    Returns:
+        ``student``, or its replacement when it is itself a single layer; in evaluation mode.
+
+    Raises:
+        PlanMismatchError: the student does not hold what the plan says.
+    """
+    student = finish(student).eval()
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(wanted.get(name, False))
+        parameter.grad = None
+    student._lloydmax = {"recipe": plan.recipe.data(), "storage": plan.recipe.storage.model_dump()}  # type: ignore[assignment]
+    checkpoint.round_floats(student)
+    verify_plan(plan, student)
+    return student
 
 
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
@@ -222,9 +311,7 @@ def _parameter(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(name).detach()
 
 
-def _fit(
-    model: nn.Module, plan: Plan, source: Source | None, weights: dict[str, Tensor], events: Events
-) -> dict[str, Codebook]:
+def _importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
     importances: dict[str, Tensor] = {}
     for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
         if source is None:
@@ -232,17 +319,23 @@ def _fit(
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
         with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
             importances |= plugins.make("importance", kind, {}).measure(model, names, source)
-    fitted: dict[str, Codebook] = {}
-    with events.stage("fit", total=len(plan.parameters)):
-        for index, p in enumerate(plan.parameters.values(), start=1):
-            quantizer = plugins.make("quantizer", p.quantizer, p.options)
-            try:
-                check_weight(weights[p.name], importances.get(p.name))
-                fitted[p.name] = quantizer.fit(weights[p.name], importance=importances.get(p.name), axis=p.axis)
-            except FitError as error:
-                raise FitError(f"{p.name}: {error}") from None
-            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
-    return fitted
+    return importances
+
+
+def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
+    def make() -> Codebook:
+        check_weight(weight, importance)
+        found: Codebook = plugins.make("quantizer", p.quantizer, p.options).fit(
+            weight, importance=importance, axis=p.axis
+        )
+        return found
+
+    if cache is None:
+        return make()
+    tensors = [weight] if importance is None else [weight, importance]
+    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
+    found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
+    return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())
 
 
 def _set_trainable(student: nn.Module, plan: Plan) -> None:
@@ -252,17 +345,6 @@ def _set_trainable(student: nn.Module, plan: Plan) -> None:
     plain = dict(student.named_parameters())
     for name in plan.trainable:
         (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
-
-
-def _finished(student: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
-    student = finish(student).eval()
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(wanted.get(name, False))
-        parameter.grad = None
-    student._lloydmax = {"recipe": plan.recipe.data(), "storage": plan.recipe.storage.model_dump()}  # type: ignore[assignment]
-    checkpoint.round_floats(student)
-    return student
 
 
 def _score(evaluate: Evaluate, model: nn.Module) -> float:

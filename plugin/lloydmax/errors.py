@@ -33,3 +33,7 @@ class CheckpointError(LloydmaxError, RuntimeError):
 
 class PluginError(LloydmaxError, RuntimeError):
     """A plugin is broken, missing, or registers a name that is already taken."""
+
+
+class IntegrationError(LloydmaxError, RuntimeError):
+    """A host toolkit is absent, or is asked for something that it and lloydmax cannot do together."""

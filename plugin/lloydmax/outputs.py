@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lloydmax.cache import fingerprint, model_fingerprint
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.strategy import device_of, evaluating
 
 if TYPE_CHECKING:
+    from lloydmax.cache import Cache
     from lloydmax.data import Source
 
 MEMORY_LIMIT = 1 << 30
@@ -92,12 +94,24 @@ class TeacherOutputs:
         order: Tensor,
         key: str | int | None = None,
         workdir: Path | None = None,
+        cache: Cache | None = None,
     ) -> TeacherOutputs | None:
-        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs."""
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs.
+
+        With a ``cache``, runs that share it and the source, and whose teachers have the same values, share them.
+        """
         if not source.deterministic:
             return None
         try:
-            return cls(teacher, source, order, key, workdir=workdir)
+            if cache is None:
+                return cls(teacher, source, order, key, workdir=workdir)
+            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), key)
+            _, outputs = cache.get(
+                name,
+                lambda: (source, cls(teacher, source, order, key, workdir=workdir)),
+                lambda made: made[1].bytes,
+            )
+            return outputs
         except RaggedOutputsError:
             return None
 
@@ -133,6 +147,11 @@ class TeacherOutputs:
         """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""
         positions = self.position[indices]
         return [kept[positions].to(device, non_blocking=True) for kept in self._kept]
+
+    @property
+    def bytes(self) -> int:
+        """Of all kept outputs."""
+        return sum(kept.nbytes for kept in self._kept)
 
     def close(self) -> None:
         """Drop the outputs and remove their files."""
@@ -179,6 +198,7 @@ class Yardstick:
         source: unlabelled inputs.
         samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
         key: which output counts, see :func:`output_tensors`; the first with classes decides the agreement.
+        cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
     """
 
     def __init__(
@@ -188,11 +208,12 @@ class Yardstick:
         samples: int | Tensor = 1000,
         seed: int = 0,
         key: str | int | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.teacher, self.source, self.key = teacher, source, key
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
-        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key)
+        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache)
 
     def measure(self, student: nn.Module) -> Agreement:
         """Compare; the student runs in evaluation mode and is left as it was."""

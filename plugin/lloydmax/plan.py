@@ -118,6 +118,7 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain dict per compressed parameter, for tables and JSON."""
+        float_bytes = self.recipe.storage.float_bytes
         for p in self.parameters.values():
             yield {
                 "parameter": p.name,
@@ -127,7 +128,7 @@ class Plan:
                 "centroids": p.centroids,
                 "granularity": p.granularity,
                 "bits": code_bits(p.centroids),
-                "bytes": p.code_bytes + p.codebook_values * 4,
+                "bytes": p.code_bytes + p.codebook_values * float_bytes,
                 "trained": p.name in self.trainable,
             }
 
@@ -147,7 +148,7 @@ class Plan:
     def __str__(self) -> str:
         from lloydmax.tables import plan_table, render
 
-        return render(plan_table(self), width=120)
+        return render(plan_table(self))
 
 
 def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:

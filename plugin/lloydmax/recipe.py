@@ -72,6 +72,11 @@ class Storage(_Section):
     floats: Literal["float32", "float16", "bfloat16"] = "float32"
     codes: Literal["packed", "entropy"] = "packed"
 
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of one stored centroid."""
+        return 2 if self.floats == "float16" else 4
+
 
 class Recipe(_Section):
     """A recipe (``version: 1``); see the README for every field.

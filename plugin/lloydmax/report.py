@@ -133,7 +133,7 @@ class Report:
     def __str__(self) -> str:
         from lloydmax.tables import render, report_tables
 
-        return render(*report_tables(self), width=110)
+        return render(*report_tables(self))
 
 
 def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook]) -> list[LayerReport]:
@@ -156,7 +156,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 centroids=codebook.k,
                 granularity=p.granularity,
                 bits=codebook.bits,
-                bytes=p.code_bytes + codebook.centroids.numel() * _float_bytes(plan),
+                bytes=p.code_bytes + codebook.centroids.numel() * plan.recipe.storage.float_bytes,
                 snr=10 * math.log10(signal / noise) if noise and signal else math.inf,
                 trained=p.name in plan.trainable,
             )
@@ -181,10 +181,6 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _float_bytes(plan: Plan) -> int:
-    return 4 if plan.recipe.storage.floats == "float32" else 2
 
 
 def _finite(value: Any) -> Any:

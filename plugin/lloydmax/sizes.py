@@ -99,9 +99,7 @@ def predicted_size(
     """
     kept, chosen = settings(model, recipe, storage)
     values, tied = contents(model)
-    coded = {
-        name: size for name, size in (streams or {}).items() if size < parameters[name].packed_bytes
-    }
+    coded = {name: size for name, size in (streams or {}).items() if size < parameters[name].packed_bytes}
     compressed = {
         tied.get(name, name): replace(parameter, coding="entropy") if name in coded else parameter
         for name, parameter in parameters.items()

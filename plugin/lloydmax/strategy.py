@@ -18,6 +18,7 @@ from lloydmax import hookspecs, plugins
 from lloydmax.errors import RecoveryError
 
 if TYPE_CHECKING:
+    from lloydmax.cache import Cache
     from lloydmax.codebook import Codebook
     from lloydmax.data import Source
 
@@ -121,6 +122,7 @@ class Recovery:
         seed: all randomness of a step comes from generators with this seed.
         workdir: a folder for large temporary files; ``None``: the system's.
         events: where progress is reported.
+        cache: what runs over the same teacher and data share, or ``None``.
     """
 
     student: nn.Module
@@ -130,6 +132,7 @@ class Recovery:
     seed: int = 0
     workdir: Path | None = None
     events: Events = field(default_factory=Events)
+    cache: Cache | None = None
 
     def source(self, which: str = "data") -> Source:
         """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+_WIDEST = 240
+
 if TYPE_CHECKING:
     from lloydmax.plan import Plan
     from lloydmax.report import Report
 
 
-def render(*tables: RenderableType, width: int = 110) -> str:
-    """Tables as plain text."""
-    console = Console(file=io.StringIO(), width=width, no_color=True)
+def render(*tables: RenderableType) -> str:
+    """Tables as plain text, as wide as their widest line."""
+    console = Console(file=io.StringIO(), width=_WIDEST, no_color=True)
     console.print(*tables, sep="\n")
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text.rstrip("\n")
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
 
 
 def size(count: float) -> str:
@@ -37,7 +39,9 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 def plan_table(plan: Plan) -> Table:
     """One line for each compressed parameter, and the totals."""
+    kept = plan.total_weights - sum(p.weights for p in plan.parameters.values())
     summary = (
+        f"{kept:,} other weights stay as they are, {len(plan.trainable - set(plan.parameters))} tensors of them trained\n"
         f"{plan.model}: {size(plan.original_bytes)} -> {size(plan.predicted_bytes)}, "
         f"{percent(plan.reduction)} smaller ({plan.original_bytes / plan.predicted_bytes:.1f} times)"
     )
@@ -58,10 +62,6 @@ def plan_table(plan: Plan) -> Table:
             f"{row['bytes']:,}",
             "trained" if row["trained"] else "frozen",
         )
-    kept = plan.total_weights - sum(p.weights for p in plan.parameters.values())
-    plain = len(plan.trainable - set(plan.parameters))
-    table.add_section()
-    table.add_row("", f"{kept:,} other weights, {plain} of these tensors trained", "", "", "", "", "", "", "")
     return table
 
 

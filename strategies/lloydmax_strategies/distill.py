@@ -102,7 +102,7 @@ class Distill:
             try:
                 return training.run()
             finally:
-                if training.targets is not None:
+                if training.targets is not None and recovery.cache is None:
                     training.targets.close()
 
 
@@ -124,7 +124,7 @@ class _Training:
         self.targets = self._keep_targets()
         self.yardstick: Yardstick | None = None
         if len(held_out):
-            self.yardstick = Yardstick(recovery.teacher, source, held_out, key=options.output)
+            self.yardstick = Yardstick(recovery.teacher, source, held_out, key=options.output, cache=recovery.cache)
         bfloat16 = options.precision == "bfloat16" or (
             options.precision == "auto" and prefers_bfloat16(recovery.student, self.device)
         )
@@ -241,7 +241,7 @@ class _Training:
             return None
         recovery = self.recovery
         return TeacherOutputs.keep(
-            recovery.teacher, self.source, self.order, self.options.output, workdir=recovery.workdir
+            recovery.teacher, self.source, self.order, self.options.output, recovery.workdir, recovery.cache
         )
 
     def _rate(self, step: int) -> float:

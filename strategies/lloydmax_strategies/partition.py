@@ -194,7 +194,9 @@ def _best(
             total += score[:, j - 1, None, :]
             np.max(total, axis=-1, out=score[:, j])
         choice[:, this] = gain.argmax(axis=-1)
-    final = score[:, -1] + _score(*(whole[owner, -1:] - table[:, -1] for table, whole in zip(tables, sums, strict=True)))
+    final = score[:, -1] + _score(
+        *(whole[owner, -1:] - table[:, -1] for table, whole in zip(tables, sums, strict=True))
+    )
 
     pick = final.argmax(axis=1)
     row = np.arange(rows)

@@ -45,9 +45,15 @@ class Captured:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop collecting."""
+    def close(self, copied: nn.Module | None = None) -> None:
+        """Stop collecting; also from ``copied``, a deep copy of the model, which collects to the same place."""
         self._hook.remove()
+        if copied is not None:
+            copied._forward_pre_hooks.pop(self._hook.id, None)
+            copied._forward_pre_hooks_with_kwargs.pop(self._hook.id, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
+        return self
 
     def source(self) -> BatchSource:
         """The collected inputs.

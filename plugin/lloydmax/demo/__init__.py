@@ -55,7 +55,7 @@ class DemoResult:
         reloaded = "gives the same outputs, bit for bit" if self.same_after_reload else "DIFFERS"
         seconds = sum(self.report.seconds.values())
         return (
-            f"{render(demo_table(self.report), width=100)}\n\n"
+            f"{render(demo_table(self.report))}\n\n"
             f"No label was used but to print these accuracies. {seconds:.0f} s in all.\n"
             f"Compressed model:  {self.file}  (reloaded, it {reloaded})\n"
             f"Report:            {self.report_file}"

@@ -1,0 +1,79 @@
+"""What runs over the same model and data share: the trials of a tuning loop, for example."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+GIB = 1 << 30
+
+
+class Cache:
+    """Results by key; the least recently used ones are dropped beyond ``limit`` bytes.
+
+    Args:
+        limit: bytes that all kept results may take; a single larger one is not kept.
+    """
+
+    def __init__(self, limit: int = GIB) -> None:
+        self.limit = limit
+        self.bytes = self.hits = 0
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """The result under ``key``, made if it is not there; ``size`` tells its bytes."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            self.hits += 1
+            kept: T = self._kept[key][0]
+            return kept
+        made = make()
+        self.put(key, made, size(made))
+        return made
+
+    def find(self, key: Hashable) -> Any:
+        """The result under ``key``, or ``None``."""
+        if key not in self._kept:
+            return None
+        self.hits += 1
+        self._kept.move_to_end(key)
+        return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Keep a result of ``size`` bytes."""
+        if size > self.limit:
+            return
+        self._kept[key] = (value, size)
+        self.bytes += size
+        while self.bytes > self.limit:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self.bytes -= dropped
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+        return self
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> bytes:
+    """A digest (16 bytes) of the values, shapes and dtypes of tensors, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b"")
+    return digest.digest()
+
+
+def model_fingerprint(model: nn.Module) -> bytes:
+    """A digest (16 bytes) of all parameters and buffers."""
+    return fingerprint([*model.parameters(), *model.buffers()])
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
