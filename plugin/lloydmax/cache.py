@@ -65,7 +65,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> bytes:
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b"")
+        digest.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
     return digest.digest()
 
 

@@ -145,8 +145,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         model: the uncompressed architecture, with any values.
 
     Returns:
-        ``model``, or its replacement when the model itself is a single ``Linear`` or the like. Its outputs are
-        those of the saved model, bit for bit.
+        ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
+        mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
@@ -165,7 +165,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
                 values[name].copy_(tensor)  # type: ignore[union-attr]
         for name, codebook in codebooks.items():
             attach(model, name, codebook)
-        loaded = finish(model)
+        loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +122,7 @@ def compress(
             if len(said) < len(steps):
                 stages.append(measured_at(figures["step"], student))
         with events.stage("finish"):
-            student = finished(student, model, plan)
+            student = finished(student, plan, gradients(model))
             stages.append(measured_at(steps[-1][0] if steps else "finished", student))
             sizes = checkpoint.accountings(student)
         weights = {name: _parameter(model, name) for name in plan.parameters}
@@ -211,13 +211,18 @@ def recover(recovery: Recovery, steps: Sequence[tuple[str, RecoveryStep]]) -> It
         yield {"step": name, **figures}
 
 
-def finished(student: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
+def gradients(model: nn.Module) -> dict[str, bool]:
+    """``requires_grad`` of every parameter, by name."""
+    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+def finished(student: nn.Module, plan: Plan, gradients: Mapping[str, bool]) -> nn.Module:
     """The student as it is run and stored: codebook modules, values as the file keeps them, verified.
 
     Args:
         student: changed in place.
-        model: the original, whose ``requires_grad`` the remaining parameters get.
         plan: what the student must hold.
+        gradients: ``requires_grad`` that the remaining parameters get, by name: see :func:`gradients`.
 
     Returns:
         ``student``, or its replacement when it is itself a single layer; in evaluation mode.
@@ -226,9 +231,8 @@ def finished(student: nn.Module, model: nn.Module, plan: Plan) -> nn.Module:
         PlanMismatchError: the student does not hold what the plan says.
     """
     student = finish(student).eval()
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(wanted.get(name, False))
+        parameter.requires_grad_(gradients.get(name, False))
         parameter.grad = None
     student._lloydmax = {"recipe": plan.recipe.data(), "storage": plan.recipe.storage.model_dump()}  # type: ignore[assignment]
     checkpoint.round_floats(student)

@@ -16,6 +16,7 @@ from lloydmax.codebook import Codebook
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lloydmax_strategies.device_scan import DeviceScan
 from lloydmax_strategies.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
 from lloydmax_strategies.scan import KEYS, Scan
 
@@ -110,14 +111,18 @@ class Histogram:
 
     Args:
         weight: finite, not empty, any shape, float32, float16 or bfloat16.
-        importance: optional non-negative weight of each squared error, same shape.
+        importance: optional non-negative weight of each squared error, same shape; it moves the work to the CPU.
     """
 
     def __init__(self, weight: Tensor, importance: Tensor | None = None) -> None:
         self.shape, self.dtype = weight.shape, weight.dtype
         flat = weight.detach().reshape(-1).contiguous()
         mass = None if importance is None else importance.detach().reshape(-1).contiguous()
-        self._scan = Scan(flat, mass)
+        self._device = weight.device
+        if weight.device.type == "cpu" or mass is not None:
+            self._scan: Scan | DeviceScan = Scan(flat.cpu(), None if mass is None else mass.cpu())
+        else:
+            self._scan = DeviceScan(flat)
         self._coarse = self._points(np.zeros(len(self._scan.mass), bool))
 
     @classmethod
@@ -131,7 +136,7 @@ class Histogram:
         The codes are the nearest centroids, exactly; the centroids are the exact means of their members, rounded.
         """
         centroids, codes = self._scan.encode(self._solve(k)[1])
-        return Codebook(centroids, codes.view(self.shape))
+        return Codebook(centroids.to(self._device), codes.view(self.shape).to(self._device))
 
     def error(self, k: int) -> float:
         """The mean squared error to expect with k centroids; the weights are not coded."""

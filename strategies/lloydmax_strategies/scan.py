@@ -19,9 +19,10 @@ from lloydmax_strategies.partition import Floats, Ints
 from lloydmax_strategies.rows import thresholds
 
 KEYS = 1 << 16
-_STEPS = 32767
+STEPS = 32767
+RANGE = 1e-30, 1e37  # of distances from the centre that float32 can compute with
 _FUZZ = 1 / 32  # of an interval: more than float32 rounding can carry a value past its edge
-_SAMPLE = 1 << 13
+SAMPLE = 1 << 13
 _MAP_CHUNK, _COUNT_CHUNK, _SUM_CHUNK, _CODE_CHUNK = 1 << 15, 1 << 18, 1 << 17, 1 << 17
 _PASSES, _SETTLED = 3, 0.01
 
@@ -45,10 +46,8 @@ class Scan:
             self.low, self.high = self._map()
             self._order = np.roll(np.arange(KEYS), KEYS // 2)
         else:
-            patterns = torch.arange(KEYS, dtype=torch.int32).to(torch.int16).view(weight.dtype)
-            patterns = patterns.double().nan_to_num_(0, 0, 0).numpy()
-            self._order = np.argsort(patterns, kind="stable")
-            self.low = self.high = patterns[self._order]
+            self.low, self._order = patterns(weight.dtype)
+            self.high = self.low
             self._keys = weight.view(torch.int16).numpy().view(np.uint16)
         mass, moment = self._together() or self._apart()
         self.mass, self.moment = mass[self._order], moment[self._order]
@@ -61,7 +60,7 @@ class Scan:
     def _map(self) -> tuple[Floats, Floats]:
         """Fill the keys; the interval of every key."""
         values, keys = self._values, self._keys.view(np.int16)
-        centre, scale = _centre_and_scale(values)
+        centre, scale = centre_and_scale(values)
         shifted, size = np.empty((2, min(self.size, _MAP_CHUNK)), np.float32)
         top = 0.0
         with np.errstate(all="ignore"):
@@ -73,22 +72,12 @@ class Scan:
                 top = max(top, float(a.max()))
                 a += scale
                 u /= a
-                u *= np.float32(_STEPS)
+                u *= np.float32(STEPS)
                 keys[part] = u
-        if not 1e-30 < top < 1e37:
+        if not RANGE[0] < top < RANGE[1]:
             self._keys.fill(0)
-            low, high = np.full((2, KEYS), float(values.min()))
-            high[KEYS // 2 :] = low[KEYS // 2 + 1 :] = float(values.max())
-            return low, high
-        key = np.arange(-KEYS // 2, KEYS // 2, dtype=np.float64)
-        low, high = (key - (key <= 0)) / _STEPS, (key + (key >= 0)) / _STEPS
-        for edge, first, last in ((low, -1.0, 1 - 2.0**-23), (high, -1 + 2.0**-23, 1.0)):
-            np.clip(edge, first, last, out=edge)
-            with np.errstate(divide="ignore"):
-                edge *= float(scale) / (1 - np.abs(edge))
-            np.clip(edge, -top, top, out=edge)
-            edge += float(centre)
-        return low, high
+            return one_interval(float(values.min()), float(values.max()))
+        return intervals(float(centre), float(scale), top)
 
     def _together(self) -> tuple[Floats, Floats] | None:
         """Mass and moment of the keys from one sum: that of the values plus a constant far above them all.
@@ -127,7 +116,7 @@ class Scan:
                 )
         return mass, mass * self._table(self.low) if self.exact else moment
 
-    def select(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats | None]:
+    def select(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], Floats | None]:
         """Values, and importance if there is any, of all weights whose key is chosen (a ``(65536,)`` mask)."""
         found: list[NDArray[np.float32]] = []
         masses: list[NDArray[np.float32]] = []
@@ -197,18 +186,45 @@ class Scan:
         return torch.from_numpy(codes), torch.from_numpy(means)
 
 
+def intervals(centre: float, scale: float, top: float) -> tuple[Floats, Floats]:
+    """Lower and upper end of the values of every key, by ascending key; ``top`` is their largest distance."""
+    key = np.arange(-KEYS // 2, KEYS // 2, dtype=np.float64)
+    low, high = (key - (key <= 0)) / STEPS, (key + (key >= 0)) / STEPS
+    for edge, first, last in ((low, -1.0, 1 - 2.0**-23), (high, -1 + 2.0**-23, 1.0)):
+        np.clip(edge, first, last, out=edge)
+        with np.errstate(divide="ignore"):
+            edge *= scale / (1 - np.abs(edge))
+        np.clip(edge, -top, top, out=edge)
+        edge += centre
+    return low, high
+
+
+def one_interval(least: float, most: float) -> tuple[Floats, Floats]:
+    """The same when all values have the key 0, because float32 cannot compute others."""
+    low, high = np.full((2, KEYS), least)
+    high[KEYS // 2 :] = low[KEYS // 2 + 1 :] = most
+    return low, high
+
+
+def patterns(dtype: torch.dtype) -> tuple[Floats, Ints]:
+    """The values of all bit patterns of a 16-bit float, ascending, and their patterns; not finite ones count as 0."""
+    values = torch.arange(KEYS, dtype=torch.int32).to(torch.int16).view(dtype).double().nan_to_num_(0, 0, 0).numpy()
+    order = np.argsort(values, kind="stable")
+    return values[order], order
+
+
 def _chunks(size: int, length: int) -> Iterator[slice]:
     return (slice(start, min(size, start + length)) for start in range(0, size, length))
 
 
-def _centre_and_scale(values: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+def centre_and_scale(values: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
     """The centre s, the median of a sample, and the scale c with the least mean squared width of the intervals."""
-    sample = values[:: max(1, len(values) // _SAMPLE) | 1]
-    centre = np.median(sample).astype(np.float32)
-    distance = np.abs(sample - centre.astype(np.float64))
+    sample = values[:: max(1, len(values) // SAMPLE) | 1]
+    centre = np.float32(np.median(sample))
+    distance = np.abs(sample - np.float64(centre))
     if not distance.any():
-        distance = np.abs(np.array([values.min(), values.max()], dtype=np.float64) - centre)
-    first, second, third, fourth = (np.mean(distance**power) for power in (1, 2, 3, 4))
+        distance = np.abs(np.array([values.min(), values.max()]) - np.float64(centre))
+    first, second, third, fourth = (float(np.mean(distance**power)) for power in (1, 2, 3, 4))
     scales = max(first, 1e-30) * np.exp2(np.linspace(-8, 16, 97))
     width = scales**2 + 4 * scales * first + 6 * second + 4 * third / scales + fourth / scales**2
     return centre, np.float32(scales[width.argmin()])

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from lloydmax.codebook import Codebook
 from lloydmax_strategies.histogram import Histogram
 from lloydmax_strategies.kmeans import KMeans
 from lloydmax_strategies.rows import fit_rows
+from torch import Tensor
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "gaussian": lambda r, n: r.normal(size=n) * 0.02,
@@ -121,9 +120,13 @@ def speed(quick: bool) -> None:
                 spent.setdefault("lloydmax", []).extend(seconds(lambda: fit(weight, k)) for _ in range(5))  # noqa: B023
                 spent.setdefault(name, []).append(seconds(other))
         median = {name: statistics.median(times) for name, times in spent.items()}
-        ratios = ", ".join(f"{name} {t:.2f} s = {t / median['lloydmax']:.1f}x" for name, t in median.items() if name in others)
+        ratios = ", ".join(
+            f"{name} {t:.2f} s = {t / median['lloydmax']:.1f}x" for name, t in median.items() if name in others
+        )
         own = median["lloydmax"]
-        print(f"k={k:3}: lloydmax {own * 1e3:.1f} ms = {own / weight.numel() * 1e9:.2f} ns a weight; {ratios}", flush=True)
+        print(
+            f"k={k:3}: lloydmax {own * 1e3:.1f} ms = {own / weight.numel() * 1e9:.2f} ns a weight; {ratios}", flush=True
+        )
     histogram = Histogram.of(weight)
     sweep = seconds(lambda: [histogram.error(k) for k in (2, 4, 8, 16, 32, 64, 128, 256)])
     print(f"errors for k = 2 ... 256 from one histogram: {sweep * 1e3:.0f} ms")
@@ -138,7 +141,10 @@ def memory(quick: bool) -> None:
         before = _resident("VmRSS")
         spent.append(seconds(lambda: fit(weight, 256)))
         extra.append((_resident("VmHWM") - before) / n)
-    print(f"\n{n:,} weights, k=256: {statistics.median(spent) / n * 1e9:.2f} ns CPU and {max(extra):.2f} bytes more a weight")
+    print(
+        f"\n{n:,} weights, k=256: {statistics.median(spent) / n * 1e9:.2f} ns CPU "
+        f"and {max(extra):.2f} bytes more a weight"
+    )
 
 
 def _resident(field: str) -> int:

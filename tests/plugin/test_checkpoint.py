@@ -240,7 +240,7 @@ def test_buffers_flags_and_modes(small_net, tmp_path):
     loaded = load(path, fresh)
     assert loaded.steps.tolist() == [7, 14, 21] and loaded.fleeting.tolist() == [1, 1]
     assert loaded.wave.tolist() == [1j, 1j] and loaded.mask.tolist() == [False, True]
-    assert loaded.training and not loaded.bn1.weight.requires_grad and loaded.bn1.bias.requires_grad
+    assert not loaded.training and not loaded.bn1.weight.requires_grad and loaded.bn1.bias.requires_grad
 
 
 def test_memory_format_of_the_original_stays(tmp_path, small_net, pictures):

@@ -43,7 +43,7 @@ def test_the_whole_job(small_net: SmallNet, pictures: Tensor, tmp_path: Path) ->
     assert size == (tmp_path / "model.safetensors").stat().st_size == report.bytes.file
     assert abs(result.plan.predicted_bytes - size) <= 0.01 * size
     assert report.reduction == 1 - size / report.bytes.original
-    model = lloydmax.load(tmp_path / "model.safetensors", SmallNet()).eval()
+    model = lloydmax.load(tmp_path / "model.safetensors", SmallNet())
     with torch.no_grad():
         assert torch.equal(model(pictures), result.model(pictures))
     report.to_json(tmp_path / "report.json")

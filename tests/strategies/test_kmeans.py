@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from lloydmax.codebook import Codebook
+from lloydmax_strategies.device_scan import DeviceScan
 from lloydmax_strategies.histogram import Histogram
 from lloydmax_strategies.kmeans import KMeans, lloydmax_quantizers
+from lloydmax_strategies.scan import KEYS
+from torch import Tensor
 
 kmeans1d = pytest.importorskip("kmeans1d")
 
@@ -85,7 +86,7 @@ def excess_distance(codebook: Codebook, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_error_is_optimal_up_to_a_thousandth(shape: str) -> None:
-    for n, ks in ((5000, (2, 3, 16, 100, 256)), (LARGE, (3, 32))):
+    for n, ks in ((5000, (2, 16, 100)), (LARGE, (3, 32))):
         weight = draw(shape, n)
         for k in ks:
             assert fit(weight, k).mse(weight) <= 1.001 * optimum(weight, k), (n, k)
@@ -126,7 +127,7 @@ def test_few_distinct_values_are_kept_exactly(n: int, k: int) -> None:
 
 
 @given(st.lists(st.floats(-100, 100, width=16), min_size=1, max_size=9), st.integers(1, 5), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_weighted_fit_is_the_best_of_all_partitions(values: list[float], k: int, data: st.DataObject) -> None:
     masses = data.draw(
         st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0, 1000.0]), min_size=len(values), max_size=len(values))
@@ -158,7 +159,8 @@ def test_importance_with_heavy_tails(n: int) -> None:
     for k in (1, 2, 16, 64):
         codebook = fit(weight, k, importance=importance)
         if n == LARGE:
-            reference = fit(weight.view(1, -1), k, "channel", importance.view(1, -1)).mse(weight.view(1, -1), importance)
+            rows = weight.view(1, -1), importance.view(1, -1)
+            reference = fit(rows[0], k, "channel", rows[1]).mse(*rows)
         else:
             reference = weighted_optimum(weight, importance, k)
         assert codebook.mse(weight, importance) <= 1.001 * reference + 1e-12
@@ -231,6 +233,28 @@ def test_same_input_same_bytes_and_input_untouched(n: int) -> None:
     assert not first.centroids.requires_grad
 
 
+@pytest.mark.parametrize("shape", ["student 5", "two modes", "an outlier", "near the end of float32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_passes_of_an_accelerator_give_the_same(shape: str, dtype: torch.dtype) -> None:
+    """Run on the CPU here: other operations, the same keys, and means up to rounding."""
+    weight = draw(shape, LARGE).to(dtype)
+    one, other = Histogram.of(weight), Histogram.of(weight)
+    other._scan = DeviceScan(weight)
+    other._coarse = other._points(np.zeros(KEYS, bool))
+    assert np.abs(one._scan.mass - other._scan.mass).sum() <= 1e-3 * LARGE
+    for k in (2, 16, 256):
+        assert other.fit(k).mse(weight) <= 1.0005 * one.fit(k).mse(weight) + 1e-30
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu() -> None:
+    weight = draw("student 5", LARGE)
+    first, second, cpu = fit(weight.cuda(), 16), fit(weight.cuda(), 16), fit(weight, 16)
+    assert first.codes.is_cuda and torch.equal(first.codes, second.codes)
+    assert torch.equal(first.centroids, second.centroids)
+    torch.testing.assert_close(first.centroids.cpu(), cpu.centroids, rtol=1e-3, atol=1e-5)
+
+
 def test_one_histogram_serves_every_k_in_any_order() -> None:
     weight = draw("student 2", LARGE)
     histogram = Histogram.of(weight.view(100, -1))
@@ -241,7 +265,7 @@ def test_one_histogram_serves_every_k_in_any_order() -> None:
         assert histogram.error(k) == pytest.approx(codebook.mse(weight.view(100, -1)), rel=2e-2)
 
 
-@pytest.mark.parametrize("k,dtype", [(256, torch.uint8), (257, torch.int16), (5000, torch.int16), (65536, torch.int32)])
+@pytest.mark.parametrize("k,dtype", [(256, torch.uint8), (257, torch.int16), (3000, torch.int16), (65536, torch.int32)])
 def test_many_centroids(k: int, dtype: torch.dtype) -> None:
     weight = draw("gaussian", 70_000)
     codebook = fit(weight, k)

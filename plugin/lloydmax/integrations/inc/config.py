@@ -1,0 +1,517 @@
+"""``CodebookConfig``: a lloydmax recipe in the form of an INC configuration."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from lloydmax import plugins
+from lloydmax.cache import Cache
+from lloydmax.codebook import code_bits
+from lloydmax.errors import IntegrationError, RecipeError
+from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
+from lloydmax.plan import Plan
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import KEEP, Recipe, is_choice
+from lloydmax.selection import Layer, layers_of
+
+TYPE = "type:"
+"""Prefix of the key of a module type among the local configurations."""
+
+_RULE = ("centroids", "bias_centroids", "granularity", "quantizer", "importance")
+_WHOLE = ("trainable", "recover", "storage", "seed", "others", "recipe")
+_DEFAULTS: dict[str, Any] = {
+    "centroids": 16,
+    "bias_centroids": None,
+    "granularity": "tensor",
+    "quantizer": "kmeans",
+    "importance": None,
+    "trainable": "unquantized",
+    "recover": None,
+    "storage": None,
+    "seed": 0,
+    "others": None,
+    "recipe": None,
+}
+_live_cache: weakref.ref[Cache] | None = None
+
+
+class LayerConfig:
+    """What INC's mapping of layers says about one layer with codebooks.
+
+    INC's weight-only algorithms read ``dtype``, ``bits`` and ``group_size`` of every configuration for their
+    statistics, and a few options of their own off whichever configuration comes last.
+
+    Attributes:
+        bits: of a code.
+        root: the configuration of the whole model while the algorithm runs, else ``None``.
+    """
+
+    name = NAME
+    dtype = NAME
+    group_size = -1
+
+    def __init__(self, bits: int, root: CodebookConfig | None = None) -> None:
+        self.bits, self.root = bits, root
+
+    def to_dict(self) -> dict[str, Any]:
+        """For INC's statistics."""
+        return {"dtype": self.dtype, "bits": self.bits, "group_size": self.group_size}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("use_layer_wise", "use_block_wise", "quant_lm_head"):
+            warnings.warn(
+                f"INC does not pass on {name!r} of the other configuration when CodebookConfig comes last; "
+                "write CodebookConfig(...) + the other one, or compose(...)",
+                stacklevel=2,
+            )
+            return False
+        if name == "model_path":
+            return ""
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        return f"LayerConfig(bits={self.bits})"
+
+
+class CodebookConfig(BaseConfig):
+    """K-means codebooks, and recovery without labels, for INC's ``quantize``, ``prepare`` and ``autotune``.
+
+    Args:
+        centroids: of each weight's codebook, from 1. ``None``: what ``recipe`` says.
+        bias_centroids: of each bias's codebook; ``None``: biases stay as they are (locally: as globally).
+        granularity: what shares a codebook: ``tensor``, ``channel`` or ``group:N``.
+        quantizer: a registered quantizer; ``none`` leaves the weights as they are.
+        importance: a registered importance; needs data in ``quantize``.
+        trainable: what recovery may train, as in a recipe: one word or a list of them.
+        recover: recovery steps, as in a recipe: a name, ``{"step": name, ...}``, or a list of these.
+        storage: as in a recipe: ``{"floats": ..., "codes": ...}``.
+        seed: of all randomness.
+        others: INC's own algorithms for the rest of the model, run afterwards: a configuration or a dict such as
+            ``{"rtn": {"bits": 8}}``.
+        recipe: a recipe (path, text, dict, ...) whose rules come before this configuration's own.
+        white_list: layer names (regular expressions that match the full name) and module types to restrict it to.
+        options: further options of the quantizer.
+
+    A list in place of one value of ``centroids``, ``bias_centroids``, ``granularity``, an option of the quantizer
+    or of a recovery step is a choice for ``autotune``.
+
+    Raises:
+        RecipeError: an unknown key, with the nearest spelling, or a value out of range.
+    """
+
+    name = NAME
+    params_list: list[str] = []  # noqa: RUF012 (INC's own protocol)
+    supported_configs: list[Any] = []  # noqa: RUF012
+
+    def __init__(
+        self,
+        centroids: int | list[int] | None = 16,
+        bias_centroids: int | list[int] | None = None,
+        granularity: str | list[str] = "tensor",
+        quantizer: str = "kmeans",
+        importance: str | None = None,
+        trainable: str | list[str] | None = "unquantized",
+        recover: Any = None,
+        storage: dict[str, str] | None = None,
+        seed: int | None = 0,
+        others: Any = None,
+        recipe: Any = None,
+        white_list: Any = DEFAULT_WHITE_LIST,
+        **options: Any,
+    ) -> None:
+        super().__init__(white_list=white_list)
+        self.centroids, self.bias_centroids, self.granularity = centroids, bias_centroids, granularity
+        self.quantizer, self.importance, self.options = quantizer, importance, options
+        self.trainable, self.recover, self.storage, self.seed = trainable, recover, storage, seed
+        self.others = _plain_others(others)
+        self.recipe = None if recipe is None else Recipe.load(recipe).data()
+        self._cache: Cache | None = None
+        self._info: list[tuple[str, str]] = []
+        self._bits: dict[str, int] = {}
+        self._seen: weakref.ref[nn.Module] | None = None
+        self._asked_by_composition = False
+        self.pristine: nn.Module | None = None
+        if isinstance(white_list, (list, tuple)):
+            self._white_list = [_key(item) for item in white_list]
+        elif white_list != DEFAULT_WHITE_LIST:
+            raise IntegrationError(
+                f"white_list is {DEFAULT_WHITE_LIST!r} or a list of names and module types, not {white_list!r}"
+            )
+        self._recipe(["all"])
+
+    # from and to recipes
+
+    @classmethod
+    def from_recipe(cls, recipe: Any, **changes: Any) -> CodebookConfig:
+        """A configuration that does what a recipe says.
+
+        Args:
+            recipe: anything that :meth:`lloydmax.Recipe.load` takes.
+            changes: arguments of :class:`CodebookConfig` to set besides, such as ``others``.
+        """
+        nothing = {"centroids": None, "trainable": None, "seed": None}
+        return cls(**{**nothing, **changes, "recipe": recipe})
+
+    def to_recipe(self, model: nn.Module | None = None, leave: Sequence[str] = ()) -> Recipe:
+        """The recipe that this configuration stands for (``others`` is not part of it).
+
+        Args:
+            model: where given, regular expressions are resolved to the names of its layers.
+            leave: names of layers to leave as they are.
+
+        Raises:
+            RecipeError: a pattern that matches no layer, or that no recipe can express without the model.
+        """
+        layers = None if model is None else layers_of(model)
+        rules: list[dict[str, Any]] = []
+        if self.global_config is not None:
+            rules += self._rules(["all"], [])
+        own = {key: self for key in self._white_list} if isinstance(self._white_list, list) else {}
+        local = {**own, **self.local_config}
+        for key in sorted(local, key=lambda key: not key.startswith(TYPE)):
+            if key.startswith(TYPE):
+                rules += local[key]._rules(["all"], [key.removeprefix(TYPE)])
+            else:
+                rules += local[key]._rules(_names(key, layers, model), [])
+        if leave:
+            rules.append({"layers": list(leave), "parameter": "*", "quantizer": KEEP})
+        return self._assembled(rules)
+
+    def _recipe(self, layers: list[str]) -> Recipe:
+        return self._assembled(self._rules(layers, []))
+
+    def _rules(self, layers: list[str], types: list[str]) -> list[dict[str, Any]]:
+        head: dict[str, Any] = {"layers": layers[0] if len(layers) == 1 else layers}
+        if types:
+            head["types"] = types
+        if self.quantizer == KEEP:
+            return [{**head, "parameter": "*", "quantizer": KEEP, **self.options}]
+        rules = []
+        shared = {} if self.quantizer == _DEFAULTS["quantizer"] else {"quantizer": self.quantizer}
+        if self.centroids is not None:
+            rule = {**head, **shared, "centroids": self.centroids, "granularity": self.granularity, **self.options}
+            rules.append(rule if self.importance is None else {**rule, "importance": self.importance})
+        if self.bias_centroids is not None:
+            rules.append({**head, "parameter": "bias", "centroids": self.bias_centroids})
+        return rules
+
+    def _assembled(self, rules: list[dict[str, Any]]) -> Recipe:
+        data: dict[str, Any] = {"version": 1, "name": NAME, **copy.deepcopy(self.recipe or {})}
+        data["quantize"] = [*data.get("quantize", []), *rules]
+        if self.trainable is not None:
+            data["trainable"] = _listed(self.trainable)
+        if self.recover is not None:
+            data["recover"] = [{"step": step} if isinstance(step, str) else step for step in _listed(self.recover)]
+        if self.storage is not None:
+            data["storage"] = self.storage
+        if self.seed is not None:
+            data["seed"] = self.seed
+        return Recipe.load(data)
+
+    # plain data
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON-able data; :meth:`from_dict` gives it back whole."""
+        whole = self._values(_WHOLE) | {"white_list": self._white_list}
+        own = {**self._values(_RULE), **self.options, **{k: v for k, v in whole.items() if v != _default(k)}}
+        if not self.local_config:
+            return own
+        local = {key: {**c._values(_RULE), **c.options} for key, c in self.local_config.items()}
+        return {"global": own, "local": local}
+
+    def _values(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: copy.deepcopy(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any]) -> CodebookConfig:
+        """Read what :meth:`to_dict` gives: flat, or with the keys ``global`` and ``local``; ``{"codebook": ...}``, too.
+
+        Raises:
+            RecipeError: unknown keys or wrong values.
+        """
+        given = copy.deepcopy(dict(config_dict))
+        if set(given) == {NAME}:
+            given = dict(given[NAME])
+        flat = {key: value for key, value in given.items() if key not in ("global", "local")}
+        config = cls(**{**given.get("global", {}), **flat})
+        if "global" not in given and not flat and given.get("local"):
+            config._white_list = []
+        for key, local in given.get("local", {}).items():
+            config.set_local(key, cls(**local))
+        return config
+
+    @classmethod
+    def from_json_file(cls, filename: str) -> CodebookConfig:
+        """Read a file that ``to_json_file`` wrote."""
+        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_yaml_file(cls, filename: str) -> CodebookConfig:
+        """Read a file that :meth:`to_yaml_file` wrote."""
+        return cls.from_dict(yaml.safe_load(Path(filename).read_text(encoding="utf-8")))
+
+    def to_yaml_file(self, filename: str) -> None:
+        """Write :meth:`to_dict` as YAML."""
+        Path(filename).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    def to_json_string(self, use_diff: bool = False) -> str:
+        """The configuration as JSON; ``use_diff`` has no effect."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def __eq__(self, other: object) -> bool:
+        """By content; the trials of a tuning set are equal only to themselves, so that INC skips none of them."""
+        if not isinstance(other, CodebookConfig):
+            return False
+        if self._cache is not None or other._cache is not None:
+            return self is other
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None, "_seen": None, "pristine": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
+        twin = type(self).from_dict(self.to_dict())
+        twin._cache = self._cache
+        return twin
+
+    # local configurations
+
+    @property
+    def global_config(self) -> CodebookConfig | None:
+        """This configuration, if it is for all layers."""
+        return self if self._white_list == DEFAULT_WHITE_LIST else None
+
+    def set_local(self, operator_name_or_list: Any, config: BaseConfig) -> CodebookConfig:
+        """Another configuration for some layers; names win over types, later names over earlier ones.
+
+        Args:
+            operator_name_or_list: a regular expression that matches full layer names, a module type, or a list.
+            config: its rule counts: centroids, granularity and the other options of the quantizer.
+
+        Raises:
+            IntegrationError: the configuration is another algorithm's, or sets what only a whole model can have.
+        """
+        if not isinstance(config, CodebookConfig):
+            raise IntegrationError(
+                f"set_local of CodebookConfig takes a CodebookConfig, not a {type(config).__name__}: combine "
+                "algorithms by compose(...); leave a layer as it is by CodebookConfig(quantizer='none')"
+            )
+        whole = [name for name in _WHOLE if getattr(config, name) != _default(name)]
+        if whole or config.local_config or config._white_list != DEFAULT_WHITE_LIST:
+            raise IntegrationError(
+                f"{', '.join(whole) or 'a white list'} cannot be set for single layers: set it on the "
+                "configuration that set_local is called on"
+            )
+        for key in map(_key, _listed(operator_name_or_list)):
+            self.local_config[key] = config
+        return self
+
+    def __add__(self, other: BaseConfig) -> BaseConfig:
+        """Both: a composition of two algorithms, or, of two codebook configurations, the first with the local
+        ones of the second."""
+        from lloydmax.integrations.inc.composition import Composed
+
+        if not isinstance(other, CodebookConfig):
+            return Composed([self, other])
+        if other == self:
+            raise IntegrationError(
+                "a CodebookConfig is added to an equal one. INC reads only the first entry of a dict of several "
+                "algorithms: use lloydmax.integrations.inc.compose({...})"
+            )
+        if other.global_config is not None:
+            raise IntegrationError("only one of two added CodebookConfigs can be for all layers: give a white_list")
+        twin = copy.deepcopy(self)
+        for key in other._white_list if isinstance(other._white_list, list) else []:
+            twin.set_local(key, CodebookConfig(**other._values(_RULE), **other.options))
+        for key, config in other.local_config.items():
+            twin.set_local(key, config)
+        return twin
+
+    # tuning
+
+    def expand(self) -> list[CodebookConfig]:
+        """One configuration for every combination of choices, global and local; equal ones once."""
+        places = self._choices()
+        trials: list[CodebookConfig] = []
+        cache = _shared_cache()
+        for values in product(*places.values()):
+            data = self.to_dict()
+            for where, value in zip(places, values, strict=True):
+                inner = data
+                for part in where[:-1]:
+                    inner = inner[part]
+                inner[where[-1]] = value
+            trial = CodebookConfig.from_dict(data)
+            if all(trial.to_dict() != known.to_dict() for known in trials):
+                trials.append(trial)
+        for trial in trials:
+            trial._cache = cache
+        return trials
+
+    def _choices(self) -> dict[tuple[Any, ...], list[Any]]:
+        found: dict[tuple[Any, ...], list[Any]] = {}
+        own: tuple[str, ...] = ("global",) if self.local_config else ()
+        configs = {own: self, **{("local", key): config for key, config in self.local_config.items()}}
+        for where, config in configs.items():
+            if config.quantizer == KEEP:
+                continue
+            fields = plugins.find("quantizer", config.quantizer, RecipeError).options.model_fields
+            values = {**config._values(("centroids", "granularity")), **config.options}
+            for key, value in values.items():
+                if key in fields and is_choice(value, fields[key]):
+                    found[(*where, key)] = value
+            if isinstance(config.bias_centroids, list):
+                found[(*where, "bias_centroids")] = config.bias_centroids
+        if self.recipe is not None:
+            found |= {(*own, "recipe", *at): values for at, values in Recipe.load(self.recipe).choices().items()}
+        if isinstance(self.recover, list):
+            for at, values in self._recipe(["all"]).choices().items():
+                if at[0] == "recover":
+                    found[(*own, *at)] = values
+        elif isinstance(self.recover, dict):
+            for at, values in self._recipe(["all"]).choices().items():
+                if at[0] == "recover":
+                    found[(*own, "recover", at[-1])] = values
+        return found
+
+    @classmethod
+    def get_config_set_for_tuning(cls) -> CodebookConfig:
+        """What INC's ``get_all_config_set`` tries of codebooks."""
+        return cls(centroids=[256, 32, 16])
+
+    @classmethod
+    def register_supported_configs(cls) -> None:
+        """INC's protocol; nothing to add."""
+
+    def __iter__(self) -> Iterator[CodebookConfig]:
+        """This one: ``TuningConfig(config_set=config)``, documented by INC, iterates over a single configuration."""
+        yield self
+
+    # INC's view of a model
+
+    def plan(self, model: nn.Module, example_inputs: Any = None, leave: Sequence[str] = ()) -> Plan:
+        """What this configuration means for a model; see :func:`lloydmax.plan`."""
+        plan = make_plan(model, self.to_recipe(model, leave), example_inputs)
+        if not plan.parameters:
+            raise RecipeError(f"the configuration leaves every layer of {type(model).__name__} as it is")
+        return plan
+
+    def get_model_info(self, model: Any, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
+        """``[(layer name, type name)]`` of the layers that get codebooks; the same before and after ``prepare``."""
+        from lloydmax.integrations.inc.algorithm import run_of
+
+        _refuse_graphs(model)
+        run = run_of(model)
+        found = run.plan if run is not None else self.plan(model)
+        self._bits, self._info = {}, []
+        for p in found.parameters.values():
+            for name in (p.name, *p.tied):
+                layer = name.rpartition(".")[0]
+                if layer not in self._bits:
+                    self._info.append((layer, p.layer))
+                self._bits[layer] = max(self._bits.get(layer, 0), code_bits(p.centroids))
+        self._seen = None if run is not None else weakref.ref(model)
+        return self._info
+
+    def to_config_mapping(
+        self, config_list: Any = None, model_info: list[tuple[str, str]] | None = None
+    ) -> OrderedDict[tuple[str, str], LayerConfig]:
+        """INC's ``{(layer name, type name): configuration}``."""
+        return OrderedDict(((name, kind), self._leaf(name)) for name, kind in model_info or self._info)
+
+    def _leaf(self, layer: str) -> LayerConfig:
+        return LayerConfig(self._bits.get(layer, 8), self)
+
+    def _get_op_name_op_type_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What INC's own composition asks each member: exact names, since it ignores types and global parts."""
+        self._asked_by_composition = True
+        self.keep_pristine()
+        return {}, {re.escape(name) + r"\Z": self._leaf(name) for name, _ in self._info}
+
+    def keep_pristine(self) -> None:
+        """Copy the model that was last looked at, before another algorithm changes it, if a teacher is needed."""
+        model = None if self._seen is None else self._seen()
+        if model is not None and self.to_recipe(model).recover:
+            self.pristine = copy.deepcopy(model)
+
+
+def _default(name: str) -> Any:
+    return DEFAULT_WHITE_LIST if name == "white_list" else _DEFAULTS[name]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _key(item: Any) -> str:
+    """The string under which a local configuration is kept: a pattern, or ``type:`` and a class name."""
+    if isinstance(item, type):
+        return TYPE + item.__name__
+    if not isinstance(item, str):
+        raise IntegrationError(f"a layer is given by a name pattern or a module type, not by {item!r}")
+    try:
+        re.compile(item)
+    except re.error as error:
+        raise IntegrationError(f"{item!r} is no regular expression ({error}); escape literal characters") from None
+    return item
+
+
+def _names(pattern: str, layers: list[Layer] | None, model: nn.Module | None) -> list[str]:
+    if layers is None:
+        text = pattern.replace(r"\.", ".").replace(".*", "*")
+        if not re.fullmatch(r"[\w.*]+", text):
+            raise RecipeError(f"{pattern!r} is no name or glob of a recipe; pass the model: to_recipe(model)")
+        return [text]
+    exact = [layer.name for layer in layers if layer.name == pattern]
+    found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]
+    if not found:
+        hint = plugins.nearest(pattern, [layer.name for layer in layers])[:300]
+        raise RecipeError(f"{pattern!r} matches no layer of {type(model).__name__} in full{hint}")
+    return found
+
+
+def _plain_others(others: Any) -> dict[str, Any] | None:
+    if others is None:
+        return None
+    if not isinstance(others, (dict, BaseConfig)):
+        raise IntegrationError(f"others is an INC configuration or a dict such as {{'rtn': {{...}}}}, not {others!r}")
+    if isinstance(others, dict):
+        return copy.deepcopy(others)
+    plain = others.to_dict()
+    return plain if hasattr(others, "config_list") else {others.name: plain}
+
+
+def _refuse_graphs(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise IntegrationError(f"CodebookConfig needs a torch.nn.Module, not a {type(model).__name__}")
+    exported = isinstance(model, torch.fx.GraphModule) and not any(la.numbered for la in layers_of(model))
+    if exported or getattr(model, "_exported", False):
+        raise IntegrationError(
+            "the model is an exported graph, which has no layers left to hold codebooks: call quantize with "
+            "CodebookConfig on the original model first, then export it"
+        )
+
+
+def _shared_cache() -> Cache:
+    """The cache of the tuning run in progress: it lives as long as any trial configuration does."""
+    global _live_cache
+    cache = None if _live_cache is None else _live_cache()
+    if cache is None:
+        cache = Cache()
+        _live_cache = weakref.ref(cache)
+    return cache

@@ -1,0 +1,146 @@
+"""Folders: what INC's ``save`` writes of our models, and how they are read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lloydmax import checkpoint
+from lloydmax.errors import CheckpointError, IntegrationError
+from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, config_registry, inc_load, logger, quantize
+
+WEIGHTS = "model.safetensors"
+GUIDE = "codebook: load this folder by lloydmax.integrations.inc.load(folder, original_model)"
+"""First key of ``qconfig.json``: INC's own ``load`` shows it in its error."""
+_REBUILT = ("rtn", "mixed_precision")
+"""Algorithms of INC whose layers can be built again without data, to be filled from the file."""
+
+
+def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "default") -> None:
+    """Write a folder with ``model.safetensors`` (see the README) and ``qconfig.json``; INC's ``save`` calls this.
+
+    Args:
+        model: a quantized model with codebooks.
+        output_dir: created if missing.
+        format: only ``default``.
+
+    Raises:
+        IntegrationError: layers of an INC algorithm that cannot be built again without data.
+        CheckpointError: the model cannot be stored.
+    """
+    others = _others(model)
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(model, folder / WEIGHTS)
+    document = {GUIDE: {"version": 1, "others": others}}
+    (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load(
+    folder: str, original_model: nn.Module | None = None, format: str = "default", device: str = "cpu", **kwargs: Any
+) -> nn.Module:
+    """Read a folder that INC's ``save`` wrote; those without codebooks go to INC's own ``load``.
+
+    Args:
+        folder: of ``save(model, folder)``.
+        original_model: the uncompressed architecture, with any values; changed in place.
+        format: as in INC's ``load``.
+        device: where the model goes.
+        kwargs: for INC's ``load``.
+
+    Returns:
+        The model, its outputs the same bit for bit.
+
+    Raises:
+        CheckpointError: no such folder, a damaged file, or one of another model.
+    """
+    path = Path(folder) / "qconfig.json"
+    if format != "default":
+        return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is no folder that save wrote: {error}") from error
+    if GUIDE not in document:
+        return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
+    if original_model is None:
+        raise CheckpointError("give the original architecture: load(folder, original_model=MyNet())")
+    about = document[GUIDE]
+    if about.get("version") != 1:
+        raise CheckpointError(f"{path} is of version {about.get('version')}; this lloydmax reads version 1")
+    from lloydmax.integrations.inc.algorithm import _dressed
+
+    model = original_model.eval()
+    noted: dict[Any, Any] = {}
+    for name, layers in about["others"].items():
+        model = quantize(model, _rebuilding(name, layers))
+        noted |= {key: c for key, c in getattr(model, "qconfig", {}).items() if c.name == name}
+    model = checkpoint.load(Path(folder) / WEIGHTS, model).eval()
+    ours = _layers(model)
+    return _dressed(model, {**ours, **noted}).to(device)
+
+
+def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> None:
+    """Write a folder that INC's own ``load(folder)`` reads without lloydmax installed: an exported program.
+
+    The codes stay codes in it. Nothing can be retrained or changed afterwards.
+
+    Args:
+        model: a quantized model with codebooks.
+        folder: created if missing.
+        example_inputs: positional arguments of ``model.forward``; shapes are fixed to theirs.
+        dynamic_shapes: as in ``torch.export.export``, for axes that may vary.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
+    torch.export.save(program, place / "quantized_weight.pt")
+    note = {"static_quant": {"written_by": "lloydmax", "algorithm": NAME}}
+    (place / "qconfig.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    logger.info("codebook: exported to %s", place)
+
+
+def _others(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The layers of INC's own algorithms: ``{algorithm: {layer: options}}``."""
+    found: dict[str, dict[str, Any]] = {}
+    for (layer, _), config in getattr(model, "qconfig", {}).items():
+        if config.name == NAME or getattr(config, "dtype", None) == "fp32":
+            continue
+        if config.name not in _REBUILT:
+            raise IntegrationError(
+                f"a model with layers of INC's {config.name!r} cannot be saved together with codebooks, because those "
+                "layers cannot be built again without calibration: use save_portable(model, folder, example_inputs)"
+            )
+        found.setdefault(config.name, {})[layer] = config.to_dict()
+    return found
+
+
+def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
+    import re
+
+    if name not in _REBUILT:
+        raise CheckpointError(f"qconfig.json names the algorithm {name!r}, which cannot be built again without data")
+    cls = config_registry.get_cls_configs()["torch"][name]
+    config = None
+    for layer, options in layers.items():
+        given = {key: value for key, value in options.items() if key != "white_list"}
+        one = cls(**given, white_list=[re.escape(layer) + r"\Z"])
+        config = one if config is None else config + one
+    return config
+
+
+def _layers(model: nn.Module) -> dict[Any, Any]:
+    from lloydmax.codebook import code_bits
+    from lloydmax.integrations.inc.config import LayerConfig
+    from lloydmax.student import codebooks
+
+    found: dict[Any, Any] = {}
+    for name, held in codebooks(model).items():
+        layer = name.rpartition(".")[0]
+        found[(layer, type(model.get_submodule(layer)).__name__)] = LayerConfig(code_bits(held.k))
+    return found

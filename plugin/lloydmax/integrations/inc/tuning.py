@@ -1,0 +1,99 @@
+"""What INC's ``autotune`` does not say: a missed goal, no result at all, metrics that it cannot compare."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from lloydmax.errors import IntegrationError
+from lloydmax.integrations.inc.config import CodebookConfig
+from lloydmax.integrations.inc.host import TuningMonitor
+
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@dataclass
+class _Watch:
+    """One tuning run as seen from its trials; must not hold the monitor, whose end it waits for."""
+
+    history: list[Any]
+    goal: float
+    most: int
+    started: int = 0
+
+    def report(self) -> None:
+        """Called when ``autotune`` lets go of its monitor."""
+        results = [float(record.trial_result) for record in self.history]
+        if self.started > len(results) or any(result >= self.goal for result in results):
+            return  # an exception ended it, or the goal is reached
+        best = f"the best of {len(results)} is {max(results):.6g}"
+        if len(results) < self.most:
+            what = f"it tried {len(results)} of {self.most} configurations ({best}), so autotune returns None"
+        else:
+            what = f"{best}; autotune returns that model all the same"
+        warnings.warn(
+            f"no configuration reached the accuracy goal of {self.goal:.6g}: {what}. Offer more centroids or a "
+            "recovery step, or raise tolerable_loss in TuningConfig",
+            stacklevel=2,
+        )
+
+
+def watch(config: CodebookConfig) -> None:
+    """Check the baseline of the ``autotune`` call that this trial runs in, if any, and watch how it ends.
+
+    INC offers no place to be told; its monitor is found among the callers and only read.
+
+    Raises:
+        IntegrationError: the baseline is a metric that INC cannot tune by.
+    """
+    monitor = None if config._cache is None else _monitor()
+    if monitor is None:
+        return
+    ended = bool(monitor.tuning_history) and monitor.need_stop()
+    if monitor not in _watched:
+        goal = _goal(monitor.baseline, monitor.tuning_config.tolerable_loss)
+        found = _Watch(monitor.tuning_history, goal, monitor.tuning_config.max_trials)
+        weakref.finalize(monitor, found.report).atexit = False
+        _watched.add(monitor)
+        _watches[monitor] = found
+    if not ended:
+        _watches[monitor].started += 1
+
+
+_watches: weakref.WeakKeyDictionary[Any, _Watch] = weakref.WeakKeyDictionary()
+
+
+def _goal(baseline: Any, tolerable_loss: float) -> float:
+    try:
+        value = float(baseline)
+    except (TypeError, ValueError):
+        raise IntegrationError(f"eval_fn must return one number, higher is better; it returned {baseline!r}") from None
+    if not math.isfinite(value):
+        raise IntegrationError(f"the metric of the original model is {value}: eval_fn must return a finite number")
+    if value == 0:
+        raise IntegrationError(
+            "the metric of the original model is 0, and INC compares by the ratio to it: check eval_fn, or return "
+            "a metric that is above 0 for the original, such as accuracy"
+        )
+    if value < 0:
+        warnings.warn(
+            f"the metric of the original model is negative ({value:.6g}): INC's goal, {value * (1 - tolerable_loss):.6g}, "
+            "is then stricter than the original itself; return a positive metric where higher is better, such as "
+            "1 / (1 + loss) for a loss",
+            stacklevel=2,
+        )
+    return value * (1 - tolerable_loss)
+
+
+def _monitor() -> Any:
+    frame = sys._getframe(1)
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if isinstance(value, TuningMonitor):
+                return value
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
