@@ -29,8 +29,9 @@ from lloydmax.contents import (
     take_apart,
 )
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import KEY, File, Parameter, checksum, naming
+from lloydmax.fileformat import KEY, Parameter
 from lloydmax.inspection import Inspection, inspect, verify
+from lloydmax.reader import File, checksum, naming
 from lloydmax.sizes import Sizes, accountings, predicted_size
 from lloydmax.student import attach, finish
 

@@ -1,25 +1,16 @@
-"""The file: one safetensors file whose metadata hold one JSON document.
-
-Nothing here needs a model, and nothing that a file claims is believed before it is checked: sizes are
-compared with what is really there before any memory is taken.
-"""
+"""The file's format: one safetensors file whose metadata hold one JSON document. Nothing here reads or writes."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lloydmax import packing
@@ -52,24 +43,11 @@ DTYPES: dict[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
-_RANK = {code: rank for rank, code in enumerate(_BY_CODE)}
+BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
+_RANK = {code: rank for rank, code in enumerate(BY_CODE)}
 
-_MAX_HEADER = 1 << 25
-_MAX_VALUES = 1 << 21
 _MAX_DIMENSIONS = 64
-_MAX_REASON = 1000
 _MAX_CENTROIDS = 1 << 24
-
-
-@contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Every failure within becomes a :class:`CheckpointError` that starts with the path."""
-    try:
-        yield
-    except (CheckpointError, OSError, SafetensorError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise CheckpointError(f"{os.fspath(path)}: {reason[:_MAX_REASON]}") from error
 
 
 @dataclass(frozen=True)
@@ -88,12 +66,12 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Size of the data."""
-        return math.prod(self.shape) * _BY_CODE[self.dtype].itemsize
+        return math.prod(self.shape) * BY_CODE[self.dtype].itemsize
 
     @property
     def torch_dtype(self) -> str:
         """The dtype as PyTorch spells it, e.g. ``"float32"``."""
-        return str(_BY_CODE[self.dtype]).removeprefix("torch.")
+        return str(BY_CODE[self.dtype]).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -163,20 +141,20 @@ class Parameter:
             CheckpointError: a key is missing or unknown, or a value has the wrong type or is out of range.
         """
         keys = {"shape", "k", "dtype", "granularity", "axis", "coding"}
-        _expect(isinstance(value, dict) and {"shape", "k"} <= set(value) <= keys, "unknown or missing keys")
+        expect(isinstance(value, dict) and {"shape", "k"} <= set(value) <= keys, "unknown or missing keys")
         shape, k, axis = value["shape"], value["k"], value.get("axis", 0)
-        _expect(
+        expect(
             isinstance(shape, list)
             and len(shape) <= _MAX_DIMENSIONS
             and all(type(size) is int and 0 < size < 1 << 63 for size in shape),
             "shape is no list of sizes",
         )
-        _expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
-        _expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
-        _expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
-        _expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
+        expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
+        expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
+        expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
+        expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
         granularity = value.get("granularity", "tensor")
-        _expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
+        expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
         try:
             channels_per_codebook(granularity)
         except FitError as error:
@@ -237,13 +215,13 @@ class Document:
             canonical = _canonical(value)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"the document in the metadata is damaged ({type(error).__name__})") from error
-        _expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
+        expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
         version = value.get("format")
         if type(version) is int and version > FORMAT:
             raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads {FORMAT}")
-        _expect(version == FORMAT and type(version) is int, f"unknown format {str(version)[:20]!r}")
+        expect(version == FORMAT and type(version) is int, f"unknown format {str(version)[:20]!r}")
         header = value.pop("header", None)
-        _expect(
+        expect(
             canonical == text and header == _header_checksum(ordered, value),
             "the header is damaged (wrong checksum)",
         )
@@ -254,21 +232,21 @@ class Document:
     @classmethod
     def _from_value(cls, value: dict[str, Any]) -> Document:
         required = {"format", "lloydmax", "torch", "parameters", "crc32"}
-        _expect(
+        expect(
             required <= set(value) <= required | {"floats", "tied", "recipe"},
             f"the document has unknown or missing fields: {sorted(set(value) ^ required)[:5]}",
         )
         names = {key: value.get(key, {}) for key in ("floats", "tied")}
         for key, mapping in names.items():
-            _expect(
+            expect(
                 isinstance(mapping, dict) and all(isinstance(item, str) for item in mapping.values()),
                 f"{key} is no mapping of names",
             )
-        _expect(isinstance(value["parameters"], dict), "parameters is no mapping")
-        _expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
-        _expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
+        expect(isinstance(value["parameters"], dict), "parameters is no mapping")
+        expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
+        expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
         checksums = value["crc32"]
-        _expect(
+        expect(
             isinstance(checksums, list)
             and all(isinstance(item, str) and re.fullmatch("[0-9a-f]{8}", item) for item in checksums),
             "crc32 is no list of checksums",
@@ -295,34 +273,34 @@ class Document:
         Raises:
             CheckpointError: a tensor is missing, or its dtype, shape or length contradicts the document.
         """
-        _expect(len(self.crc32) == len(entries), f"{len(self.crc32)} checksums for {len(entries)} tensors")
+        expect(len(self.crc32) == len(entries), f"{len(self.crc32)} checksums for {len(entries)} tensors")
         for name, parameter in self.parameters.items():
             codebook, codes = entries.get(f"{name}.codebook"), entries.get(f"{name}.codes")
             if codebook is None or codes is None:
                 raise CheckpointError(f"codebook or codes of {name!r} are missing")
-            _expect(
+            expect(
                 codebook.dtype == "F32" or (codebook.dtype == "F16" and parameter.dtype != "bfloat16"),
                 f"the codebook of {name!r} is {codebook.dtype}",
             )
-            _expect(
+            expect(
                 codebook.shape == parameter.codebook_shape,
                 f"the codebook of {name!r} has shape {codebook.shape}, not {parameter.codebook_shape}",
             )
-            _expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
-            _expect(
+            expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
+            expect(
                 parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
                 f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
             )
         plain = self.plain(entries)
         for name, dtype in self.floats.items():
-            _expect(
+            expect(
                 dtype == "float32" and name in plain and plain[name].dtype in ("F16", "BF16"),
                 f"tensor {name!r} is no narrowed {dtype[:20]}",
             )
         stored = set(self.parameters) | set(plain)
-        _expect(len(stored) == len(self.parameters) + len(plain), "a parameter is stored twice")
+        expect(len(stored) == len(self.parameters) + len(plain), "a parameter is stored twice")
         for alias, name in self.tied.items():
-            _expect(alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored")
+            expect(alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored")
 
     def plain(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """The tensors that belong to no codebook."""
@@ -366,97 +344,6 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
     return 8 + -(-length // 8) * 8 + end
 
 
-def checksum(tensor: Tensor) -> str:
-    """CRC-32 of the bytes of a contiguous tensor on the CPU, as 8 hexadecimal digits."""
-    return f"{zlib.crc32(packing.as_bytes(tensor).data):08x}"
-
-
-class File:
-    """A file that is open for reading and whose header is sound. Use as a context manager.
-
-    Attributes:
-        document: what the metadata say.
-        entries: the tensors by name.
-        size: bytes of the whole file.
-
-    Raises:
-        CheckpointError, OSError, SafetensorError, ValueError: see :func:`naming`, which makes them one.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.size = _guard(Path(path))
-        self._data = safe_open(os.fspath(path), framework="pt")
-        text = (self._data.metadata() or {}).get(KEY)
-        if text is None:
-            raise CheckpointError("is no file of lloydmax's: nothing under 'lloydmax' in its metadata")
-        _limit_values(text)
-        ordered = []
-        for name in self._data.offset_keys():
-            part = self._data.get_slice(name)
-            _expect(part.get_dtype() in _BY_CODE, f"tensor {name!r} has the unknown dtype {part.get_dtype()}")
-            ordered.append(Entry(name, part.get_dtype(), tuple(part.get_shape())))
-        self.entries = {entry.name: entry for entry in ordered}
-        self.document = Document.parse(text, ordered)
-        self._checksums = dict(zip(sorted(self.entries), self.document.crc32, strict=True))
-
-    def __enter__(self) -> File:
-        self._data.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._data.__exit__(*error)
-
-    def signature(self, name: str) -> tuple[object, ...]:
-        """What makes two stored parameters or buffers the same: dtype, shape, and checksums."""
-        parts = [f"{name}.codebook", f"{name}.codes"] if name in self.document.parameters else [name]
-        about = self.document.parameters.get(name) or self.document.floats.get(name)
-        return about, *((self.entries[part].dtype, self.entries[part].shape, self._checksums[part]) for part in parts)
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, its checksum compared; it shares the memory of the mapped file."""
-        tensor: Tensor = self._data.get_tensor(name)
-        _expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
-        return tensor
-
-    def centroids(self, name: str) -> Tensor:
-        """The codebook of a parameter; every centroid is finite."""
-        centroids = self.tensor(f"{name}.codebook")
-        _expect(bool(torch.isfinite(centroids).all()), f"the codebook of {name!r} has NaN or infinite centroids")
-        return centroids
-
-    def codes(self, name: str) -> Iterator[packing.Codes]:
-        """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""
-        parameter = self.document.parameters[name]
-        decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
-        try:
-            for block in decode(self.tensor(f"{name}.codes").numpy(), parameter.bits, parameter.count):
-                if int(block.max()) >= parameter.k:
-                    raise ValueError(f"code {int(block.max())} in a codebook of {parameter.k} centroids")
-                yield block
-        except ValueError as error:
-            raise CheckpointError(f"the codes of {name!r} are damaged: {error}") from error
-
-
-def _guard(path: Path) -> int:
-    """Size of a regular file whose header is neither cut off nor large enough to be an attack."""
-    about = path.stat()
-    _expect(not stat.S_ISDIR(about.st_mode), "is a directory")
-    _expect(stat.S_ISREG(about.st_mode), "is no regular file")
-    _expect(about.st_size >= 8, f"is no safetensors file ({about.st_size} bytes)")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        _expect(length <= about.st_size - 8, "is cut off, or no safetensors file")
-        _expect(length <= _MAX_HEADER, f"has a header of {length} bytes; more than {_MAX_HEADER} are refused")
-        header = file.read(length)
-    _limit_values(header.decode("utf-8", "replace"))
-    return about.st_size
-
-
-def _limit_values(text: str) -> None:
-    values = sum(text.count(mark) for mark in ",[{")
-    _expect(values <= _MAX_VALUES, f"has a header of {values} values; more than {_MAX_VALUES} are refused")
-
-
 def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:
     table, end = [], 0
     for entry in ordered:
@@ -469,6 +356,7 @@ def _canonical(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
-def _expect(condition: bool, otherwise: str) -> None:
+def expect(condition: bool, otherwise: str) -> None:
+    """Refuse the file, with a reason, unless a condition holds."""
     if not condition:
         raise CheckpointError(otherwise)

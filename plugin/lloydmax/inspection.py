@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lloydmax.fileformat import FLOATS, FORMAT, File, naming
+from lloydmax.fileformat import FLOATS, FORMAT
+from lloydmax.reader import File, naming
 
 
 @dataclass(frozen=True)

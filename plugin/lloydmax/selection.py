@@ -150,4 +150,5 @@ def _nothing(where: str, pattern: str, layers: list[Layer]) -> str:
 
 def _type_names(module: nn.Module) -> tuple[str, ...]:
     own = parametrize.type_before_parametrizations(module)
-    return tuple(base.__name__ for base in own.__mro__ if issubclass(base, nn.Module) and base is not nn.Module)
+    names = tuple(base.__name__ for base in own.__mro__ if issubclass(base, nn.Module) and base is not nn.Module)
+    return names or ("Module",)

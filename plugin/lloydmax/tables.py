@@ -40,8 +40,9 @@ def percent(share: float | None, digits: int = 2) -> str:
 def plan_table(plan: Plan) -> Table:
     """One line for each compressed parameter, and the totals."""
     kept = plan.total_weights - sum(p.weights for p in plan.parameters.values())
+    trained = len(plan.trainable - set(plan.parameters))
     summary = (
-        f"{kept:,} other weights stay as they are, {len(plan.trainable - set(plan.parameters))} tensors of them trained\n"
+        f"{kept:,} other weights stay floats, {trained} tensors of them trained\n"
         f"{plan.model}: {size(plan.original_bytes)} -> {size(plan.predicted_bytes)}, "
         f"{percent(plan.reduction)} smaller ({plan.original_bytes / plan.predicted_bytes:.1f} times)"
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax import fileformat
+from lloydmax import reader
 from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.codebook import Codebook
 from lloydmax.errors import CheckpointError
@@ -114,7 +114,7 @@ def raw(path, header, data=b""):
 
 def test_the_header_is_what_the_size_formula_says(small):
     data = small.read_bytes()
-    assert fileformat.File(small).size == len(data)
+    assert reader.File(small).size == len(data)
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert list(header["__metadata__"]) == ["lloydmax"]
     document = json.loads(header["__metadata__"]["lloydmax"])
