@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lloydmax.errors import FitError
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -125,18 +126,37 @@ class Codebook:
         Raises:
             FitError: the shapes differ.
         """
-        if weight.shape != self.codes.shape:
-            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes {tuple(self.codes.shape)}")
-        dense, flat = self.dequantize().reshape(-1), weight.detach().reshape(-1)
         error = total = 0.0
-        for start in range(0, flat.numel(), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            squared = (dense[part].double() - flat[part].double()).square_()
+        for part, dense, values in self._against(weight):
+            squared = (dense.double() - values.double()).square_()
             if importance is not None:
                 mass = importance.reshape(-1)[part].double()
                 squared, total = squared * mass, total + float(mass.sum())
             error += float(squared.sum())
-        return error / (total if importance is not None else flat.numel())
+        return error / (total if importance is not None else weight.numel())
+
+    def snr(self, weight: Tensor) -> float:
+        """Signal-to-noise ratio against ``weight`` in dB; infinite where every weight is kept exactly.
+
+        Raises:
+            FitError: the shapes differ.
+        """
+        signal = noise = 0.0
+        for _, dense, values in self._against(weight):
+            exact = values.double()
+            signal += float(torch.dot(exact, exact))
+            exact.sub_(dense)
+            noise += float(torch.dot(exact, exact))
+        return 10 * math.log10(signal / noise) if signal and noise else math.inf
+
+    def _against(self, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The decoded and the given weight, flat, in parts that keep temporaries small."""
+        if weight.shape != self.codes.shape:
+            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes {tuple(self.codes.shape)}")
+        dense, flat = self.dequantize().reshape(-1), weight.detach().reshape(-1)
+        for start in range(0, flat.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            yield part, dense[part], flat[part]
 
     def member_counts(self) -> Tensor:
         """How many weights each centroid stands for: int64, in the shape of ``centroids``."""

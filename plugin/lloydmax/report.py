@@ -118,10 +118,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; numbers that JSON cannot hold (infinite, NaN) become ``None``."""
-        data = dataclasses.asdict(self) | {
+        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {
+            "bytes": self.bytes.to_dict(),
             "reduction": self.reduction,
-            "agreement": dataclasses.asdict(self.agreement),
-            "kl": dataclasses.asdict(self.kl),
+            "agreement": self.agreement,
+            "kl": self.kl,
         }
         plain: dict[str, Any] = _finite(data)
         return plain
@@ -146,9 +147,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     """
     reports = []
     for p in plan.parameters.values():
-        codebook, weight = held[p.name], weights[p.name]
-        noise = codebook.mse(weight) * weight.numel()
-        signal = float(weight.double().square().sum())
+        codebook = held[p.name]
         reports.append(
             LayerReport(
                 name=p.name,
@@ -157,7 +156,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 granularity=p.granularity,
                 bits=codebook.bits,
                 bytes=p.code_bytes + codebook.centroids.numel() * plan.recipe.storage.float_bytes,
-                snr=10 * math.log10(signal / noise) if noise and signal else math.inf,
+                snr=codebook.snr(weights[p.name]),
                 trained=p.name in plan.trainable,
             )
         )
@@ -184,6 +183,8 @@ def _processor() -> str:
 
 
 def _finite(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

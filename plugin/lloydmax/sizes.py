@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +35,28 @@ class Sizes:
         packed: the file when codes have a fixed width.
         entropy_coded: the file when codes are entropy coded, wherever that is smaller.
         gzip_float32: the dense tensors as float32, through gzip at level 6.
-        file: the file that :func:`lloydmax.save` writes: one of the first two.
+        file: the file that :func:`lloydmax.save` writes: with packed or entropy-coded codes.
+        dense: what ``gzip_float32`` is measured on (not copied).
     """
 
     original: int
     packed: int
     entropy_coded: int
-    gzip_float32: int
     file: int
+    dense: Sequence[Tensor | Codebook] = field(repr=False, compare=False)
+
+    @cached_property
+    def gzip_float32(self) -> int:
+        """Measured when first asked for: it takes longer than all the rest."""
+        return _gzip_size(self.dense)
+
+    def to_dict(self) -> dict[str, int]:
+        """The five sizes as plain data."""
+        names = ("original", "packed", "entropy_coded", "gzip_float32", "file")
+        return {name: getattr(self, name) for name in names}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.to_dict(), "dense": ()}
 
 
 def accountings(
@@ -73,8 +88,8 @@ def accountings(
         original=sum(_dense_bytes(value) for value in values.values()),
         packed=packed,
         entropy_coded=coded,
-        gzip_float32=_gzip_size(values.values()),
         file=coded if chosen["codes"] == "entropy" else packed,
+        dense=list(values.values()),
     )
 
 
