@@ -1,6 +1,6 @@
 """Error, CPU time and memory of the quantizer ``kmeans`` against the optimum and other libraries.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/kmeans.py [--quick] [quality] [speed] [memory] [channels]
+    OMP_NUM_THREADS=1 python tests/benchmarks/kmeans.py [--quick] [quality] [libraries] [speed] [memory] [channels]
 
 Times are process CPU time, the median of interleaved runs. The weights are drawn from Student's t with 5 degrees of
 freedom and scale 0.02 unless a shape is named. coremltools is called at the function that its default
@@ -132,6 +132,46 @@ def speed(quick: bool) -> None:
     print(f"errors for k = 2 ... 256 from one histogram: {sweep * 1e3:.0f} ms")
 
 
+def libraries(quick: bool) -> None:
+    """All four libraries on one size that the slowest can do, with the error of each against the exact one."""
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    import kmeans1d
+    import triton  # noqa: F401
+    from coremltools.optimize.torch._utils.k_means import KMeans as CoreML
+    from coremltools.optimize.torch._utils.k_means import KMeansConfig
+    from flash1dkmeans import kmeans_1d
+    from sklearn.cluster import KMeans as Sklearn
+
+    weight, k = weights(256 if quick else 1024, 1024), 16
+    flat = weight.reshape(-1)
+    values = flat.double().numpy()
+    config = KMeansConfig(n_bits=4, enable_fast_kmeans_mode=True)
+
+    def settled(codes: Any) -> float:
+        """Mean squared error with the mean of each cluster."""
+        codes = np.asarray(codes).reshape(-1)
+        means = np.bincount(codes, values, k) / np.maximum(np.bincount(codes, minlength=k), 1)
+        return float(np.mean((values - means[codes]) ** 2))
+
+    works: dict[str, Callable[[], Any]] = {
+        "lloydmax": lambda: fit(weight, k).codes.numpy(),
+        "kmeans1d (exact)": lambda: kmeans1d.cluster(values, k).clusters,
+        "coremltools": lambda: CoreML._cluster_weights_1d(weight, None, config)[1],
+        "flash1dkmeans": lambda: kmeans_1d(flat.numpy(), k)[1],
+        "scikit-learn": lambda: Sklearn(k, n_init=1, random_state=0).fit(flat.numpy()[:, None]).labels_,
+    }
+    kmeans_1d(weight[0].numpy(), k)
+    spent = {name: list[float]() for name in works}
+    for _ in range(1 if quick else 3):
+        for name, work in works.items():
+            spent[name].append(seconds(work))
+    own, exact = statistics.median(spent["lloydmax"]), settled(works["kmeans1d (exact)"]())
+    print(f"\n{flat.numel():,} weights, k={k}: CPU of each, over ours, and error over the optimum")
+    for name, times in spent.items():
+        t = statistics.median(times)
+        print(f"{name:18} {t * 1e3:10.1f} ms {t / own:8.1f}x  {settled(works[name]()) / exact:.5f}", flush=True)
+
+
 def memory(quick: bool) -> None:
     weight = weights(4096, 4096 if quick else 25088)
     n, spent, extra = weight.numel(), [], []
@@ -174,13 +214,13 @@ def channels(quick: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=[], help="quality, speed, memory, channels; all by default")
+    parser.add_argument("parts", nargs="*", default=[], help="quality, libraries, speed, memory, channels")
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     arguments = parser.parse_args()
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
-    names = ("torch", "numpy", "coremltools", "kmeans1d", "flash1dkmeans")
+    names = ("torch", "numpy", "coremltools", "kmeans1d", "flash1dkmeans", "scikit-learn")
     print(cpu.split(":")[-1].strip(), *(f"{name} {importlib.metadata.version(name)}" for name in names), sep=", ")
-    parts = {"quality": quality, "speed": speed, "memory": memory, "channels": channels}
+    parts = {"quality": quality, "libraries": libraries, "speed": speed, "memory": memory, "channels": channels}
     for name, part in parts.items():
         if not arguments.parts or name in arguments.parts:
             part(arguments.quick)
