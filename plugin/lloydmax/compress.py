@@ -16,19 +16,20 @@ from lloydmax import checkpoint, plugins
 from lloydmax.cache import Cache, fingerprint
 from lloydmax.codebook import check_weight
 from lloydmax.data import Source, unlabelled
-from lloydmax.errors import FitError, RecoveryError
+from lloydmax.errors import DataError, FitError, RecoveryError
 from lloydmax.outputs import Yardstick
 from lloydmax.plan import Plan, PlannedParameter, verify_plan
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.strategy import Events, Recovery, RecoveryStep, evaluating, seeded
-from lloydmax.student import attach, attached, codebooks, finish
+from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluating, seeded
+from lloydmax.student import attach, attached, codebooks, finish, separate
 
 if TYPE_CHECKING:
     from lloydmax.codebook import Codebook
 
 AGREEMENT_SAMPLES = 1000
+_FIRST = 8
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -89,7 +90,7 @@ def compress(
     recipe = Recipe.load(recipe)
     plan = make_plan(model, recipe, example_inputs)
     steps = recovery_steps(recipe)
-    workdir = None if workdir is None else Path(workdir)
+    workdir = _folder(workdir)
     seed = recipe.seed if seed is None else seed
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
@@ -258,15 +259,18 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
     Raises:
         RecoveryError: nothing to train, wrong options. DataError: unusable data.
     """
-    return run_step("distill", student, teacher, data, **options)
+    measured = run_step("distill", student, teacher, data, **options)
+    student.eval()
+    return measured
 
 
-def renormalize(student: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
+def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None, **options: Any) -> dict[str, Any]:
     """Re-estimate the batch-norm statistics of a model from unlabelled inputs, in place.
 
     Args:
         student: changed in place.
         data: anything that :func:`compress` takes.
+        teacher: the original, which only the option ``relative`` needs; never changed.
         options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``.
 
     Returns:
@@ -275,7 +279,7 @@ def renormalize(student: nn.Module, data: Any, **options: Any) -> dict[str, Any]
     Raises:
         RecoveryError: wrong options. DataError: unusable data.
     """
-    return run_step("renormalize", student, student, data, **options)
+    return run_step("renormalize", student, student if teacher is None else teacher, data, **options)
 
 
 def run_step(
@@ -293,7 +297,8 @@ def run_step(
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
     made = plugins.make("step", name, options, RecoveryError)
-    workdir = None if workdir is None else Path(workdir)
+    workdir = _folder(workdir)
+    separate(student, teacher)
     with ExitStack() as stack:
         if progress:
             from lloydmax.progress import ProgressBars
@@ -301,10 +306,19 @@ def run_step(
             listeners = [*listeners, stack.enter_context(ProgressBars())]
         stack.enter_context(seeded(seed, student))
         source, reference = (_source(given, teacher, workdir, seed) for given in (data, reference_data))
+        _settle(student, source)
         events = Events(listeners)
         with events.stage(name) as measured:
             measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
     return measured
+
+
+def _settle(student: nn.Module, source: Source | None) -> None:
+    """Run the student once: a host's prepared model has observers and codebooks that take shape at the first input."""
+    if source is not None:
+        with evaluating(student):
+            for _, batch in source.batches(_FIRST, torch.arange(min(_FIRST, len(source)))):
+                batch.to(device_of(student)).run(student)
 
 
 def _source(data: Any, model: nn.Module, workdir: Path | None, seed: int) -> Source | None:
@@ -349,6 +363,12 @@ def _set_trainable(student: nn.Module, plan: Plan) -> None:
     plain = dict(student.named_parameters())
     for name in plan.trainable:
         (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
+
+
+def _folder(workdir: str | Path | None) -> Path | None:
+    if workdir is None or Path(workdir).is_dir():
+        return None if workdir is None else Path(workdir)
+    raise DataError(f"workdir {workdir} is not a folder")
 
 
 def _score(evaluate: Evaluate, model: nn.Module) -> float:

@@ -285,7 +285,9 @@ class _State:
 
 def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:
     """Whether training is expected to be faster in bfloat16: a rule of hardware and model, not a timing, so that
-    the same machine always decides alike."""
+    the same machine always decides alike. The fake quantizers of torch.ao and torchao compute in float32 only."""
+    if any(hasattr(module, "fake_quant_enabled") for module in model.modules()):
+        return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():

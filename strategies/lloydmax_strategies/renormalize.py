@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from lloydmax.data import Source, random_order
+from lloydmax.errors import RecoveryError
 from lloydmax.hookspecs import hookimpl
 from lloydmax.strategy import Recovery, device_of, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -22,6 +24,10 @@ from lloydmax_strategies.tap import forward_order, read
 
 _LIVE = 3.0
 """Activations alive at once in a forward pass without gradients, in units of the largest layer's input + output."""
+
+
+_MOST = 16.0
+"""How far a channel that the inputs hardly excite may be scaled."""
 
 
 class Renormalize:
@@ -43,6 +49,9 @@ class Renormalize:
             batch_size: of small batches.
             memory: GiB that the one pass may take.
             source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
+            relative: for data of another domain: the teacher's own statistics, moved by the difference, and scaled
+                by the ratio, that clustering makes on these inputs, so that the domain cancels out. Where the
+                inputs are of the teacher's domain it comes to the same.
         """
 
         model_config = ConfigDict(extra="forbid")
@@ -52,9 +61,11 @@ class Renormalize:
         batch_size: PositiveInt = 64
         memory: PositiveFloat = 2.0
         source: Literal["data", "reference_data"] = "data"
+        relative: bool = False
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._baseline: dict[_BatchNorm, _Baseline] = {}
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Re-estimate the running mean and variance of every batch norm that the student uses."""
@@ -69,9 +80,11 @@ class Renormalize:
             )
             return {"layers": 0, "samples": 0}
         order = random_order(len(source), options.samples, recovery.seed)
-        with evaluating(student):
+        with evaluating(student, recovery.teacher):
             calls = forward_order(student, found, source, order[:2])
             norms = list(calls)
+            if options.relative:
+                self._measure_teacher(recovery, source, order, norms)
             if options.mode == "fast":
                 how = "one pass, pooled batch statistics"
                 self._one_pass(recovery, source, order, norms, options.batch_size)
@@ -92,7 +105,7 @@ class Renormalize:
             assert isinstance(module, _BatchNorm)
             batch = _Moments()
             batch.add(args[0])
-            batch.write(module, unbiased=False)
+            self._write(module, batch, unbiased=False)
             pooled[module].add(args[0])
 
         total = -(-len(order) // batch_size)
@@ -103,18 +116,43 @@ class Renormalize:
                 batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
                 recovery.events.step("renormalize", index, total, {})
         for norm, moments in pooled.items():
-            moments.write(norm, unbiased=True)
+            self._write(norm, moments, unbiased=True)
 
     def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, calls: dict[_BatchNorm, int]) -> None:
         done: list[tuple[_BatchNorm, _Moments]] = []
         for index, (norm, count) in enumerate(calls.items(), start=1):
             moments = _Moments()
             read(recovery.student, norm, source, order, self.options.batch_size, moments.add, calls=count)
-            moments.write(norm, unbiased=False)
+            self._write(norm, moments, unbiased=False)
             done.append((norm, moments))
             recovery.events.step("renormalize", index, len(calls), {})
         for norm, moments in done:
-            moments.write(norm, unbiased=True)
+            self._write(norm, moments, unbiased=True)
+
+    def _measure_teacher(self, recovery: Recovery, source: Source, order: Tensor, norms: list[_BatchNorm]) -> None:
+        """What reaches each batch norm in the teacher, from the same inputs."""
+        teacher = recovery.teacher
+        if teacher is recovery.student:
+            raise RecoveryError("renormalize with relative: true compares with the original: pass teacher=...")
+        names = {module: name for name, module in recovery.student.named_modules()}
+        with ExitStack() as stack:
+            for norm in norms:
+                twin, moments = teacher.get_submodule(names[norm]), _Moments()
+                assert isinstance(twin, _BatchNorm)
+                self._baseline[norm] = _Baseline(moments, twin)
+                hook = twin.register_forward_pre_hook(lambda _, args, moments=moments: moments.add(args[0]))
+                stack.callback(hook.remove)
+            for _, batch in source.batches(self.options.batch_size, order):
+                batch.to(device_of(teacher), channels_last=True).run(teacher)
+
+    def _write(self, norm: _BatchNorm, moments: _Moments, *, unbiased: bool) -> None:
+        """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
+        assert norm.running_mean is not None and norm.running_var is not None
+        mean, variance = moments.mean_and_variance(unbiased)
+        if (baseline := self._baseline.get(norm)) is not None:
+            mean, variance = baseline.moved(mean, variance)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
     def _fits(self, model: nn.Module, source: Source, order: Tensor) -> bool:
         """Whether a forward pass of all samples fits in the memory allowed, told from a pass of two."""
@@ -158,12 +196,27 @@ class _Moments:
         self.squares = self.squares + squares + shift.square() * (self.count * count / total)
         self.mean, self.count = self.mean + shift * (count / total), total
 
-    def write(self, norm: _BatchNorm, *, unbiased: bool) -> None:
-        """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
+    def mean_and_variance(self, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+        """``(C,)`` each, float64."""
         assert self.mean is not None and self.squares is not None
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean.copy_(self.mean)
-        norm.running_var.copy_(self.squares / max(1, self.count - int(unbiased)))
+        return self.mean, self.squares / max(1, self.count - int(unbiased))
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """What reaches one batch norm in the teacher, and that batch norm with its own statistics."""
+
+    moments: _Moments
+    norm: _BatchNorm
+
+    def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's statistics, moved as the student's inputs differ from the teacher's."""
+        assert self.norm.running_mean is not None and self.norm.running_var is not None
+        own_mean, own_variance = self.norm.running_mean.double(), self.norm.running_var.double()
+        seen_mean, seen_variance = self.moments.mean_and_variance()
+        ratio = ((variance + self.norm.eps) / (seen_variance + self.norm.eps)).clamp(1 / _MOST, _MOST)
+        scale = ((own_variance + self.norm.eps) / (seen_variance + self.norm.eps)).sqrt().clamp(1 / _MOST, _MOST)
+        return own_mean + (mean - seen_mean) * scale, own_variance * ratio
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import kmeans1d
 import numpy as np
 import pydantic
 import pytest
@@ -16,8 +17,6 @@ from lloydmax_strategies.histogram import Histogram
 from lloydmax_strategies.kmeans import KMeans, lloydmax_quantizers
 from lloydmax_strategies.scan import KEYS
 from torch import Tensor
-
-kmeans1d = pytest.importorskip("kmeans1d")
 
 LARGE = 70_000  # goes through the histogram
 SHAPES = {

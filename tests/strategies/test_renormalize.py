@@ -8,6 +8,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
+from lloydmax.student import attach
 from torch import Tensor, nn
 
 
@@ -113,3 +114,35 @@ def test_reference_data_is_used_where_asked(student: SmallNet, pictures: Tensor)
     assert result.model.bn1.running_mean.abs().max() > student.bn1.running_mean.abs().max() + 1
     with pytest.raises(lloydmax.RecoveryError, match="reference_data"):
         lloydmax.compress(student, recipe, data=pictures, progress=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 1e-6, "batch_size": 20}, {"mode": "fast", "batch_size": 48}])
+def test_relative_statistics_leave_an_unchanged_model_alone(small_net: SmallNet, pictures: Tensor, options: dict) -> None:
+    student = copy.deepcopy(small_net)
+    lloydmax.renormalize(student, 3 * pictures + 1, teacher=small_net, relative=True, **options)
+    tolerance = 1e-4 if options.get("mode") != "fast" else 0.3
+    assert largest_difference(statistics(student), statistics(small_net)) < tolerance, "whatever the domain"
+
+
+def test_relative_statistics_survive_another_domain(student: SmallNet, pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    teacher = SmallNet().eval()
+    teacher.load_state_dict(student.state_dict())
+    lloydmax.renormalize(teacher, pictures)
+    clustered = copy.deepcopy(teacher)
+    for name in ("stem.weight", "padded.weight"):
+        attach(clustered, name, lloydmax.fit_codebook(clustered.get_parameter(name), 3))
+    foreign = 0.6 * pictures.roll(1, dims=1) + 0.4
+
+    def error(**options: object) -> float:
+        model = copy.deepcopy(clustered)
+        lloydmax.renormalize(model, foreign, **options)
+        with torch.no_grad():
+            return float((model(pictures) - teacher(pictures)).square().mean())
+
+    assert error(teacher=teacher, relative=True) < 0.5 * error()
+
+
+def test_relative_statistics_need_the_original(student: SmallNet, pictures: Tensor) -> None:
+    with pytest.raises(lloydmax.RecoveryError, match="teacher="):
+        lloydmax.renormalize(student, pictures, relative=True)
