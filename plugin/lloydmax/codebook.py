@@ -164,6 +164,26 @@ class Codebook:
         index = decode(slots.view(self.centroids.shape), self.codes, self.granularity, self.axis)
         return torch.bincount(index.reshape(-1), minlength=slots.numel()).view(self.centroids.shape)
 
+    def reassigned(self, weight: Tensor) -> Codebook:
+        """The same centroids, in any order, with every weight given to its nearest one.
+
+        Args:
+            weight: ``(*codes.shape)``, any floating dtype, finite.
+        """
+        table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
+        limits = (table[:, 1:] + table[:, :-1]) / 2
+        moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
+        channels = channels_per_codebook(self.granularity) if weight.dim() else None
+        rows = moved.reshape(1, -1)
+        if channels is not None:
+            rows = moved.reshape(moved.shape[0], -1)
+            owner = torch.arange(moved.shape[0], device=weight.device) // channels
+            limits, order = limits[owner], order[owner]
+        codes = order.gather(1, torch.searchsorted(limits.contiguous(), rows.contiguous()))
+        codes = codes.to(self.codes.dtype).view(moved.shape)
+        codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
+        return Codebook(self.centroids, codes, self.granularity, self.axis)
+
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Codebook:
         """The same codebook on another device, or with centroids of another dtype."""
         return Codebook(

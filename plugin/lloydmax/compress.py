@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from lloydmax.codebook import Codebook
 
 AGREEMENT_SAMPLES = 1000
+_HARM = 1.1
 _FIRST = 8
 Evaluate = Callable[[nn.Module], float]
 
@@ -126,6 +129,7 @@ def compress(
             student = finished(student, plan, gradients(model))
             stages.append(measured_at(steps[-1][0] if steps else "finished", student))
             sizes = checkpoint.accountings(student)
+        _warn_of_harm(stages[1:])
         weights = {name: _parameter(model, name) for name in plan.parameters}
         report = Report(
             recipe=recipe.name,
@@ -363,6 +367,19 @@ def _set_trainable(student: nn.Module, plan: Plan) -> None:
     plain = dict(student.named_parameters())
     for name in plan.trainable:
         (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
+
+
+def _warn_of_harm(stages: Sequence[Stage]) -> None:
+    for before, after in pairwise(stages):
+        if before.agreement is None or after.agreement is None:
+            continue
+        if after.agreement.mse > _HARM * before.agreement.mse:
+            warnings.warn(
+                f"recovery step {after.name!r} moved the outputs away from the original's on this data (mean squared "
+                f"difference {before.agreement.mse:.3g} -> {after.agreement.mse:.3g}): leave it out or change its "
+                "options; for data of another domain renormalize has 'relative: true'",
+                stacklevel=3,
+            )
 
 
 def _folder(workdir: str | Path | None) -> Path | None:

@@ -96,7 +96,8 @@ class CodebookLayer(nn.Module):
         self.training = module.training
         self.codebooks = nn.ModuleDict(tensors)
         for name, parameter in module._parameters.items():
-            self._parameters[name] = parameter
+            if name not in tensors:
+                self._parameters[name] = parameter
         for name in self.attributes:
             setattr(self, name, getattr(module, name))
 

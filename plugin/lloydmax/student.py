@@ -7,6 +7,7 @@ codebook modules (:mod:`lloydmax.layers`); every other module keeps its class an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,6 +139,27 @@ def finish(model: nn.Module) -> nn.Module:
             if child in replaced:
                 parent._modules[name] = replaced[child]
     return replaced.get(model, model)
+
+
+def separate(student: nn.Module, teacher: nn.Module) -> None:
+    """Give the student, in place, copies of all modules, parameters and buffers that it has in common with its teacher.
+
+    Hosts that prepare a model in place leave it and the prepared one in common; training one would train the other.
+    """
+    if student is teacher:
+        return
+    theirs = {id(module) for module in teacher.modules()}
+    tensors = {id(tensor) for tensor in (*teacher.parameters(), *teacher.buffers())}
+    copies: dict[int, Any] = {}
+    for name, module in list(student.named_modules(remove_duplicate=False)):
+        if id(module) in theirs and (module._parameters or module._buffers):
+            student.set_submodule(name, copy.deepcopy(module, copies))
+    for module in student.modules():
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in holders:
+            for leaf, tensor in list(held.items()):
+                if tensor is not None and id(tensor) in tensors:
+                    held[leaf] = copy.deepcopy(tensor, copies)
 
 
 def set_cache(model: nn.Module, enabled: bool) -> nn.Module:

@@ -17,7 +17,7 @@ from lloydmax.report import environment
 from lloydmax.student import attach
 from torch import nn
 
-SAMPLES = 1000
+SAMPLES = 1000  # every tenth silhouette
 
 
 def running(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -25,7 +25,7 @@ def running(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    teacher, data = demo.network(), demo.silhouettes()[:SAMPLES]
+    teacher, data = demo.network(), demo.silhouettes()[::10]
     student = copy.deepcopy(teacher)
     for name, module in teacher.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):

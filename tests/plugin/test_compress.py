@@ -67,6 +67,12 @@ def test_global_random_state_is_left_alone(small_net: SmallNet, pictures: Tensor
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_step_that_does_harm_is_told(small_net: SmallNet, pictures: Tensor) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 64}], "recover": [{"step": "renormalize"}]}
+    with pytest.warns(UserWarning, match="'renormalize' moved the outputs away .*relative: true"):
+        lloydmax.compress(small_net, recipe, data=5 * pictures + 9, progress=False)
+
+
 def test_without_data_and_recovery(small_net: SmallNet) -> None:
     result = lloydmax.compress(small_net, {"quantize": [{"layers": "all", "centroids": 16}]}, progress=False)
     assert result.report.agreement.before is None and result.report.stages[-1].name == "finished"

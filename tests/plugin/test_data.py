@@ -797,3 +797,21 @@ def test_importing_is_cheap():
         "assert not {'torchvision', 'PIL', 'safetensors'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_models_that_view_a_convolutions_output_run_on_channels_last_batches(channels: int) -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(channels, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).view(len(x), -1)
+
+    model, x = Views(), torch.randn(2, channels, 8, 8)
+    batch = Batch((x,)).to("cpu", channels_last=True)
+    for _ in range(2):
+        torch.testing.assert_close(batch.run(model), model(x))
+    with pytest.raises(RuntimeError, match="expected input"):
+        Batch((torch.cat([x, x], 1),)).to("cpu", channels_last=True).run(model)

@@ -117,7 +117,9 @@ def test_reference_data_is_used_where_asked(student: SmallNet, pictures: Tensor)
 
 
 @pytest.mark.parametrize("options", [{}, {"memory": 1e-6, "batch_size": 20}, {"mode": "fast", "batch_size": 48}])
-def test_relative_statistics_leave_an_unchanged_model_alone(small_net: SmallNet, pictures: Tensor, options: dict) -> None:
+def test_relative_statistics_leave_an_unchanged_model_alone(
+    small_net: SmallNet, pictures: Tensor, options: dict
+) -> None:
     student = copy.deepcopy(small_net)
     lloydmax.renormalize(student, 3 * pictures + 1, teacher=small_net, relative=True, **options)
     tolerance = 1e-4 if options.get("mode") != "fast" else 0.3

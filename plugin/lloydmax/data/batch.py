@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
+
+_REFUSAL = "view size is not compatible with input tensor's size and stride"
+_needs_plain_strides: WeakSet[nn.Module] = WeakSet()
 
 
 def map_leaves(value: Any, fn: Callable[[Any], Any], kinds: type | tuple[type, ...] = Tensor) -> Any:
@@ -34,6 +38,11 @@ def leaves(value: Any) -> Iterator[Any]:
         yield from leaves(list(value.values()))
     else:
         yield value
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy with the strides of its shape; ``contiguous`` would keep those of axes of length 1."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +87,13 @@ class Batch:
         return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor)
 
     def run(self, model: nn.Module) -> Any:
-        """What ``model`` gives for these inputs."""
-        return model(*self.args, **self.kwargs)
+        """What ``model`` gives for these inputs; those that need plain strides (``x.view`` after a convolution)
+        get them from their first refusal on."""
+        batch = self.map(_plain) if model in _needs_plain_strides else self
+        try:
+            return model(*batch.args, **batch.kwargs)
+        except RuntimeError as error:
+            if batch is not self or _REFUSAL not in str(error):
+                raise
+        _needs_plain_strides.add(model)
+        return self.run(model)

@@ -10,8 +10,17 @@ from lloydmax.integrations.inc.algorithm import register
 from lloydmax.integrations.inc.composition import Composed, compose
 from lloydmax.integrations.inc.config import CodebookConfig
 from lloydmax.integrations.inc.files import load, save_portable
-from lloydmax.integrations.inc.static import except_codebooks
+from lloydmax.integrations.inc.static import except_codebooks, fold_batch_norms
 
 register()
 
-__all__ = ["CodebookConfig", "Composed", "compose", "except_codebooks", "load", "register", "save_portable"]
+__all__ = [
+    "CodebookConfig",
+    "Composed",
+    "compose",
+    "except_codebooks",
+    "fold_batch_norms",
+    "load",
+    "register",
+    "save_portable",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from lloydmax.data import Captured, Source, capture_inputs, unlabelled
 from lloydmax.errors import IntegrationError, RecoveryError
 from lloydmax.integrations.inc import files, tuning
 from lloydmax.integrations.inc.composition import compose
-from lloydmax.integrations.inc.config import CodebookConfig, LayerConfig
+from lloydmax.integrations.inc.config import RUN, CodebookConfig
 from lloydmax.integrations.inc.host import (
     NAME,
     Mode,
@@ -27,10 +28,10 @@ from lloydmax.integrations.inc.host import (
     register_algo,
     register_config,
 )
-from lloydmax.selection import layers_of
+from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.plan import Plan
 from lloydmax.strategy import Events, Recovery, seeded
 
-_RUN = "_codebook_run"
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 
 
@@ -50,7 +51,7 @@ class Run:
     def __init__(self, config: CodebookConfig, model: nn.Module, mapping: _MappingOfLayers, example_inputs: Any):
         self.config = config
         self.foreign = {key: other for key, other in mapping.items() if other.name != NAME}
-        self.plan = config.plan(model, example_inputs, _within(model, [name for name, _ in self.foreign]))
+        self.plan = self._rest(model) if self.foreign else config.plan(model, example_inputs)
         self.recipe = self.plan.recipe
         self.steps = recovery_steps(self.recipe)
         self.needs = needs_data(self.recipe)
@@ -61,6 +62,13 @@ class Run:
         if self.steps:
             self.teacher = config.pristine or copy.deepcopy(model)
         config.pristine = None
+
+    def _rest(self, model: nn.Module) -> Plan:
+        """The plan of the untouched model, less what other algorithms take; those may have run already."""
+        plan, taken = self.config.planned, {name for name, _ in self.foreign}
+        parameters = {name: p for name, p in plan.parameters.items() if name.rpartition(".")[0] not in taken}
+        held = {name for name, _ in model.named_parameters()}
+        return replace(plan, parameters=parameters, trainable=plan.trainable & held)
 
     @property
     def cache(self) -> Cache | None:
@@ -103,7 +111,7 @@ class Run:
                 "quantize(model, config, run_fn=calibrate) with the function that feeds your calibration data, "
                 "quantize(model, config, run_args=(loader,)), or convert(model, data=loader)"
             )
-        vars(model).pop(_RUN, None)
+        vars(model).pop(RUN, None)
         if self.steps:
             assert self.teacher is not None
             recovery = Recovery(
@@ -112,15 +120,9 @@ class Run:
             for figures in recover(recovery, self.steps):
                 logger.info("codebook: %s", figures)
         student = finished(model, self.plan, self.gradients)
-        logger.info(
-            "codebook: %d parameters verified; about %s of %s bytes (%.1f %% less)",
-            len(self.plan.parameters),
-            f"{self.plan.predicted_bytes:,}",
-            f"{self.plan.original_bytes:,}",
-            100 * self.plan.reduction,
-        )
+        logger.info("codebook: %d parameters hold what was planned", len(self.plan.parameters))
         mapping = {(name, kind): LayerConfig(bits) for (name, kind), bits in self._layers().items()}
-        return _dressed(student, {**mapping, **_before(student), **self.foreign})
+        return files.dressed(student, {**mapping, **_before(student), **self.foreign})
 
     def _shared(self, captured: Captured) -> Source:
         """The collected inputs; equal ones of an earlier trial where there are, so that more can be shared."""
@@ -143,12 +145,12 @@ class _Prepared(nn.Module):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        vars(self)[_RUN] = run
+        vars(self)[RUN] = run
 
 
 def run_of(model: nn.Module) -> Run | None:
     """The run that a prepared model carries, or ``None``."""
-    run: Run | None = vars(model).get(_RUN)
+    run: Run | None = vars(model).get(RUN)
     return run
 
 
@@ -195,21 +197,24 @@ def codebook(
             replay = sources[0] or (captured.source() if captured is not None and len(captured) else None)
             return _with_others(student, run.config, _feeding(replay), None, example_inputs)
         config = _root(configs_mapping)
-        tuning.watch(config)
+        watch = tuning.watch(config)
         run = Run(config, model, configs_mapping, example_inputs)
         if mode == Mode.PREPARE:
             if run.weighted:
                 raise IntegrationError(f"{run.needs[0]} needs data before the codebooks are fitted: call quantize")
             run.prepare(model)
-            vars(model)[_RUN] = run
+            vars(model)[RUN] = run
             return model
-        return _quantize(model, run, run_fn, run_args, example_inputs)
+        return _quantize(model, run, watch, run_fn, run_args, example_inputs)
 
 
-def _quantize(model: nn.Module, run: Run, run_fn: Any, run_args: Any, example_inputs: Any) -> nn.Module:
-    key = ("model", model_fingerprint(model), repr(run.config.to_dict())) if run.cache is not None else None
-    if key is not None and run.cache is not None and (known := run.cache.find(key)) is not None:
-        return copy.deepcopy(known)
+def _quantize(
+    model: nn.Module, run: Run, watch: tuning.Watch | None, run_fn: Any, run_args: Any, example_inputs: Any
+) -> nn.Module:
+    cache = None if watch is None else run.cache
+    key = ("model", id(watch), cache and model_fingerprint(model), repr(run.config.to_dict()))
+    if cache is not None and (known := cache.find(key)) is not None:
+        return copy.deepcopy(known[1])
     calibrate = None if run_fn is None else functools.partial(_call, run_fn, run_args)
     source: Source | None = None
     reference: Source | None = None
@@ -225,8 +230,8 @@ def _quantize(model: nn.Module, run: Run, run_fn: Any, run_args: Any, example_in
             calibrate(model)
         student = run.convert(model, source, reference)
     student = _with_others(student, run.config, run_fn, run_args, example_inputs)
-    if key is not None and run.cache is not None:
-        run.cache.put(key, copy.deepcopy(student), model_bytes(student))
+    if cache is not None:
+        cache.put(key, (watch, copy.deepcopy(student)), model_bytes(student))
     return student
 
 
@@ -266,36 +271,18 @@ def _root(mapping: _MappingOfLayers) -> CodebookConfig:
     (root,) = roots.values()
     if root._asked_by_composition and all(other.name == NAME for other in mapping.values()):
         logger.warning(
-            "codebook: INC gave no layer to the other configurations. In OtherConfig(...) + CodebookConfig(...) it "
-            "heeds only white lists of names; write CodebookConfig(...) + OtherConfig(...), or compose(...)"
+            "codebook: no layer is left to the other configurations. In OtherConfig(...) + CodebookConfig(...) INC "
+            "heeds only their white lists of names, and CodebookConfig wins where both match: write "
+            "CodebookConfig(...) + OtherConfig(...), or compose(...), and white lists"
         )
     root._asked_by_composition = False
     return root
-
-
-def _within(model: nn.Module, names: list[str]) -> list[str]:
-    """The layers that are one of these modules or inside one: other algorithms may have wrapped them."""
-    return [
-        layer.name
-        for layer in layers_of(model)
-        if any(layer.name == name or layer.name.startswith(f"{name}.") for name in names)
-    ]
 
 
 def _before(model: nn.Module) -> dict[Any, Any]:
     """What INC's other algorithms noted on the model in earlier calls."""
     noted = vars(model).get("qconfig")
     return {key: c for key, c in noted.items() if getattr(c, "name", NAME) != NAME} if isinstance(noted, dict) else {}
-
-
-def _dressed(model: nn.Module, mapping: dict[Any, Any]) -> nn.Module:
-    """What INC's ``save`` looks for: ``qconfig``, whose first entry decides, and ``save``.
-
-    A ``functools.partial`` survives pickling and deep copies, and then belongs to the copy; a bound method does not.
-    """
-    vars(model)["qconfig"] = mapping
-    vars(model)["save"] = functools.partial(files.save, model)
-    return model
 
 
 def _feeding(source: Source | None) -> Callable[[nn.Module], None] | None:
@@ -315,17 +302,13 @@ def _with_others(model: nn.Module, config: CodebookConfig, run_fn: Any, run_args
     if config.others is None:
         return model
     ours = vars(model)["qconfig"]
-    quantized = quantize(
-        model,
-        compose(config.others),
-        run_fn=run_fn,
-        run_args=None if run_fn is None else run_args,
-        example_inputs=inputs,
-    )
-    theirs = _before(quantized)
+    others = compose(config.others)
+    theirs = others.to_config_mapping(model_info=others.get_model_info(model))
     if not theirs:
-        raise IntegrationError(f"INC applied none of others={config.others}: check its names and types")
-    return _dressed(quantized, {**ours, **theirs})
+        raise IntegrationError(f"others={config.others} match no layer of the model: check names and types")
+    run_args = None if run_fn is None else run_args
+    quantized = quantize(model, others, run_fn=run_fn, run_args=run_args, example_inputs=inputs)
+    return files.dressed(quantized, {**ours, **theirs})
 
 
 def register() -> None:
@@ -335,6 +318,7 @@ def register() -> None:
         IntegrationError: somebody else holds the name.
     """
     held = (config_registry.get_cls_configs().get("torch", {}).get(NAME), algos_mapping.get(NAME))
+    mine: Any
     for mine, taken in zip((CodebookConfig, codebook), held, strict=True):
         if taken is not None and (taken.__module__, taken.__qualname__) != (mine.__module__, mine.__qualname__):
             raise IntegrationError(

@@ -24,6 +24,9 @@ class Composed(ComposableConfig):
 
         INC's algorithms read some of their options off the last configuration, which must be one of theirs.
         """
+        ours = [config for config in self.config_list if isinstance(config, CodebookConfig)]
+        if len(ours) > 1:
+            raise IntegrationError(f"{len(ours)} CodebookConfigs are combined: make them one, by set_local")
         mapping: dict[Any, Any] = {}
         for config in self.config_list:
             info = model_info[config.name]
@@ -40,9 +43,8 @@ class Composed(ComposableConfig):
             raise IntegrationError(
                 "the later configurations take every layer from CodebookConfig: give them white lists"
             )
-        for config in self.config_list:
-            if isinstance(config, CodebookConfig):
-                config.keep_pristine()
+        for config in ours:
+            config.keep_pristine()
         return OrderedDict(sorted(mapping.items(), key=lambda item: item[1].name != NAME))
 
     def expand(self) -> list[Composed]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -13,22 +12,25 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
-from lloydmax import plugins
 from lloydmax.cache import Cache
 from lloydmax.codebook import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
+from lloydmax.integrations.inc import tuning
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
+from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.integrations.inc.names import TYPE, key_of, names_of
+from lloydmax.integrations.inc.others import plain_others
+from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.plan import Plan
 from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import KEEP, Recipe, is_choice
-from lloydmax.selection import Layer, layers_of
+from lloydmax.recipe import KEEP, Recipe
+from lloydmax.selection import layers_of
 
-TYPE = "type:"
-"""Prefix of the key of a module type among the local configurations."""
+RUN = "_codebook_run"
+"""Attribute of a prepared model: the compression in progress."""
 
 _RULE = ("centroids", "bias_centroids", "granularity", "quantizer", "importance")
 _WHOLE = ("trainable", "recover", "storage", "seed", "others", "recipe")
@@ -45,45 +47,6 @@ _DEFAULTS: dict[str, Any] = {
     "others": None,
     "recipe": None,
 }
-_live_cache: weakref.ref[Cache] | None = None
-
-
-class LayerConfig:
-    """What INC's mapping of layers says about one layer with codebooks.
-
-    INC's weight-only algorithms read ``dtype``, ``bits`` and ``group_size`` of every configuration for their
-    statistics, and a few options of their own off whichever configuration comes last.
-
-    Attributes:
-        bits: of a code.
-        root: the configuration of the whole model while the algorithm runs, else ``None``.
-    """
-
-    name = NAME
-    dtype = NAME
-    group_size = -1
-
-    def __init__(self, bits: int, root: CodebookConfig | None = None) -> None:
-        self.bits, self.root = bits, root
-
-    def to_dict(self) -> dict[str, Any]:
-        """For INC's statistics."""
-        return {"dtype": self.dtype, "bits": self.bits, "group_size": self.group_size}
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("use_layer_wise", "use_block_wise", "quant_lm_head"):
-            warnings.warn(
-                f"INC does not pass on {name!r} of the other configuration when CodebookConfig comes last; "
-                "write CodebookConfig(...) + the other one, or compose(...)",
-                stacklevel=2,
-            )
-            return False
-        if name == "model_path":
-            return ""
-        raise AttributeError(name)
-
-    def __repr__(self) -> str:
-        return f"LayerConfig(bits={self.bits})"
 
 
 class CodebookConfig(BaseConfig):
@@ -136,16 +99,17 @@ class CodebookConfig(BaseConfig):
         self.centroids, self.bias_centroids, self.granularity = centroids, bias_centroids, granularity
         self.quantizer, self.importance, self.options = quantizer, importance, options
         self.trainable, self.recover, self.storage, self.seed = trainable, recover, storage, seed
-        self.others = _plain_others(others)
+        self.others = plain_others(others)
         self.recipe = None if recipe is None else Recipe.load(recipe).data()
         self._cache: Cache | None = None
+        self.planned: Any = None
         self._info: list[tuple[str, str]] = []
         self._bits: dict[str, int] = {}
         self._seen: weakref.ref[nn.Module] | None = None
         self._asked_by_composition = False
         self.pristine: nn.Module | None = None
         if isinstance(white_list, (list, tuple)):
-            self._white_list = [_key(item) for item in white_list]
+            self._white_list = [key_of(item) for item in white_list]
         elif white_list != DEFAULT_WHITE_LIST:
             raise IntegrationError(
                 f"white_list is {DEFAULT_WHITE_LIST!r} or a list of names and module types, not {white_list!r}"
@@ -165,12 +129,11 @@ class CodebookConfig(BaseConfig):
         nothing = {"centroids": None, "trainable": None, "seed": None}
         return cls(**{**nothing, **changes, "recipe": recipe})
 
-    def to_recipe(self, model: nn.Module | None = None, leave: Sequence[str] = ()) -> Recipe:
+    def to_recipe(self, model: nn.Module | None = None) -> Recipe:
         """The recipe that this configuration stands for (``others`` is not part of it).
 
         Args:
             model: where given, regular expressions are resolved to the names of its layers.
-            leave: names of layers to leave as they are.
 
         Raises:
             RecipeError: a pattern that matches no layer, or that no recipe can express without the model.
@@ -185,9 +148,7 @@ class CodebookConfig(BaseConfig):
             if key.startswith(TYPE):
                 rules += local[key]._rules(["all"], [key.removeprefix(TYPE)])
             else:
-                rules += local[key]._rules(_names(key, layers, model), [])
-        if leave:
-            rules.append({"layers": list(leave), "parameter": "*", "quantizer": KEEP})
+                rules += local[key]._rules(names_of(key, layers, model), [])
         return self._assembled(rules)
 
     def _recipe(self, layers: list[str]) -> Recipe:
@@ -209,7 +170,7 @@ class CodebookConfig(BaseConfig):
         return rules
 
     def _assembled(self, rules: list[dict[str, Any]]) -> Recipe:
-        data: dict[str, Any] = {"version": 1, "name": NAME, **copy.deepcopy(self.recipe or {})}
+        data: dict[str, Any] = copy.deepcopy(self.recipe or {"version": 1, "name": NAME})
         data["quantize"] = [*data.get("quantize", []), *rules]
         if self.trainable is not None:
             data["trainable"] = _listed(self.trainable)
@@ -282,7 +243,7 @@ class CodebookConfig(BaseConfig):
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None, "_seen": None, "pristine": None}
+        return {**self.__dict__, "_cache": None, "_seen": None, "planned": None, "pristine": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
         twin = type(self).from_dict(self.to_dict())
@@ -317,7 +278,7 @@ class CodebookConfig(BaseConfig):
                 f"{', '.join(whole) or 'a white list'} cannot be set for single layers: set it on the "
                 "configuration that set_local is called on"
             )
-        for key in map(_key, _listed(operator_name_or_list)):
+        for key in map(key_of, _listed(operator_name_or_list)):
             self.local_config[key] = config
         return self
 
@@ -346,13 +307,13 @@ class CodebookConfig(BaseConfig):
 
     def expand(self) -> list[CodebookConfig]:
         """One configuration for every combination of choices, global and local; equal ones once."""
-        places = self._choices()
+        places = tuning.choices(self)
         trials: list[CodebookConfig] = []
-        cache = _shared_cache()
+        cache = tuning.shared_cache()
         for values in product(*places.values()):
             data = self.to_dict()
             for where, value in zip(places, values, strict=True):
-                inner = data
+                inner: Any = data
                 for part in where[:-1]:
                     inner = inner[part]
                 inner[where[-1]] = value
@@ -362,32 +323,6 @@ class CodebookConfig(BaseConfig):
         for trial in trials:
             trial._cache = cache
         return trials
-
-    def _choices(self) -> dict[tuple[Any, ...], list[Any]]:
-        found: dict[tuple[Any, ...], list[Any]] = {}
-        own: tuple[str, ...] = ("global",) if self.local_config else ()
-        configs = {own: self, **{("local", key): config for key, config in self.local_config.items()}}
-        for where, config in configs.items():
-            if config.quantizer == KEEP:
-                continue
-            fields = plugins.find("quantizer", config.quantizer, RecipeError).options.model_fields
-            values = {**config._values(("centroids", "granularity")), **config.options}
-            for key, value in values.items():
-                if key in fields and is_choice(value, fields[key]):
-                    found[(*where, key)] = value
-            if isinstance(config.bias_centroids, list):
-                found[(*where, "bias_centroids")] = config.bias_centroids
-        if self.recipe is not None:
-            found |= {(*own, "recipe", *at): values for at, values in Recipe.load(self.recipe).choices().items()}
-        if isinstance(self.recover, list):
-            for at, values in self._recipe(["all"]).choices().items():
-                if at[0] == "recover":
-                    found[(*own, *at)] = values
-        elif isinstance(self.recover, dict):
-            for at, values in self._recipe(["all"]).choices().items():
-                if at[0] == "recover":
-                    found[(*own, "recover", at[-1])] = values
-        return found
 
     @classmethod
     def get_config_set_for_tuning(cls) -> CodebookConfig:
@@ -404,19 +339,17 @@ class CodebookConfig(BaseConfig):
 
     # INC's view of a model
 
-    def plan(self, model: nn.Module, example_inputs: Any = None, leave: Sequence[str] = ()) -> Plan:
+    def plan(self, model: nn.Module, example_inputs: Any = None) -> Plan:
         """What this configuration means for a model; see :func:`lloydmax.plan`."""
-        plan = make_plan(model, self.to_recipe(model, leave), example_inputs)
+        plan = make_plan(model, self.to_recipe(model), example_inputs)
         if not plan.parameters:
             raise RecipeError(f"the configuration leaves every layer of {type(model).__name__} as it is")
         return plan
 
     def get_model_info(self, model: Any, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         """``[(layer name, type name)]`` of the layers that get codebooks; the same before and after ``prepare``."""
-        from lloydmax.integrations.inc.algorithm import run_of
-
-        _refuse_graphs(model)
-        run = run_of(model)
+        refuse_graphs(model)
+        run = vars(model).get(RUN)
         found = run.plan if run is not None else self.plan(model)
         self._bits, self._info = {}, []
         for p in found.parameters.values():
@@ -425,7 +358,7 @@ class CodebookConfig(BaseConfig):
                 if layer not in self._bits:
                     self._info.append((layer, p.layer))
                 self._bits[layer] = max(self._bits.get(layer, 0), code_bits(p.centroids))
-        self._seen = None if run is not None else weakref.ref(model)
+        self.planned, self._seen = found, None if run is not None else weakref.ref(model)
         return self._info
 
     def to_config_mapping(
@@ -456,62 +389,3 @@ def _default(name: str) -> Any:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _key(item: Any) -> str:
-    """The string under which a local configuration is kept: a pattern, or ``type:`` and a class name."""
-    if isinstance(item, type):
-        return TYPE + item.__name__
-    if not isinstance(item, str):
-        raise IntegrationError(f"a layer is given by a name pattern or a module type, not by {item!r}")
-    try:
-        re.compile(item)
-    except re.error as error:
-        raise IntegrationError(f"{item!r} is no regular expression ({error}); escape literal characters") from None
-    return item
-
-
-def _names(pattern: str, layers: list[Layer] | None, model: nn.Module | None) -> list[str]:
-    if layers is None:
-        text = pattern.replace(r"\.", ".").replace(".*", "*")
-        if not re.fullmatch(r"[\w.*]+", text):
-            raise RecipeError(f"{pattern!r} is no name or glob of a recipe; pass the model: to_recipe(model)")
-        return [text]
-    exact = [layer.name for layer in layers if layer.name == pattern]
-    found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]
-    if not found:
-        hint = plugins.nearest(pattern, [layer.name for layer in layers])[:300]
-        raise RecipeError(f"{pattern!r} matches no layer of {type(model).__name__} in full{hint}")
-    return found
-
-
-def _plain_others(others: Any) -> dict[str, Any] | None:
-    if others is None:
-        return None
-    if not isinstance(others, (dict, BaseConfig)):
-        raise IntegrationError(f"others is an INC configuration or a dict such as {{'rtn': {{...}}}}, not {others!r}")
-    if isinstance(others, dict):
-        return copy.deepcopy(others)
-    plain = others.to_dict()
-    return plain if hasattr(others, "config_list") else {others.name: plain}
-
-
-def _refuse_graphs(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise IntegrationError(f"CodebookConfig needs a torch.nn.Module, not a {type(model).__name__}")
-    exported = isinstance(model, torch.fx.GraphModule) and not any(la.numbered for la in layers_of(model))
-    if exported or getattr(model, "_exported", False):
-        raise IntegrationError(
-            "the model is an exported graph, which has no layers left to hold codebooks: call quantize with "
-            "CodebookConfig on the original model first, then export it"
-        )
-
-
-def _shared_cache() -> Cache:
-    """The cache of the tuning run in progress: it lives as long as any trial configuration does."""
-    global _live_cache
-    cache = None if _live_cache is None else _live_cache()
-    if cache is None:
-        cache = Cache()
-        _live_cache = weakref.ref(cache)
-    return cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,27 @@ import torch
 from torch import nn
 
 from lloydmax import checkpoint
+from lloydmax.codebook import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
-from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, config_registry, inc_load, logger, quantize
+from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
+from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.student import codebooks
 
 WEIGHTS = "model.safetensors"
 GUIDE = "codebook: load this folder by lloydmax.integrations.inc.load(folder, original_model)"
 """First key of ``qconfig.json``: INC's own ``load`` shows it in its error."""
 _REBUILT = ("rtn", "mixed_precision")
 """Algorithms of INC whose layers can be built again without data, to be filled from the file."""
+
+
+def dressed(model: nn.Module, mapping: dict[Any, Any]) -> nn.Module:
+    """The model with what INC's ``save`` looks for: ``qconfig``, whose first entry decides, and ``save``.
+
+    A ``functools.partial`` survives pickling and deep copies, and then belongs to the copy; a bound method does not.
+    """
+    vars(model)["qconfig"] = mapping
+    vars(model)["save"] = functools.partial(save, model)
+    return model
 
 
 def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "default") -> None:
@@ -36,7 +51,7 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(model, folder / WEIGHTS)
-    document = {GUIDE: {"version": 1, "others": others}}
+    document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
     (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -72,16 +87,17 @@ def load(
     about = document[GUIDE]
     if about.get("version") != 1:
         raise CheckpointError(f"{path} is of version {about.get('version')}; this lloydmax reads version 1")
-    from lloydmax.integrations.inc.algorithm import _dressed
-
     model = original_model.eval()
     noted: dict[Any, Any] = {}
     for name, layers in about["others"].items():
-        model = quantize(model, _rebuilding(name, layers))
-        noted |= {key: c for key, c in getattr(model, "qconfig", {}).items() if c.name == name}
+        config = _rebuilding(name, layers)
+        noted |= config.to_config_mapping(model_info=config.get_model_info(model))
+        model = quantize(model, config)
+    _cast(model, about.get("dtypes", {}))
+    types = {name: type(module).__name__ for name, module in model.named_modules()}
     model = checkpoint.load(Path(folder) / WEIGHTS, model).eval()
-    ours = _layers(model)
-    return _dressed(model, {**ours, **noted}).to(device)
+    ours = _layers(model, types)
+    return dressed(model, {**ours, **noted}).to(device)
 
 
 def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> None:
@@ -120,9 +136,24 @@ def _others(model: nn.Module) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
-    import re
+def _dtypes(model: nn.Module, others: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Of all tensors in the layers of other algorithms: some of INC's change theirs in their first forward."""
+    layers = tuple(f"{layer}." for options in others.values() for layer in options)
+    state = model.state_dict() if layers else {}
+    return {name: str(tensor.dtype) for name, tensor in state.items() if name.startswith(layers)}
 
+
+def _cast(model: nn.Module, dtypes: dict[str, str]) -> None:
+    state = model.state_dict(keep_vars=True)
+    for name, dtype in dtypes.items():
+        if name in state and str(state[name].dtype) != dtype:
+            wanted = getattr(torch, dtype.removeprefix("torch."), None)
+            if not isinstance(wanted, torch.dtype):
+                raise CheckpointError(f"qconfig.json gives {name!r} the unknown dtype {dtype!r}")
+            state[name].data = state[name].data.to(wanted)
+
+
+def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
     if name not in _REBUILT:
         raise CheckpointError(f"qconfig.json names the algorithm {name!r}, which cannot be built again without data")
     cls = config_registry.get_cls_configs()["torch"][name]
@@ -134,13 +165,9 @@ def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
     return config
 
 
-def _layers(model: nn.Module) -> dict[Any, Any]:
-    from lloydmax.codebook import code_bits
-    from lloydmax.integrations.inc.config import LayerConfig
-    from lloydmax.student import codebooks
-
+def _layers(model: nn.Module, types: dict[str, str]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for name, held in codebooks(model).items():
         layer = name.rpartition(".")[0]
-        found[(layer, type(model.get_submodule(layer)).__name__)] = LayerConfig(code_bits(held.k))
+        found[(layer, types[layer])] = LayerConfig(code_bits(held.k))
     return found

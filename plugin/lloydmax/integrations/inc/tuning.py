@@ -1,4 +1,4 @@
-"""What INC's ``autotune`` does not say: a missed goal, no result at all, metrics that it cannot compare."""
+"""Tuning: choices, what trials share, and what INC's ``autotune`` does not say (a missed goal, an unusable metric)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import sys
 import warnings
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lloydmax.errors import IntegrationError
-from lloydmax.integrations.inc.config import CodebookConfig
+from lloydmax import plugins
+from lloydmax.cache import Cache
+from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.integrations.inc.host import TuningMonitor
+from lloydmax.recipe import KEEP, Recipe, is_choice
 
-_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+if TYPE_CHECKING:
+    from lloydmax.integrations.inc.config import CodebookConfig
+
+_live_cache: weakref.ref[Cache] | None = None
 
 
 @dataclass
-class _Watch:
+class Watch:
     """One tuning run as seen from its trials; must not hold the monitor, whose end it waits for."""
 
     history: list[Any]
@@ -42,29 +47,32 @@ class _Watch:
         )
 
 
-def watch(config: CodebookConfig) -> None:
+_watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
+
+
+def watch(config: CodebookConfig) -> Watch | None:
     """Check the baseline of the ``autotune`` call that this trial runs in, if any, and watch how it ends.
 
     INC offers no place to be told; its monitor is found among the callers and only read.
+
+    Returns:
+        One object for each call of ``autotune``; ``None`` outside of it.
 
     Raises:
         IntegrationError: the baseline is a metric that INC cannot tune by.
     """
     monitor = None if config._cache is None else _monitor()
     if monitor is None:
-        return
+        return None
     ended = bool(monitor.tuning_history) and monitor.need_stop()
-    if monitor not in _watched:
+    if monitor not in _watches:
         goal = _goal(monitor.baseline, monitor.tuning_config.tolerable_loss)
-        found = _Watch(monitor.tuning_history, goal, monitor.tuning_config.max_trials)
+        found = Watch(monitor.tuning_history, goal, monitor.tuning_config.max_trials)
         weakref.finalize(monitor, found.report).atexit = False
-        _watched.add(monitor)
         _watches[monitor] = found
     if not ended:
         _watches[monitor].started += 1
-
-
-_watches: weakref.WeakKeyDictionary[Any, _Watch] = weakref.WeakKeyDictionary()
+    return _watches[monitor]
 
 
 def _goal(baseline: Any, tolerable_loss: float) -> float:
@@ -81,9 +89,9 @@ def _goal(baseline: Any, tolerable_loss: float) -> float:
         )
     if value < 0:
         warnings.warn(
-            f"the metric of the original model is negative ({value:.6g}): INC's goal, {value * (1 - tolerable_loss):.6g}, "
-            "is then stricter than the original itself; return a positive metric where higher is better, such as "
-            "1 / (1 + loss) for a loss",
+            f"the metric of the original model is negative ({value:.6g}): INC's goal, "
+            f"{value * (1 - tolerable_loss):.6g}, is then stricter than the original itself; return a positive metric "
+            "where higher is better, such as 1 / (1 + loss) for a loss",
             stacklevel=2,
         )
     return value * (1 - tolerable_loss)
@@ -97,3 +105,39 @@ def _monitor() -> Any:
                 return value
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def choices(config: CodebookConfig) -> dict[tuple[Any, ...], list[Any]]:
+    """The lists that stand where one value is expected: place in ``config.to_dict()`` -> alternatives."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    own: tuple[str, ...] = ("global",) if config.local_config else ()
+    configs: dict[tuple[str, ...], CodebookConfig] = {own: config}
+    configs |= {("local", key): local for key, local in config.local_config.items()}
+    for where, part in configs.items():
+        if part.quantizer == KEEP:
+            continue
+        fields = plugins.find("quantizer", part.quantizer, RecipeError).options.model_fields
+        values = {**part._values(("centroids", "granularity")), **part.options}
+        for key, value in values.items():
+            if key in fields and is_choice(value, fields[key]):
+                found[(*where, key)] = value
+        if isinstance(part.bias_centroids, list):
+            found[(*where, "bias_centroids")] = part.bias_centroids
+    if config.recipe is not None:
+        found |= {(*own, "recipe", *at): values for at, values in Recipe.load(config.recipe).choices().items()}
+    if config.recover is not None:
+        listed = isinstance(config.recover, (list, tuple))
+        for (section, *at), choice in config._recipe(["all"]).choices().items():
+            if section == "recover":
+                found[(*own, "recover", *(at if listed else at[1:]))] = choice
+    return found
+
+
+def shared_cache() -> Cache:
+    """The cache of the tuning run in progress: it lives as long as any trial configuration does."""
+    global _live_cache
+    cache = None if _live_cache is None else _live_cache()
+    if cache is None:
+        cache = Cache()
+        _live_cache = weakref.ref(cache)
+    return cache

@@ -1,0 +1,192 @@
+"""From a recipe to QConfigs by layer name, and the proof that the converted model holds what was asked for."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.torch_ao.host import QConfigMapping, nni
+from lloydmax.integrations.torch_ao.qconfig import FLOAT_ACTIVATIONS, codebook_qconfig
+from lloydmax.layers import LAYERS
+from lloydmax.plan import Plan, PlannedParameter
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import Recipe
+from lloydmax.student import codebooks
+
+_applied: dict[str, list[Plan]] = {}
+
+
+def apply_recipe(
+    mapping: QConfigMapping | None,
+    recipe: Any,
+    model: nn.Module,
+    *,
+    activation: Callable[..., Any] | str = "mapping",
+    example_inputs: Any = None,
+) -> Plan:
+    """Give every layer that a recipe compresses a codebook QConfig; all others keep what the mapping says.
+
+    Args:
+        mapping: changed in place, for ``prepare_fx`` and ``prepare_qat_fx``. ``None``: eager mode; then the
+            ``qconfig`` of the layers of ``model`` is set. Call it after ``fuse_modules``, and set ``model.qconfig``
+            before.
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` and ``trainable`` count here.
+        model: the float model, before it is prepared.
+        activation: ``"mapping"``: the codebook layers' activations are observed as the mapping (in eager mode: the
+            model's ``qconfig``) says, so that they sit between int8 layers; ``"float"``: weight-only codebooks; or a
+            constructor.
+        example_inputs: see :func:`lloydmax.plan`.
+
+    Returns:
+        The plan, for :func:`verify`.
+
+    Raises:
+        RecipeError: the recipe is invalid or does not fit the model. IntegrationError: it asks for what
+            ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
+            importances.
+    """
+    plan = make_plan(_unfused(model), Recipe.load(recipe), example_inputs)
+    if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
+        raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
+    for p in plan.parameters.values():
+        layer = p.name.rpartition(".")[0]
+        present = _present(mapping, layer, model)
+        observed = FLOAT_ACTIVATIONS if present is None else present.activation
+        chosen = (
+            {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
+        )
+        options = p.options.model_dump(exclude={"centroids", "granularity"})
+        qconfig = codebook_qconfig(
+            p.centroids,
+            p.granularity,
+            activation=chosen,
+            axis=p.axis,
+            trainable=p.name in plan.trainable,
+            quantizer=p.quantizer,
+            **options,
+        )
+        if mapping is None:
+            model.get_submodule(layer).qconfig = qconfig
+        else:
+            mapping.set_module_name(layer, qconfig)
+    _remember(plan)
+    return plan
+
+
+def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> None:
+    """Prove that a converted model holds the codebooks that a recipe asked for, and no others.
+
+    Args:
+        model: from ``convert_fx`` or ``convert``.
+        recipe: the plan that :func:`apply_recipe` returned, or the recipe that was given to it.
+        original: the float model, where the recipe was applied in another process.
+
+    Raises:
+        PlanMismatchError: names every layer that stayed float, became int8 or has other codebooks.
+        IntegrationError: the recipe was not applied here and ``original`` is missing.
+    """
+    plan = _plan_of(recipe, original)
+    wanted = dict(plan.parameters)
+    problems = []
+    for name, codebook in codebooks(model).items():
+        p = wanted.pop(_original_name(name, plan), None)
+        if p is None:
+            problems.append(f"{name} has a codebook, which was not planned")
+        elif (
+            tuple(codebook.codes.shape) != p.shape or codebook.k > p.centroids or codebook.granularity != p.granularity
+        ):
+            problems.append(
+                f"{name} has {codebook.k} centroids per {codebook.granularity}, "
+                f"planned {p.centroids} per {p.granularity}"
+            )
+    modules = dict(model.named_modules())
+    for p in wanted.values():
+        layer = p.name.rpartition(".")[0]
+        problems.append(f"{p.name} has no codebook: its layer is {type(modules.get(layer)).__name__}")
+    if problems:
+        hint = ""
+        if wanted:
+            hint = (
+                ". Pass backend_config=lloydmax.integrations.torch_ao.backend_config() to prepare and to convert_fx "
+                "(eager: mapping=eager_mapping() to convert), and apply_recipe after fuse_modules"
+            )
+        raise PlanMismatchError("the model does not hold what the recipe says: " + "; ".join(problems) + hint)
+
+
+def _refused(p: PlannedParameter) -> str | None:
+    leaf = p.name.rpartition(".")[2]
+    if p.tied:
+        return f"it is tied to {', '.join(p.tied)}, and preparing would untie them"
+    if p.importance is not None:
+        return f"importance {p.importance!r} needs lloydmax.compress"
+    if leaf != "weight" or p.layer not in {kind.__name__ for kind in LAYERS}:
+        kinds = ", ".join(kind.__name__ for kind in LAYERS)
+        return (
+            f"only the weight of exactly {kinds} can have a codebook, not the {leaf} of {p.layer} "
+            "(lloydmax.integrations.torchao.CodebookQuantizer takes any weight of an exported program)"
+        )
+    return None
+
+
+def _present(mapping: QConfigMapping | None, layer: str, model: nn.Module) -> Any:
+    """The QConfig that a layer has without the recipe; upstream's order of precedence."""
+    if mapping is None:
+        names = [layer.rsplit(".", depth)[0] for depth in range(layer.count(".") + 1)] + [""]
+        return next((q for name in names if (q := getattr(model.get_submodule(name), "qconfig", None))), None)
+    if layer in mapping.module_name_qconfigs:
+        return mapping.module_name_qconfigs[layer]
+    for pattern, qconfig in mapping.module_name_regex_qconfigs.items():
+        if re.match(pattern, layer):
+            return qconfig
+    return mapping.object_type_qconfigs.get(type(model.get_submodule(layer)), mapping.global_qconfig)
+
+
+def _unfused(model: nn.Module) -> nn.Module:
+    """The model with every eager fused module replaced by its convolution or linear layer, under its name."""
+    fused = [name for name, module in model.named_modules() if isinstance(module, nni.modules.fused._FusedModule)]
+    if not fused:
+        return model
+    unfused = copy.deepcopy(model)
+    for name in fused:
+        unfused.set_submodule(name, unfused.get_submodule(f"{name}.0"))
+    return unfused
+
+
+def _original_name(name: str, plan: Plan) -> str:
+    """The name in the float model: converted fused and eager layers hold the codebook layer as a numbered child."""
+    layer, _, leaf = name.rpartition(".")
+    outer, _, number = layer.rpartition(".")
+    return f"{outer}.{leaf}" if name not in plan.parameters and number.isdigit() else name
+
+
+def _remember(plan: Plan) -> None:
+    known = _applied.setdefault(_key(plan.recipe), [])
+    if all(_shape(plan) != _shape(other) for other in known):
+        known.append(plan)
+
+
+def _plan_of(recipe: Any, original: nn.Module | None) -> Plan:
+    if isinstance(recipe, Plan):
+        return recipe
+    loaded = Recipe.load(recipe)
+    if original is not None:
+        return make_plan(_unfused(original), loaded)
+    known = _applied.get(_key(loaded), [])
+    if len(known) == 1:
+        return known[0]
+    reason = "was applied to several models" if known else "was not applied in this process"
+    raise IntegrationError(f"the recipe {reason}: pass verify(model, recipe, original=float_model)")
+
+
+def _key(recipe: Recipe) -> str:
+    return json.dumps(recipe.data(), sort_keys=True, default=str)
+
+
+def _shape(plan: Plan) -> list[tuple[Any, ...]]:
+    return [(p.name, p.shape, p.centroids, p.granularity) for p in plan.parameters.values()]

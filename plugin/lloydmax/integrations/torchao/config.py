@@ -1,0 +1,113 @@
+"""The configuration for ``quantize_``, and what happens to a module that it is applied to."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lloydmax.codebook import FLOAT_DTYPES, fit_codebook
+from lloydmax.errors import FitError, IntegrationError
+from lloydmax.integrations.torchao.host import (
+    ALLOWED_AO_MODULES,
+    AOBaseConfig,
+    FqnToConfig,
+    register_quantize_module_handler,
+)
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import Recipe
+from lloydmax.student import attach, attached, finish
+
+_STEPS = (None, "prepare", "convert")
+
+
+@dataclass
+class CodebookWeightConfig(AOBaseConfig):
+    """torchao configuration: the weight becomes centroids and codes.
+
+    ``quantize_(model, CodebookWeightConfig(centroids=16), filter_fn=...)``; torchao's default filter takes only
+    ``nn.Linear``. Prove what was done by ``lloydmax.codebooks(model)`` or ``lloydmax.verify_plan``.
+
+    Attributes:
+        centroids: k of each codebook.
+        granularity: ``"tensor"``, ``"channel"`` or ``"group:N"``.
+        quantizer: any registered quantizer.
+        options: its further options.
+        step: ``None`` compresses and finishes; ``"prepare"`` leaves trainable centroids for training, such as
+            :func:`lloydmax.distill`; ``"convert"`` finishes what ``"prepare"`` began.
+    """
+
+    centroids: int = 16
+    granularity: str = "tensor"
+    quantizer: str = "kmeans"
+    options: dict[str, Any] = field(default_factory=dict)
+    step: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.step not in _STEPS:
+            raise IntegrationError(f"step is {self.step!r}; write None, 'prepare' or 'convert'")
+        from lloydmax.plugins import make
+
+        given = {"centroids": self.centroids, "granularity": self.granularity, **self.options}
+        make("quantizer", self.quantizer, given, FitError)
+
+
+def recipe_to_config(
+    recipe: Any, model: nn.Module, default: AOBaseConfig | None = None, step: str | None = None
+) -> FqnToConfig:
+    """A recipe as torchao's configuration by names, for ``quantize_(model, ..., filter_fn=None)``.
+
+    Args:
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` counts here.
+        model: the float model.
+        default: what all other ``nn.Linear`` layers get, e.g. ``Int8WeightOnlyConfig()``; ``None``: they stay.
+        step: see :class:`CodebookWeightConfig`.
+
+    Raises:
+        RecipeError: the recipe is invalid or does not fit the model. IntegrationError: tied parameters, importances.
+    """
+    plan = make_plan(model, Recipe.load(recipe))
+    configs: OrderedDict[str, AOBaseConfig] = OrderedDict()
+    for p in plan.parameters.values():
+        if p.tied or p.importance is not None:
+            what = f"importance {p.importance!r}" if p.importance is not None else f"tied to {', '.join(p.tied)}"
+            raise IntegrationError(f"{p.name}: {what}: quantize_ sees one module at a time; use lloydmax.compress")
+        options = p.options.model_dump(exclude={"centroids", "granularity"})
+        layer, _, leaf = p.name.rpartition(".")
+        name = layer if leaf == "weight" else p.name
+        configs[name] = CodebookWeightConfig(p.centroids, p.granularity, p.quantizer, options, step)
+    if default is not None:
+        configs["_default"] = default
+    return FqnToConfig(configs)
+
+
+@register_quantize_module_handler(CodebookWeightConfig)
+def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: str = "weight") -> nn.Module:
+    if config.step == "convert":
+        if not any(leaf == parameter_name for _, owner, leaf, _, _ in attached(module) if owner is module):
+            raise IntegrationError(
+                f"{_described(module)}: its {parameter_name} has no codebook to convert; run quantize_ with "
+                "step='prepare' and the same filter first"
+            )
+        return finish(module)
+    parameter = module._parameters.get(parameter_name)
+    if parameter is None or parameter.dtype not in FLOAT_DTYPES or type(parameter) is not nn.Parameter:
+        raise IntegrationError(
+            f"{_described(module)}: its {parameter_name} is no float parameter that can have a codebook "
+            "(another configuration may have taken it before); let filter_fn leave this module out"
+        )
+    axis = 1 if getattr(module, "transposed", False) and parameter_name == "weight" else 0
+    codebook = fit_codebook(
+        parameter, config.centroids, config.granularity, quantizer=config.quantizer, axis=axis, **config.options
+    )
+    attach(module, parameter_name, codebook)
+    return module if config.step == "prepare" else finish(module)
+
+
+def _described(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"
+
+
+ALLOWED_AO_MODULES.add("lloydmax.integrations.torchao")

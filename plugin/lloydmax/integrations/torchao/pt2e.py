@@ -1,0 +1,162 @@
+"""PT2E: codebooks in an exported program, whose codes stay small integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from lloydmax.codebook import decode
+from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.fake_quantize import CodebookWeightFakeQuantize
+from lloydmax.integrations.torchao.host import (
+    FakeQuantizeBase,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+    create_getattr_from_value,
+)
+from lloydmax.plan import Plan
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import Recipe
+
+_CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
+_ANNOTATION = "quantization_annotation"
+
+
+class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
+    """The fake quantizer on a weight edge of a prepared program; knows the name of its parameter."""
+
+    def __init__(self, *args: Any, parameter: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parameter = parameter
+        self.stored: list[str] = []
+
+    def convert(self, model: fx.GraphModule, node: fx.Node) -> None:
+        """torchao's hook: replace this observer by centroids, codes and the ops that decode them."""
+        codebook = self.codebook()
+
+        def decoded(centroids: Tensor, codes: Tensor) -> Tensor:
+            return decode(centroids, codes, codebook.granularity, codebook.axis)
+
+        program = make_fx(decoded)(codebook.centroids, codebook.codes)
+        name = _attribute(self.parameter)
+        with model.graph.inserting_before(node):
+            if not self.stored:
+                for prefix, tensor in ((_CENTROIDS, codebook.centroids), (_CODES, codebook.codes)):
+                    made = create_getattr_from_value(model, model.graph, f"{prefix}{name}", tensor.clone())
+                    self.stored.append(str(made.target))
+                    model.graph.erase_node(made)
+            values = [model.graph.get_attr(target) for target in self.stored]
+            inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
+            weight = model.graph.graph_copy(program.graph, dict(zip(inputs, values, strict=True)))
+        assert isinstance(weight, fx.Node)
+        node.replace_all_uses_with(weight)
+        model.graph.erase_node(node)
+
+
+class CodebookQuantizer(Quantizer):
+    """PT2E quantizer: a codebook for every weight that a recipe names; activations stay as they are.
+
+    Alone, or first in a ``ComposableQuantizer([CodebookQuantizer(...), X86InductorQuantizer()...])``, which leaves
+    layers that have an annotation alone. Any op may use the weight: weights are found by the names of parameters.
+
+    Args:
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` and ``trainable`` count here.
+        model: the float model that was exported.
+
+    Raises:
+        RecipeError: the recipe is invalid or does not fit the model. IntegrationError: importances.
+    """
+
+    def __init__(self, recipe: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.plan: Plan = make_plan(model, Recipe.load(recipe))
+        needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
+        if needy:
+            raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Mark the weight edges; called by ``prepare_pt2e`` and ``prepare_qat_pt2e``.
+
+        Raises:
+            IntegrationError: a planned weight is used nowhere in the program, or was annotated by another quantizer.
+        """
+        users = _users(model)
+        for p in self.plan.parameters.values():
+            edges = [edge for name in (p.name, *p.tied) for edge in users.get(name, [])]
+            if not edges:
+                raise IntegrationError(
+                    f"{p.name} is not used in the exported program: export the model that the quantizer was made with"
+                )
+            spec: Any = QuantizationSpec(
+                dtype=CodebookFakeQuantize.dtype,
+                observer_or_fake_quant_ctr=CodebookFakeQuantize.with_args(
+                    centroids=p.centroids,
+                    granularity=p.granularity,
+                    axis=p.axis,
+                    trainable=p.name in self.plan.trainable,
+                    quantizer=p.quantizer,
+                    options=p.options.model_dump(exclude={"centroids", "granularity"}),
+                    parameter=p.name,
+                ),
+            )
+            for weight, user in edges:
+                annotation = user.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+                if weight in annotation.input_qspec_map:
+                    raise IntegrationError(
+                        f"{p.name} was already annotated by another quantizer: put CodebookQuantizer first in "
+                        "ComposableQuantizer"
+                    )
+                for before in user.args[: user.args.index(weight)] if weight in user.args else ():
+                    if isinstance(before, fx.Node):
+                        annotation.input_qspec_map.setdefault(before, None)
+                annotation.input_qspec_map[weight] = spec
+                spec = SharedQuantizationSpec((weight, user)) if not isinstance(spec, SharedQuantizationSpec) else spec
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Nothing: :meth:`annotate` has checked."""
+
+
+def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
+    """Prove that a converted program holds the codebooks that a recipe asked for, and no others.
+
+    Args:
+        model: from ``convert_pt2e``.
+        recipe: given to :class:`CodebookQuantizer`.
+        original: the float model.
+
+    Raises:
+        PlanMismatchError: names every weight without its codebook.
+    """
+    plan = make_plan(original, Recipe.load(recipe))
+    buffers = dict(model.named_buffers())
+    held = {name for name in buffers if name.startswith(_CODES)}
+    problems = []
+    for p in plan.parameters.values():
+        suffix = f"{_attribute(p.name)}0"
+        codes, centroids = buffers.get(_CODES + suffix), buffers.get(_CENTROIDS + suffix)
+        held.discard(_CODES + suffix)
+        if codes is None or centroids is None:
+            problems.append(f"{p.name} has no codebook")
+        elif tuple(codes.shape) != p.shape or centroids.shape[-1] > p.centroids:
+            problems.append(f"{p.name} has {centroids.shape[-1]} centroids, planned {p.centroids}")
+    problems += [f"{name} is a codebook which was not planned" for name in sorted(held)]
+    if problems:
+        raise PlanMismatchError("the program does not hold what the recipe says: " + "; ".join(problems))
+
+
+def _attribute(parameter: str) -> str:
+    return parameter.replace(".", "__")
+
+
+def _users(model: fx.GraphModule) -> dict[str, list[tuple[fx.Node, fx.Node]]]:
+    """Parameter name -> ``(its node, node that uses it)``."""
+    found: dict[str, list[tuple[fx.Node, fx.Node]]] = {}
+    for node in model.graph.nodes:
+        if node.op == "get_attr":
+            found.setdefault(str(node.target), []).extend((node, user) for user in node.users)
+    return found
