@@ -10,7 +10,6 @@ from lloydmax.data import Source
 from lloydmax.strategy import device_of
 from torch import Tensor, nn
 
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 

@@ -276,6 +276,17 @@ def test_label_free_qat_with_the_float_teacher() -> None:
     assert agreement(converted, untouched, inputs) > 0.98
 
 
+@pytest.mark.parametrize(("granularity", "axis"), [("tensor", 0), ("channel", 0), ("group:2", 1)])
+def test_weights_are_given_to_their_nearest_centroid(granularity: str, axis: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3)
+    codebook = lloydmax.fit_codebook(weight, 4, granularity, axis=axis)
+    shuffled = lloydmax.Codebook(codebook.centroids.flip(-1), codebook.codes, granularity, axis)
+    found = shuffled.reassigned(weight)
+    assert found.codes.shape == weight.shape and found.codes.dtype == torch.uint8
+    assert found.mse(weight) <= codebook.mse(weight) + 1e-9 < shuffled.mse(weight)
+
+
 def test_weight_only_codebooks_convert_to_the_same_outputs() -> None:
     model, (inputs, _) = digit_cnn(), digits(100)
     recipe = {"quantize": [{"layers": "all", "centroids": 8}], "trainable": ["codebooks"]}
@@ -306,7 +317,9 @@ def test_frozen_codebooks_stay_while_the_rest_trains() -> None:
 EAGER = {
     "resnet18": RESNET,
     "mobilenet_v2": {
-        "quantize": [{"layers": ["features.1?.conv.*", "classifier.1"], "types": ["Conv2d", "Linear"], "centroids": 64}],
+        "quantize": [
+            {"layers": ["features.1?.conv.*", "classifier.1"], "types": ["Conv2d", "Linear"], "centroids": 64}
+        ],
         "trainable": ["codebooks"],
     },
 }

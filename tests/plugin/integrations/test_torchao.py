@@ -248,15 +248,14 @@ def test_pt2e_beside_x86_int8(resnet: nn.Module, x: Tensor) -> None:
     assert difference(converted(x), resnet(x)) < 0.2
 
 
+@pytest.mark.slow
 def test_pt2e_qat_with_int8(resnet: nn.Module, x: Tensor) -> None:
     teacher = copy.deepcopy(resnet)
     quantizer = ComposableQuantizer([CodebookQuantizer(RESNET, resnet), x86(qat=True)])
     prepared = prepare_qat_pt2e(program(copy.deepcopy(resnet).train(), x), quantizer)
     allow_exported_model_train_eval(prepared)
     lloydmax.distill(prepared, teacher, x, steps=2, batch_size=2, lr=1e-5, held_out=0.0)
-    trained = {
-        m.parameter: m.codebook() for m in prepared.modules() if isinstance(getattr(m, "parameter", None), str)
-    }
+    trained = {m.parameter: m.codebook() for m in prepared.modules() if isinstance(getattr(m, "parameter", None), str)}
     assert len(trained) == 5
     with torch.no_grad():
         wanted = prepared(x)

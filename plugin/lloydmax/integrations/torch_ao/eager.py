@@ -40,7 +40,10 @@ def _dispatching(target: Any) -> type[Any]:
             return _converted(module, fake_quantize)
         if target is None:
             return module
-        if isinstance(module, nni.modules.fused._FusedModule) and _fake_quantize(getattr(module, "0", None)) is not None:
+        if (
+            isinstance(module, nni.modules.fused._FusedModule)
+            and _fake_quantize(getattr(module, "0", None)) is not None
+        ):
             raise IntegrationError(
                 f"the {type(module).__name__} has a codebook QConfig inside, which its fusion has hidden: "
                 "call apply_recipe, or set qconfig, after fuse_modules"
