@@ -191,3 +191,26 @@ def test_example_mixed_with_rtn(digit_cnn: nn.Module, digits: tuple[Tensor, Tens
     found = quantize(digit_cnn, config)
     assert agreement(found, teacher, digits[0]) > 0.99
     assert {type(module).__name__ for module in found.modules()} >= {"CodebookConv2d", "INCWeightOnlyLinear"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "in_codebooks", "in_int8"),
+    [
+        ("resnet18", ["layer4.*"], 5, 16),
+        ("mobilenet_v2", ["features.1[4-8].*", "classifier.1"], 14, 39),
+    ],
+)
+def test_codebooks_beside_incs_static_int8(name: str, layers: list[str], in_codebooks: int, in_int8: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 64, 64)
+    model = fold_batch_norms(getattr(torchvision.models, name)().eval())
+    model = quantize(model, CodebookConfig(centroids=16, white_list=layers))
+    assert sum(key.endswith("weight") for key in lloydmax.codebooks(model)) == in_codebooks
+    prepared = prepare(export(model, (x,)), except_codebooks(StaticQuantConfig(), model))
+    prepared(x)
+    quantized = [
+        node
+        for node in convert(prepared).graph.nodes
+        if str(node.target).endswith("decomposed.quantize_per_channel.default")
+    ]
+    assert len(quantized) == in_int8, "every other layer once, and no codebook a second time"
