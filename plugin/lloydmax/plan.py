@@ -15,7 +15,7 @@ from lloydmax import checkpoint, packing, plugins
 from lloydmax.codebook import FLOAT_DTYPES, code_bits, codebook_count
 from lloydmax.errors import PlanMismatchError, RecipeError
 from lloydmax.recipe import KEEP, Recipe, Rule
-from lloydmax.selection import NORMS, Layer, layers_of, matches, select
+from lloydmax.selection import Layer, layers_of, matches, select
 from lloydmax.student import codebooks, owners
 
 _SAMPLE = 1 << 16
@@ -381,4 +381,4 @@ def _persistent_buffers(model: nn.Module) -> Iterator[Tensor]:
                 yield buffer
 
 
-__all__ = ["NORMS", "Plan", "PlannedParameter", "plan", "verify_plan"]
+__all__ = ["Plan", "PlannedParameter", "plan", "verify_plan"]
