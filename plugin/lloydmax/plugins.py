@@ -9,7 +9,7 @@ import difflib
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pluggy
 from pydantic import BaseModel, ValidationError
@@ -149,12 +149,22 @@ def problem(error: Any, model: type[BaseModel], extra: Iterable[str] = ()) -> st
         extra: further keys that would have been valid at this place.
     """
     if error["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in model.model_fields.items()]
-        return f"unknown key{nearest(str(error['loc'][-1]), [*known, *extra])}"
+        inner = _section(model, error["loc"])
+        known = [field.alias or name for name, field in inner.model_fields.items()]
+        return f"unknown key{nearest(str(error['loc'][-1]), [*known, *(extra if inner is model else ())])}"
     if error["type"] == "missing":
         return "is missing"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return f"must be {message}, got {error['input']!r}" if "Input should be" in error["msg"] else message
+
+
+def _section(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model of the section that a key is in: ``model``, or one nested in it."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
 
 
 def nearest(word: str, known: list[str]) -> str:

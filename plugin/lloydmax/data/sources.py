@@ -150,16 +150,16 @@ class DatasetSource(Source):
     ) -> None:
         self.dataset = dataset
         self._inputs = inputs
-        self._keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
+        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
         self._deterministic = deterministic
         self._description = description
         self._loading = {**loading, "generator": Generator().manual_seed(seed)}
-        if not len(self._keys):
+        if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
         self._what = shapes(self._probe(1))
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     @property
     def deterministic(self) -> bool:
@@ -184,7 +184,7 @@ class DatasetSource(Source):
         return self._load(chunks(order, batch_size, drop_last), self._loading)
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
-        keys = [[self._keys[index] for index in piece.tolist()] for piece in pieces]
+        keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
         loader = DataLoader(self.dataset, batch_sampler=keys, **loading)
         for rows, item in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
             batch = self._inputs(item).map(Tensor.cpu)

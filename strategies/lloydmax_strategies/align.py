@@ -1,0 +1,284 @@
+"""Mimicking with adversarial alignment: distillation on foreign data whose low-level features are pulled to those of
+the original domain.
+
+Tang, You, Xu, Shi & Xu, "Bringing Giant Neural Networks Down to Earth with Unlabeled Data", arXiv 1907.06065: inputs
+from elsewhere carry a dataset bias, which an adversarial loss on low-level features takes out. The paper's formulas,
+constants and network of the discriminator could not be found; those below follow common practice in domain adaptation
+(Ganin & Lempitsky 2015; Tzeng et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lloydmax.data import Batch, Source, split
+from lloydmax.errors import RecoveryError
+from lloydmax.hookspecs import hookimpl
+from lloydmax.outputs import Agreement, Yardstick, class_axis
+from lloydmax.strategy import Recovery, device_of
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from lloydmax_strategies.discriminator import separability
+from lloydmax_strategies.first_stage import channel_axis, find, first_tensor, record
+from lloydmax_strategies.mimic import Mimic
+from lloydmax_strategies.pull import Adversary, StatisticsGap, check_movable
+from lloydmax_strategies.reference_labels import reference_labels
+from lloydmax_strategies.tap import read
+from lloydmax_strategies.training import Training, TrainingOptions
+
+_PROBE_SAMPLES = 256
+_PROBE_FLOATS = 2**25
+_PROBE_SIZE = 32
+_BATCH = 64
+
+
+class AlignmentOptions(BaseModel):
+    """Options of the alignment, which ``distill`` takes as a section ``align``.
+
+    Attributes:
+        layer: name of the module whose output is aligned; default: the end of the first stage, see
+            :func:`lloydmax_strategies.first_stage.first_stage`.
+        adversarial: ``reversal``: one backward pass, with the discriminator's gradient reversed on its way into the
+            student, for both domains; ``alternating``: the discriminator learns, then the student learns to make
+            foreign features look like reference ones. Without reference data neither is used: the statistics of
+            what reaches each batch norm up to the layer are pulled to those that the teacher keeps there.
+        weight: of the alignment in the student's loss; it rises from 0 as ``2 / (1 + exp(-10 p)) - 1`` with the
+            share ``p`` of the steps done. 0 leaves distillation on both domains.
+        discriminator_lr: learning rate of the discriminator (Adam).
+        discriminator_steps: its steps for each step of the student.
+        reference_share: share of each batch that is reference data.
+        reference_held_out: share of the reference data (at most 1,000) kept aside to choose the best state.
+        labels: reference data are ``(input, label)`` pairs of a dataset or of a loader over one, and the
+            cross-entropy with their labels joins the loss; else labels are ignored.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    layer: str | None = None
+    adversarial: Literal["reversal", "alternating"] = "reversal"
+    weight: NonNegativeFloat = 0.1
+    discriminator_lr: PositiveFloat = 1e-3
+    discriminator_steps: PositiveInt = 1
+    reference_share: float = Field(default=0.25, gt=0, lt=1)
+    reference_held_out: float = Field(default=0.25, ge=0, le=0.5)
+    labels: bool = False
+
+
+class Align:
+    """Recovery step ``align``: the same as ``distill`` with a section ``align``."""
+
+    needs_data = True
+
+    class Options(TrainingOptions, AlignmentOptions):
+        """Options of ``align``: those of :class:`TrainingOptions` and of :class:`AlignmentOptions`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def run(self, recovery: Recovery) -> dict[str, Any]:
+        """Train every parameter of the student that requires a gradient; returns what was measured."""
+        return AlignedTraining("align", self.options, self.options, recovery).run()
+
+
+class AlignedTraining(Training):
+    """Distillation on foreign and reference inputs, with low-level features aligned.
+
+    Args:
+        name: of the recovery step.
+        options: of the training.
+        alignment: of the alignment.
+        recovery: what to do it on.
+
+    Raises:
+        RecoveryError: no such layer; neither reference data nor a batch norm up to it; labels that cannot be had.
+    """
+
+    def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
+        self.alignment, student, source = alignment, recovery.student, recovery.source()
+        calls = record(student, source)
+        self.tap = find(student, calls, alignment.layer)
+        self.axis = channel_axis(calls, self.tap)
+        below = [call for call in calls if call.end <= self.tap.end]
+        check_movable(name, below, self.tap)
+        self.statistics: StatisticsGap | None = None
+        self.reference: _Reference | None = None
+        if recovery.reference_data is None:
+            self.statistics = StatisticsGap(below, recovery.teacher, self.tap.name)
+            if alignment.labels:
+                raise RecoveryError("labels: true is about reference data: pass reference_data=..., pairs of a dataset")
+        elif options.batch_size < 2:
+            raise RecoveryError("batch_size must be at least 2 where foreign and reference inputs share a batch")
+        count = min(max(1, round(alignment.reference_share * options.batch_size)), options.batch_size - 1)
+        super().__init__(name, options, recovery, options.batch_size - (0 if self.statistics else count))
+        self.adversary = Adversary(alignment, recovery.seed)
+        if recovery.reference_data is not None:
+            self.reference = _Reference(self, recovery.reference_data, count)
+        self._features: Tensor | None = None
+
+    def train(self) -> dict[str, Any]:
+        """The loop, with the alignment measured before and after."""
+        with ExitStack() as stack:
+            hook = self.recovery.student.get_submodule(self.tap.name).register_forward_hook(self._take)
+            stack.callback(hook.remove)
+            if self.statistics is not None:
+                stack.enter_context(self.statistics)
+            before = self._domains()
+            measured = super().train()
+            after = self._domains()
+        method = "statistics of batch norm" if self.reference is None else self.alignment.adversarial
+        return {
+            **measured,
+            "agreement_on": "reference_data" if self._chooses_on_reference() else "data",
+            "reference_samples": 0 if self.reference is None else len(self.reference.order),
+            "layer": self.tap.name,
+            "alignment": method,
+            **{f"{key}_before": value for key, value in before.items()},
+            **after,
+        }
+
+    def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Distance to the teacher's outputs, of the alignment, and of the discriminator."""
+        self._features = None
+        loss, _ = self.mimic.run(indices, batch)
+        weight = self.alignment.weight * ramp(self.done / self.total)
+        if self.statistics is not None:
+            return {"loss": loss, "loss_alignment": self.statistics.loss(weight)}
+        assert self.reference is not None
+        foreign, self._features = self._taken(), None
+        indices, inputs = self.reference.next()
+        other, found = self.reference.mimic.run(indices, inputs)
+        share = len(indices) / (len(indices) + len(batch))
+        parts = {"loss": (1 - share) * loss + share * other}
+        if self.reference.labels is not None:
+            parts["loss_labels"] = _cross_entropy(found, self.reference.labels[indices])
+        if self.alignment.weight:
+            parts |= self.adversary.losses(self._taken(), foreign, weight)
+        return parts
+
+    def stepped(self) -> None:
+        """The discriminator's step."""
+        self.adversary.step()
+
+    def measure(self) -> Agreement | None:
+        """On held-out reference inputs where there are any, else on held-out foreign ones."""
+        if self.reference is not None and self.reference.yardstick is not None:
+            return self.reference.yardstick.measure(self.recovery.student)
+        return super().measure()
+
+    def close(self) -> None:
+        """Release what the run needed."""
+        super().close()
+        if self.reference is not None:
+            self.reference.mimic.close()
+
+    def _chooses_on_reference(self) -> bool:
+        return self.reference is not None and self.reference.yardstick is not None
+
+    def _take(self, _: nn.Module, __: Any, output: Any) -> None:
+        if self._features is None and torch.is_grad_enabled():
+            self._features = first_tensor(output)
+
+    def _taken(self) -> Tensor:
+        assert self._features is not None
+        return self._features.float().movedim(self.axis, 1)
+
+    def _domains(self) -> dict[str, float | None]:
+        """Agreement on both domains, and how far apart their features are."""
+        student = self.recovery.student
+        found: dict[str, float | None] = {}
+        if self.yardstick is not None:
+            found["foreign_agreement"] = self.yardstick.measure(student).top1
+        if self.statistics is not None:
+            if len(self.held_out):
+                found["statistics_gap"] = self.statistics.measure(student, self.source, self.held_out)
+            return found
+        assert self.reference is not None
+        if self.reference.yardstick is not None:
+            found["reference_agreement"] = self.reference.yardstick.measure(student).top1
+            if self.yardstick is not None:
+                reference, foreign = (self.reference.source, self.source)
+                found["discriminator_accuracy"] = separability(
+                    (self._pooled(reference, self.reference.order), self._pooled(foreign, self.order)),
+                    (self._pooled(reference, self.reference.held_out), self._pooled(foreign, self.held_out)),
+                    self.recovery.seed,
+                )
+        return found
+
+    def _pooled(self, source: Source, order: Tensor) -> Tensor:
+        """Features ``(n, C, *)`` of some samples, their maps averaged to at most 32 positions an axis."""
+        shape = list(self.tap.shape)
+        channels = shape.pop(self.axis)
+        sizes = [min(size, _PROBE_SIZE) for size in shape[1:]]
+        most = max(16, min(_PROBE_SAMPLES, _PROBE_FLOATS // (channels * math.prod(sizes))))
+        pool: Any = {0: None, 1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(sizes)]
+        taken: list[Tensor] = []
+
+        def take(output: Any) -> None:
+            features = first_tensor(output).float().movedim(self.axis, 1)
+            taken.append(features if pool is None else pool(features, sizes))
+
+        student = self.recovery.student
+        module = student.get_submodule(self.tap.name)
+        with torch.no_grad():
+            read(student, module, source, order[:most], _BATCH, take, output=True)
+        return torch.cat(taken)
+
+
+class _Reference:
+    """The reference inputs of a run: an endless stream of shuffled batches, targets, labels, held-out ones."""
+
+    def __init__(self, training: AlignedTraining, source: Source, batch_size: int) -> None:
+        recovery, options, share = training.recovery, training.options, training.alignment.reference_held_out
+        self.source, self.batch_size = source, batch_size
+        self.labels: Tensor | None = None
+        if training.alignment.labels:
+            if options.mixup:
+                raise RecoveryError("labels: true does not go with mixup: set one of them aside")
+            self.labels = reference_labels(source).to(device_of(recovery.student))
+        self.order, self.held_out = split(source, min(1000, int(share * len(source))), recovery.seed)
+        self.mimic = Mimic(options, recovery, source, self.order, training.views, training.precision)
+        self.yardstick: Yardstick | None = None
+        if len(self.held_out):
+            self.yardstick = Yardstick(
+                recovery.teacher, source, self.held_out, key=options.output, cache=recovery.cache
+            )
+        self._generator = torch.Generator().manual_seed((recovery.seed + 1) % 2**63)
+        self._stream = self._batches()
+
+    def next(self) -> tuple[Tensor, Batch]:
+        """The next batch, and the indices of its samples."""
+        return next(self._stream)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Batch]]:
+        rounds = -(-self.batch_size // len(self.order))
+        while True:
+            orders = [self.order[torch.randperm(len(self.order), generator=self._generator)] for _ in range(rounds)]
+            yield from self.source.batches(self.batch_size, torch.cat(orders), drop_last=True)
+
+
+def ramp(progress: float) -> float:
+    """0 at the start, 1 at the end: ``2 / (1 + exp(-10 p)) - 1`` (Ganin & Lempitsky 2015, section 4)."""
+    return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+def _cross_entropy(outputs: list[Tensor], labels: Tensor) -> Tensor:
+    scores, axis = next(((s, axis) for s in outputs if (axis := class_axis(s)) is not None), (outputs[0], None))
+    if axis is None or scores.dim() != labels.dim() + 1:
+        raise RecoveryError(
+            f"labels of shape {tuple(labels.shape)} do not fit the output of shape {tuple(scores.shape)}"
+        )
+    if int(labels.max()) >= scores.shape[axis]:
+        raise RecoveryError(f"label {int(labels.max())} is not one of the {scores.shape[axis]} classes of the output")
+    return F.cross_entropy(scores.float().movedim(axis, 1), labels)
+
+
+@hookimpl
+def lloydmax_recovery_steps() -> dict[str, type]:
+    """Register ``align``."""
+    return {"align": Align}

@@ -1,0 +1,290 @@
+"""The training loop of the steps that learn from the teacher's outputs: options, epochs, best state."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import reduce
+from operator import add
+from typing import Any, Literal
+
+import torch
+from lloydmax.data import Batch, split
+from lloydmax.errors import RecoveryError
+from lloydmax.outputs import Agreement, Yardstick
+from lloydmax.strategy import Recovery, device_of, evaluation_mode
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lloydmax_strategies.mimic import Mimic, Views
+
+HELD_OUT_MOST = 1000
+
+
+class TrainingOptions(BaseModel):
+    """Options of every step that trains.
+
+    Attributes:
+        loss: ``mse``, ``l1``, ``cosine`` (1 - cosine over the classes) or ``kl`` (of the softmax).
+        temperature: of ``kl``; the loss is multiplied by its square (Hinton et al. 2015).
+        output: key, attribute or position of the output to mimic; default: ``logits``, or every floating one.
+        epochs: passes over the data.
+        steps: optimizer steps, instead of ``epochs``.
+        batch_size: samples of one step.
+        optimizer: ``adamw``, ``adam`` or ``sgd`` (Nesterov momentum).
+        lr: peak learning rate.
+        momentum: of ``sgd``.
+        weight_decay: of the optimizer.
+        warmup: share of the steps in which the learning rate rises linearly.
+        schedule: ``cosine`` (to zero) or ``constant``, after the warm-up.
+        clip: largest norm of the gradient; ``null``: no clipping.
+        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 where the hardware multiplies
+            it natively and the model has no depthwise convolutions (they are slower in it on CPUs).
+        channels_last: 4-D inputs in that memory format, which convolutions prefer.
+        batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
+            the running ones, which stay.
+        augment: random views, the same for student and teacher: ``flip`` (left-right, per sample) and
+            ``crop`` (shifts by up to an eighth, per batch).
+        mixup: alpha of Beta(alpha, alpha) for convex mixtures of two inputs; 0: none (Zhang et al. 2018).
+        samples: use at most so many inputs, drawn at random.
+        held_out: share of the inputs (at most 1,000) kept aside to choose the best state.
+        patience: stop after so many epochs without a better held-out agreement; ``null``: never.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    loss: Literal["mse", "kl", "cosine", "l1"] = "mse"
+    temperature: PositiveFloat = 1.0
+    output: str | int | None = None
+    epochs: PositiveInt = 10
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 128
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 0.0
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: PositiveFloat | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    batch_norm: Literal["train", "eval"] = "eval"
+    augment: list[Literal["flip", "crop"]] = Field(default_factory=list)
+    mixup: NonNegativeFloat = 0.0
+    samples: PositiveInt | None = None
+    held_out: float = Field(default=0.05, ge=0, le=0.5)
+    patience: PositiveInt | None = None
+
+
+class Training:
+    """One run over the unlabelled data. A subclass may add parts to the loss and measure on other inputs.
+
+    Args:
+        name: of the recovery step, for events and messages.
+        options: what to do.
+        recovery: what to do it on.
+        batch_size: of the unlabelled inputs in one step; ``None``: the option's.
+
+    Raises:
+        RecoveryError: no data, or no parameter of the student requires a gradient.
+    """
+
+    def __init__(self, name: str, options: TrainingOptions, recovery: Recovery, batch_size: int | None = None) -> None:
+        self.name, self.options, self.recovery = name, options, recovery
+        self.source = recovery.source()
+        self.parameters = [p for p in recovery.student.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise RecoveryError(
+                f"{name} has nothing to train: no parameter of the student requires a gradient; "
+                "see 'trainable' in the recipe"
+            )
+        self.batch_size = batch_size or options.batch_size
+        self.device = device_of(recovery.student)
+        self.generator = recovery.generator()
+        count = min(len(self.source), options.samples or len(self.source))
+        held_out = min(HELD_OUT_MOST, int(options.held_out * count))
+        self.order, self.held_out = split(self.source, held_out, recovery.seed)
+        self.order = self.order[: max(count - len(self.held_out), 1)]
+        self.steps_each = max(1, len(self.order) // self.batch_size)
+        self.done, self.total = 0, options.steps or options.epochs * self.steps_each
+        self.optimizer = _optimizer(options, self.parameters)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        bfloat16 = options.precision == "bfloat16" or (
+            options.precision == "auto" and prefers_bfloat16(recovery.student, self.device)
+        )
+        self.precision = "bfloat16" if bfloat16 else "float32"
+        self.views = Views(options, self.generator, recovery.seed)
+        self.mimic = Mimic(options, recovery, self.source, self.order, self.views, self.precision)
+        self.yardstick: Yardstick | None = None
+        if len(self.held_out):
+            self.yardstick = Yardstick(
+                recovery.teacher, self.source, self.held_out, key=options.output, cache=recovery.cache
+            )
+        self.norms = [m for m in recovery.student.modules() if isinstance(m, _BatchNorm)]
+        self.state = _State(self.parameters, self.norms)
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns what was measured. Both models are left in the mode that they were in."""
+        with evaluation_mode(self.recovery.teacher, self.recovery.student):
+            try:
+                return self.train()
+            finally:
+                self.close()
+
+    def train(self) -> dict[str, Any]:
+        """The loop over epochs; the best state is kept."""
+        options, parts, stopped = self.options, {"loss": math.nan}, "all steps done"
+        best, waited = self._measured(), 0
+        first = best
+        while self.done < self.total:
+            self._batch_norm_mode(options.batch_norm == "train")
+            parts = self._epoch()
+            self._batch_norm_mode(False)
+            if not _finite(parts):
+                worst = next(value for value in parts.values() if not math.isfinite(value))
+                stopped = f"the loss became {worst} at step {self.done}; the best state before was restored"
+                warnings.warn(f"{self.name}: {stopped}; try a smaller lr, or clip: 1.0", stacklevel=2)
+                break
+            found = self._measured()
+            if _better(found, best):
+                best, waited = found, 0
+                self.state.keep()
+                continue
+            waited += 1
+            if options.patience is not None and waited >= options.patience:
+                stopped = f"no better held-out agreement for {waited} epochs"
+                break
+        if best is not None or not _finite(parts):
+            self.state.restore()
+        return {
+            "steps": self.done,
+            "samples": len(self.order),
+            **{key: value if math.isfinite(value) else None for key, value in parts.items()},
+            "held_out_samples": 0 if best is None else best.samples,
+            "agreement_before": first and first.top1,
+            "agreement": best and best.top1,
+            "precision": self.precision,
+            "stopped": stopped,
+        }
+
+    def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss, which are added up; ``loss`` is the distance to the teacher's outputs."""
+        return {"loss": self.mimic.run(indices, batch)[0]}
+
+    def stepped(self) -> None:
+        """Called after each step of the optimizer."""
+
+    def measure(self) -> Agreement | None:
+        """Agreement on the inputs that choose the best state; ``None``: the last state is kept."""
+        return None if self.yardstick is None else self.yardstick.measure(self.recovery.student)
+
+    def close(self) -> None:
+        """Release what the run needed."""
+        self.mimic.close()
+
+    def _epoch(self) -> dict[str, float]:
+        smooth: dict[str, float] = {"loss": math.nan}
+        order = self.order[torch.randperm(len(self.order), generator=self.generator)]
+        drop_last = len(self.order) > self.batch_size
+        for indices, batch in self.source.batches(self.batch_size, order, drop_last=drop_last):
+            parts = self._step(indices, batch)
+            self.done += 1
+            if not _finite(parts):
+                return parts
+            smooth = {
+                key: value if math.isnan(smooth.get(key, math.nan)) else 0.95 * smooth[key] + 0.05 * value
+                for key, value in parts.items()
+            }
+            self.recovery.events.step(self.name, self.done, self.total, dict(smooth))
+            if self.done >= self.total:
+                break
+        return smooth
+
+    def _step(self, indices: Tensor, batch: Batch) -> dict[str, float]:
+        parts = self.losses(indices, batch)
+        values = torch.stack([part.detach() for part in parts.values()]).tolist()
+        told = dict(zip(parts, values, strict=True))
+        if _finite(told):
+            self.optimizer.zero_grad(set_to_none=True)
+            reduce(add, parts.values()).backward()
+            if self.options.clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            self.stepped()
+        return told
+
+    def _measured(self) -> Agreement | None:
+        found = self.measure()
+        if found is not None and found.top1 is not None:
+            done = self.schedule.last_epoch
+            self.recovery.events.step(self.name, done, self.total, {"agreement": found.top1})
+        return found
+
+    def _rate(self, step: int) -> float:
+        warm = int(self.options.warmup * self.total)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if self.options.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, self.total - warm))))
+
+    def _batch_norm_mode(self, training: bool) -> None:
+        for norm in self.norms:
+            norm.train(training)
+
+
+class _State:
+    """The best state of what training changes: trained parameters and batch-norm statistics."""
+
+    def __init__(self, parameters: list[nn.Parameter], norms: list[_BatchNorm]) -> None:
+        self._live = [*(p.detach() for p in parameters), *(b for norm in norms for b in norm.buffers())]
+        self.keep()
+
+    def keep(self) -> None:
+        """Remember the present state."""
+        self._best = [tensor.clone() for tensor in self._live]
+
+    def restore(self) -> None:
+        """Go back to the remembered state."""
+        with torch.no_grad():
+            for tensor, best in zip(self._live, self._best, strict=True):
+                tensor.copy_(best)
+
+
+def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:
+    """Whether training is expected to be faster in bfloat16: a rule of hardware and model, not a timing, so that
+    the same machine always decides alike. The fake quantizers of torch.ao and torchao compute in float32 only."""
+    if any(hasattr(module, "fake_quant_enabled") for module in model.modules()):
+        return False
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    depthwise = any(getattr(m, "groups", 1) > 1 and getattr(m, "in_channels", 0) == m.groups for m in model.modules())
+    return _native_bfloat16() and not depthwise
+
+
+def _native_bfloat16() -> bool:
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(probe())
+
+
+def _optimizer(options: TrainingOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=options.momentum, nesterov=options.momentum > 0, **shared)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype == torch.float32 for p in parameters)
+    return kind(parameters, fused=fused or None, **shared)
+
+
+def _better(found: Agreement | None, best: Agreement | None) -> bool:
+    if found is None or best is None:
+        return True
+    return (found.top1 or 0.0, -found.mse) > (best.top1 or 0.0, -best.mse)
+
+
+def _finite(parts: dict[str, float]) -> bool:
+    return all(map(math.isfinite, parts.values()))
