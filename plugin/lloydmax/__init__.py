@@ -1,8 +1,10 @@
 """lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
 
+from lloydmax.allocation import BudgetError
+from lloydmax.cache import Cache
 from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.codebook import Codebook, fit_codebook
-from lloydmax.compress import Result, compress, distill, renormalize, run_step
+from lloydmax.compress import Result, compress
 from lloydmax.data import images
 from lloydmax.errors import (
     CheckpointError,
@@ -18,11 +20,16 @@ from lloydmax.errors import (
 from lloydmax.hookspecs import hookimpl
 from lloydmax.plan import Plan, plan, verify_plan
 from lloydmax.recipe import Recipe
+from lloydmax.recovery import distill, renormalize, run_step
 from lloydmax.report import Report
+from lloydmax.search import SearchResult, search
 from lloydmax.strategy import StopRecovery
 from lloydmax.student import codebooks, set_cache
+from lloydmax.sweep import Sweep, sweep
 
 __all__ = [
+    "BudgetError",
+    "Cache",
     "CheckpointError",
     "Codebook",
     "DataError",
@@ -37,7 +44,9 @@ __all__ = [
     "RecoveryError",
     "Report",
     "Result",
+    "SearchResult",
     "StopRecovery",
+    "Sweep",
     "codebooks",
     "compress",
     "distill",
@@ -50,7 +59,9 @@ __all__ = [
     "renormalize",
     "run_step",
     "save",
+    "search",
     "set_cache",
+    "sweep",
     "verify",
     "verify_plan",
 ]

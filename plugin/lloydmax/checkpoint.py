@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import stat
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lloydmax import packing
+from lloydmax import distributed, integer, packing
 from lloydmax.codebook import Codebook, code_dtype
 from lloydmax.contents import (
     check_state,
@@ -28,8 +29,9 @@ from lloydmax.contents import (
     settings,
     take_apart,
 )
-from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import KEY, Parameter
+from lloydmax.errors import CheckpointError, RecipeError
+from lloydmax.fileformat import KEY, Document, Parameter, file_size
+from lloydmax.folding import fold_structure
 from lloydmax.inspection import Inspection, inspect, verify
 from lloydmax.reader import File, checksum, naming
 from lloydmax.sizes import Sizes, accountings, predicted_size
@@ -63,6 +65,8 @@ def save(
     storage: Storage | Mapping[str, str] | None = None,
 ) -> int:
     """Write a compressed model; the file appears complete or not at all.
+
+    Of several processes that a launcher started, the first one writes.
 
     The same model, recipe and storage give the same bytes. Nothing is rounded: a tensor is stored in the
     narrower dtype of ``storage`` only where no bit of it is lost, see :func:`round_floats`.
@@ -98,6 +102,8 @@ def save(
         checksums = tuple(checksum(tensors[name]) for name in sorted(tensors))
         document = replace(parts.documented(entropy), crc32=checksums)
         document.check({entry.name: entry for entry in entries})
+        if not distributed.writes():
+            return file_size(document, entries)
         return _write(Path(path), tensors, document.text(entries))
 
 
@@ -153,9 +159,14 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
     with naming(path), File(path) as file:
+        document = file.document
+        if document.folded:
+            trial = copy.deepcopy(model)
+            fold_structure(trial, list(document.folded.items()))
+            _match(file, *contents(trial))
+            fold_structure(model, list(document.folded.items()))
         values, tied = contents(model)
         _match(file, values, tied)
-        document = file.document
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
@@ -164,11 +175,34 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         with torch.no_grad():
             for name, tensor in tensors.items():
                 values[name].copy_(tensor)  # type: ignore[union-attr]
-        for name, codebook in codebooks.items():
-            attach(model, name, codebook)
-        loaded = finish(model).eval()
+        if document.activations is not None:
+            loaded: nn.Module = _on_int8(model, document, codebooks, values)
+        else:
+            for name, codebook in codebooks.items():
+                attach(model, name, codebook)
+            loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _on_int8(
+    model: nn.Module, document: Document, codebooks: dict[str, Codebook], values: Mapping[str, Tensor | Codebook]
+) -> nn.Module:
+    from lloydmax.plan import plan_as_is
+    from lloydmax.recipe import Recipe
+
+    if document.recipe is None or document.activations is None:
+        raise CheckpointError("has quantized activations, but not the recipe that made them")
+    with torch.no_grad():
+        for name, codebook in codebooks.items():
+            values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
+    try:
+        plan = plan_as_is(model, Recipe.load(document.recipe))
+    except RecipeError as error:
+        raise CheckpointError(f"its recipe does not fit this model: {error}") from error
+    if set(plan.parameters) != set(codebooks):
+        raise CheckpointError("its recipe does not name the parameters that it compressed")
+    return integer.restore(model, plan, codebooks, document.activations)
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

@@ -85,8 +85,7 @@ def compress(
 
     read = Recipe.load(Path(recipe))
     for path in (out, report_path):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise click.UsageError(f"the folder of {path} does not exist")
+        _check_folder(path)
     teacher = _build(model, weights, model_args, device)
     inputs, reference = (_data(path, teacher, image_size, mean, std) for path in (data, reference_data))
     result = run(teacher, read, inputs, reference, seed=seed, progress=not quiet, workdir=workdir)
@@ -107,6 +106,67 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 
     made = make(_build(model, weights, model_args, device), Recipe.load(Path(recipe)))
     _show(made.to_dict(), str(made), as_json)
+
+
+@main.command()
+@_model_options
+@_recipe
+@click.option("--data", required=True, type=click.Path(), help="Unlabelled inputs, as for compress.")
+@_data_options
+@click.option("--budget", metavar="NAME=VALUE", help="reduction=0.9, bits=3, agreement=0.99 or bytes=1000000.")
+@click.option("--method", help="lagrangian, greedy, or one of a plugin; default: the recipe's.")
+@click.option("--centroids", metavar="K,K,...", help="Numbers to try; default: the recipe's, or 2,4,8 ... 256.")
+@click.option("--samples", type=int, help="Inputs that count; default: the recipe's, or 500.")
+@click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
+@click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
+@click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
+@click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
+@click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
+@click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
+@click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@_json
+def search(
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
+    mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
+    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None, plot: str | None,
+    seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
+    import lloydmax
+
+    read = lloydmax.Recipe.load(Path(recipe))
+    for path in (out, plot):
+        _check_folder(path)
+    teacher = _build(model, weights, model_args, device)
+    inputs = _data(data, teacher, image_size, mean, std)
+    options: dict[str, Any] = {
+        "centroids": None if centroids is None else [int(k) for k in _numbers(centroids) or ()],
+        "samples": samples,
+        "units": "rules" if by_rule else "parameters",
+        "estimate": not measure,
+        "seed": seed,
+        "workdir": workdir,
+        "progress": not quiet,
+    }
+    if only_sweep:
+        swept = lloydmax.sweep(teacher, read, inputs, **options)
+        if out is not None:
+            swept.to_json(out)
+        shown, text = swept.to_dict(), str(swept)
+    else:
+        try:
+            found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options)
+        except lloydmax.BudgetError as error:
+            _show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
+            sys.exit(1)
+        swept, shown, text = found.sweep, found.to_dict(), str(found)
+        if out is not None:
+            found.recipe.save(out)
+    if plot is not None:
+        swept.plot(plot)
+    written = [str(path) for path in (out, plot) if path is not None]
+    _show(shown | {"written": written}, "\n\nWritten: ".join([text, *written]), as_json)
 
 
 @main.command()
@@ -200,7 +260,25 @@ def demo(out: str, quiet: bool, as_json: bool) -> None:
 
 
 def _show(data: Any, text: str, as_json: bool) -> None:
-    click.echo(json.dumps(data, indent=2) if as_json else text)
+    from lloydmax import distributed
+
+    if distributed.writes():
+        click.echo(json.dumps(data, indent=2) if as_json else text)
+
+
+def _check_folder(path: str | None) -> None:
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise click.UsageError(f"the folder of {path} does not exist")
+
+
+def _budget(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    name, _, value = text.partition("=")
+    try:
+        return {name.strip(): int(value) if name.strip() == "bytes" else float(value)}
+    except ValueError:
+        raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
 
 
 def _build(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lloydmax import checkpoint, plugins
-from lloydmax.cache import Cache, fingerprint
-from lloydmax.codebook import check_weight
-from lloydmax.data import Source, unlabelled
-from lloydmax.errors import DataError, FitError, RecoveryError
+from lloydmax import checkpoint, distributed, integer
+from lloydmax.cache import Cache
+from lloydmax.codebook import Codebook
+from lloydmax.contents import remember
+from lloydmax.errors import RecoveryError
+from lloydmax.fit import fit
+from lloydmax.folding import fold_batch_norms
 from lloydmax.outputs import Yardstick
-from lloydmax.plan import Plan, PlannedParameter, verify_plan
+from lloydmax.plan import Plan, plan_as_is, verify_plan
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
+from lloydmax.recovery import folder, needs_data, open_source, recover, recovery_steps
 from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluating, seeded
-from lloydmax.student import attach, attached, codebooks, finish, separate
-
-if TYPE_CHECKING:
-    from lloydmax.codebook import Codebook
+from lloydmax.strategy import Events, Recovery, device_of, evaluating, seeded
+from lloydmax.student import attach, attached, codebooks, finish
 
 AGREEMENT_SAMPLES = 1000
 _HARM = 1.1
-_FIRST = 8
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -67,6 +65,7 @@ def compress(
     *,
     example_inputs: Any = None,
     listeners: Sequence[object] = (),
+    cache: Cache | None = None,
 ) -> Result:
     """Compress a trained model and win its accuracy back without labels.
 
@@ -83,6 +82,8 @@ def compress(
         workdir: folder for large temporary files; ``None``: the system's.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
+        cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
+            teacher's outputs, the trials of a tuning loop for example.
 
     Returns:
         A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine.
@@ -93,44 +94,68 @@ def compress(
     recipe = Recipe.load(recipe)
     plan = make_plan(model, recipe, example_inputs)
     steps = recovery_steps(recipe)
-    workdir = _folder(workdir)
+    early = [step for step in steps if getattr(step[1], "before_fit", False)]
+    late = steps[len(early) :]
+    workdir = folder(workdir)
     seed = recipe.seed if seed is None else seed
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
 
     with ExitStack() as stack:
-        if progress:
+        if progress and distributed.writes():
             from lloydmax.progress import ProgressBars
 
             listeners = [*listeners, stack.enter_context(ProgressBars())]
+        stack.enter_context(distributed.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
         events = Events(listeners)
-        source, reference = (_source(given, model, workdir, seed) for given in (data, reference_data))
+        source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
         with events.stage("prepare"):
             yardstick_source = reference or source
-            yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed)
+            yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache)
             student = copy.deepcopy(model)
-        prepare(student, plan, fit(model, plan, source, events))
+            stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
+        said: list[dict[str, Any]] = []
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
             score = None if evaluate is None else _score(evaluate, model)
             return Stage(stage, yardstick.measure(model) if yardstick else None, score)
 
-        with events.stage("measure"):
-            stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
-            stages.append(measured_at("compressed", student))
-        recovery = Recovery(student, model, source, reference, seed, workdir, events)
-        said: list[dict[str, Any]] = []
-        for figures in recover(recovery, steps):
+        recovery = Recovery(student, model, source, reference, seed, workdir, events, cache)
+        for figures in recover(recovery, early):
             said.append(figures)
-            if len(said) < len(steps):
+            stages.append(measured_at(figures["step"], student))
+        original: nn.Module = model
+        if early or recipe.activations:
+            if recipe.activations:
+                fold_batch_norms(student)
+            original = copy.deepcopy(student)
+            plan = plan_as_is(original, recipe, example_inputs, like=plan)
+        fitted = fit(original, plan, source, events, cache)
+        skeleton = student
+        if recipe.activations:
+            calibration = source or reference
+            assert calibration is not None
+            with events.stage("calibrate"):
+                student = integer.prepare(student, plan, fitted, calibration, seed)
+        else:
+            prepare(student, plan, fitted)
+        with events.stage("measure"):
+            stages.append(measured_at("compressed", student))
+        recovery.student = student
+        for number, figures in enumerate(recover(recovery, late), start=1):
+            said.append(figures)
+            if number < len(late):
                 stages.append(measured_at(figures["step"], student))
         with events.stage("finish"):
-            student = finished(student, plan, gradients(model))
-            stages.append(measured_at(steps[-1][0] if steps else "finished", student))
+            if recipe.activations:
+                student = _remembering(integer.convert(student, plan, skeleton), plan)
+            else:
+                student = finished(student, plan, gradients(original))
+            stages.append(measured_at(late[-1][0] if late else "finished", student))
             sizes = checkpoint.accountings(student)
-        _warn_of_harm(stages[1:])
-        weights = {name: _parameter(model, name) for name in plan.parameters}
+        _warn_of_harm(stages[1 + len(early) :])
+        weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
             recipe=recipe.name,
             model=plan.model,
@@ -145,52 +170,7 @@ def compress(
     return Result(student, report, plan)
 
 
-def recovery_steps(recipe: Recipe) -> list[tuple[str, RecoveryStep]]:
-    """The recovery steps of a recipe, built: ``[(name, step)]``."""
-    return [(step.step, plugins.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
-
-
-def needs_data(recipe: Recipe) -> list[str]:
-    """What in a recipe cannot run without unlabelled inputs, for messages; empty: nothing."""
-    importances = sorted({rule.importance for rule in recipe.quantize if rule.importance is not None})
-    steps = [name for name, step in recovery_steps(recipe) if getattr(step, "needs_data", True)]
-    return [*(f"importance {name!r}" for name in importances), *(f"recovery step {name!r}" for name in steps)]
-
-
-def fit(
-    model: nn.Module,
-    plan: Plan,
-    source: Source | None = None,
-    events: Events | None = None,
-    cache: Cache | None = None,
-) -> dict[str, Codebook]:
-    """Fit the codebook of every planned parameter.
-
-    Args:
-        model: the original; not changed.
-        plan: of that model.
-        source: unlabelled inputs, for importances.
-        events: where progress is reported.
-        cache: fits are looked up in it and kept in it.
-
-    Raises:
-        FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
-    """
-    events = events or Events()
-    weights = {name: _parameter(model, name) for name in plan.parameters}
-    importances = _importances(model, plan, source, events)
-    fitted: dict[str, Codebook] = {}
-    with events.stage("fit", total=len(plan.parameters)):
-        for index, p in enumerate(plan.parameters.values(), start=1):
-            try:
-                fitted[p.name] = _fitted(p, weights[p.name], importances.get(p.name), cache)
-            except FitError as error:
-                raise FitError(f"{p.name}: {error}") from None
-            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
-    return fitted
-
-
-def prepare(student: nn.Module, plan: Plan, codebooks: dict[str, Codebook]) -> None:
+def prepare(student: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> None:
     """Turn a model, in place, into a student: codebooks attached, verified, trainable what the plan says.
 
     Args:
@@ -206,14 +186,6 @@ def prepare(student: nn.Module, plan: Plan, codebooks: dict[str, Codebook]) -> N
     verify_plan(plan, student)
     _set_trainable(student, plan)
     student.eval()
-
-
-def recover(recovery: Recovery, steps: Sequence[tuple[str, RecoveryStep]]) -> Iterator[dict[str, Any]]:
-    """Run recovery steps, one for each item taken; yields ``{"step": name, ...what it measured}``."""
-    for name, step in steps:
-        with recovery.events.stage(name) as figures:
-            figures.update(step.run(recovery))
-        yield {"step": name, **figures}
 
 
 def gradients(model: nn.Module) -> dict[str, bool]:
@@ -239,125 +211,15 @@ def finished(student: nn.Module, plan: Plan, gradients: Mapping[str, bool]) -> n
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(gradients.get(name, False))
         parameter.grad = None
-    student._lloydmax = {"recipe": plan.recipe.data(), "storage": plan.recipe.storage.model_dump()}  # type: ignore[assignment]
+    return _remembering(student, plan)
+
+
+def _remembering(student: nn.Module, plan: Plan) -> nn.Module:
+    """The finished student, verified, with its recipe; values as the file keeps them."""
+    remember(student, plan.recipe.data(), plan.recipe.storage.model_dump())
     checkpoint.round_floats(student)
     verify_plan(plan, student)
     return student
-
-
-def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
-    """Train ``student`` to give the same outputs as ``teacher`` on unlabelled data, in place.
-
-    It trains every parameter that requires a gradient, so it serves any host's prepared model.
-
-    Args:
-        student: changed in place; left in evaluation mode.
-        teacher: never changed.
-        data: anything that :func:`compress` takes.
-        options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners`` as in :func:`compress`.
-
-    Returns:
-        What was measured: loss, agreement, steps, why it stopped.
-
-    Raises:
-        RecoveryError: nothing to train, wrong options. DataError: unusable data.
-    """
-    measured = run_step("distill", student, teacher, data, **options)
-    student.eval()
-    return measured
-
-
-def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None, **options: Any) -> dict[str, Any]:
-    """Re-estimate the batch-norm statistics of a model from unlabelled inputs, in place.
-
-    Args:
-        student: changed in place.
-        data: anything that :func:`compress` takes.
-        teacher: the original, which only the option ``relative`` needs; never changed.
-        options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``.
-
-    Returns:
-        What was measured: samples, layers, how.
-
-    Raises:
-        RecoveryError: wrong options. DataError: unusable data.
-    """
-    return run_step("renormalize", student, student if teacher is None else teacher, data, **options)
-
-
-def run_step(
-    name: str,
-    student: nn.Module,
-    teacher: nn.Module,
-    data: Any,
-    *,
-    reference_data: Any = None,
-    seed: int = 0,
-    workdir: str | Path | None = None,
-    progress: bool = False,
-    listeners: Sequence[object] = (),
-    **options: Any,
-) -> dict[str, Any]:
-    """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
-    made = plugins.make("step", name, options, RecoveryError)
-    workdir = _folder(workdir)
-    separate(student, teacher)
-    with ExitStack() as stack:
-        if progress:
-            from lloydmax.progress import ProgressBars
-
-            listeners = [*listeners, stack.enter_context(ProgressBars())]
-        stack.enter_context(seeded(seed, student))
-        source, reference = (_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        _settle(student, source)
-        events = Events(listeners)
-        with events.stage(name) as measured:
-            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
-    return measured
-
-
-def _settle(student: nn.Module, source: Source | None) -> None:
-    """Run the student once: a host's prepared model has observers and codebooks that take shape at the first input."""
-    if source is not None:
-        with evaluating(student):
-            for _, batch in source.batches(_FIRST, torch.arange(min(_FIRST, len(source)))):
-                batch.to(device_of(student)).run(student)
-
-
-def _source(data: Any, model: nn.Module, workdir: Path | None, seed: int) -> Source | None:
-    return None if data is None else unlabelled(data, model, workdir=workdir, seed=seed)
-
-
-def _parameter(model: nn.Module, name: str) -> Tensor:
-    return model.get_parameter(name).detach()
-
-
-def _importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
-    importances: dict[str, Tensor] = {}
-    for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
-        if source is None:
-            raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
-        names = [p.name for p in plan.parameters.values() if p.importance == kind]
-        with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
-            importances |= plugins.make("importance", kind, {}).measure(model, names, source)
-    return importances
-
-
-def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
-    def make() -> Codebook:
-        check_weight(weight, importance)
-        found: Codebook = plugins.make("quantizer", p.quantizer, p.options).fit(
-            weight, importance=importance, axis=p.axis
-        )
-        return found
-
-    if cache is None:
-        return make()
-    tensors = [weight] if importance is None else [weight, importance]
-    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
-    found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
-    return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())
 
 
 def _set_trainable(student: nn.Module, plan: Plan) -> None:
@@ -380,12 +242,6 @@ def _warn_of_harm(stages: Sequence[Stage]) -> None:
                 "options; for data of another domain renormalize has 'relative: true'",
                 stacklevel=3,
             )
-
-
-def _folder(workdir: str | Path | None) -> Path | None:
-    if workdir is None or Path(workdir).is_dir():
-        return None if workdir is None else Path(workdir)
-    raise DataError(f"workdir {workdir} is not a folder")
 
 
 def _score(evaluate: Evaluate, model: nn.Module) -> float:

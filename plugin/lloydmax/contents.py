@@ -19,6 +19,8 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.fileformat import DEFAULT_STORAGE, DTYPES, FLOATS, Document, Entry, Parameter
+from lloydmax.folding import folded
+from lloydmax.integer import IntegerModel, even
 from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder
 from lloydmax.student import CodebookWeight
 
@@ -49,6 +51,9 @@ def contents(model: nn.Module) -> tuple[dict[str, Tensor | Codebook], dict[str, 
 
 
 def _held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
+    if isinstance(model, IntegerModel):
+        yield from model.held()
+        return
     for prefix, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, CodesHolder) or _holds_codes(module):
             continue
@@ -161,6 +166,8 @@ def target(value: Tensor | Codebook, storage: Mapping[str, str]) -> tuple[Tensor
     floats = FLOATS[storage["floats"]]
     if not isinstance(value, Codebook):
         return value, floats if value.dtype == torch.float32 else value.dtype
+    if even(value) is not None:
+        return value.centroids, value.centroids.dtype
     dtype = value.centroids.dtype
     if dtype == torch.bfloat16:
         return value.centroids, torch.float32
@@ -215,7 +222,7 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
         CheckpointError: the model holds no codebooks, a broken one, or a tensor that no file can hold.
     """
     values, tied = contents(model)
-    document = new_document({}, tied, recipe)
+    document = new_document({}, tied, recipe, model)
     parts = Parts(document, {}, {})
     for name, value in values.items():
         tensor, dtype = target(value, storage)
@@ -223,6 +230,9 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
         if isinstance(value, Codebook):
             document.parameters[name] = _described(name, value)
             parts.codebooks[name] = value
+            rows = even(value)
+            if rows is not None:
+                stored = rows.view(document.parameters[name].codebook_shape)
             parts.plain[f"{name}.codebook"] = stored
         else:
             if stored.dtype != tensor.dtype:
@@ -233,9 +243,19 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
     return parts
 
 
-def new_document(parameters: dict[str, Parameter], tied: dict[str, str], recipe: dict[str, Any] | None) -> Document:
-    """A document with the versions of this installation."""
-    return Document(parameters, tied=tied, recipe=recipe, lloydmax=_version(), torch=torch.__version__)
+def new_document(
+    parameters: dict[str, Parameter], tied: dict[str, str], recipe: dict[str, Any] | None, model: nn.Module
+) -> Document:
+    """A document with the versions of this installation and the structure of the model."""
+    return Document(
+        parameters,
+        tied=tied,
+        recipe=recipe,
+        folded=dict(model.folded if isinstance(model, IntegerModel) else folded(model)),
+        activations=model.activations if isinstance(model, IntegerModel) else None,
+        lloydmax=_version(),
+        torch=torch.__version__,
+    )
 
 
 def ordinary(name: str, tensor: Tensor) -> Tensor:
@@ -266,6 +286,8 @@ def check_state(model: nn.Module) -> None:
     Raises:
         CheckpointError: a module keeps packed weights or extra state.
     """
+    if isinstance(model, IntegerModel):
+        return
     for name, module in model.named_modules():
         state: dict[str, Any] = {}
         module._save_to_state_dict(state, "", True)
@@ -284,7 +306,8 @@ def _described(name: str, codebook: Codebook) -> Parameter:
     if not bool(torch.isfinite(centroids).all()):
         raise CheckpointError(f"{name!r} has NaN or infinite centroids")
     dtype = str(centroids.dtype).removeprefix("torch.")
-    found = Parameter(tuple(codes.shape), codebook.k, dtype, codebook.granularity, codebook.axis)
+    evenly = even(codebook) is not None
+    found = Parameter(tuple(codes.shape), codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly)
     try:
         return Parameter.from_document(found.to_document())
     except CheckpointError as error:

@@ -85,6 +85,7 @@ class Parameter:
         granularity: what shares a codebook.
         axis: axis of the output channels.
         coding: ``"packed"`` or ``"entropy"``.
+        even: the centroids are ``scale * (i - zero_point)``; each codebook is stored as these two values.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +94,7 @@ class Parameter:
     granularity: str = "tensor"
     axis: int = 0
     coding: str = "packed"
+    even: bool = False
 
     @property
     def count(self) -> int:
@@ -111,10 +113,11 @@ class Parameter:
 
     @property
     def codebook_shape(self) -> tuple[int, ...]:
-        """``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``."""
+        """As stored: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; 2 for k where ``even``."""
+        stored = 2 if self.even else self.k
         if self.granularity == "tensor":
-            return (self.k,)
-        return (codebook_count(self.shape, self.granularity, self.axis), self.k)
+            return (stored,)
+        return (codebook_count(self.shape, self.granularity, self.axis), stored)
 
     def entries(self, name: str, centroids: str, code_bytes: int | None = None) -> tuple[Entry, Entry]:
         """The codebook and the codes in the file.
@@ -125,11 +128,12 @@ class Parameter:
             code_bytes: length of an entropy-coded stream; packed when absent.
         """
         size = packing.packed_bytes(self.count, self.bits) if code_bytes is None else code_bytes
-        return Entry(f"{name}.codebook", centroids, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
+        dtype = "F32" if self.even else centroids
+        return Entry(f"{name}.codebook", dtype, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
 
     def to_document(self) -> dict[str, Any]:
         """Shape, k, and whatever is not the default."""
-        optional = ("dtype", "granularity", "axis", "coding")
+        optional = ("dtype", "granularity", "axis", "coding", "even")
         changed = {key: value for key in optional if (value := getattr(self, key)) != getattr(Parameter, key)}
         return {"shape": list(self.shape), "k": self.k, **changed}
 
@@ -140,7 +144,7 @@ class Parameter:
         Raises:
             CheckpointError: a key is missing or unknown, or a value has the wrong type or is out of range.
         """
-        keys = {"shape", "k", "dtype", "granularity", "axis", "coding"}
+        keys = {"shape", "k", "dtype", "granularity", "axis", "coding", "even"}
         expect(isinstance(value, dict) and {"shape", "k"} <= set(value) <= keys, "unknown or missing keys")
         shape, k, axis = value["shape"], value["k"], value.get("axis", 0)
         expect(
@@ -153,6 +157,7 @@ class Parameter:
         expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
         expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
         expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
+        expect(type(value.get("even", False)) is bool, "even is no truth value")
         granularity = value.get("granularity", "tensor")
         expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
         try:
@@ -171,6 +176,8 @@ class Document:
         floats: dtype in the model of each tensor that the file holds in a narrower one.
         tied: further names of a parameter or buffer -> the name under which it is stored.
         recipe: the recipe that made the model, if known.
+        folded: layer -> the batch norm that was folded into it.
+        activations: scale and zero point of every quantized activation of a model that runs on int8 kernels.
         crc32: one checksum per tensor of the file, in ascending order of the names.
         lloydmax, torch: versions of the writer.
     """
@@ -179,6 +186,8 @@ class Document:
     floats: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
+    folded: dict[str, str] = field(default_factory=dict)
+    activations: tuple[tuple[float, int], ...] | None = None
     crc32: tuple[str, ...] = ()
     lloydmax: str = ""
     torch: str = ""
@@ -196,7 +205,13 @@ class Document:
             "parameters": {name: parameter.to_document() for name, parameter in self.parameters.items()},
             "crc32": self.crc32,
         }
-        optional = {"floats": self.floats or None, "tied": self.tied or None, "recipe": self.recipe}
+        optional = {
+            "floats": self.floats or None,
+            "tied": self.tied or None,
+            "recipe": self.recipe,
+            "folded": self.folded or None,
+            "activations": self.activations,
+        }
         value |= {key: part for key, part in optional.items() if part is not None}
         try:
             return _canonical({**value, "header": _header_checksum(file_order(entries), value)})
@@ -233,10 +248,10 @@ class Document:
     def _from_value(cls, value: dict[str, Any]) -> Document:
         required = {"format", "lloydmax", "torch", "parameters", "crc32"}
         expect(
-            required <= set(value) <= required | {"floats", "tied", "recipe"},
+            required <= set(value) <= required | {"floats", "tied", "recipe", "folded", "activations"},
             f"the document has unknown or missing fields: {sorted(set(value) ^ required)[:5]}",
         )
-        names = {key: value.get(key, {}) for key in ("floats", "tied")}
+        names = {key: value.get(key, {}) for key in ("floats", "tied", "folded")}
         for key, mapping in names.items():
             expect(
                 isinstance(mapping, dict) and all(isinstance(item, str) for item in mapping.values()),
@@ -245,6 +260,13 @@ class Document:
         expect(isinstance(value["parameters"], dict), "parameters is no mapping")
         expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
         expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
+        activations = value.get("activations")
+        if activations is not None:
+            expect(
+                isinstance(activations, list) and all(_is_affine(point) for point in activations),
+                "activations is no list of scales and zero points",
+            )
+            activations = tuple((float(scale), zero) for scale, zero in activations)
         checksums = value["crc32"]
         expect(
             isinstance(checksums, list)
@@ -262,6 +284,8 @@ class Document:
             names["floats"],
             names["tied"],
             value.get("recipe"),
+            names["folded"],
+            activations,
             tuple(checksums),
             value["lloydmax"],
             value["torch"],
@@ -279,7 +303,8 @@ class Document:
             if codebook is None or codes is None:
                 raise CheckpointError(f"codebook or codes of {name!r} are missing")
             expect(
-                codebook.dtype == "F32" or (codebook.dtype == "F16" and parameter.dtype != "bfloat16"),
+                codebook.dtype == "F32"
+                or (codebook.dtype == "F16" and parameter.dtype != "bfloat16" and not parameter.even),
                 f"the codebook of {name!r} is {codebook.dtype}",
             )
             expect(
@@ -312,7 +337,7 @@ class Document:
         narrowed = {entries[name].torch_dtype for name in self.floats} | {
             entries[f"{name}.codebook"].torch_dtype
             for name, parameter in self.parameters.items()
-            if parameter.dtype == "float32"
+            if parameter.dtype == "float32" and not parameter.even
         }
         entropy = any(parameter.coding == "entropy" for parameter in self.parameters.values())
         return {
@@ -342,6 +367,17 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8 + end
+
+
+def _is_affine(point: Any) -> bool:
+    return (
+        isinstance(point, list)
+        and len(point) == 2
+        and type(point[0]) is float
+        and 0 < point[0] < math.inf
+        and type(point[1]) is int
+        and 0 <= point[1] < 256
+    )
 
 
 def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:

@@ -41,7 +41,8 @@ def lloydmax_importances() -> dict[str, type]:  # type: ignore[empty-body]
 
 @hookspec
 def lloydmax_search_methods() -> dict[str, type]:  # type: ignore[empty-body]
-    """Return ``{name: class}`` of methods that choose the centroids of every layer under a budget."""
+    """Return ``{name: class}`` of methods that choose the centroids of every layer under a budget
+    (:class:`lloydmax.strategy.SearchMethod`)."""
 
 
 @hookspec

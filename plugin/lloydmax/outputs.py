@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lloydmax import distributed
 from lloydmax.cache import fingerprint, model_fingerprint
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
@@ -130,8 +131,9 @@ class TeacherOutputs:
         self._workdir = workdir
         self._kept: list[Tensor] = []
         device = device_of(teacher)
+        mine = order if len(order) < distributed.size() else distributed.share(order)
         with evaluating(teacher):
-            for indices, batch in source.batches(batch_size, order):
+            for indices, batch in source.batches(batch_size, mine):
                 tensors = output_tensors(batch.to(device, channels_last=True).run(teacher), key)
                 if not self._kept:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
@@ -142,6 +144,9 @@ class TeacherOutputs:
                             f"{tuple(kept.shape[1:])} a sample before: such outputs cannot be kept"
                         )
                     kept[self.position[indices]] = tensor.to(kept.device)
+        if len(mine) < len(order):
+            for kept in self._kept:
+                distributed.exchange(kept, device)
 
     def rows(self, indices: Tensor, device: torch.device) -> list[Tensor]:
         """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""
@@ -222,7 +227,7 @@ class Yardstick:
         kl = squared = 0.0
         values = 0
         with evaluating(student, self.teacher):
-            for indices, batch in self.source.batches(_BATCH, self.order):
+            for indices, batch in self.source.batches(_BATCH, distributed.share(self.order)):
                 inputs = batch.to(device, channels_last=True)
                 found = output_tensors(inputs.run(student), self.key)
                 if self.outputs is not None:
@@ -242,6 +247,8 @@ class Yardstick:
                     count = theirs.numel() // theirs.shape[axis]
                     decisions += count
                     kl += float(divergence(ours, theirs, axis)) * count
+        totals = distributed.summed([same, decisions, kl, squared, values], device)
+        same, decisions, kl, squared, values = int(totals[0]), int(totals[1]), totals[2], totals[3], int(totals[4])
         if not decisions:
             return Agreement(None, None, squared / max(values, 1), len(self.order))
         return Agreement(same / decisions, kl / decisions, squared / values, len(self.order))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from lloydmax import checkpoint, packing, plugins
 from lloydmax.codebook import FLOAT_DTYPES, code_bits, codebook_count
 from lloydmax.errors import PlanMismatchError, RecipeError
+from lloydmax.folding import fold_batch_norms
 from lloydmax.recipe import KEEP, Recipe, Rule
-from lloydmax.selection import Layer, layers_of, matches, select
+from lloydmax.selection import Layer, layers_of, select
 from lloydmax.student import codebooks, owners
+from lloydmax.trainable import trainable_names
 
 _SAMPLE = 1 << 16
 _CODED_SAMPLE = 1 << 20
@@ -40,6 +43,7 @@ class PlannedParameter:
         axis: axis of the output channels.
         rule: index of the rule that won, from 0.
         importance: registered name of an importance, or ``None``.
+        even: the centroids are evenly spaced: a codebook is stored as its scale and zero point.
     """
 
     name: str
@@ -55,6 +59,7 @@ class PlannedParameter:
     axis: int
     rule: int
     importance: str | None
+    even: bool = False
 
     @property
     def weights(self) -> int:
@@ -73,8 +78,8 @@ class PlannedParameter:
 
     @property
     def codebook_values(self) -> int:
-        """Number of centroids in all codebooks."""
-        return self.codebooks * self.centroids
+        """Number of values stored for all codebooks."""
+        return self.codebooks * (2 if self.even else self.centroids)
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,36 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
             "or tuning loop choose"
         )
+    changed = _restructured(model, recipe)
+    found = plan_as_is(changed, recipe, example_inputs)
+    if changed is model:
+        return found
+    return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model))
+
+
+def _restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model, or a copy in which the recipe's steps before the fit have folded what they fold."""
+    steps = [plugins.make("step", step.step, step.options, RecipeError) for step in recipe.recover]
+    changes = [step.restructure for step in steps if hasattr(step, "restructure")]
+    if recipe.activations:
+        changes.append(fold_batch_norms)
+    if not changes:
+        return model
+    changed = copy.deepcopy(model)
+    for change in changes:
+        change(changed)
+    return changed
+
+
+def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, like: Plan | None = None) -> Plan:
+    """:func:`plan` for a model that is already in the structure that the recipe gives it.
+
+    Args:
+        model: the uncompressed student.
+        recipe: without choices.
+        example_inputs: see :func:`plan`.
+        like: the plan of the original, whose totals are kept.
+    """
     layers = layers_of(model, example_inputs)
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
@@ -190,19 +225,20 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
     notes = _overridden(recipe, {index for _, _, index in winners.values()})
-    tensors = {id(t): t for t in (*model.parameters(), *_persistent_buffers(model))}
-    trainable = _trainable(recipe, model, layers, parameters)
+    trainable = trainable_names(recipe, model, layers, parameters)
     draft = Plan(
         recipe,
         type(model).__name__,
         parameters,
         frozenset(trainable),
-        sum(p.numel() for p in model.parameters()),
-        sum(t.numel() * t.element_size() for t in tensors.values()),
+        _total_weights(model) if like is None else like.total_weights,
+        _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
     stored = {
-        p.name: checkpoint.Parameter(p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis)
+        p.name: checkpoint.Parameter(
+            p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis, even=p.even
+        )
         for p in parameters.values()
     }
     streams = {}
@@ -264,6 +300,7 @@ def _planned(
     axis = 1 if getattr(layer.module, "transposed", False) and leaf == "weight" else 0
     if parameter.dim() == 0:
         granularity = "tensor"
+    even = bool(getattr(entry.cls, "even", False))
     return PlannedParameter(
         name=names[0],
         tied=tuple(names[1:]),
@@ -273,11 +310,12 @@ def _planned(
         dtype=parameter.dtype,
         quantizer=rule.quantizer,
         options=options,
-        centroids=min(wanted, most_centroids(parameter.detach(), wanted, granularity, axis)),
+        centroids=wanted if even else min(wanted, most_centroids(parameter.detach(), wanted, granularity, axis)),
         granularity=granularity,
         axis=axis,
         rule=index,
         importance=rule.importance,
+        even=even,
     )
 
 
@@ -315,54 +353,6 @@ def _expected_stream(p: PlannedParameter, weight: Tensor) -> int:
     return round(coded * weight.numel() / sample.numel())
 
 
-def _trainable(
-    recipe: Recipe, model: nn.Module, layers: list[Layer], parameters: dict[str, PlannedParameter]
-) -> set[str]:
-    alias = {other: p.name for p in parameters.values() for other in p.tied}
-    every = {alias.get(name, name) for name, p in model.named_parameters() if p.dtype in FLOAT_DTYPES}
-    compressed = every & set(parameters)
-    unquantized = every - compressed
-    norms = {
-        f"{la.name}.{leaf}".lstrip(".") for la in layers if la.norm for leaf in la.module._parameters
-    } & unquantized
-    biases = {name for name in unquantized if name.rpartition(".")[2].startswith("bias")}
-    groups = {
-        "unquantized": unquantized,
-        "codebooks": compressed,
-        "biases": biases,
-        "norms": norms,
-        "all": every,
-        "none": set(),
-    }
-    chosen: set[str] = set()
-    for index, word in enumerate(recipe.trainable):
-        where = recipe.at("trainable", index)
-        if word in groups:
-            if word in ("biases", "norms", "codebooks") and not groups[word]:
-                everything = word == "biases" and any(n.rpartition(".")[2].startswith("bias") for n in compressed)
-                reason = "every bias has a codebook (add 'codebooks')" if everything else "the model has none"
-                raise RecipeError(f"{where}: {word!r} selects nothing: {reason}")
-            chosen |= groups[word]
-            continue
-        named = {name for name in every if matches(word, name) or _within(word, name)}
-        if not named:
-            known = [*groups, *(name for name, _ in model.named_modules() if name)]
-            raise RecipeError(f"{where}: {word!r} matches no parameter{plugins.nearest(word, known)[:300]}")
-        if named <= compressed:
-            rule = parameters[min(named)].rule
-            raise RecipeError(
-                f"{where}: {word!r} is compressed by {recipe.at('quantize', rule)}, so it is frozen; "
-                "write 'codebooks' to train centroids, or leave it out of that rule"
-            )
-        chosen |= named & unquantized
-    return chosen
-
-
-def _within(pattern: str, name: str) -> bool:
-    parts = name.split(".")
-    return any(matches(pattern, ".".join(parts[:depth])) for depth in range(1, len(parts)))
-
-
 def _overridden(recipe: Recipe, winning: set[int]) -> list[str]:
     notes = [
         f"{recipe.at('quantize', index)}: every parameter of this rule is taken by a later rule"
@@ -372,6 +362,15 @@ def _overridden(recipe: Recipe, winning: set[int]) -> list[str]:
     for note in notes:
         warnings.warn(note, stacklevel=3)
     return notes
+
+
+def _total_weights(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _original_bytes(model: nn.Module) -> int:
+    tensors = {id(t): t for t in (*model.parameters(), *_persistent_buffers(model))}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _persistent_buffers(model: nn.Module) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lloydmax import packing
 from lloydmax.errors import CheckpointError
 from lloydmax.fileformat import BY_CODE, KEY, Document, Entry, expect
+from lloydmax.integer import spread
 
 _MAX_HEADER = 1 << 25
 _MAX_VALUES = 1 << 21
@@ -89,9 +90,16 @@ class File:
 
     def centroids(self, name: str) -> Tensor:
         """The codebook of a parameter; every centroid is finite."""
-        centroids = self.tensor(f"{name}.codebook")
-        expect(bool(torch.isfinite(centroids).all()), f"the codebook of {name!r} has NaN or infinite centroids")
-        return centroids
+        parameter = self.document.parameters[name]
+        stored = self.tensor(f"{name}.codebook")
+        expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
+        if not parameter.even:
+            return stored
+        rows = stored.view(-1, 2)
+        zero = rows[:, 1]
+        expect(bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.k)).all()), f"{name!r} has no zero level")
+        centroids = spread(rows, parameter.k)
+        return centroids[0] if parameter.granularity == "tensor" else centroids
 
     def codes(self, name: str) -> Iterator[packing.Codes]:
         """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import importlib.resources
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -16,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from lloydmax import plugins
-from lloydmax.document import Document, Where, read_document
+from lloydmax.budget import Search
+from lloydmax.document import Document, Where, field_name, read_document
 from lloydmax.errors import RecipeError
 
 KEEP = "none"
@@ -66,6 +69,21 @@ class Step(_Section):
         return dict(self.__pydantic_extra__ or {})
 
 
+class Activations(_Section):
+    """8-bit activations around the quantized layers: the finished model runs on int8 kernels.
+
+    Attributes:
+        bits: 8, which the kernels take.
+        scheme: ``asymmetric`` uses the whole range between the least and the largest value, ``symmetric`` has its
+            zero in the middle (at the lower end where nothing is negative).
+        samples: unlabelled inputs from which the thresholds are initialized.
+    """
+
+    bits: Literal[8] = 8
+    scheme: Literal["asymmetric", "symmetric"] = "asymmetric"
+    samples: int = Field(default=100, ge=1)
+
+
 class Storage(_Section):
     """How the file holds what is not a code, and the codes."""
 
@@ -89,9 +107,11 @@ class Recipe(_Section):
     version: Literal[1] = 1
     name: str = Field(default="unnamed", max_length=200)
     quantize: list[Rule] = Field(min_length=1)
+    activations: Activations | None = None
     trainable: list[str] = Field(default_factory=lambda: ["unquantized"])
     recover: list[Step] = Field(default_factory=list)
     storage: Storage = Field(default_factory=Storage)
+    search: Search | None = None
     requires: list[str] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -118,7 +138,7 @@ class Recipe(_Section):
         except ValidationError as failure:
             raise RecipeError("\n".join(_problems(failure, document))) from None
         recipe._document = document
-        if problems := [*_requirements(recipe), *_option_problems(recipe)]:
+        if problems := [*_requirements(recipe), *_option_problems(recipe)] or _order_problems(recipe):
             raise RecipeError("\n".join(problems))
         return recipe
 
@@ -183,9 +203,52 @@ class Recipe(_Section):
                     found[(*where, key)] = value
         return found
 
+    def resolved(self, choices: Mapping[Any, Any]) -> Recipe:
+        """The recipe with a value in place of each list that :meth:`choices` tells.
+
+        Args:
+            choices: value by place, as :meth:`choices` has it or in words (``"quantize[1].centroids"``). Lists that
+                are not named stay.
+
+        Raises:
+            RecipeError: no such choice, or a value that is not in its list.
+        """
+        known = self.choices()
+        words = {field_name(where): where for where in known}
+        data = copy.deepcopy(self.data())
+        for key, value in choices.items():
+            where = key if key in known else words.get(key)
+            if where is None:
+                name = key if isinstance(key, str) else field_name(key)
+                raise RecipeError(f"{name} is no choice of recipe {self.name!r}{plugins.nearest(name, list(words))}")
+            if value not in known[where]:
+                raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {known[where]}")
+            *path, option = where
+            entry: Any = data
+            for part in path:
+                entry = entry[part]
+            entry[option] = value
+        return Recipe.load(data)
+
+    def suggest(self, trial: Any) -> Recipe:
+        """The recipe with every list decided by an Optuna trial: each is one categorical parameter of the study.
+
+        Args:
+            trial: an ``optuna.Trial``, or anything with ``suggest_categorical(name, values)``.
+
+        Raises:
+            RecipeError: the recipe has no lists.
+        """
+        from lloydmax.integrations.optuna import suggestion
+
+        return self.resolved(suggestion(self, trial))
+
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""
         return self._document.at(where)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {"quantizer": Rule, "step": Step, "search method": Search}
 
 
 def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
@@ -214,7 +277,13 @@ def _problems(failure: ValidationError, document: Document) -> list[str]:
     lines = []
     for error in failure.errors():
         where = tuple(part for part in error["loc"] if part not in ("str", "int") and "[" not in str(part))
-        sections: dict[str, type[BaseModel]] = {"quantize": Rule, "recover": Step, "storage": Storage}
+        sections: dict[str, type[BaseModel]] = {
+            "quantize": Rule,
+            "activations": Activations,
+            "recover": Step,
+            "storage": Storage,
+            "search": Search,
+        }
         model = sections.get(str(where[0]), Recipe) if len(where) > 1 else Recipe
         lines.append(f"{document.at(where)}: {plugins.problem(error, model)}")
     return list(dict.fromkeys(lines))
@@ -250,9 +319,21 @@ def _option_problems(recipe: Recipe) -> list[str]:
             ]
         else:
             problems += _check_options(recipe, "quantizer", rule.quantizer, rule.options, ("quantize", index))
+    if recipe.search is not None:
+        problems += _check_options(recipe, "search method", recipe.search.method, recipe.search.options, ("search",))
     for index, step in enumerate(recipe.recover):
         problems += _check_options(recipe, "step", step.step, step.options, ("recover", index))
     return problems
+
+
+def _order_problems(recipe: Recipe) -> list[str]:
+    early = [getattr(plugins.find("step", step.step).cls, "before_fit", False) for step in recipe.recover]
+    return [
+        f"{recipe.at('recover', index)}: {step.step!r} changes the weights that the codebooks are fitted to; "
+        "put it before the other steps"
+        for index, step in enumerate(recipe.recover)
+        if early[index] and not all(early[:index])
+    ]
 
 
 def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
@@ -264,7 +345,7 @@ def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
 
 
 def _check_options(recipe: Recipe, kind: str, name: str, options: dict[str, Any], where: Where) -> list[str]:
-    if unknown := _unknown(recipe, kind, name, (*where, kind)):
+    if unknown := _unknown(recipe, kind, name, (*where, kind.rpartition(" ")[2])):
         return unknown
     model = plugins.find(kind, name).options
     problems = []
@@ -274,8 +355,7 @@ def _check_options(recipe: Recipe, kind: str, name: str, options: dict[str, Any]
         except ValidationError as failure:
             for error in failure.errors():
                 place = (*where, *error["loc"])
-                known = Rule if kind == "quantizer" else Step
-                text = plugins.problem(error, model, extra=list(known.model_fields))
+                text = plugins.problem(error, model, extra=list(_SECTIONS[kind].model_fields))
                 problems.append(f"{recipe.at(*place)}: {text}")
     return list(dict.fromkeys(problems))
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lloydmax import distributed
 from lloydmax.checkpoint import Sizes
 from lloydmax.codebook import Codebook
 from lloydmax.outputs import Agreement
@@ -129,7 +130,8 @@ class Report:
 
     def to_json(self, path: str | Path) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if distributed.writes():
+            Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
         from lloydmax.tables import render, report_tables

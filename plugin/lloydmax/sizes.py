@@ -122,7 +122,7 @@ def predicted_size(
     lengths = {tied.get(name, name): size for name, size in coded.items()}
     if unknown := sorted(set(compressed) - set(values)):
         raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
-    document = new_document(compressed, tied, kept)
+    document = new_document(compressed, tied, kept, model)
     entries: list[Entry] = []
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:

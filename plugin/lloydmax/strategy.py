@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from lloydmax import hookspecs, plugins
 from lloydmax.errors import RecoveryError
+from lloydmax.seeding import seeded as seeded
 
 if TYPE_CHECKING:
+    from lloydmax.allocation import Unit
     from lloydmax.cache import Cache
     from lloydmax.codebook import Codebook
     from lloydmax.data import Source
@@ -28,7 +30,10 @@ class StopRecovery(Exception):
 
 
 class Quantizer(Protocol):
-    """Weight -> codebook."""
+    """Weight -> codebook.
+
+    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``.
+    """
 
     Options: ClassVar[type[BaseModel]]
 
@@ -50,7 +55,13 @@ class Importance(Protocol):
 
 
 class RecoveryStep(Protocol):
-    """Wins accuracy back, without labels."""
+    """Wins accuracy back, without labels.
+
+    A class may set ``needs_data = False`` where it can run without unlabelled inputs, and ``before_fit = True``
+    where it changes the weights that the codebooks are then fitted to. Such a step runs on an uncompressed copy of
+    the teacher, and comes first in ``recover``. If it changes which parameters there are, it has a method
+    ``restructure(model)`` that does so in place without data, for :func:`lloydmax.plan`; ``run`` calls it, too.
+    """
 
     Options: ClassVar[type[BaseModel]]
 
@@ -66,6 +77,10 @@ class SearchMethod(Protocol):
     Options: ClassVar[type[BaseModel]]
 
     def __init__(self, options: Any) -> None: ...
+
+    def choose(self, units: Sequence[Unit], budget: int) -> dict[str, int]:
+        """Name of every unit -> one of its numbers of centroids, with the least total damage that it finds and at
+        most ``budget`` bytes in all; :class:`lloydmax.BudgetError` where not even the fewest bytes fit."""
 
 
 class Events:
@@ -167,15 +182,6 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """:func:`evaluation_mode`, and no gradients."""
     with evaluation_mode(*models), torch.no_grad():
-        yield
-
-
-@contextmanager
-def seeded(seed: int, model: nn.Module) -> Iterator[None]:
-    """Global random state (dropout, user transforms) set from ``seed`` inside and restored outside."""
-    cuda = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(cuda)):
-        torch.manual_seed(seed)
         yield
 
 

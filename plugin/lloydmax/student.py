@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook import Codebook
+from lloydmax.integer import IntegerModel
 from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder, codebook_layer
 
 
@@ -104,7 +105,10 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     for name, _, _, weight, centroids in attached(model):
         found[name] = Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
     for prefix, module in model.named_modules():
-        if isinstance(module, CodebookLayer):
+        if isinstance(module, IntegerModel):
+            found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
+            continue
+        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, IntegerModel)):
             for leaf, tensor in module.codebooks.items():
                 assert isinstance(tensor, CodebookTensor)
                 found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()

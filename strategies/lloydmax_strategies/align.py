@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from lloydmax import distributed
 from lloydmax.data import Batch, Source, split
 from lloydmax.errors import RecoveryError
 from lloydmax.hookspecs import hookimpl
@@ -100,6 +101,8 @@ class AlignedTraining(Training):
     """
 
     def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
+        if distributed.size() > 1:
+            raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {distributed.size()}")
         self.alignment, student, source = alignment, recovery.student, recovery.source()
         calls = record(student, source)
         self.tap = find(student, calls, alignment.layer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pydantic
 import torch
 from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
@@ -59,6 +61,23 @@ class KMeans:
         else:
             centroids, codes = _fit_channels(weight, importance, k, channels, axis)
         return Codebook(centroids.to(weight.device), codes.to(weight.device), granularity, axis)
+
+    def fit_many(
+        self, weight: Tensor, centroids: Sequence[int], *, importance: Tensor | None = None, axis: int = 0
+    ) -> list[Codebook]:
+        """What :meth:`fit` gives for several numbers of centroids; of a large weight, one histogram serves them all.
+
+        Args:
+            weight: see :meth:`fit`.
+            centroids: in place of the option.
+            importance: see :meth:`fit`.
+            axis: see :meth:`fit`.
+        """
+        if self.options.granularity == "tensor" and weight.numel() > _SMALL:
+            histogram = Histogram.of(weight.detach(), importance)
+            return [histogram.fit(k) for k in centroids]
+        options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
+        return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.outputs import TeacherOutputs, class_axis, divergence, output_tensors
 from lloydmax.strategy import Recovery, device_of
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class MimicOptions(Protocol):
@@ -78,11 +78,20 @@ class Mimic:
         order: int64 indices of the inputs that will be used.
         views: of each batch.
         precision: ``float32`` or ``bfloat16`` (autocast), of the student.
+        student: what runs in its place, for example a replica; ``None``: itself.
     """
 
     def __init__(
-        self, options: MimicOptions, recovery: Recovery, source: Source, order: Tensor, views: Views, precision: str
+        self,
+        options: MimicOptions,
+        recovery: Recovery,
+        source: Source,
+        order: Tensor,
+        views: Views,
+        precision: str,
+        student: nn.Module | None = None,
     ) -> None:
+        self.student = recovery.student if student is None else student
         self.options, self.recovery, self.views, self.precision = options, recovery, views, precision
         self.device = device_of(recovery.student)
         self.targets: TeacherOutputs | None = None
@@ -101,7 +110,7 @@ class Mimic:
             with torch.no_grad():
                 wanted = output_tensors(inputs.run(self.recovery.teacher), options.output)
         with self._autocast():
-            found = output_tensors(inputs.run(self.recovery.student), options.output)
+            found = output_tensors(inputs.run(self.student), options.output)
         losses = [distance(ours.float(), theirs.float(), options) for ours, theirs in zip(found, wanted, strict=True)]
         return torch.stack(losses).mean(), found
 

@@ -9,6 +9,7 @@ from operator import add
 from typing import Any, Literal
 
 import torch
+from lloydmax import distributed
 from lloydmax.data import Batch, split
 from lloydmax.errors import RecoveryError
 from lloydmax.outputs import Agreement, Yardstick
@@ -115,7 +116,9 @@ class Training:
         )
         self.precision = "bfloat16" if bfloat16 else "float32"
         self.views = Views(options, self.generator, recovery.seed)
-        self.mimic = Mimic(options, recovery, self.source, self.order, self.views, self.precision)
+        self.local = self._shared_out()
+        student = distributed.replicated(recovery.student)
+        self.mimic = Mimic(options, recovery, self.source, self.order, self.views, self.precision, student)
         self.yardstick: Yardstick | None = None
         if len(self.held_out):
             self.yardstick = Yardstick(
@@ -187,7 +190,10 @@ class Training:
         smooth: dict[str, float] = {"loss": math.nan}
         order = self.order[torch.randperm(len(self.order), generator=self.generator)]
         drop_last = len(self.order) > self.batch_size
-        for indices, batch in self.source.batches(self.batch_size, order, drop_last=drop_last):
+        if distributed.size() > 1:
+            whole = len(order) // self.batch_size * self.batch_size if drop_last else self.local * distributed.size()
+            order = torch.cat([distributed.share(part) for part in order[:whole].split(self.batch_size)])
+        for indices, batch in self.source.batches(self.local, order, drop_last=drop_last):
             parts = self._step(indices, batch)
             self.done += 1
             if not _finite(parts):
@@ -204,6 +210,7 @@ class Training:
     def _step(self, indices: Tensor, batch: Batch) -> dict[str, float]:
         parts = self.losses(indices, batch)
         values = torch.stack([part.detach() for part in parts.values()]).tolist()
+        values = [value / distributed.size() for value in distributed.summed(values, self.device)]
         told = dict(zip(parts, values, strict=True))
         if _finite(told):
             self.optimizer.zero_grad(set_to_none=True)
@@ -214,6 +221,25 @@ class Training:
             self.schedule.step()
             self.stepped()
         return told
+
+    def _shared_out(self) -> int:
+        """Samples of one step in this process."""
+        workers = distributed.size()
+        if workers == 1:
+            return self.batch_size
+        samples = min(self.batch_size, len(self.order))
+        if self.batch_size % workers or samples < workers:
+            raise RecoveryError(
+                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally by "
+                f"{workers} processes; write a multiple of {workers}"
+            )
+        if self.options.batch_norm == "train":
+            warnings.warn(
+                f"{self.name}: with 'batch_norm: train' each of the {workers} processes normalizes with its own share "
+                "of the batch",
+                stacklevel=2,
+            )
+        return samples // workers
 
     def _measured(self) -> Agreement | None:
         found = self.measure()

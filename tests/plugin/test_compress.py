@@ -202,3 +202,17 @@ def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures
             lloydmax.compress(small_net, {"quantize": [rule]}, progress=False)
     finally:
         plugins.unregister(plugin)
+
+
+def test_runs_that_share_a_cache_share_codebooks_inputs_and_the_teachers_outputs(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path
+) -> None:
+    cache, files = lloydmax.Cache(), []
+    calls: list[bool] = []
+    small_net.register_forward_hook(lambda module, *_: calls.append(module is small_net))
+    for name, kept in (("alone", None), ("first", cache), ("second", cache)):
+        calls.clear()
+        lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, cache=kept).save(tmp_path / name)
+        files.append(((tmp_path / name).read_bytes(), sum(calls)))
+    assert files[0] == files[1] and files[1][0] == files[2][0]
+    assert files[2][1] == 0 and cache.hits >= 5, "the second run asked the teacher again"

@@ -110,9 +110,14 @@ class CodebookWeightFakeQuantize(nn.Module):
         return self.codebook(), None
 
     def _fit(self, weight: Tensor) -> None:
-        codebook = fit_codebook(
-            weight.detach(), self.k, self.granularity, quantizer=self.quantizer, axis=self.axis, **self.options
+        self.hold(
+            fit_codebook(
+                weight.detach(), self.k, self.granularity, quantizer=self.quantizer, axis=self.axis, **self.options
+            )
         )
+
+    def hold(self, codebook: Codebook) -> None:
+        """Take this codebook instead of fitting one."""
         with torch.inference_mode(False):
             self.centroids.data = codebook.centroids.detach().clone()
             self.held = CodebookWeight(codebook)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from lloydmax.cache import Cache, fingerprint, model_bytes, model_fingerprint
-from lloydmax.compress import finished, fit, gradients, needs_data, prepare, recover, recovery_steps
+from lloydmax.compress import finished, gradients, prepare
 from lloydmax.data import Captured, Source, capture_inputs, unlabelled
 from lloydmax.errors import IntegrationError, RecoveryError
+from lloydmax.fit import fit
 from lloydmax.integrations.inc import files, tuning
 from lloydmax.integrations.inc.composition import compose
 from lloydmax.integrations.inc.config import RUN, CodebookConfig
@@ -30,6 +31,7 @@ from lloydmax.integrations.inc.host import (
 )
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.plan import Plan
+from lloydmax.recovery import needs_data, recover, recovery_steps
 from lloydmax.strategy import Events, Recovery, seeded
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
@@ -54,6 +56,10 @@ class Run:
         self.plan = self._rest(model) if self.foreign else config.plan(model, example_inputs)
         self.recipe = self.plan.recipe
         self.steps = recovery_steps(self.recipe)
+        early = [name for name, step in self.steps if getattr(step, "before_fit", False)]
+        if self.recipe.activations or early:
+            what = "int8 activations ('activations:')" if self.recipe.activations else f"the step {early[0]!r}"
+            raise IntegrationError(f"{what} cannot run inside INC: use lloydmax.compress with this recipe")
         self.needs = needs_data(self.recipe)
         self.gradients = gradients(model)
         self.events = Events()

@@ -1,4 +1,4 @@
-"""Codebook layers beside int8 layers in ``torch.ao.quantization``, eager and FX, by configuration only.
+"""Codebook layers and trained thresholds in ``torch.ao.quantization``, eager and FX, by configuration only.
 
 Importing this package does not import ``torch.ao.quantization``; the first use of a name does.
 """
@@ -11,10 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lloydmax.integrations.torch_ao.eager import eager_mapping
     from lloydmax.integrations.torch_ao.fx import backend_config
+    from lloydmax.integrations.torch_ao.int8 import quantized_codebook
     from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize, codebook_qconfig
     from lloydmax.integrations.torch_ao.recipes import apply_recipe, verify
+    from lloydmax.integrations.torch_ao.thresholds import (
+        ThresholdFakeQuantize,
+        threshold_qconfig,
+        threshold_qconfig_mapping,
+        train_thresholds,
+    )
 
-__all__ = ["CodebookFakeQuantize", "apply_recipe", "backend_config", "codebook_qconfig", "eager_mapping", "verify"]
+__all__ = [
+    "CodebookFakeQuantize",
+    "ThresholdFakeQuantize",
+    "apply_recipe",
+    "backend_config",
+    "codebook_qconfig",
+    "eager_mapping",
+    "quantized_codebook",
+    "threshold_qconfig",
+    "threshold_qconfig_mapping",
+    "train_thresholds",
+    "verify",
+]
 
 _HOMES = {
     "CodebookFakeQuantize": "qconfig",
@@ -23,6 +42,11 @@ _HOMES = {
     "eager_mapping": "eager",
     "apply_recipe": "recipes",
     "verify": "recipes",
+    "quantized_codebook": "int8",
+    "ThresholdFakeQuantize": "thresholds",
+    "threshold_qconfig": "thresholds",
+    "threshold_qconfig_mapping": "thresholds",
+    "train_thresholds": "thresholds",
 }
 
 

@@ -1,4 +1,7 @@
-"""From a recipe to QConfigs by layer name, and the proof that the converted model holds what was asked for."""
+"""From a recipe to QConfigs by layer name, and the proof that the converted model holds what was asked for.
+
+Rules with ``quantizer: uniform`` become int8 layers with trained thresholds, all others codebook layers.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
-from lloydmax.integrations.torch_ao.host import QConfigMapping, nni
+from lloydmax.integrations.torch_ao.host import QConfig, QConfigMapping, nni
+from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import FLOAT_ACTIVATIONS, codebook_qconfig
+from lloydmax.integrations.torch_ao.thresholds import threshold_activation, threshold_qconfig
 from lloydmax.layers import LAYERS
 from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.student import codebooks
 
+_UNIFORM = "uniform"
+_INT8 = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 _applied: dict[str, list[Plan]] = {}
 
 
@@ -30,17 +38,21 @@ def apply_recipe(
     activation: Callable[..., Any] | str = "mapping",
     example_inputs: Any = None,
 ) -> Plan:
-    """Give every layer that a recipe compresses a codebook QConfig; all others keep what the mapping says.
+    """Give every layer that a recipe compresses a QConfig; all others keep what the mapping says.
+
+    A rule with ``quantizer: uniform`` gives the layer trained thresholds, and with it int8 kernels; any other one a
+    codebook.
 
     Args:
         mapping: changed in place, for ``prepare_fx`` and ``prepare_qat_fx``. ``None``: eager mode; then the
             ``qconfig`` of the layers of ``model`` is set. Call it after ``fuse_modules``, and set ``model.qconfig``
             before.
-        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` and ``trainable`` count here.
+        recipe: a plan of the model, or anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize``,
+            ``activations`` and ``trainable`` count here.
         model: the float model, before it is prepared.
-        activation: ``"mapping"``: the codebook layers' activations are observed as the mapping (in eager mode: the
-            model's ``qconfig``) says, so that they sit between int8 layers; ``"float"``: weight-only codebooks; or a
-            constructor.
+        activation: ``"mapping"``: the planned layers' activations have trained thresholds where the recipe has
+            ``activations``, else they are observed as the mapping (in eager mode: the model's ``qconfig``) says, so
+            that they sit between int8 layers; ``"float"``: weight-only codebooks; or a constructor.
         example_inputs: see :func:`lloydmax.plan`.
 
     Returns:
@@ -49,28 +61,22 @@ def apply_recipe(
     Raises:
         RecipeError: the recipe is invalid or does not fit the model. IntegrationError: it asks for what
             ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
-            importances.
+            importances, int8 layers with float activations.
     """
-    plan = make_plan(_unfused(model), Recipe.load(recipe), example_inputs)
+    plan = recipe if isinstance(recipe, Plan) else make_plan(_unfused(model), Recipe.load(recipe), example_inputs)
     if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
+    settings = plan.recipe.activations
     for p in plan.parameters.values():
         layer = p.name.rpartition(".")[0]
         present = _present(mapping, layer, model)
         observed = FLOAT_ACTIVATIONS if present is None else present.activation
+        if settings is not None:
+            observed = threshold_activation(settings.bits, settings.scheme)
         chosen = (
             {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
         )
-        options = p.options.model_dump(exclude={"centroids", "granularity"})
-        qconfig = codebook_qconfig(
-            p.centroids,
-            p.granularity,
-            activation=chosen,
-            axis=p.axis,
-            trainable=p.name in plan.trainable,
-            quantizer=p.quantizer,
-            **options,
-        )
+        qconfig = _uniform_qconfig(p, chosen) if p.quantizer == _UNIFORM else _codebook_qconfig(p, chosen, plan)
         if mapping is None:
             model.get_submodule(layer).qconfig = qconfig
         else:
@@ -79,8 +85,33 @@ def apply_recipe(
     return plan
 
 
+def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
+    return codebook_qconfig(
+        p.centroids,
+        p.granularity,
+        activation=activation,
+        axis=p.axis,
+        trainable=p.name in plan.trainable,
+        quantizer=p.quantizer,
+        **p.options.model_dump(exclude={"centroids", "granularity"}),
+    )
+
+
+def _uniform_qconfig(p: PlannedParameter, activation: Any) -> Any:
+    if activation().dtype not in (torch.quint8, torch.qint8):
+        raise IntegrationError(
+            f"{p.name}: the int8 kernels need int8 activations, and nothing quantizes them here: add an "
+            "'activations:' section to the recipe, or start from threshold_qconfig_mapping()"
+        )
+    options: Any = p.options
+    weight = threshold_qconfig(options.bits, options.scheme, p.granularity, axis=p.axis).weight
+    return QConfig(activation=activation, weight=weight)
+
+
 def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> None:
-    """Prove that a converted model holds the codebooks that a recipe asked for, and no others.
+    """Prove that a converted model holds the codebooks and int8 layers that a recipe asked for.
+
+    Int8 layers beyond those come from the rest of the mapping.
 
     Args:
         model: from ``convert_fx`` or ``convert``.
@@ -88,13 +119,18 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
         original: the float model, where the recipe was applied in another process.
 
     Raises:
-        PlanMismatchError: names every layer that stayed float, became int8 or has other codebooks.
+        PlanMismatchError: names every layer that stayed float, became int8 against the plan, or has other
+            codebooks, bits or thresholds.
         IntegrationError: the recipe was not applied here and ``original`` is missing.
     """
     plan = _plan_of(recipe, original)
-    wanted = dict(plan.parameters)
-    problems = []
+    modules = dict(model.named_modules())
+    uniform = [p for p in plan.parameters.values() if p.quantizer == _UNIFORM]
+    wanted = {p.name: p for p in plan.parameters.values() if p.quantizer != _UNIFORM}
+    problems = [found for p in uniform if (found := mismatch(modules.get(p.name.rpartition(".")[0]), p))]
     for name, codebook in codebooks(model).items():
+        if quantized_weight(modules.get(name.rpartition(".")[0])) is not None:
+            continue
         p = wanted.pop(_original_name(name, plan), None)
         if p is None:
             problems.append(f"{name} has a codebook, which was not planned")
@@ -105,13 +141,12 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
                 f"{name} has {codebook.k} centroids per {codebook.granularity}, "
                 f"planned {p.centroids} per {p.granularity}"
             )
-    modules = dict(model.named_modules())
     for p in wanted.values():
         layer = p.name.rpartition(".")[0]
         problems.append(f"{p.name} has no codebook: its layer is {type(modules.get(layer)).__name__}")
     if problems:
         hint = ""
-        if wanted:
+        if wanted or uniform:
             hint = (
                 ". Pass backend_config=lloydmax.integrations.torch_ao.backend_config() to prepare and to convert_fx "
                 "(eager: mapping=eager_mapping() to convert), and apply_recipe after fuse_modules"
@@ -121,10 +156,19 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
 
 def _refused(p: PlannedParameter) -> str | None:
     leaf = p.name.rpartition(".")[2]
+    options: Any = p.options
     if p.tied:
         return f"it is tied to {', '.join(p.tied)}, and preparing would untie them"
     if p.importance is not None:
         return f"importance {p.importance!r} needs lloydmax.compress"
+    if p.quantizer == _UNIFORM:
+        if leaf != "weight" or p.layer not in _INT8:
+            return f"int8 layers are made of the weight of exactly {', '.join(_INT8)}, not the {leaf} of {p.layer}"
+        if p.granularity not in ("tensor", "channel"):
+            return f"int8 kernels have one scale a tensor or a channel, not granularity {p.granularity!r}"
+        if options.threshold != "max":
+            return f"threshold: {options.threshold} is for codebooks; here the step train_thresholds finds the range"
+        return None
     if leaf != "weight" or p.layer not in {kind.__name__ for kind in LAYERS}:
         kinds = ", ".join(kind.__name__ for kind in LAYERS)
         return (

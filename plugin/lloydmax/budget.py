@@ -1,0 +1,60 @@
+"""The section ``search`` of a recipe: what a budget search must keep, and how it chooses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Budget(BaseModel):
+    """What a search must keep; exactly one of the four.
+
+    Attributes:
+        reduction: share of the original bytes that the file saves at least, 0 to 1.
+        bits: average bits of a quantized weight at most, codebooks counted.
+        agreement: share of decisions with the teacher's top-1 at least, 0 to 1; the smallest file is looked for.
+        bytes: size of the file at most.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    reduction: float | None = Field(default=None, gt=0, lt=1)
+    bits: float | None = Field(default=None, gt=0)
+    agreement: float | None = Field(default=None, gt=0, le=1)
+    bytes: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if len(self.model_fields_set) != 1 or None in self.given:
+            raise ValueError("give exactly one of reduction, bits, agreement, bytes, such as {bits: 3}")
+        return self
+
+    @property
+    def given(self) -> tuple[str, float | None]:
+        """The name of the one that was given, and its value."""
+        name = next(iter(self.model_fields_set))
+        return name, getattr(self, name)
+
+
+class Search(BaseModel):
+    """How ``lloydmax.search`` chooses the centroids; every further key is an option of the search method.
+
+    Attributes:
+        budget: what must be kept.
+        method: any registered search method.
+        centroids: the numbers to try where a rule has no list of its own.
+        samples: unlabelled inputs that count.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    budget: Budget | None = None
+    method: str = "lagrangian"
+    centroids: list[Annotated[int, Field(ge=1)]] = Field(default=[2, 4, 8, 16, 32, 64, 128, 256], min_length=1)
+    samples: int = Field(default=500, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's options, as written."""
+        return dict(self.__pydantic_extra__ or {})

@@ -1,0 +1,328 @@
+"""How far a model's outputs move when parameters get codebooks: measured, or estimated for all choices at once.
+
+The estimate is second-order. With ``e`` the error that a codebook makes in a weight, the Kullback-Leibler divergence
+from the teacher is ``e^T F e / 2`` up to higher orders, ``F`` the Fisher information of the outputs (Martens 2020,
+"New insights and perspectives on the natural gradient method", section 9). ``F = E[g g^T]`` for gradients ``g`` of a
+random combination of the outputs, so the squares of ``g^T e`` estimate it: one backward pass over a few samples gives
+one draw for every parameter and every codebook together.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lloydmax import plugins
+from lloydmax.cache import Cache, fingerprint
+from lloydmax.codebook import Codebook, check_weight
+from lloydmax.data import Batch, Source
+from lloydmax.errors import FitError, RecoveryError
+from lloydmax.fit import _importances as importances
+from lloydmax.journal import Journal
+from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, output_tensors
+from lloydmax.plan import Plan, PlannedParameter
+from lloydmax.strategy import Events, device_of, evaluating, evaluation_mode
+
+Floats = NDArray[np.float64]
+_BATCH = 64
+_DRAWS = 128
+_PIECES, _GRADIENT_BYTES, _PARTS = 16, 1 << 30, 4
+
+
+class Bench:
+    """One model on which codebooks are tried.
+
+    Args:
+        teacher: the outputs to compare with; never changed.
+        original: the uncompressed weights, usually the teacher itself; never changed.
+        plan: of ``original``; its numbers of centroids do not matter.
+        tried: for every planned parameter the numbers of centroids to try.
+        source: unlabelled inputs.
+        samples: how many of them count, drawn with ``seed``.
+        seed: of all randomness.
+        journal: where every measurement is looked up and kept.
+        events: where progress is reported.
+        cache: shared with other runs.
+
+    Attributes:
+        passes: forward passes over all samples so far, a backward pass counted as two.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        original: nn.Module,
+        plan: Plan,
+        tried: Mapping[str, Sequence[int]],
+        source: Source,
+        samples: int,
+        seed: int,
+        journal: Journal,
+        events: Events,
+        cache: Cache | None = None,
+    ) -> None:
+        self.plan, self.tried, self.source, self.seed = plan, tried, source, seed
+        self.journal, self.events, self.cache = journal, events, cache or Cache()
+        self.yardstick = Yardstick(teacher, source, samples, seed, cache=cache)
+        self.original = original
+        self.student = copy.deepcopy(original).requires_grad_(False).eval()
+        self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
+        self.passes = 1.0
+        self._importances = importances(original, plan, source, events)
+        self._keys = {
+            name: fingerprint([w] if (importance := self._importances.get(name)) is None else [w, importance])
+            for name, w in self.weights.items()
+        }
+
+    def codebook(self, name: str, centroids: int) -> Codebook:
+        """The codebook of one parameter; all numbers of centroids are fitted when one is first asked for."""
+        p, importance = self.plan.parameters[name], self._importances.get(name)
+        key = ("codebooks", self._keys[name], p.quantizer, p.options.model_dump_json(), p.axis, *self.tried[name])
+
+        def make() -> dict[int, Codebook]:
+            try:
+                check_weight(self.weights[name], importance)
+                return fit_many(p, self.weights[name], importance, self.tried[name])
+            except FitError as error:
+                raise FitError(f"{name}: {error}") from None
+
+        return self.cache.get(key, make, _bytes)[centroids]
+
+    def error(self, name: str, centroids: int) -> Tensor:
+        """The dense weight as the file would give it back, minus the original; float32, in its shape."""
+        return self._dense(name, centroids).float() - self.weights[name].float()
+
+    def measure(self, choice: Mapping[str, int]) -> Agreement:
+        """Compare the teacher with the model whose named parameters have this many centroids, the others unchanged."""
+        key = "measure " + " ".join(f"{name}={choice[name]}" for name in sorted(choice))
+        return Agreement(**self.journal.get(key, lambda: asdict(self._measured(choice))))
+
+    def _measured(self, choice: Mapping[str, int]) -> Agreement:
+        self.passes += 1
+        with self._compressed(choice):
+            return self.yardstick.measure(self.student)
+
+    def power(self) -> float:
+        """Mean square of the teacher's outputs."""
+        return float(self.journal.get("power", self._power))
+
+    def _power(self) -> float:
+        squared, values, device = 0.0, 0, device_of(self.student)
+        for indices, batch in self.source.batches(_BATCH, self.yardstick.order):
+            for output in self._wanted(indices, batch, device):
+                squared += float(output.double().square().sum())
+                values += output.numel()
+        return squared / max(values, 1)
+
+    def projections(
+        self, options: Sequence[tuple[str, int]], draws: int = _DRAWS
+    ) -> tuple[Floats | None, Floats, float]:
+        """What :meth:`measure` would say for each option alone, up to second order, as sums of squares.
+
+        Args:
+            options: pairs of a parameter and its centroids.
+            draws: backward passes at least, where there are as many samples.
+
+        Returns:
+            Two arrays ``(draws, len(options))``, float64: the squares of the first, summed over the draws, are the
+            KL divergences in nats, those of the second the mean squared differences of the outputs (so sums over
+            options before squaring give what they do together); the first is ``None`` without classes. And the mean
+            square of the outputs.
+        """
+        order = self.yardstick.order
+        size = max(1, len(order) // draws)
+        pieces = list(order.split(size))
+        held = sum(4 * 2 * weight.numel() for weight in self.weights.values())
+        step = max(1, min(_PIECES, _GRADIENT_BYTES // held))
+        chunks = [pieces[start : start + step] for start in range(0, len(pieces), step)]
+        rows: list[dict[str, Any]] = []
+        with self.events.stage("estimate", total=len(chunks)):
+            for number, chunk in enumerate(chunks):
+                draw = partial(self._project, chunk, options, number)
+                rows.append(self.journal.get(f"project {len(options)} {size} {step} {number}", draw))
+                self.events.step("estimate", number + 1, len(chunks), {})
+        decisions, values = (sum(row[key] for row in rows) for key in ("decisions", "values"))
+        kl, mse = (np.array([draw for row in rows for draw in row[key]]) for key in ("kl", "mse"))
+        power = sum(row["power"] for row in rows) / values
+        return kl / math.sqrt(2 * decisions) if decisions else None, mse / math.sqrt(values), power
+
+    def _project(self, pieces: list[Tensor], options: Sequence[tuple[str, int]], number: int) -> dict[str, Any]:
+        """Draws from pieces of the samples, each projected on the error of every option."""
+        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        names = list(self.plan.parameters)
+        parameters = [self.student.get_parameter(name) for name in names]
+        found: dict[str, Any] = {"decisions": 0, "values": 0, "power": 0.0}
+        device, drawn = device_of(self.student), 0
+        gradients = [torch.zeros(2 * len(pieces), p.numel(), device=p.device) for p in parameters]
+        with self._differentiable(parameters):
+            for piece in pieces:
+                self.passes += 5 * len(piece) / len(self.yardstick.order)
+                for _, batch in self.source.batches(len(piece), piece):
+                    outputs = self._outputs(batch, device)
+                    for output in outputs:
+                        found["values"] += output.numel()
+                        found["power"] += float(output.detach().double().square().sum())
+                    found["decisions"] += _decisions(outputs)
+                    for loss in _combinations(outputs, generator):
+                        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                        for kept, gradient in zip(gradients, grads, strict=True):
+                            if gradient is not None:
+                                kept[drawn].view(gradient.shape).copy_(gradient)
+                        drawn += 1
+                        del grads
+        projected = np.zeros((drawn, len(options)))
+        for name, kept in zip(names, gradients, strict=True):
+            columns = [n for n, (parameter, _) in enumerate(options) if parameter == name]
+            at_once = max(1, _GRADIENT_BYTES // (4 * kept.shape[1] * _PARTS))
+            for start in range(0, len(columns), at_once):
+                some = columns[start : start + at_once]
+                errors = torch.stack([self.error(name, options[column][1]).reshape(-1) for column in some])
+                projected[:, some] = (kept @ errors.T).double().cpu().numpy()
+        found["kl"], found["mse"] = projected[0::2].tolist(), projected[1::2].tolist()
+        return found
+
+    def slopes(self, choice: Mapping[str, int], options: Sequence[tuple[str, int]]) -> Floats:
+        """First-order change of the measured damage of a compressed model when one option replaces the chosen one.
+
+        Args:
+            choice: the compressed model: centroids of every planned parameter.
+            options: pairs of a parameter and its centroids.
+
+        Returns:
+            float64 ``(len(options),)``: change of the KL divergence, or of the mean squared difference without classes.
+        """
+        key = f"slopes {len(options)} " + " ".join(f"{name}={choice[name]}" for name in sorted(choice))
+        return np.array(self.journal.get(key, lambda: self._slopes(choice, options)))
+
+    def _slopes(self, choice: Mapping[str, int], options: Sequence[tuple[str, int]]) -> list[float]:
+        names = list(self.plan.parameters)
+        parameters = [self.student.get_parameter(name) for name in names]
+        device, order = device_of(self.student), self.yardstick.order
+        self.passes += 3
+        with self._compressed(choice), self._differentiable(parameters):
+            total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+            for indices, batch in self.source.batches(_BATCH, order):
+                loss = self._distance(self._outputs(batch, device), self._wanted(indices, batch, device)) * (
+                    len(indices) / len(order)
+                )
+                for gradient, part in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                    if part is not None:
+                        gradient += part
+        by_name = dict(zip(names, total, strict=True))
+        at = {name: float((by_name[name] * self.error(name, choice[name])).sum()) for name in names}
+        return [float((by_name[name] * self.error(name, k)).sum()) - at[name] for name, k in options]
+
+    def _wanted(self, indices: Tensor, batch: Batch, device: torch.device) -> list[Tensor]:
+        """The teacher's outputs."""
+        if self.yardstick.outputs is not None:
+            return self.yardstick.outputs.rows(indices, device)
+        with evaluating(self.yardstick.teacher):
+            return output_tensors(batch.to(device, channels_last=True).run(self.yardstick.teacher))
+
+    def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        for ours, theirs in zip(outputs, wanted, strict=True):
+            if (axis := class_axis(theirs)) is not None:
+                return divergence(ours, theirs, axis)
+        squared = sum((o.float() - t.float()).square().sum() for o, t in zip(outputs, wanted, strict=True))
+        return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
+
+    def _outputs(self, batch: Batch, device: torch.device) -> list[Tensor]:
+        outputs = output_tensors(batch.to(device, channels_last=True).run(self.student))
+        if not any(output.requires_grad for output in outputs):
+            raise RecoveryError(
+                "no gradient reaches the parameters from the model's output, so the damage cannot be estimated "
+                "(a detach or no_grad in its forward?); measure it instead: estimate=False"
+            )
+        return outputs
+
+    def _dense(self, name: str, centroids: int) -> Tensor:
+        codebook = self.codebook(name, centroids)
+        if self.plan.recipe.storage.floats == "float16" and codebook.centroids.dtype == torch.float32:
+            rounded = codebook.centroids.half().float()
+            if bool(torch.isfinite(rounded).all()):
+                codebook = replace(codebook, centroids=rounded)
+        return codebook.dequantize()
+
+    @contextmanager
+    def _compressed(self, choice: Mapping[str, int]) -> Iterator[None]:
+        """Dense weights as the codebooks give them, the original ones afterwards."""
+        try:
+            for name, centroids in choice.items():
+                self.student.get_parameter(name).data.copy_(self._dense(name, centroids))
+            yield
+        finally:
+            for name in choice:
+                self.student.get_parameter(name).data.copy_(self.weights[name])
+
+    @contextmanager
+    def _differentiable(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with evaluation_mode(self.student), torch.enable_grad():
+                yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+
+
+def fit_many(
+    p: PlannedParameter, weight: Tensor, importance: Tensor | None, centroids: Sequence[int]
+) -> dict[int, Codebook]:
+    """Codebooks of one weight with several numbers of centroids.
+
+    A quantizer that has ``fit_many(weight, centroids, importance=..., axis=...) -> list of codebooks`` does it in one
+    go (kmeans: one histogram serves all); of any other one ``fit`` is called for each number.
+    """
+    options = [type(p.options).model_validate({**p.options.model_dump(), "centroids": k}) for k in centroids]
+    first = plugins.make("quantizer", p.quantizer, options[0])
+    if hasattr(first, "fit_many"):
+        many = first.fit_many(weight, centroids, importance=importance, axis=p.axis)
+    else:
+        makers = (plugins.make("quantizer", p.quantizer, option) for option in options)
+        many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
+    return dict(zip(centroids, many, strict=True))
+
+
+def _bytes(codebooks: Mapping[int, Codebook]) -> int:
+    return sum(c.codes.nbytes + c.centroids.nbytes for c in codebooks.values())
+
+
+def _decisions(outputs: Sequence[Tensor]) -> int:
+    for output in outputs:
+        if (axis := class_axis(output)) is not None:
+            return output.numel() // output.shape[axis]
+    return 0
+
+
+def _combinations(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
+    decisions), and the Gauss-Newton matrix of all outputs (summed over values).
+
+    The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
+    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
+    """
+    classes = next((o for o in outputs if class_axis(o) is not None), None)
+    if classes is None:
+        yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
+    else:
+        axis = class_axis(classes)
+        assert axis is not None
+        p = classes.detach().float().softmax(axis)
+        spread = p.sqrt() * _signs(p, generator)
+        yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
+    yield torch.stack([(o.float() * _signs(o, generator)).sum() for o in outputs]).sum()
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, torch.float32)

@@ -1,0 +1,84 @@
+"""Fit the codebooks of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax import plugins
+from lloydmax.cache import Cache, fingerprint
+from lloydmax.codebook import check_weight
+from lloydmax.data import Source
+from lloydmax.errors import FitError, RecoveryError
+from lloydmax.plan import Plan, PlannedParameter
+from lloydmax.strategy import Events, evaluating
+
+if TYPE_CHECKING:
+    from lloydmax.codebook import Codebook
+
+
+def fit(
+    model: nn.Module,
+    plan: Plan,
+    source: Source | None = None,
+    events: Events | None = None,
+    cache: Cache | None = None,
+) -> dict[str, Codebook]:
+    """Fit the codebook of every planned parameter.
+
+    Args:
+        model: the original; not changed.
+        plan: of that model.
+        source: unlabelled inputs, for importances.
+        events: where progress is reported.
+        cache: fits are looked up in it and kept in it.
+
+    Raises:
+        FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
+    """
+    events = events or Events()
+    weights = {name: _parameter(model, name) for name in plan.parameters}
+    importances = _importances(model, plan, source, events)
+    fitted: dict[str, Codebook] = {}
+    with events.stage("fit", total=len(plan.parameters)):
+        for index, p in enumerate(plan.parameters.values(), start=1):
+            try:
+                fitted[p.name] = _fitted(p, weights[p.name], importances.get(p.name), cache)
+            except FitError as error:
+                raise FitError(f"{p.name}: {error}") from None
+            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
+    return fitted
+
+
+def _importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
+    importances: dict[str, Tensor] = {}
+    for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
+        if source is None:
+            raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
+        names = [p.name for p in plan.parameters.values() if p.importance == kind]
+        with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
+            importances |= plugins.make("importance", kind, {}).measure(model, names, source)
+    return importances
+
+
+def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
+    def make() -> Codebook:
+        check_weight(weight, importance)
+        found: Codebook = plugins.make("quantizer", p.quantizer, p.options).fit(
+            weight, importance=importance, axis=p.axis
+        )
+        return found
+
+    if cache is None:
+        return make()
+    tensors = [weight] if importance is None else [weight, importance]
+    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
+    found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
+    return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    return model.get_parameter(name).detach()

@@ -1,0 +1,174 @@
+"""The budget search: the centroids of every layer with the least damage that a budget allows, without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from lloydmax import plugins
+from lloydmax.budget import Budget, Search
+from lloydmax.cache import Cache
+from lloydmax.errors import RecipeError
+from lloydmax.outputs import Agreement
+from lloydmax.recipe import Recipe
+from lloydmax.searching import Searcher, Trial, resolved_recipe
+from lloydmax.strategy import SearchMethod
+from lloydmax.sweep import Sweep, Units
+from lloydmax.sweeping import Settings, opened, swept
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What :func:`search` gives back; ``print(result)`` is two tables.
+
+    Attributes:
+        recipe: the answer: the recipe with one rule for everything that gets the same centroids, ready to
+            :func:`lloydmax.compress` with or :meth:`lloydmax.Recipe.save`.
+        method: name of the search method.
+        budget: that was kept.
+        found: the choice, predicted and measured.
+        uniform: the same number of centroids for all, the largest that keeps the budget, where there is one.
+        sweep: that the choice was made from.
+        tried: how many choices were measured on the whole model.
+    """
+
+    recipe: Recipe
+    method: str
+    budget: Budget
+    found: Trial
+    uniform: Trial | None
+    sweep: Sweep
+    tried: int
+
+    @property
+    def predicted(self) -> float:
+        """Damage that the additive model predicted."""
+        return self.found.predicted
+
+    @property
+    def measured(self) -> Agreement:
+        """The whole compressed model against the teacher, before recovery."""
+        return self.found.measured
+
+    @property
+    def budget_text(self) -> str:
+        """The budget in words."""
+        name, value = self.budget.given
+        return f"{name} {value}"
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One plain dict for each unit."""
+        for unit in self.sweep.units():
+            option = unit.option(self.found.choice[unit.name])
+            yield {"unit": unit.name, "weights": unit.weights, **asdict(option)}
+
+    def compared(self) -> Iterator[tuple[str, Trial]]:
+        """The choice, and the uniform one."""
+        yield "searched", self.found
+        if self.uniform is not None:
+            yield f"uniform {max(self.uniform.choice.values())}", self.uniform
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "method": self.method,
+            "budget": dict([self.budget.given]),
+            "found": asdict(self.found),
+            "uniform": self.uniform and asdict(self.uniform),
+            "tried": self.tried,
+            "units": list(self.rows()),
+            "recipe": self.recipe.data(),
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the result as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        from lloydmax.tables import render
+        from lloydmax.tables_search import search_tables
+
+        return render(*search_tables(self))
+
+
+def search(
+    model: nn.Module,
+    recipe: Any,
+    data: Any,
+    budget: Mapping[str, float] | Budget | None = None,
+    method: str | None = None,
+    *,
+    centroids: Sequence[int] | None = None,
+    samples: int | None = None,
+    units: Units = "parameters",
+    estimate: bool = True,
+    corrections: int = 4,
+    seed: int | None = None,
+    workdir: str | Path | None = None,
+    cache: Cache | None = None,
+    progress: bool = False,
+    example_inputs: Any = None,
+    listeners: Sequence[object] = (),
+) -> SearchResult:
+    """Choose the centroids of every layer: the least damage under a budget, or the smallest file that agrees enough.
+
+    A sweep predicts what every choice does alone; the search method chooses as if damages added up; then the whole
+    compressed model is measured, and corrected: its own gradient tells what every change of one unit would do now,
+    the method chooses again, and what measures better is kept. The result is never worse, on the samples that
+    counted, than the same number of centroids for all within the same budget.
+
+    Args:
+        model: the teacher; never modified.
+        recipe: anything that :meth:`Recipe.load` takes; see :func:`lloydmax.sweep` for what is tried.
+        data: unlabelled inputs, see :func:`lloydmax.compress`.
+        budget: ``{"reduction": 0.9}`` of the real file, ``{"bits": 3}`` for an average quantized weight (codebooks
+            counted), ``{"bytes": 1_000_000}`` of the file, or ``{"agreement": 0.99}`` before recovery; ``None``: that
+            of the recipe's ``search`` section.
+        method: a registered search method; ``None``: the section's (default ``lagrangian``).
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, listeners: see
+            :func:`lloydmax.sweep`.
+        corrections: how often at most the choice is corrected.
+
+    Raises:
+        BudgetError: nothing that may be chosen keeps the budget. RecipeError: no budget, or an invalid one, and as
+            for :func:`lloydmax.sweep`.
+    """
+    recipe = Recipe.load(recipe)
+    section = recipe.search or Search()
+    wanted = _budget(budget, section, recipe)
+    name = method or section.method
+    chooser: SearchMethod = plugins.make(
+        "search method", name, section.options if name == section.method else {}, RecipeError
+    )
+    settings = Settings(
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+    )
+    with opened(model, recipe, data, settings) as trials:
+        sweep, projected = swept(trials)
+        run = Searcher(trials, sweep.units(), projected, chooser, corrections)
+        found, uniform = run.agreeing(wanted.agreement) if wanted.agreement else run.within(wanted)
+        tried = len(run.trials)
+        answer = resolved_recipe(recipe, trials.plan, trials.choices(found.choice))
+    return SearchResult(answer, name, wanted, found, uniform, sweep, tried)
+
+
+def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe: Recipe) -> Budget:
+    if budget is None:
+        if section.budget is None:
+            raise RecipeError(
+                f"{recipe.at('search', 'budget')}: a search needs a budget: one of reduction, bits, agreement, bytes, "
+                "such as {bits: 3}"
+            )
+        return section.budget
+    try:
+        return Budget.model_validate(budget)
+    except ValidationError as failure:
+        raise RecipeError(
+            "budget: " + "; ".join(plugins.problem(error, Budget) for error in failure.errors())
+        ) from None

@@ -1,0 +1,257 @@
+"""How a search is done: choose, measure the whole model, correct, choose again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lloydmax import checkpoint
+from lloydmax.allocation import BudgetError, Choice, Unit, total_bytes, total_damage
+from lloydmax.budget import Budget
+from lloydmax.damage import Floats
+from lloydmax.outputs import Agreement
+from lloydmax.plan import Plan
+from lloydmax.recipe import Recipe
+from lloydmax.strategy import SearchMethod
+from lloydmax.sweeping import Trials
+
+_PRECISION = 500
+_REACH = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of centroids for the whole model.
+
+    Attributes:
+        choice: unit -> centroids.
+        predicted: damage, the sum of what the units do alone.
+        measured: the whole compressed model against the teacher, before recovery.
+        file_bytes: predicted size of the file, exact but for entropy-coded codes.
+        reduction: share of the original bytes that the file saves.
+        bits: of an average quantized weight, codebooks counted.
+    """
+
+    choice: dict[str, int]
+    predicted: float
+    measured: Agreement
+    file_bytes: int
+    reduction: float
+    bits: float
+
+    @property
+    def damage(self) -> float:
+        """The measured KL divergence in nats; without classes, the mean squared difference of the outputs."""
+        return self.measured.mse if self.measured.kl is None else self.measured.kl
+
+
+def resolved_recipe(recipe: Recipe, plan: Plan, choice: Mapping[str, int]) -> Recipe:
+    """The recipe with explicit rules in place of its own: one for all parameters that get the same.
+
+    Args:
+        recipe: the rest is kept, but for the ``search`` section.
+        plan: what is compressed, with any numbers of centroids.
+        choice: centroids of every planned parameter.
+    """
+    rules: dict[str, dict[str, Any]] = {}
+    for p in plan.parameters.values():
+        layer, _, leaf = p.name.rpartition(".")
+        written = copy.deepcopy(plan.recipe.data()["quantize"][p.rule])
+        rule = {key: value for key, value in written.items() if key not in ("layers", "types", "except", "parameter")}
+        if "centroids" in type(p.options).model_fields:
+            rule["centroids"] = choice[p.name]
+        rule |= {} if leaf == "weight" else {"parameter": leaf}
+        rules.setdefault(json.dumps(rule, sort_keys=True), {"layers": [], **rule})["layers"].append(layer)
+    data = copy.deepcopy(recipe.data())
+    data.pop("search", None)
+    return Recipe.load(data | {"quantize": list(rules.values())})
+
+
+class Searcher:
+    """The choices measured so far, and the two kinds of search."""
+
+    def __init__(
+        self, trials: Trials, units: list[Unit], projected: Floats | None, method: SearchMethod, corrections: int
+    ) -> None:
+        self.setup, self.units, self.projected, self.method = trials, units, projected, method
+        self.corrections = corrections
+        self.weights = sum(unit.weights for unit in units)
+        self.trials: dict[str, Trial] = {}
+
+    def within(self, budget: Budget) -> tuple[Trial, Trial | None]:
+        """The least damage under a budget of bytes, bits or reduction; and the uniform choice."""
+        room = self._room(budget)
+        choice = self._choose(self.units, room, budget)
+        best = self._measured(choice)
+        uniform = self._uniform(lambda choice: self._keeps(choice, budget))
+        if uniform is not None and uniform.damage < best.damage:
+            best = uniform
+        reach = _REACH
+        for _ in range(self.corrections):
+            try:
+                trial = self._measured(self._choose(self._corrected(best, reach), room, budget))
+            except BudgetError:
+                break
+            if trial.damage < best.damage:
+                best = trial
+            elif reach > 1:
+                reach -= 1
+            else:
+                break
+        return best, uniform
+
+    def agreeing(self, target: float) -> tuple[Trial, Trial | None]:
+        """The smallest file found whose measured agreement is at least ``target``; and the uniform choice."""
+        low, high = (sum(end(o.bytes for o in unit.options) for unit in self.units) for end in (min, max))
+        best = self._measured(self.method.choose(self.units, high))
+        if best.measured.top1 is None:
+            raise BudgetError("an agreement needs outputs with classes, which this model has not: give another budget")
+        if not self._agrees(best, target):
+            raise BudgetError(
+                f"no choice reaches an agreement of {target}: with the most centroids allowed it is "
+                f"{best.measured.top1:.4f} before recovery; allow more centroids or lower the budget"
+            )
+        while high - low > max(1, high // _PRECISION):
+            middle = (low + high) // 2
+            trial = self._measured(self.method.choose(self.units, middle))
+            if self._agrees(trial, target):
+                best, high = trial, middle
+            else:
+                low = middle
+        for k in self._numbers():
+            uniform = self._measured({unit.name: _nearest(unit, k) for unit in self.units})
+            if self._agrees(uniform, target):
+                best = min(best, uniform, key=lambda trial: trial.file_bytes)
+                break
+        for _ in range(self.corrections):
+            try:
+                room = total_bytes(self.units, best.choice) * (_PRECISION - 10) // _PRECISION
+                trial = self._measured(self.method.choose(self._corrected(best, _REACH), room))
+            except BudgetError:
+                break
+            if not self._agrees(trial, target):
+                break
+            best = trial
+        return best, uniform
+
+    @staticmethod
+    def _agrees(trial: Trial, target: float) -> bool:
+        return trial.measured.top1 is not None and trial.measured.top1 >= target
+
+    def _room(self, budget: Budget) -> int:
+        """Bytes that codes and codebooks may take."""
+        name, value = budget.given
+        assert value is not None
+        if name == "bits":
+            return int(value * self.weights / 8)
+        limit = self._limit(budget)
+        least = {unit.name: min(unit.options, key=lambda o: o.bytes).centroids for unit in self.units}
+        smallest = self._file_bytes(least)
+        if smallest > limit:
+            original = self.setup.plan.original_bytes
+            raise BudgetError(
+                f"the budget {name} {value} allows a file of {limit:,} bytes; the smallest that can be chosen has "
+                f"{smallest:,} ({1 - smallest / original:.2%} smaller than the original): quantize more of the model, "
+                "allow fewer centroids, or relax the budget"
+            )
+        return limit - (smallest - total_bytes(self.units, least))
+
+    def _limit(self, budget: Budget) -> int:
+        if budget.bytes is not None:
+            return budget.bytes
+        assert budget.reduction is not None
+        return math.floor((1 - budget.reduction) * self.setup.plan.original_bytes)
+
+    def _keeps(self, choice: Choice, budget: Budget) -> bool:
+        if budget.bits is not None:
+            return total_bytes(self.units, choice) * 8 <= budget.bits * self.weights
+        return self._file_bytes(choice) <= self._limit(budget)
+
+    def _choose(self, units: Sequence[Unit], room: int, budget: Budget) -> dict[str, int]:
+        """The method's choice; with less room where the recipe in the file's header takes the budget over its limit."""
+        while True:
+            choice = self.method.choose(units, room)
+            if self._keeps(choice, budget):
+                return choice
+            over = 1 if budget.bits is not None else self._file_bytes(choice) - self._limit(budget)
+            room = min(room, total_bytes(units, choice)) - max(1, over)
+
+    def _corrected(self, trial: Trial, reach: int) -> list[Unit]:
+        """The units with the damage that a change would add to a measured choice.
+
+        Up to second order it is ``g^T d + d^T F d / 2``: ``d`` the change of the weights, ``g`` the gradient of the
+        measured damage, ``F`` as in :mod:`lloydmax.damage`. Where that was not estimated, the errors before and after
+        count as independent. Only options up to ``reach`` steps from the chosen ones are kept.
+        """
+        setup, bench = self.setup, self.setup.bench
+        options = [(name, k) for name, ks in bench.tried.items() for k in ks]
+        slope = dict(zip(options, bench.slopes(setup.choices(trial.choice), options), strict=True))
+        column = {pair: n for n, pair in enumerate(setup.pairs())}
+        found = []
+        for unit in self.units:
+            here = unit.option(trial.choice[unit.name])
+            at, near = unit.options.index(here), []
+            for option in unit.options[max(0, at - reach) : at + reach + 1]:
+                damage = sum(slope[pair] for pair in setup.choice(unit.name, option.centroids).items())
+                if self.projected is not None:
+                    to, origin = (self.projected[:, column[unit.name, o.centroids]] for o in (option, here))
+                    damage += float(np.square(to - origin).sum())
+                elif option is not here:
+                    damage += option.damage + here.damage
+                near.append(replace(option, damage=damage))
+            found.append(replace(unit, options=tuple(near)))
+        return found
+
+    def _uniform(self, keeps: Callable[[Choice], bool]) -> Trial | None:
+        """The largest number of centroids that is the same for all and keeps the budget."""
+        for k in reversed(self._numbers()):
+            choice = {unit.name: _nearest(unit, k) for unit in self.units}
+            if keeps(choice):
+                return self._measured(choice)
+        return None
+
+    def _numbers(self) -> list[int]:
+        """Numbers of centroids of the largest unit that has a choice."""
+        free = [unit for unit in self.units if len(unit.options) > 1] or self.units
+        return [option.centroids for option in max(free, key=lambda unit: unit.weights).options]
+
+    def _file_bytes(self, choice: Choice) -> int:
+        """Size of the file of the recipe that this choice gives."""
+        setup, centroids = self.setup, self.setup.choices(choice)
+        planned = {name: replace(p, centroids=centroids[name]) for name, p in setup.plan.parameters.items()}
+        storage = setup.recipe.storage
+        streams = {p.name: setup.stream(p) for p in planned.values()} if storage.codes == "entropy" else {}
+        answer = resolved_recipe(setup.recipe, setup.plan, centroids)
+        stored = {
+            name: checkpoint.Parameter(
+                p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis, even=p.even
+            )
+            for name, p in planned.items()
+        }
+        return checkpoint.predicted_size(setup.bench.original, stored, answer.data(), storage, streams)
+
+    def _measured(self, choice: Choice) -> Trial:
+        key = json.dumps(sorted(choice.items()))
+        if key not in self.trials:
+            size = self._file_bytes(choice)
+            self.trials[key] = Trial(
+                dict(choice),
+                total_damage(self.units, choice),
+                self.setup.bench.measure(self.setup.choices(choice)),
+                size,
+                1 - size / self.setup.plan.original_bytes,
+                total_bytes(self.units, choice) * 8 / self.weights,
+            )
+        return self.trials[key]
+
+
+def _nearest(unit: Unit, centroids: int) -> int:
+    """The largest of a unit's options up to ``centroids``, else its smallest."""
+    fitting = [o.centroids for o in unit.options if o.centroids <= centroids]
+    return fitting[-1] if fitting else unit.options[0].centroids

@@ -1,0 +1,285 @@
+"""How a sweep is done: what is tried, the estimate of everything, the few measurements that check it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lloydmax import packing
+from lloydmax.budget import Search
+from lloydmax.cache import Cache, fingerprint, model_fingerprint
+from lloydmax.codebook import code_bits
+from lloydmax.damage import Bench, Floats
+from lloydmax.errors import RecipeError, RecoveryError
+from lloydmax.folding import fold_batch_norms
+from lloydmax.journal import Journal
+from lloydmax.outputs import Agreement
+from lloydmax.plan import Plan, PlannedParameter, most_centroids, plan_as_is
+from lloydmax.plan import plan as make_plan
+from lloydmax.recipe import Recipe
+from lloydmax.recovery import folder, open_source, recover, recovery_steps
+from lloydmax.strategy import Events, Recovery, seeded
+from lloydmax.sweep import Row, Sweep, Units
+
+_MEASURED_OF = 32
+_FEWEST = 3
+_WORTH = 1e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of :func:`lloydmax.sweep` that :func:`lloydmax.search` has, too."""
+
+    centroids: Sequence[int] | None = None
+    samples: int | None = None
+    units: Units = "parameters"
+    estimate: bool = True
+    seed: int | None = None
+    workdir: str | Path | None = None
+    cache: Cache | None = None
+    progress: bool = False
+    example_inputs: Any = None
+    listeners: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What there is to try, and the bench to try it on.
+
+    Attributes:
+        recipe: as given.
+        plan: with any numbers of centroids.
+        bench: where codebooks are tried.
+        units: the parameters of each unit.
+        options: of each unit, ascending numbers of centroids.
+        estimate: whether to estimate.
+        started: when, by ``time.perf_counter``.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    bench: Bench
+    units: dict[str, tuple[str, ...]]
+    options: dict[str, list[int]]
+    estimate: bool
+    started: float
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """Every unit with each of its numbers of centroids."""
+        return [(unit, k) for unit, ks in self.options.items() for k in ks]
+
+    def choice(self, unit: str, centroids: int) -> dict[str, int]:
+        """Centroids of each parameter of a unit; those with fewer distinct values get fewer."""
+        return {name: min(centroids, max(self.bench.tried[name])) for name in self.units[unit]}
+
+    def choices(self, chosen: Mapping[str, int]) -> dict[str, int]:
+        """Centroids of every parameter for centroids of every unit."""
+        return {name: k for unit, centroids in chosen.items() for name, k in self.choice(unit, centroids).items()}
+
+    def bytes(self, choice: Mapping[str, int]) -> int:
+        """Codes and codebooks of these parameters as stored."""
+        planned = [replace(self.plan.parameters[name], centroids=k) for name, k in choice.items()]
+        return sum(self.stream(p) + p.codebook_values * self.recipe.storage.float_bytes for p in planned)
+
+    def stream(self, p: PlannedParameter) -> int:
+        """Bytes of the codes of one parameter as stored."""
+        if self.recipe.storage.codes == "packed":
+            return p.code_bytes
+        codebook = self.bench.codebook(p.name, p.centroids)
+        return min(p.code_bytes, len(packing.entropy_encode(codebook.codes, codebook.bits)))
+
+
+@contextmanager
+def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iterator[Trials]:
+    """Read and check everything; see :func:`lloydmax.sweep` for the arguments and errors."""
+    recipe = Recipe.load(recipe)
+    section = recipe.search or Search()
+    samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
+    started, place, listeners = time.perf_counter(), folder(settings.workdir), settings.listeners
+    lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
+    plan = make_plan(model, single, settings.example_inputs)
+    with ExitStack() as stack:
+        if settings.progress:
+            from lloydmax.progress import ProgressBars
+
+            listeners = (*listeners, stack.enter_context(ProgressBars()))
+        stack.enter_context(seeded(seed, model))
+        events = Events(listeners)
+        source = open_source(data, model, place, seed, settings.cache)
+        if source is None:
+            raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
+        recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events)
+        original, plan = _original(recovery, single, plan, settings.example_inputs)
+        tried = {p.name: _numbers(p, original, lists[p.rule]) for p in plan.parameters.values()}
+        units = _units(plan, single, settings.units)
+        options = {
+            unit: sorted(
+                {min(k, max(tried[n][-1] for n in names)) for n in names for k in lists[_rule(plan, n)] or tried[n]}
+            )
+            for unit, names in units.items()
+        }
+        _, first = next(iter(source.batches(min(8, len(source)))))
+        identity = (
+            model_fingerprint(model).hex(), fingerprint(first.tensors()).hex(), len(source), single.data(),
+            tried, units, samples, settings.estimate, seed,
+        )  # fmt: skip
+        journal = Journal(place, "search", identity)
+        bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache)
+        yield Trials(recipe, plan, bench, units, options, settings.estimate, started)
+
+
+def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
+    """The sweep, and the projections (see :meth:`Bench.projections`) whose squares are the damage of each pair of a
+    unit and its centroids; ``None`` where all was measured."""
+    bench, pairs = trials.bench, trials.pairs()
+    choices = [trials.choice(unit, k) for unit, k in pairs]
+    projected: Floats | None = None
+    if trials.estimate:
+        options = [(name, k) for name, ks in bench.tried.items() for k in ks]
+        column = {option: n for n, option in enumerate(options)}
+        kl, mse, power = bench.projections(options)
+        mse = _together(mse, choices, column)
+        kl = None if kl is None else _together(kl, choices, column)
+        projected = mse if kl is None else kl
+        checked = _to_check(np.square(projected).sum(0))
+    else:
+        checked, power = list(range(len(pairs))), bench.power()
+    found: dict[int, Agreement] = {}
+    with bench.events.stage("sweep", total=len(checked)):
+        for done, number in enumerate(checked, start=1):
+            found[number] = bench.measure(choices[number])
+            bench.events.step("sweep", done, len(checked), {})
+    rows = []
+    law = _agreement_law(found.values())
+    for number, ((unit, k), choice) in enumerate(zip(pairs, choices, strict=True)):
+        numbers = [trials.plan.parameters[name].number for name in choice]
+        if (measured := found.get(number)) is not None:
+            divergence = None if measured.kl is None else max(measured.kl, 0.0)  # rounding may leave -1e-8
+            agreement, noise = measured.top1, measured.mse
+        else:
+            divergence = None if kl is None else float(np.square(kl[:, number]).sum())
+            agreement = None if divergence is None else law(divergence)
+            noise = float(np.square(mse[:, number]).sum())
+        rows.append(
+            Row(
+                unit,
+                numbers[0] if len(numbers) == 1 else None,
+                sum(trials.plan.parameters[name].weights for name in choice),
+                k,
+                code_bits(k),
+                trials.bytes(choice),
+                divergence,
+                agreement,
+                10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf,
+                measured is not None,
+            )
+        )
+    sweep = Sweep(
+        trials.plan.model, trials.recipe.name, rows, bench.source.describe(), len(bench.yardstick.order),
+        bench.passes, time.perf_counter() - trials.started, trials.units,
+    )  # fmt: skip
+    return sweep, projected
+
+
+def _together(projected: Floats, choices: Sequence[Mapping[str, int]], column: Mapping[tuple[str, int], int]) -> Floats:
+    """Projections of the parameters of each unit, added up."""
+    return np.stack([projected[:, [column[option] for option in choice.items()]].sum(1) for choice in choices], axis=1)
+
+
+def _to_check(noise: Floats) -> list[int]:
+    """Which options to measure: spread evenly over those with more than a trace of damage, the worst one included."""
+    worst_first = np.argsort(-noise, kind="stable")
+    count = int((noise > _WORTH * noise.max()).sum())
+    wanted = min(count, max(_FEWEST, len(noise) // _MEASURED_OF))
+    return sorted({int(worst_first[n]) for n in np.linspace(0, count - 1, wanted).round().astype(int)}) if count else []
+
+
+def _agreement_law(measured: Any) -> Any:
+    """Agreement for a divergence, ``1 - c KL^b``, fitted to what was measured (``b`` is near 1/2: a decision flips
+    where the move of the outputs, which grows with the root of the divergence, exceeds the margin)."""
+    points = [(math.log(m.kl), math.log(1 - m.top1)) for m in measured if m.kl and m.top1 is not None and m.top1 < 1]
+    if not points:
+        return lambda kl: 1.0
+    x, y = np.array(points).T
+    b = 0.5
+    if len(points) >= _FEWEST and np.ptp(x) > 1:
+        b = float(np.clip(np.polyfit(x, y, 1)[0], 0.3, 1.0))
+    a = float((y - b * x).mean())
+    return lambda kl: 1 - min(1.0, math.exp(a + b * math.log(kl))) if kl > 0 else 1.0
+
+
+def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int] | None], Recipe]:
+    """The centroids to try for each rule (``None``: only its own), and the recipe with one value for each."""
+    for where in recipe.choices():
+        if where[0] != "quantize" or where[2] != "centroids":
+            raise RecipeError(f"{recipe.at(*where)}: a search chooses centroids only; write one value here")
+    listed = any(isinstance(rule.options.get("centroids"), list) for rule in recipe.quantize)
+    data = copy.deepcopy(recipe.data())
+    data.pop("search", None)
+    found: list[list[int] | None] = []
+    for rule, entry in zip(recipe.quantize, data["quantize"], strict=True):
+        own = rule.options.get("centroids")
+        tried = None
+        if _chooses(rule.quantizer) and not (listed and isinstance(own, int)):
+            tried = sorted({*(own if isinstance(own, list) else numbers)})
+            entry["centroids"] = tried
+        found.append(tried)
+    Recipe.load(data)
+    for entry, tried in zip(data["quantize"], found, strict=True):
+        if tried is not None:
+            entry["centroids"] = tried[-1]
+    return found, Recipe.load(data)
+
+
+def _chooses(quantizer: str) -> bool:
+    from lloydmax import plugins
+    from lloydmax.recipe import KEEP
+
+    return quantizer != KEEP and "centroids" in plugins.find("quantizer", quantizer, RecipeError).options.model_fields
+
+
+def _original(recovery: Recovery, recipe: Recipe, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:
+    """The model whose weights get the codebooks: after the steps that come before the fit."""
+    early = [step for step in recovery_steps(recipe) if getattr(step[1], "before_fit", False)]
+    if not early and recipe.activations is None:
+        return recovery.teacher, plan
+    list(recover(recovery, early))
+    if recipe.activations is not None:
+        fold_batch_norms(recovery.student)
+    return recovery.student, plan_as_is(recovery.student, recipe, example_inputs, like=plan)
+
+
+def _numbers(p: PlannedParameter, model: nn.Module, tried: list[int] | None) -> list[int]:
+    """The numbers of centroids to fit, none above the number of distinct values."""
+    if tried is None:
+        return [p.centroids]
+    most = most_centroids(model.get_parameter(p.name).detach(), tried[-1], p.granularity, p.axis)
+    return sorted({min(k, most) for k in tried})
+
+
+def _rule(plan: Plan, name: str) -> int:
+    return plan.parameters[name].rule
+
+
+def _units(plan: Plan, recipe: Recipe, units: Units) -> dict[str, tuple[str, ...]]:
+    """The parameters of each unit, in forward order."""
+    if units == "parameters":
+        return {name: (name,) for name in plan.parameters}
+    if units != "rules":
+        raise RecipeError(f"units must be 'parameters' or 'rules', got {units!r}")
+    found: dict[int, list[str]] = {}
+    for p in plan.parameters.values():
+        found.setdefault(p.rule, []).append(p.name)
+    return {
+        f"quantize[{rule + 1}]: {', '.join(recipe.quantize[rule].selectors)}": tuple(names)
+        for rule, names in found.items()
+    }

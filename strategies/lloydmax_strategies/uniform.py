@@ -1,0 +1,131 @@
+"""Uniform grids: the quantizer ``uniform``, a codebook whose centroids are evenly spaced and include zero."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+import torch
+from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.hookspecs import hookimpl
+from torch import Tensor
+
+_COARSE = [round(1 - 0.05 * step, 2) for step in range(20)]
+_FINE = [round(0.01 * step, 2) for step in range(-4, 5) if step]
+
+
+class Uniform:
+    """Centroids ``scale * (i - zero_point)``, as affine integer quantization has them (Jacob et al. 2018, eq. 1)."""
+
+    even = True
+
+    class Options(pydantic.BaseModel):
+        """Options of the quantizer ``uniform``.
+
+        Attributes:
+            bits: of one integer.
+            scheme: ``symmetric``: ``2**bits - 1`` levels around zero; ``asymmetric``: ``2**bits`` levels from the
+                least to the largest weight, zero among them.
+            granularity: what shares a scale: ``tensor``, ``channel`` or ``group:N``.
+            threshold: ``max``: the range holds every weight; ``mse``: it is narrowed to the least squared error.
+        """
+
+        model_config = pydantic.ConfigDict(extra="forbid")
+
+        bits: int = pydantic.Field(8, ge=2, le=8)
+        scheme: Literal["symmetric", "asymmetric"] = "symmetric"
+        granularity: str = "tensor"
+        threshold: Literal["max", "mse"] = "max"
+
+        @pydantic.field_validator("granularity")
+        @classmethod
+        def _known(cls, value: str) -> str:
+            channels_per_codebook(value)
+            return value
+
+        @property
+        def centroids(self) -> int:
+            """Number of levels."""
+            return 2**self.bits - (self.scheme == "symmetric")
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def fit(self, weight: Tensor, *, importance: Tensor | None = None, axis: int = 0) -> Codebook:
+        """The grid and the nearest level of every weight.
+
+        Args:
+            weight: finite floating-point values, any shape and device, not empty.
+            importance: optional non-negative weight of each squared error, same shape; only ``threshold: mse``
+                looks at it.
+            axis: axis of the output channels, for the granularities ``channel`` and ``group:N``.
+
+        Returns:
+            A codebook on the device of ``weight``, with all levels whether used or not: ``(levels,)`` or
+            ``(codebooks, levels)`` centroids in its dtype, and codes uint8.
+        """
+        granularity = self.options.granularity if weight.dim() else "tensor"
+        channels = channels_per_codebook(granularity)
+        weight = weight.detach()
+        moved = weight.movedim(axis, 0) if channels is not None else weight.reshape(1, -1)
+        rows = moved.reshape(len(moved), -1).float()
+        owner = torch.arange(len(rows), device=rows.device) // (channels or 1)
+        low, high = (_by_group(end(rows, 1), owner, how) for end, how in ((torch.amin, "amin"), (torch.amax, "amax")))
+        if self.options.threshold == "mse":
+            mass = None
+            if importance is not None:
+                given = importance.detach().to(rows.device, torch.float32)
+                mass = (given.movedim(axis, 0) if channels is not None else given).reshape(rows.shape)
+            ratio = self._best_ratio(rows, mass, owner, low, high)
+            low, high = low * ratio, high * ratio
+        scale, zero = self._grid(low, high)
+        codes = self._codes(rows, scale[owner, None], zero[owner, None]).to(torch.uint8).view(moved.shape)
+        codes = codes.movedim(0, axis).contiguous() if channels is not None else codes.view(weight.shape)
+        levels = torch.arange(self.options.centroids, device=rows.device, dtype=torch.float32)
+        centroids = ((levels - zero[:, None]) * scale[:, None]).to(weight.dtype)
+        return Codebook(centroids[0] if channels is None else centroids, codes, granularity, axis)
+
+    def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, counted from the first level, for ranges ``(codebooks,)``."""
+        last = self.options.centroids - 1
+        if self.options.scheme == "symmetric":
+            scale, zero = torch.maximum(low.abs(), high.abs()) / (last // 2), torch.full_like(low, last // 2)
+        else:
+            low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+            scale, zero = (high - low) / last, torch.zeros_like(low)
+        scale = torch.where(scale > 0, scale.clamp(min=torch.finfo(torch.float32).tiny), 1.0)
+        return scale, zero if self.options.scheme == "symmetric" else (-low / scale).round().clamp(0, last)
+
+    def _codes(self, rows: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Level numbers, float32; torch's affine quantization multiplies by the inverse, and so does this."""
+        return (rows * (1.0 / scale)).round_().add_(zero).clamp_(0, self.options.centroids - 1)
+
+    def _best_ratio(self, rows: Tensor, mass: Tensor | None, owner: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """By how much to narrow each range ``(codebooks,)``: the best of a coarse grid, then of a fine one."""
+        best, least = torch.ones_like(low), torch.full_like(low, torch.inf)
+        for fine in (False, True):
+            centre = best.clone() if fine else torch.zeros_like(best)
+            for step in _FINE if fine else _COARSE:
+                ratio = (centre + step).clamp(0.01, 1.0)
+                error = self._error(rows, mass, owner, *self._grid(low * ratio, high * ratio))
+                better = error < least
+                best, least = torch.where(better, ratio, best), torch.where(better, error, least)
+        return best
+
+    def _error(self, rows: Tensor, mass: Tensor | None, owner: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        scale, zero = scale[owner, None], zero[owner, None]
+        error = self._codes(rows, scale, zero).sub_(zero).mul_(scale).sub_(rows).square_()
+        if mass is not None:
+            error.mul_(mass)
+        return _by_group(error.sum(1, dtype=torch.float64), owner, "sum")
+
+
+def _by_group(values: Tensor, owner: Tensor, how: str) -> Tensor:
+    """One value ``(codebooks,)`` from one a channel."""
+    return values.new_zeros(int(owner[-1]) + 1).scatter_reduce_(0, owner, values, how, include_self=False)
+
+
+@hookimpl
+def lloydmax_quantizers() -> dict[str, type]:
+    """The quantizer of this module."""
+    return {"uniform": Uniform}
