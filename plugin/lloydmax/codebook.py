@@ -236,7 +236,8 @@ def fit_codebook(
     Args:
         weight: any shape, float32, float16 or bfloat16, on any device.
         centroids: k >= 1. With k at or above the number of distinct values of a codebook the values are kept
-            exactly and ``k`` shrinks to that number; 1 gives the (weighted) mean.
+            exactly and ``k`` shrinks to that number; 1 gives the (weighted) mean. Of no meaning to a quantizer that
+            has no such option (``uniform`` has ``bits``).
         granularity: ``"tensor"``, ``"channel"`` or ``"group:N"``.
         importance: optional non-negative weight of each squared error, same shape.
         quantizer: any quantizer that an installed plugin registers.
@@ -249,9 +250,12 @@ def fit_codebook(
     Raises:
         FitError: see :func:`check_weight`, or options that the quantizer refuses.
     """
-    from lloydmax.plugins import make
+    from lloydmax.plugins import find, make
 
     check_weight(weight, importance)
-    chosen = make("quantizer", quantizer, {"centroids": centroids, "granularity": granularity, **options}, FitError)
+    given = {"centroids": centroids, "granularity": granularity, **options}
+    if "centroids" not in find("quantizer", quantizer, FitError).options.model_fields:
+        del given["centroids"]
+    chosen = make("quantizer", quantizer, given, FitError)
     codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
     return codebook

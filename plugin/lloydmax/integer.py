@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -240,7 +241,8 @@ def _graph(student: nn.Module, plan: Plan) -> torch.fx.GraphModule:
     for name, module in student.named_modules():
         if module._parameters and name not in planned:
             mapping.set_module_name(name, None)
-    apply_recipe(mapping, plan, student)
+    fitted = {name: replace(p, importance=None) for name, p in plan.parameters.items()}
+    apply_recipe(mapping, replace(plan, parameters=fitted), student)
     try:
         with _upstream():
             graph = prepare_qat_fx(student.train(), mapping, (), backend_config=backend_config())

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from lloydmax import packing
@@ -130,7 +132,7 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
         _, first = next(iter(source.batches(min(8, len(source)))))
         identity = (
             model_fingerprint(model).hex(), fingerprint(first.tensors()).hex(), len(source), single.data(),
-            tried, units, samples, settings.estimate, seed,
+            tried, units, samples, settings.estimate, seed, metadata.version("lloydmax"), torch.__version__,
         )  # fmt: skip
         journal = Journal(place, "search", identity)
         bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache)
