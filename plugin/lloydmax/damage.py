@@ -35,7 +35,7 @@ from lloydmax.strategy import Events, device_of, evaluating, evaluation_mode
 
 Floats = NDArray[np.float64]
 _BATCH = 64
-_DRAWS = 128
+_DRAWS = 64
 _PIECES, _GRADIENT_BYTES, _PARTS = 16, 1 << 30, 4
 
 

@@ -230,8 +230,8 @@ class Training:
         samples = min(self.batch_size, len(self.order))
         if self.batch_size % workers or samples < workers:
             raise RecoveryError(
-                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally by "
-                f"{workers} processes; write a multiple of {workers}"
+                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally "
+                f"by {workers} processes; write a multiple of {workers}"
             )
         if self.options.batch_norm == "train":
             warnings.warn(

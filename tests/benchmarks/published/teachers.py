@@ -73,7 +73,8 @@ def _initialized(model: VGG) -> VGG:
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     nn.init.normal_(model.classifier[-1].weight, 0, 0.01)
     return model
 
