@@ -31,6 +31,8 @@ from lloydmax.student import attach, attached, codebooks, finish
 
 AGREEMENT_SAMPLES = 1000
 _HARM = 1.1
+INT8 = "int8"
+"""Name of the stage after conversion to int8 kernels."""
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -145,14 +147,15 @@ def compress(
         recovery.student = student
         for number, figures in enumerate(recover(recovery, late), start=1):
             said.append(figures)
-            if number < len(late):
+            if number < len(late) or recipe.activations:
                 stages.append(measured_at(figures["step"], student))
         with events.stage("finish"):
             if recipe.activations:
                 student = _remembering(integer.convert(student, plan, skeleton), plan)
             else:
                 student = finished(student, plan, gradients(original))
-            stages.append(measured_at(late[-1][0] if late else "finished", student))
+            last = late[-1][0] if late else "finished"
+            stages.append(measured_at(INT8 if recipe.activations else last, student))
             sizes = checkpoint.accountings(student)
         _warn_of_harm(stages[1 + len(early) :])
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
@@ -236,10 +239,16 @@ def _warn_of_harm(stages: Sequence[Stage]) -> None:
         if before.agreement is None or after.agreement is None:
             continue
         if after.agreement.mse > _HARM * before.agreement.mse:
+            what = f"recovery step {after.name!r}"
+            advice = "leave it out or change its options; for data of another domain renormalize has 'relative: true'"
+            if after.name == INT8:
+                what, advice = (
+                    "conversion to int8",
+                    "the kernels of this machine compute something else than was trained",
+                )
             warnings.warn(
-                f"recovery step {after.name!r} moved the outputs away from the original's on this data (mean squared "
-                f"difference {before.agreement.mse:.3g} -> {after.agreement.mse:.3g}): leave it out or change its "
-                "options; for data of another domain renormalize has 'relative: true'",
+                f"{what} moved the outputs away from the original's on this data (mean squared difference "
+                f"{before.agreement.mse:.3g} -> {after.agreement.mse:.3g}): {advice}",
                 stacklevel=3,
             )
 

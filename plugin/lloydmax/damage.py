@@ -27,7 +27,7 @@ from lloydmax.cache import Cache, fingerprint
 from lloydmax.codebook import Codebook, check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
-from lloydmax.fit import _importances as importances
+from lloydmax.fit import importances
 from lloydmax.journal import Journal
 from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, output_tensors
 from lloydmax.plan import Plan, PlannedParameter

@@ -41,27 +41,32 @@ def fit(
     """
     events = events or Events()
     weights = {name: _parameter(model, name) for name in plan.parameters}
-    importances = _importances(model, plan, source, events)
+    weighted = importances(model, plan, source, events)
     fitted: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(plan.parameters.values(), start=1):
             try:
-                fitted[p.name] = _fitted(p, weights[p.name], importances.get(p.name), cache)
+                fitted[p.name] = _fitted(p, weights[p.name], weighted.get(p.name), cache)
             except FitError as error:
                 raise FitError(f"{p.name}: {error}") from None
             events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
     return fitted
 
 
-def _importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
-    importances: dict[str, Tensor] = {}
+def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
+    """The importance of every weight of the parameters whose rules name one, by parameter name.
+
+    Raises:
+        RecoveryError: there is no data to measure it on.
+    """
+    found: dict[str, Tensor] = {}
     for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
         if source is None:
             raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
         with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
-            importances |= plugins.make("importance", kind, {}).measure(model, names, source)
-    return importances
+            found |= plugins.make("importance", kind, {}).measure(model, names, source)
+    return found
 
 
 def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import DataError
+
+_turn = threading.RLock()
 
 
 def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
@@ -39,8 +42,13 @@ def split(source: Sized, held_out: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def undisturbed(seed: int | None = None, *generators: Generator | None) -> Iterator[None]:
     """Run other people's code on global generators (seeded, if asked) that are put back afterwards.
 
-    ``generators`` are put back too.
+    ``generators`` are put back too. Threads take turns: there is one global state for all of them.
     """
+    with _turn:
+        yield from _undisturbed(seed, generators)
+
+
+def _undisturbed(seed: int | None, generators: tuple[Generator | None, ...]) -> Iterator[None]:
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     states = [(generator, generator.get_state()) for generator in generators if generator is not None]
     try:

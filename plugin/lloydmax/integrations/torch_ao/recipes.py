@@ -18,7 +18,12 @@ from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.torch_ao.host import QConfig, QConfigMapping, nni
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import FLOAT_ACTIVATIONS, codebook_qconfig
-from lloydmax.integrations.torch_ao.thresholds import threshold_activation, threshold_qconfig
+from lloydmax.integrations.torch_ao.thresholds import (
+    LevelsFakeQuantize,
+    is_depthwise,
+    threshold_activation,
+    threshold_qconfig,
+)
 from lloydmax.layers import LAYERS
 from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.plan import plan as make_plan
@@ -76,7 +81,10 @@ def apply_recipe(
         chosen = (
             {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
         )
-        qconfig = _uniform_qconfig(p, chosen) if p.quantizer == _UNIFORM else _codebook_qconfig(p, chosen, plan)
+        if p.quantizer == _UNIFORM:
+            qconfig = _uniform_qconfig(p, chosen, model.get_submodule(layer))
+        else:
+            qconfig = _codebook_qconfig(p, chosen, plan)
         if mapping is None:
             model.get_submodule(layer).qconfig = qconfig
         else:
@@ -97,7 +105,7 @@ def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
     )
 
 
-def _uniform_qconfig(p: PlannedParameter, activation: Any) -> Any:
+def _uniform_qconfig(p: PlannedParameter, activation: Any, layer: nn.Module) -> Any:
     if activation().dtype not in (torch.quint8, torch.qint8):
         raise IntegrationError(
             f"{p.name}: the int8 kernels need int8 activations, and nothing quantizes them here: add an "
@@ -105,6 +113,10 @@ def _uniform_qconfig(p: PlannedParameter, activation: Any) -> Any:
         )
     options: Any = p.options
     weight = threshold_qconfig(options.bits, options.scheme, p.granularity, axis=p.axis).weight
+    if options.scheme == "asymmetric" and is_depthwise(layer):
+        weight = LevelsFakeQuantize.with_args(
+            bits=options.bits, scheme=options.scheme, granularity=p.granularity, axis=p.axis
+        )
     return QConfig(activation=activation, weight=weight)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lloydmax.codebook import Codebook
 from lloydmax.errors import IntegrationError
+from lloydmax.integer import spread
 from lloydmax.integrations.torch_ao.host import FakeQuantizeBase, QConfig, QConfigMapping
 from lloydmax.thresholds import Scheme, TrainedThreshold
 
@@ -69,6 +71,11 @@ class ThresholdFakeQuantize(TrainedThreshold, FakeQuantizeBase):
                 "the onednn kernels take symmetric weights only: use scheme='symmetric', or "
                 "torch.backends.quantized.engine = 'x86'"
             )
+        if engine in ("x86", "fbgemm") and is_depthwise(layer) and bool(self.calculate_qparams()[1].any()):
+            raise IntegrationError(
+                f"the depthwise int8 kernels of {engine} compute asymmetric weights wrongly: use scheme='symmetric' "
+                "for depthwise convolutions, or a recipe, in which such layers run from their levels in float"
+            )
         transposed = getattr(layer, "transposed", False) and layer.in_channels != layer.out_channels
         if transposed and engine in ("x86", "onednn"):
             raise IntegrationError(
@@ -85,6 +92,43 @@ class ThresholdFakeQuantize(TrainedThreshold, FakeQuantizeBase):
             )
 
 
+class LevelsFakeQuantize(ThresholdFakeQuantize):
+    """A weight with trained thresholds whose layer becomes a codebook layer: for what the int8 kernels get wrong."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dtype, self.qscheme = torch.uint8, torch.per_tensor_affine
+        self._codebook: Codebook | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in :class:`~lloydmax.thresholds.TrainedThreshold`; keeps the codes of the weight that is converted."""
+        if isinstance(x, nn.Parameter) and _conversion() is not None:
+            TrainedThreshold.forward(self, x)
+            self._codebook = self._levels(x.detach())
+        return TrainedThreshold.forward(self, x)
+
+    def calculate_qparams(self, **_: Any) -> tuple[Any, Any]:
+        """Scale and zero point; during conversion ``(codebook, None)``."""
+        if self._codebook is not None:
+            return self._codebook, None
+        return super().calculate_qparams()
+
+    def _levels(self, weight: Tensor) -> Codebook:
+        scale, zero = super().calculate_qparams()
+        shape = [1] * weight.dim()
+        shape[self.axis] = -1
+        integers = torch.round(weight.float() * (1 / scale).view(shape) + zero.view(shape))
+        codes = (integers.clamp(self.quant_min, self.quant_max) - self.quant_min).to(torch.uint8)
+        centroids = spread(torch.stack([scale, zero - self.quant_min], 1), self.quant_max - self.quant_min + 1)
+        centroids = centroids.to(weight.dtype)
+        return Codebook(centroids[0] if self.granularity == "tensor" else centroids, codes, self.granularity, self.axis)
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether every input channel has filters of its own."""
+    return 1 < getattr(layer, "groups", 1) == layer.in_channels
+
+
 def threshold_qconfig(
     bits: int = 8,
     scheme: Scheme = "symmetric",
@@ -99,7 +143,7 @@ def threshold_qconfig(
     Args:
         bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels.
         scheme: of the weights: ``"symmetric"`` or ``"asymmetric"``. ``onednn`` refuses asymmetric ones; ``x86`` and
-            ``fbgemm`` run them.
+            ``fbgemm`` run them, but not in depthwise convolutions, whose conversion is refused.
         granularity: of the weights: ``"tensor"`` or ``"channel"``.
         activation_bits: 2 to 8; only 8 can be converted.
         activation_scheme: ``"symmetric"`` or ``"asymmetric"``.
