@@ -102,6 +102,8 @@ def test_asymmetric_depthwise_weights_which_upstreams_kernels_get_wrong(granular
     assert simulated is not None and real is not None
     assert real.mse < 1.5 * simulated.mse
     assert lloydmax.codebooks(result.model)["2.weight"].k == 256
+    kinds = [type(result.model.graph.get_submodule(name)).__module__ for name in "024"]
+    assert ["quantized" in kind for kind in kinds] == [True, False, True]
 
 
 def test_recovery_trains_thresholds_and_what_the_recipe_leaves_trainable(net: SmallNet, pictures: Tensor) -> None:
