@@ -93,6 +93,8 @@ def compress(
     if report_path is not None:
         result.report.to_json(report_path)
     _show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
+    if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
+        sys.exit(1)
 
 
 @main.command()

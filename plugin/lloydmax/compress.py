@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.recovery import folder, needs_data, open_source, recover, recovery_steps
 from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.strategy import Events, Recovery, device_of, evaluating, seeded
+from lloydmax.resume import Progress, identity
+from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluating, seeded
 from lloydmax.student import attach, attached, codebooks, finish
 
 AGREEMENT_SAMPLES = 1000
@@ -81,14 +83,16 @@ def compress(
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
-        workdir: folder for large temporary files; ``None``: the system's.
+        workdir: folder for large temporary files, and for the state of the recovery: after a kill the same call
+            goes on from there and ends in the same bytes. ``None``: the system's, and no state is kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
 
     Returns:
-        A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine.
+        A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine. Ctrl-C in a
+        recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
         RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
@@ -145,10 +149,19 @@ def compress(
         with events.stage("measure"):
             stages.append(measured_at("compressed", student))
         recovery.student = student
-        for number, figures in enumerate(recover(recovery, late), start=1):
-            said.append(figures)
+        kept = Progress(
+            workdir, [] if workdir is None else [recipe.data(), seed, *identity(model, (source, reference))]
+        )
+        for number, step in enumerate(late, start=1):
+            recovery.part = kept.part(number)
+            try:
+                said.append(kept.step(number, student, partial(_one, recovery, step)))
+            except KeyboardInterrupt:
+                said.append({"step": step[0], "stopped": "interrupted"})
+                warnings.warn(_interrupted(step[0], kept), stacklevel=2)
+                break
             if number < len(late) or recipe.activations:
-                stages.append(measured_at(figures["step"], student))
+                stages.append(measured_at(step[0], student))
         with events.stage("finish"):
             if recipe.activations:
                 student = _remembering(integer.convert(student, plan, skeleton), plan)
@@ -232,6 +245,15 @@ def _set_trainable(student: nn.Module, plan: Plan) -> None:
     plain = dict(student.named_parameters())
     for name in plan.trainable:
         (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
+
+
+def _one(recovery: Recovery, step: tuple[str, RecoveryStep]) -> dict[str, Any]:
+    return next(recover(recovery, [step]))
+
+
+def _interrupted(step: str, kept: Progress) -> str:
+    said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
+    return said if kept.folder is None else f"{said}; the same call goes on from {kept.folder}"
 
 
 def _warn_of_harm(stages: Sequence[Stage]) -> None:

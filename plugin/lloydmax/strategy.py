@@ -138,6 +138,7 @@ class Recovery:
         workdir: a folder for large temporary files; ``None``: the system's.
         events: where progress is reported.
         cache: what runs over the same teacher and data share, or ``None``.
+        part: file in which a step that takes long may keep its state, to go on from after a kill, or ``None``.
     """
 
     student: nn.Module
@@ -148,6 +149,7 @@ class Recovery:
     workdir: Path | None = None
     events: Events = field(default_factory=Events)
     cache: Cache | None = None
+    part: Path | None = None
 
     def source(self, which: str = "data") -> Source:
         """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.

@@ -100,6 +100,8 @@ class AlignedTraining(Training):
         RecoveryError: no such layer; neither reference data nor a batch norm up to it; labels that cannot be had.
     """
 
+    resumable = False
+
     def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
         if distributed.size() > 1:
             raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {distributed.size()}")

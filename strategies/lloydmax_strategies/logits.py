@@ -87,8 +87,12 @@ class LogitsTraining:
         before = best = self._measure()
         kept = self.state()
         while self.done < self.total:
-            for loss in self._epoch():
-                first_loss = loss if first_loss is None else first_loss
+            try:
+                for loss in self._epoch():
+                    first_loss = loss if first_loss is None else first_loss
+            except KeyboardInterrupt:
+                self.load(kept)
+                raise
             if not math.isfinite(loss):
                 stopped = f"the loss became {loss} at step {self.done}; the best state before was restored"
                 warnings.warn(f"{self.name}: {stopped}; try a smaller lr", stacklevel=2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from dataclasses import asdict
 from functools import reduce
 from operator import add
 from typing import Any, Literal
 
 import torch
-from lloydmax import distributed
+from lloydmax import distributed, resume
 from lloydmax.data import Batch, split
 from lloydmax.errors import RecoveryError
 from lloydmax.outputs import Agreement, Yardstick
@@ -91,6 +93,9 @@ class Training:
         RecoveryError: no data, or no parameter of the student requires a gradient.
     """
 
+    resumable = True
+    """Whether all state of a run is here; a step for which it is not starts anew after a kill."""
+
     def __init__(self, name: str, options: TrainingOptions, recovery: Recovery, batch_size: int | None = None) -> None:
         self.name, self.options, self.recovery = name, options, recovery
         self.source = recovery.source()
@@ -138,23 +143,29 @@ class Training:
     def train(self) -> dict[str, Any]:
         """The loop over epochs; the best state is kept."""
         options, parts, stopped = self.options, {"loss": math.nan}, "all steps done"
-        best, waited = self._measured(), 0
-        first = best
+        earlier = self._continued()
+        first, best, waited = earlier or (self._measured(), None, 0)
+        best = best or first
         while self.done < self.total:
             self._batch_norm_mode(options.batch_norm == "train")
-            parts = self._epoch()
-            self._batch_norm_mode(False)
+            try:
+                parts = self._epoch()
+            except KeyboardInterrupt:
+                self.state.restore()
+                raise
+            finally:
+                self._batch_norm_mode(False)
             if not _finite(parts):
                 worst = next(value for value in parts.values() if not math.isfinite(value))
                 stopped = f"the loss became {worst} at step {self.done}; the best state before was restored"
                 warnings.warn(f"{self.name}: {stopped}; try a smaller lr, or clip: 1.0", stacklevel=2)
                 break
             found = self._measured()
-            if _better(found, best):
-                best, waited = found, 0
+            better = _better(found, best)
+            best, waited = (found, 0) if better else (best, waited + 1)
+            if better:
                 self.state.keep()
-                continue
-            waited += 1
+            self._keep_part(first, best, waited)
             if options.patience is not None and waited >= options.patience:
                 stopped = f"no better held-out agreement for {waited} epochs"
                 break
@@ -248,6 +259,40 @@ class Training:
             self.recovery.events.step(self.name, done, self.total, {"agreement": found.top1})
         return found
 
+    def _keep_part(self, first: Agreement | None, best: Agreement | None, waited: int) -> None:
+        """Write all that the rest of the run depends on, after an epoch."""
+        if self.recovery.part is None or not self.resumable:
+            return
+        scores = {"first": first and asdict(first), "best": best and asdict(best), "waited": waited, "done": self.done}
+        resume.write(
+            self.recovery.part,
+            {
+                "options": self.options.model_dump_json(),
+                "scores": json.dumps(scores),
+                "live": self.state.live,
+                "kept": self.state.best,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.last_epoch,
+                "generator": self.generator.get_state(),
+                "beta": json.dumps(self.views.beta.bit_generator.state),
+            },
+        )
+
+    def _continued(self) -> tuple[Agreement | None, Agreement | None, int] | None:
+        """Go on where an earlier process was killed: ``(first, best, waited)``, or ``None`` at the beginning."""
+        part = resume.read(self.recovery.part) if self.resumable else None
+        if part is None or part["options"] != self.options.model_dump_json():
+            return None
+        self.state.load(part["live"], part["kept"])
+        self.optimizer.load_state_dict(part["optimizer"])
+        self.schedule.last_epoch = part["schedule"]
+        self.generator.set_state(part["generator"])
+        self.views.beta.bit_generator.state = json.loads(part["beta"])
+        scores = json.loads(part["scores"])
+        self.done = scores["done"]
+        first, best = (Agreement(**scores[key]) if scores[key] else None for key in ("first", "best"))
+        return first, best, scores["waited"]
+
     def _rate(self, step: int) -> float:
         warm = int(self.options.warmup * self.total)
         if step < warm:
@@ -265,18 +310,27 @@ class _State:
     """The best state of what training changes: trained parameters and batch-norm statistics."""
 
     def __init__(self, parameters: list[nn.Parameter], norms: list[_BatchNorm]) -> None:
-        self._live = [*(p.detach() for p in parameters), *(b for norm in norms for b in norm.buffers())]
+        self.live = [*(p.detach() for p in parameters), *(b for norm in norms for b in norm.buffers())]
         self.keep()
 
     def keep(self) -> None:
         """Remember the present state."""
-        self._best = [tensor.clone() for tensor in self._live]
+        self.best = [tensor.clone() for tensor in self.live]
 
     def restore(self) -> None:
         """Go back to the remembered state."""
+        self._set(self.best)
+
+    def load(self, live: list[Tensor], best: list[Tensor]) -> None:
+        """Take over a present and a remembered state."""
+        self._set(best)
+        self.keep()
+        self._set(live)
+
+    def _set(self, values: list[Tensor]) -> None:
         with torch.no_grad():
-            for tensor, best in zip(self._live, self._best, strict=True):
-                tensor.copy_(best)
+            for tensor, value in zip(self.live, values, strict=True):
+                tensor.copy_(value)
 
 
 def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:

@@ -371,7 +371,7 @@ def test_samplers_are_respected():
     assert drawn(batch_sampler=[[1, 2], [3], [9, 9]]) == [1, 2, 3, 9, 9]
     assert drawn(batch_sampler=BatchSampler(SequentialSampler(range(5)), 2, drop_last=False)) == [0, 1, 2, 3, 4]
     shuffled = DataLoader(TensorDataset(X), shuffle=True)
-    first, second, other = ([int(k) for k in unlabelled(shuffled, linear(), seed=seed)._keys] for seed in (0, 0, 1))
+    first, second, other = ([int(k) for k in unlabelled(shuffled, linear(), seed=seed).keys] for seed in (0, 0, 1))
     assert first == second != other
 
 

@@ -36,18 +36,18 @@ SCHEMES = [(scheme, granularity) for scheme in ("symmetric", "asymmetric") for g
 
 
 class Net(nn.Module):
-    """A convolution, a depthwise one, a shortcut; batch norms not folded."""
+    """A convolution, a grouped one, a shortcut; batch norms not folded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU6())
+        self.grouped = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8), nn.ReLU6())
         self.pointwise = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
         self.head = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        x = torch.relu(x + self.pointwise(self.depthwise(x)))
+        x = torch.relu(x + self.pointwise(self.grouped(x)))
         return self.head(x.mean((2, 3)))
 
 
@@ -135,7 +135,7 @@ def test_a_network_with_unfolded_batch_norms(net: nn.Module, x: Tensor, scheme: 
         wanted = fake(x)
     assert difference(wanted, net(x)) < 0.25
     converted = convert_fx(fake)
-    assert set(int8_layers(converted)) == {"stem.0", "depthwise.0", "pointwise.0", "head"}
+    assert set(int8_layers(converted)) == {"stem.0", "grouped.0", "pointwise.0", "head"}
     assert difference(converted(x), wanted) < 0.03
 
 
@@ -254,7 +254,7 @@ def test_a_prepared_state_reloads(net: nn.Module, x: Tensor) -> None:
 
 MIXED: dict[str, Any] = {
     "quantize": [
-        {"layers": ["stem.0", "depthwise.0"], "quantizer": "uniform", "bits": 4, "granularity": "channel"},
+        {"layers": ["stem.0", "grouped.0"], "quantizer": "uniform", "bits": 4, "granularity": "channel"},
         {"layers": ["pointwise.0", "head"], "centroids": 16},
     ],
     "activations": {"bits": 8, "scheme": "asymmetric"},
@@ -274,7 +274,7 @@ def test_codebook_and_int8_layers_in_one_model(net: nn.Module, x: Tensor, rest: 
     converted = convert_fx(fake, backend_config=backend_config())
     for recipe in (plan, MIXED):
         verify(converted, recipe)
-    assert set(int8_layers(converted)) == {"stem.0", "depthwise.0"}
+    assert set(int8_layers(converted)) == {"stem.0", "grouped.0"}
     assert set(lloydmax.codebooks(converted)) == {"pointwise.0.weight", "head.weight"}
     assert difference(converted(x), wanted) < 0.03
 
