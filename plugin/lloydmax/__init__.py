@@ -1,8 +1,10 @@
 """lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
 
-from lloydmax.allocation import BudgetError
 from lloydmax.cache import Cache
 from lloydmax.checkpoint import inspect, load, save, verify
+from lloydmax.choosing.allocation import BudgetError
+from lloydmax.choosing.search import SearchResult, search
+from lloydmax.choosing.sweep import Sweep, sweep
 from lloydmax.codebook import Codebook, fit_codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images
@@ -22,10 +24,8 @@ from lloydmax.plan import Plan, plan, verify_plan
 from lloydmax.recipe import Recipe
 from lloydmax.recovery import distill, renormalize, run_step
 from lloydmax.report import Report
-from lloydmax.search import SearchResult, search
 from lloydmax.strategy import StopRecovery
 from lloydmax.student import codebooks, set_cache
-from lloydmax.sweep import Sweep, sweep
 
 __all__ = [
     "BudgetError",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from lloydmax import plugins
-from lloydmax.budget import Search
+from lloydmax.choosing.budget import Search
 from lloydmax.document import Document, Where, field_name, read_document
 from lloydmax.errors import RecipeError
 

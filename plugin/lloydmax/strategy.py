@@ -19,8 +19,8 @@ from lloydmax.errors import RecoveryError
 from lloydmax.seeding import seeded as seeded
 
 if TYPE_CHECKING:
-    from lloydmax.allocation import Unit
     from lloydmax.cache import Cache
+    from lloydmax.choosing.allocation import Unit
     from lloydmax.codebook import Codebook
     from lloydmax.data import Source
 

@@ -25,13 +25,13 @@ from lloydmax.strategy import Recovery, device_of
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from lloydmax_strategies.discriminator import separability
-from lloydmax_strategies.first_stage import channel_axis, find, first_tensor, record
-from lloydmax_strategies.mimic import Mimic
-from lloydmax_strategies.pull import Adversary, StatisticsGap, check_movable
-from lloydmax_strategies.reference_labels import reference_labels
+from lloydmax_strategies.alignment.discriminator import separability
+from lloydmax_strategies.alignment.first_stage import channel_axis, find, first_tensor, record
+from lloydmax_strategies.alignment.pull import Adversary, StatisticsGap, check_movable
+from lloydmax_strategies.alignment.reference_labels import reference_labels
 from lloydmax_strategies.tap import read
-from lloydmax_strategies.training import Training, TrainingOptions
+from lloydmax_strategies.training.loop import Training, TrainingOptions
+from lloydmax_strategies.training.mimic import Mimic
 
 _PROBE_SAMPLES = 256
 _PROBE_FLOATS = 2**25
@@ -44,7 +44,7 @@ class AlignmentOptions(BaseModel):
 
     Attributes:
         layer: name of the module whose output is aligned; default: the end of the first stage, see
-            :func:`lloydmax_strategies.first_stage.first_stage`.
+            :func:`lloydmax_strategies.alignment.first_stage.first_stage`.
         adversarial: ``reversal``: one backward pass, with the discriminator's gradient reversed on its way into the
             student, for both domains; ``alternating``: the discriminator learns, then the student learns to make
             foreign features look like reference ones. Without reference data neither is used: the statistics of

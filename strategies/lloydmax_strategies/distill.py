@@ -12,7 +12,7 @@ from lloydmax.hookspecs import hookimpl
 from lloydmax.strategy import Recovery
 
 from lloydmax_strategies.align import AlignedTraining, AlignmentOptions
-from lloydmax_strategies.training import Training, TrainingOptions
+from lloydmax_strategies.training.loop import Training, TrainingOptions
 
 
 class Distill:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydantic
-from lloydmax.allocation import Unit, smallest
+from lloydmax.choosing.allocation import Unit, smallest
 from lloydmax.hookspecs import hookimpl
 
 

@@ -10,8 +10,8 @@ from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
 from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
-from lloydmax_strategies.histogram import Histogram
-from lloydmax_strategies.rows import fit_rows
+from lloydmax_strategies.clustering.histogram import Histogram
+from lloydmax_strategies.clustering.rows import fit_rows
 
 _SMALL = 1 << 16  # up to so many weights are sorted, and the optimum is found on their exact values
 

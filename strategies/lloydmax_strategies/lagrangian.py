@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pydantic
-from lloydmax.allocation import Unit, smallest, total_damage
+from lloydmax.choosing.allocation import Unit, smallest, total_damage
 from lloydmax.hookspecs import hookimpl
 from numpy.typing import NDArray
 

@@ -18,7 +18,7 @@ from lloydmax.strategy import Recovery, device_of, evaluating, evaluation_mode
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from lloydmax_strategies.logits import LogitsOptions, LogitsTraining
+from lloydmax_strategies.training.logits import LogitsOptions, LogitsTraining
 
 _CALIBRATION = 100
 _CALIBRATION_BATCH = 32

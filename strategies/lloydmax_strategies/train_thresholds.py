@@ -19,7 +19,7 @@ from lloydmax.thresholds import TrainedThreshold
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from lloydmax_strategies.logits import LogitsOptions, LogitsTraining
+from lloydmax_strategies.training.logits import LogitsOptions, LogitsTraining
 
 _CALIBRATION_BATCH = 32
 _PUBLISHED = {"optimizer": "adam", "lr": 1e-3, "schedule": "restarts", "project": False, "batch_size": 100, "epochs": 5}

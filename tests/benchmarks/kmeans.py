@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from lloydmax.codebook import Codebook
-from lloydmax_strategies.histogram import Histogram
+from lloydmax_strategies.clustering.histogram import Histogram
+from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.kmeans import KMeans
-from lloydmax_strategies.rows import fit_rows
 from torch import Tensor
 
 SHAPES: dict[str, Callable[[np.random.Generator, int], Any]] = {

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import BudgetError, Cache, Recipe, RecipeError, compress, demo, hookimpl, plan, search
-from lloydmax.allocation import Unit
+from lloydmax.choosing.allocation import Unit
 from lloydmax.cli import main
 from lloydmax.plugins import register, unregister
 from pydantic import BaseModel
@@ -132,7 +132,7 @@ def test_a_killed_search_ends_in_the_same_recipe(
     search(sharp_net, ALL, pictures, {"bits": 3}, centroids=KS).recipe.save(tmp_path / "whole.yaml")
     with pytest.raises(KeyboardInterrupt):
         search(sharp_net, ALL, pictures, {"bits": 3}, centroids=KS, workdir=tmp_path, listeners=[Interrupt()])
-    from lloydmax import damage
+    from lloydmax.choosing import damage
 
     real, calls = damage.Bench._measured, []
 

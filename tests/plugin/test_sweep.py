@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import IntegrationError, RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
+from lloydmax.choosing.damage import _combinations
+from lloydmax.choosing.journal import Journal
+from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook import fit_codebook
-from lloydmax.damage import _combinations
-from lloydmax.journal import Journal
-from lloydmax.sweep import Sweep
 from torch import Tensor, nn
 
 KS = [2, 4, 16, 64]

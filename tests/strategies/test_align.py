@@ -14,12 +14,12 @@ import torch
 from conftest import SmallNet, TextNet
 from lloydmax import RecoveryError, run_step
 from lloydmax.data import unlabelled
-from lloydmax_strategies import discriminator
 from lloydmax_strategies.align import AlignmentOptions, ramp
-from lloydmax_strategies.discriminator import Discriminator, reversed_gradient, separability, told_apart
-from lloydmax_strategies.first_stage import Call, channel_axis, find, record
-from lloydmax_strategies.pull import Adversary
-from lloydmax_strategies.reference_labels import reference_labels
+from lloydmax_strategies.alignment import discriminator
+from lloydmax_strategies.alignment.discriminator import Discriminator, reversed_gradient, separability, told_apart
+from lloydmax_strategies.alignment.first_stage import Call, channel_axis, find, record
+from lloydmax_strategies.alignment.pull import Adversary
+from lloydmax_strategies.alignment.reference_labels import reference_labels
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lloydmax.codebook import Codebook
-from lloydmax_strategies.device_scan import DeviceScan
-from lloydmax_strategies.histogram import Histogram
+from lloydmax_strategies.clustering.device_scan import DeviceScan
+from lloydmax_strategies.clustering.histogram import Histogram
+from lloydmax_strategies.clustering.scan import KEYS
 from lloydmax_strategies.kmeans import KMeans, lloydmax_quantizers
-from lloydmax_strategies.scan import KEYS
 from torch import Tensor
 
 LARGE = 70_000  # goes through the histogram

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lloydmax import BudgetError
-from lloydmax.allocation import Option, Unit, total_bytes, total_damage
+from lloydmax.choosing.allocation import Option, Unit, total_bytes, total_damage
 from lloydmax.plugins import find, make
 
 

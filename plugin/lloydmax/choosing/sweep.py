@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lloydmax.allocation import Option, Unit
 from lloydmax.cache import Cache
+from lloydmax.choosing.allocation import Option, Unit
 
 Units = Literal["parameters", "rules"]
 
@@ -31,7 +31,7 @@ class Row:
         kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are no classes.
         agreement: share of decisions with the teacher's top-1; ``None`` likewise.
         snr: signal-to-noise ratio of the outputs in dB; infinite where they are the same.
-        measured: whether it was measured; else estimated (see :mod:`lloydmax.damage`).
+        measured: whether it was measured; else estimated (see :mod:`lloydmax.choosing.damage`).
     """
 
     unit: str
@@ -110,13 +110,13 @@ class Sweep:
         Raises:
             IntegrationError: matplotlib is not installed.
         """
-        from lloydmax.plotting import plot_sweep
+        from lloydmax.choosing.plotting import plot_sweep
 
         plot_sweep(self, path)
 
     def __str__(self) -> str:
+        from lloydmax.choosing.tables import sweep_table
         from lloydmax.tables import render
-        from lloydmax.tables_search import sweep_table
 
         return render(sweep_table(self))
 
@@ -163,7 +163,7 @@ def sweep(
         RecipeError: see :func:`lloydmax.plan`, or a choice of something else than centroids. DataError, FitError.
         RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
     """
-    from lloydmax.sweeping import Settings, opened, swept
+    from lloydmax.choosing.sweeping import Settings, opened, swept
 
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)

@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from lloydmax import plugins
-from lloydmax.budget import Budget, Search
 from lloydmax.cache import Cache
+from lloydmax.choosing.budget import Budget, Search
+from lloydmax.choosing.searching import Searcher, Trial, resolved_recipe
+from lloydmax.choosing.sweep import Sweep, Units
+from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
 from lloydmax.outputs import Agreement
 from lloydmax.recipe import Recipe
-from lloydmax.searching import Searcher, Trial, resolved_recipe
 from lloydmax.strategy import SearchMethod
-from lloydmax.sweep import Sweep, Units
-from lloydmax.sweeping import Settings, opened, swept
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class SearchResult:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
+        from lloydmax.choosing.tables import search_tables
         from lloydmax.tables import render
-        from lloydmax.tables_search import search_tables
 
         return render(*search_tables(self))
 

@@ -16,9 +16,9 @@ from lloydmax.codebook import Codebook
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.device_scan import DeviceScan
-from lloydmax_strategies.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
-from lloydmax_strategies.scan import KEYS, Scan
+from lloydmax_strategies.clustering.device_scan import DeviceScan
+from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
+from lloydmax_strategies.clustering.scan import KEYS, Scan
 
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
 _SPLIT = 4  # if more than one weight in so many must be split off, all are

@@ -17,20 +17,20 @@ import torch
 from torch import nn
 
 from lloydmax import packing
-from lloydmax.budget import Search
 from lloydmax.cache import Cache, fingerprint, model_fingerprint
+from lloydmax.choosing.budget import Search
+from lloydmax.choosing.damage import Bench, Floats
+from lloydmax.choosing.journal import Journal
+from lloydmax.choosing.sweep import Row, Sweep, Units
 from lloydmax.codebook import code_bits
-from lloydmax.damage import Bench, Floats
 from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.folding import fold_batch_norms
-from lloydmax.journal import Journal
 from lloydmax.outputs import Agreement
 from lloydmax.plan import Plan, PlannedParameter, most_centroids, plan_as_is
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.recovery import folder, open_source, recover, recovery_steps
 from lloydmax.strategy import Events, Recovery, seeded
-from lloydmax.sweep import Row, Sweep, Units
 
 _MEASURED_OF = 32
 _FEWEST = 3

@@ -15,8 +15,8 @@ from lloydmax.codebook import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.partition import Floats, Ints
-from lloydmax_strategies.rows import thresholds
+from lloydmax_strategies.clustering.partition import Floats, Ints
+from lloydmax_strategies.clustering.rows import thresholds
 
 KEYS = 1 << 16
 STEPS = 32767

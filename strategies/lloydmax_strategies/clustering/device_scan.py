@@ -1,4 +1,4 @@
-"""The passes of :mod:`lloydmax_strategies.scan` on an accelerator: only tables of 65,536 entries leave the device."""
+"""The passes of :mod:`lloydmax_strategies.clustering.scan` on an accelerator; only small tables leave the device."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from lloydmax.codebook import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.partition import Floats
-from lloydmax_strategies.rows import thresholds
-from lloydmax_strategies.scan import KEYS, RANGE, SAMPLE, STEPS, centre_and_scale, intervals, one_interval, patterns
+from lloydmax_strategies.clustering.partition import Floats
+from lloydmax_strategies.clustering.rows import thresholds
+from lloydmax_strategies.clustering.scan import (
+    KEYS,
+    RANGE,
+    SAMPLE,
+    STEPS,
+    centre_and_scale,
+    intervals,
+    one_interval,
+    patterns,
+)
 
 _CHUNK = 1 << 24
 _PASSES = 3

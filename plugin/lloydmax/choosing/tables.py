@@ -11,8 +11,8 @@ from lloydmax.codebook import code_bits
 from lloydmax.tables import percent, size
 
 if TYPE_CHECKING:
-    from lloydmax.search import SearchResult
-    from lloydmax.sweep import Sweep
+    from lloydmax.choosing.search import SearchResult
+    from lloydmax.choosing.sweep import Sweep
 
 
 def sweep_table(sweep: Sweep) -> Table:

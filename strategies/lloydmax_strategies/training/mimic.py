@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class MimicOptions(Protocol):
-    """The options that matter here; see :class:`lloydmax_strategies.training.TrainingOptions`."""
+    """The options that matter here; see :class:`lloydmax_strategies.training.loop.TrainingOptions`."""
 
     loss: Literal["mse", "kl", "cosine", "l1"]
     temperature: float

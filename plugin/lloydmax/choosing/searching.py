@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from lloydmax import checkpoint
-from lloydmax.allocation import BudgetError, Choice, Unit, total_bytes, total_damage
-from lloydmax.budget import Budget
-from lloydmax.damage import Floats
+from lloydmax.choosing.allocation import BudgetError, Choice, Unit, total_bytes, total_damage
+from lloydmax.choosing.budget import Budget
+from lloydmax.choosing.damage import Floats
+from lloydmax.choosing.sweeping import Trials
 from lloydmax.outputs import Agreement
 from lloydmax.plan import Plan
 from lloydmax.recipe import Recipe
 from lloydmax.strategy import SearchMethod
-from lloydmax.sweeping import Trials
 
 _PRECISION = 500
 _REACH = 2
@@ -186,8 +186,8 @@ class Searcher:
         """The units with the damage that a change would add to a measured choice.
 
         Up to second order it is ``g^T d + d^T F d / 2``: ``d`` the change of the weights, ``g`` the gradient of the
-        measured damage, ``F`` as in :mod:`lloydmax.damage`. Where that was not estimated, the errors before and after
-        count as independent. Only options up to ``reach`` steps from the chosen ones are kept.
+        measured damage, ``F`` as in :mod:`lloydmax.choosing.damage`. Where that was not estimated, the errors before
+        and after count as independent. Only options up to ``reach`` steps from the chosen ones are kept.
         """
         setup, bench = self.setup, self.setup.bench
         options = [(name, k) for name, ks in bench.tried.items() for k in ks]

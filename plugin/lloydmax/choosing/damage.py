@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from lloydmax import plugins
 from lloydmax.cache import Cache, fingerprint
+from lloydmax.choosing.journal import Journal
 from lloydmax.codebook import Codebook, check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fit import importances
-from lloydmax.journal import Journal
 from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, output_tensors
 from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.strategy import Events, device_of, evaluating, evaluation_mode

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax_strategies.mimic import Mimic, Views
+from lloydmax_strategies.training.mimic import Mimic, Views
 
 HELD_OUT_MOST = 1000
 

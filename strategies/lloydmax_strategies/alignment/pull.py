@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from lloydmax_strategies.discriminator import Discriminator, reversed_gradient, told_apart
-from lloydmax_strategies.first_stage import Call
+from lloydmax_strategies.alignment.discriminator import Discriminator, reversed_gradient, told_apart
+from lloydmax_strategies.alignment.first_stage import Call
 
 _BATCH = 64
 

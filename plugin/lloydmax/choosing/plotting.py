@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lloydmax.errors import IntegrationError
 
 if TYPE_CHECKING:
-    from lloydmax.sweep import Sweep
+    from lloydmax.choosing.sweep import Sweep
 
 _LEGEND = 24
 

@@ -8,7 +8,7 @@ from lloydmax.codebook import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
+from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
 
 _BATCH = 1 << 18  # weights that are worked on at once
 _COMPARE = 32  # up to so many centroids, codes are found by comparing with every threshold

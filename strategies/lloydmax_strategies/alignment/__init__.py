@@ -1,0 +1,1 @@
+"""What pulls low-level features of two domains together, for :mod:`lloydmax_strategies.align`."""

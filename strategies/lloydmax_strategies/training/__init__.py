@@ -1,0 +1,1 @@
+"""What the steps that train share: the loops, and what a student mimics."""
