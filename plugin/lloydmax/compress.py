@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -169,7 +169,7 @@ def compress(
                 student = finished(student, plan, gradients(original))
             last = late[-1][0] if late else "finished"
             stages.append(measured_at(INT8 if recipe.activations else last, student))
-            sizes = checkpoint.accountings(student)
+            sizes = replace(checkpoint.accountings(student), original=plan.original_bytes)
         _warn_of_harm(stages[1 + len(early) :])
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(

@@ -133,7 +133,7 @@ class Plan:
                 "centroids": p.centroids,
                 "granularity": p.granularity,
                 "bits": code_bits(p.centroids),
-                "bytes": p.code_bytes + p.codebook_values * float_bytes,
+                "bytes": p.code_bytes + p.codebook_values * (4 if p.even else float_bytes),
                 "trained": p.name in self.trainable,
             }
 

@@ -150,6 +150,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     reports = []
     for p in plan.parameters.values():
         codebook = held[p.name]
+        values = p.codebook_values if p.even else codebook.centroids.numel()
         reports.append(
             LayerReport(
                 name=p.name,
@@ -157,7 +158,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 centroids=codebook.k,
                 granularity=p.granularity,
                 bits=codebook.bits,
-                bytes=p.code_bytes + codebook.centroids.numel() * plan.recipe.storage.float_bytes,
+                bytes=p.code_bytes + values * (4 if p.even else plan.recipe.storage.float_bytes),
                 snr=codebook.snr(weights[p.name]),
                 trained=p.name in plan.trainable,
             )

@@ -49,12 +49,13 @@ def test_the_file_gives_the_same_outputs_bit_for_bit(net: SmallNet, pictures: Te
     loaded = lloydmax.load(tmp_path / "int8.safetensors", SmallNet())
     with torch.no_grad():
         assert torch.equal(loaded(pictures), result.model(pictures))
-    assert size == result.report.bytes.file
+    assert size == result.report.bytes.file and result.report.bytes.original == result.plan.original_bytes
     assert lloydmax.save(loaded, tmp_path / "again.safetensors") == size
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "int8.safetensors").read_bytes()
     lloydmax.verify(tmp_path / "int8.safetensors")
     about = lloydmax.inspect(tmp_path / "int8.safetensors")
     assert {p.name: p.bits for p in about.parameters} == dict.fromkeys(lloydmax.codebooks(loaded), 8)
+    assert {p.name: p.bytes for p in about.parameters} == {p.name: p.bytes for p in result.report.layers}
 
 
 def test_codebook_layers_and_int8_layers_in_one_model_and_file(net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
