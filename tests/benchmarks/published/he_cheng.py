@@ -184,7 +184,7 @@ def _as_published(results: Results, originals: dict[str, float]) -> str:
                 "-" if published is None else f"{published[0]} to {published[1]}",
             ]
         )
-    rows = [row for row in rows if row[1] != "-"]
+    rows = [row for row in rows if any(cell != "-" for cell in row[1:-1])]
     head = ["", "4 bits a channel, outer layers 8", "re-normalized", "8-bit activations", "both", "published, both"]
     return markdown("b. As published", head, rows)
 
