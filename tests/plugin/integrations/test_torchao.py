@@ -284,6 +284,7 @@ def test_pt2e_qat_converts_to_the_same_outputs() -> None:
     assert difference(wanted, teacher(inputs)) < 0.9 * before
 
 
+@pytest.mark.slow
 def test_pt2e_efficientnet_whose_convolutions_are_subclasses() -> None:
     model, x = efficientnet(), photos(16, 96)
     recipe = {"quantize": [{"layers": "all", "centroids": 256}]}
