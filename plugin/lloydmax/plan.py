@@ -205,11 +205,11 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         example_inputs: see :func:`plan`.
         like: the plan of the original, whose totals are kept.
     """
+    if held := codebooks(model):
+        raise RecipeError(f"the model already holds codebooks (for example {next(iter(held))}): pass the original")
     layers = layers_of(model, example_inputs)
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
-    if held := codebooks(model):
-        raise RecipeError(f"the model already holds codebooks (for example {next(iter(held))}): pass the original")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}
     tied = {key: [name for name, _, _ in places] for key, places in owners(model).items()}
     winners: dict[int, tuple[Layer, str, int]] = {}

@@ -6,7 +6,6 @@ batch norm assumes; 1,000 unlabelled images suffice to estimate them anew. Nothi
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,17 +67,19 @@ class Renormalize:
         self._baseline: dict[_BatchNorm, _Baseline] = {}
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
-        """Re-estimate the running mean and variance of every batch norm that the student uses."""
+        """Re-estimate the running mean and variance of every batch norm that the student uses.
+
+        Raises:
+            RecoveryError: there is none, or no data.
+        """
         student, options = recovery.student, self.options
         source = recovery.source(options.source)
         found = [m for m in student.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         if not found:
-            warnings.warn(
-                f"renormalize: {type(student).__name__} has no batch norm with running statistics, so nothing was "
-                "done; 'correct_bias' is the step for such models",
-                stacklevel=2,
+            raise RecoveryError(
+                f"renormalize: {type(student).__name__} has no batch norm with running statistics (or they are "
+                "folded, as 'activations:' does): leave the step out; 'correct_bias' is the one for such models"
             )
-            return {"layers": 0, "samples": 0}
         order = random_order(len(source), options.samples, recovery.seed)
         with evaluating(student, recovery.teacher):
             calls = forward_order(student, found, source, order[:2])

@@ -100,11 +100,6 @@ def test_batch_norm_keeps_the_unbiased_variance() -> None:
     assert torch.allclose(model[0].running_var, x.var(0), rtol=1e-5)
 
 
-def test_a_model_without_batch_norm_is_told() -> None:
-    with pytest.warns(UserWarning, match="correct_bias"):
-        assert lloydmax.renormalize(nn.Linear(3, 3), torch.randn(8, 3))["layers"] == 0
-
-
 def test_reference_data_is_used_where_asked(student: SmallNet, pictures: Tensor) -> None:
     recipe = {
         "quantize": [{"layers": "all", "centroids": 16}],
@@ -148,3 +143,9 @@ def test_relative_statistics_survive_another_domain(student: SmallNet, pictures:
 def test_relative_statistics_need_the_original(student: SmallNet, pictures: Tensor) -> None:
     with pytest.raises(lloydmax.RecoveryError, match="teacher="):
         lloydmax.renormalize(student, pictures, relative=True)
+
+
+def test_a_model_without_batch_norm_is_refused(pictures: Tensor) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 5)).eval()
+    with pytest.raises(lloydmax.RecoveryError, match="no batch norm with running statistics.*correct_bias"):
+        lloydmax.renormalize(net, pictures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class LogitsOptions(BaseModel):
     held_out: float = Field(default=0.05, ge=0, le=0.5)
 
 
-class LogitsTraining:
+class LogitsTraining(ABC):
     """One run. A subclass says what a step changes (:meth:`step`) and what a state is (:meth:`state`, :meth:`load`).
 
     Args:
@@ -69,17 +70,17 @@ class LogitsTraining:
         )
         self.yardstick = Yardstick(recovery.teacher, self.source, held_out, **shared) if len(held_out) else None
 
+    @abstractmethod
     def step(self, loss: Tensor) -> dict[str, float]:
         """One step of the optimizer on this loss; returns what is told beside it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state(self) -> list[Tensor]:
         """A copy of what training changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, state: list[Tensor]) -> None:
         """Go back to a state."""
-        raise NotImplementedError
 
     def run(self) -> dict[str, Any]:
         """The loop over epochs; the state with the least held-out error is loaded at the end."""
