@@ -73,3 +73,12 @@ def statistics_gap(inputs: Tensor, norm: _BatchNorm) -> Tensor:
     kept = norm.running_var.float() + norm.eps
     gap = (mean - norm.running_mean.float()).square() + ((variance + norm.eps).sqrt() - kept.sqrt()).square()
     return (gap / kept).mean()
+
+
+def bhattacharyya(mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor) -> Tensor:
+    """The Bhattacharyya distance between Gaussians, element by element: symmetric, and the same at any scale.
+
+    A ratio of variances counts by its logarithm, so that a channel which the data leave silent weighs little.
+    """
+    pooled = (variance + other_variance) / 2
+    return (mean - other_mean).square() / (8 * pooled) + 0.5 * (pooled / (variance * other_variance).sqrt()).log()
