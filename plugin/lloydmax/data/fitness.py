@@ -30,11 +30,11 @@ class Fitness:
         name: of the set.
         samples: inputs that were looked at.
         distance: between the Gaussians of the statistics that the teacher's batch norms keep and of those that the
-            inputs give (Bhattacharyya), the mean over channels, then over layers; 0: the same. ``None``: the teacher has
-            no batch norm.
+            inputs give (Bhattacharyya), the mean over channels, then over layers; 0: the same. ``None``: the teacher
+            has no batch norm.
         layers: the same of each batch norm, by name, in forward order.
-        class_use: entropy of the teacher's top-1 decisions, as a share of the most that there can be: 0: always the same
-            class, 1: all classes equally often; ``None``: the teacher has no classes.
+        class_use: entropy of the teacher's top-1 decisions, as a share of the most that there can be: 0: always the
+            same class, 1: all classes equally often; ``None``: the teacher has no classes.
         confidence: the teacher's largest probability, the mean over decisions; ``None`` likewise.
     """
 

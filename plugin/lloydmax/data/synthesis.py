@@ -62,12 +62,13 @@ def synthesize(
         for the same arguments on the same machine.
 
     Raises:
-        DataError: the model has no batch norm with running statistics; ``size`` or ``shape`` is missing or does not fit.
+        DataError: the model has no batch norm with running statistics; no ``size`` or ``shape``, or one that does not
+            fit.
     """
     if not tracked(model):
         raise DataError(
-            f"{type(model).__name__} has no batch norm with running statistics, of which images could be made: give real "
-            "data, of any domain"
+            f"{type(model).__name__} has no batch norm with running statistics, of which images could be made: "
+            "give real data, of any domain"
         )
     if count < 1 or steps < 1 or batch_size < 2:
         raise DataError(f"count and steps must be at least 1, batch_size 2: not {count}, {steps}, {batch_size}")
