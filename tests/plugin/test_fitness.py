@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import SmallNet, TextNet
-from lloydmax import DataError
+from lloydmax import DataError, demo
 from lloydmax.batch_norm import bhattacharyya
 from lloydmax.cli import main
 from torch import Tensor, nn
@@ -63,6 +63,18 @@ def test_inputs_like_those_of_training_come_first(trained: SmallNet, pictures: T
 def test_batches_do_not_matter(trained: SmallNet, pictures: Tensor) -> None:
     (own,) = lloydmax.data_fitness(trained, {"own": pictures})
     assert own.distance < 1e-4, "96 pictures in batches of 64 are pooled to what one batch of all gave"
+
+
+def test_a_real_teacher_tells_its_own_domain_from_others() -> None:
+    sets = {
+        "noise": torch.randn(128, 1, 28, 28, generator=torch.Generator().manual_seed(0)),
+        "silhouettes": demo.silhouettes()[::50],
+        "clothes": demo.test_set()[0][:128],
+    }
+    found = lloydmax.data_fitness(demo.network(), sets, samples=128)
+    assert [fitness.name for fitness in found] == ["clothes", "silhouettes", "noise"]
+    assert found[0].distance < found[1].distance / 3 and found[1].distance < found[2].distance / 3
+    assert found[0].class_use > found[1].class_use > found[2].class_use
 
 
 def test_without_batch_norm_the_use_of_classes_decides(text_net: TextNet) -> None:
