@@ -277,10 +277,15 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
 
 
 def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
-    """Mean ``KL(softmax(teacher / t) || softmax(student / t))`` in nats over all decisions; float32, 0-dim."""
+    """The mean of :func:`divergences`; float32, 0-dim."""
+    return divergences(student, teacher, axis, temperature).mean()
+
+
+def divergences(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """``KL(softmax(teacher / t) || softmax(student / t))`` in nats of every decision: their shape without ``axis``."""
     ours = F.log_softmax(student.float() / temperature, axis)
     theirs = F.log_softmax(teacher.float() / temperature, axis)
-    return (theirs.exp() * (theirs - ours)).sum(axis).mean()
+    return (theirs.exp() * (theirs - ours)).sum(axis)
 
 
 def fisher_draws(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
