@@ -61,7 +61,7 @@ def plan_table(plan: Plan) -> Table:
             "x".join(map(str, row["shape"])),
             str(row["centroids"]),
             row["granularity"],
-            str(row["bits"]),
+            f"{row['bits']:.3g}",
             f"{row['bytes']:,}",
             "trained" if row["trained"] else "frozen",
         )
