@@ -15,6 +15,7 @@ import pytest
 from lloydmax import demo
 
 SOURCE = Path(__file__).parent.parent / "example_plugin"
+README = SOURCE.parent.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +75,11 @@ def test_without_it_the_recipe_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("def lloydmax_quantizers", "def lloydmax_quantisers", ["'example'", "lloydmax_quantisers"]),
-        ('"powers_of_two": Pow', '"kmeans": Pow', ["'kmeans'", "registered by two plugins", "'example'"]),
-    ],
+    ("old", "new"),
+    [("def lloydmax_quantizers", "def lloydmax_quantisers"), ('"powers_of_two": Pow', '"kmeans": Pow')],
     ids=["misspelt hook", "name registered twice"],
 )
-def test_mistakes_name_the_plugin(installed: Path, tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+def test_mistakes_are_told_as_the_readme_says(installed: Path, tmp_path: Path, old: str, new: str) -> None:
     result = lloydmax_command(changed(installed, tmp_path, old, new), "plugins")
-    assert result.returncode == 2 and not result.stdout and "Traceback" not in result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
+    assert result.returncode == 2 and not result.stdout
+    assert len(result.stderr.splitlines()) == 1 and result.stderr in README.read_text(encoding="utf-8")
