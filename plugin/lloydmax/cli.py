@@ -258,11 +258,19 @@ def plugins(as_json: bool) -> None:
 
 
 @main.command()
-def schema() -> None:
-    """Print the JSON schema of recipes, with the options of all installed plugins."""
-    from lloydmax import Recipe
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print tables for people instead of JSON.")
+def schema(as_markdown: bool) -> None:
+    """Print what a recipe may hold.
 
-    click.echo(json.dumps(Recipe.json_schema(), indent=2))
+    A JSON schema for editors and checkers, with the options of every installed plugin.
+    """
+    from lloydmax import Recipe
+    from lloydmax.plugins import strategies
+    from lloydmax.reference import markdown
+
+    click.echo(
+        markdown(strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2), nl=not as_markdown
+    )
 
 
 @main.command()

@@ -72,7 +72,7 @@ class AlignmentOptions(BaseModel):
 
 
 class Align:
-    """Recovery step ``align``: the same as ``distill`` with a section ``align``."""
+    """``distill``, with low-level features pulled towards the original domain (Tang et al. 2019)."""
 
     needs_data = True
 

@@ -30,7 +30,7 @@ _MOST = 16.0
 
 
 class Renormalize:
-    """Recovery step ``renormalize``."""
+    """Re-estimates the batch-norm statistics on the compressed model (He & Cheng 2018)."""
 
     needs_data = True
 
