@@ -123,6 +123,7 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 @click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
 @click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
 @click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
 @click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
@@ -131,14 +132,14 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
     mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
-    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None, plot: str | None,
-    seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
+    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     import lloydmax
 
     read = lloydmax.Recipe.load(Path(recipe))
-    for path in (out, plot):
+    for path in (out, report_path, plot):
         _check_folder(path)
     teacher = _build(model, weights, model_args, device)
     inputs = _data(data, teacher, image_size, mean, std)
@@ -151,24 +152,26 @@ def search(
         "workdir": workdir,
         "progress": not quiet,
     }
+    found: lloydmax.Sweep | lloydmax.SearchResult
     if only_sweep:
-        swept = lloydmax.sweep(teacher, read, inputs, **options)
+        found = swept = lloydmax.sweep(teacher, read, inputs, **options)
         if out is not None:
             swept.to_json(out)
-        shown, text = swept.to_dict(), str(swept)
     else:
         try:
             found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options)
         except lloydmax.BudgetError as error:
             _show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
             sys.exit(1)
-        swept, shown, text = found.sweep, found.to_dict(), str(found)
+        swept = found.sweep
         if out is not None:
             found.recipe.save(out)
+    if report_path is not None:
+        found.to_json(report_path)
     if plot is not None:
         swept.plot(plot)
-    written = [str(path) for path in (out, plot) if path is not None]
-    _show(shown | {"written": written}, "\n\nWritten: ".join([text, *written]), as_json)
+    written = [path for path in (out, report_path, plot) if path is not None]
+    _show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
 @main.command()
@@ -228,6 +231,27 @@ def verify(path: str, as_json: bool) -> None:
         _show({"ok": False, "reason": str(error)}, f"DAMAGED  {error}", as_json)
         sys.exit(1)
     _show({"ok": True, "path": path}, f"ok  {path}", as_json)
+
+
+@main.command()
+@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
+@click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
+@click.option(
+    "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
+)
+@_json
+def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
+    """Show one report, or two side by side, as one self-contained page for a browser."""
+    from lloydmax import Report
+    from lloydmax.report.curves import DamageCurves
+
+    if len(reports) > 2:
+        raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
+    _check_folder(out)
+    first, *others = (Report.from_json(path) for path in reports)
+    swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
+    first.to_html(out, others[0] if others else None, swept)
+    _show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
 
 
 @main.command()

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from lloydmax.choosing.search import SearchResult
     from lloydmax.choosing.sweep import Sweep
 
+_BUDGETS = {
+    "reduction": "at least {:.1%} smaller",
+    "bits": "at most {:g} bits a weight",
+    "agreement": "an agreement of at least {:.1%}",
+    "bytes": "at most {:,.0f} bytes",
+}
+
 
 @dataclass(frozen=True)
 class DamageCurves:
@@ -39,9 +46,9 @@ class DamageCurves:
     uniform: dict[str, int]
 
     @classmethod
-    def of(cls, found: Sweep | SearchResult) -> DamageCurves:
-        """The curves of a sweep or search of this process."""
-        return cls._from_dict(found.to_dict(), type(found).__name__)
+    def of(cls, found: Sweep | SearchResult | DamageCurves) -> DamageCurves:
+        """The curves of a sweep or search."""
+        return found if isinstance(found, DamageCurves) else cls._from_dict(found.to_dict(), type(found).__name__)
 
     @classmethod
     def from_json(cls, path: str | Path) -> DamageCurves:
@@ -63,13 +70,13 @@ class DamageCurves:
                 f"{path} is neither a sweep nor a search: write one with 'lloydmax search --report', Sweep.to_json or "
                 "SearchResult.to_json"
             )
-        budget = validated(path, "budget", dict[str, float | None] | None, data.get("budget")) or {}
+        budget = validated(path, "budget", dict[str, float] | None, data.get("budget")) or {}
         return cls(
             model=validated(path, "model", str, swept.get("model")),
             measured_on=validated(path, "measured_on", str, swept.get("measured_on")),
             samples=validated(path, "samples", int, swept.get("samples")),
             rows=validated(path, "rows", list[Row], [with_infinite_snr(row) for row in swept["rows"]]),
-            budget=" ".join(f"{name} {value:g}" for name, value in budget.items() if value is not None) or None,
+            budget=", ".join(_BUDGETS.get(name, "{}").format(value) for name, value in budget.items()) or None,
             searched=_choice(path, "found", data) if search else {},
             uniform=_choice(path, "uniform", data) if search else {},
         )

@@ -16,6 +16,8 @@ from lloydmax.sizes import Sizes
 if TYPE_CHECKING:
     from lloydmax.choosing.search import SearchResult
     from lloydmax.choosing.sweep import Sweep
+    from lloydmax.report.curves import DamageCurves
+
 
 VERSION = 1
 """Of the JSON."""
@@ -43,6 +45,11 @@ class Stage:
     agreement: Agreement | None
     score: float | None
 
+    @property
+    def top1(self) -> float | None:
+        """Share of inputs with the teacher's top-1, where it was measured."""
+        return None if self.agreement is None else self.agreement.top1
+
 
 @dataclass(frozen=True)
 class Report:
@@ -57,8 +64,8 @@ class Report:
         layers: one entry for each compressed parameter, in forward order.
         trained: the uncompressed parameters that recovery was allowed to train, by name.
         recovery: what each recovery step said: its name under ``step``, its figures, and its curves under ``history``:
-            ``{"total": steps, "curves": {metric: [[index, value], ...]}}``, thinned to a few hundred points. After a kill
-            the curves of the step that was under way begin where it went on.
+            ``{"total": steps, "curves": {metric: [[index, value], ...]}}``, thinned to a few hundred points. After a
+            kill the curves of the step that was under way begin where it went on.
         seconds: wall time of each stage.
         seed: of all randomness.
     """
@@ -126,13 +133,16 @@ class Report:
 
         return read_report(path)
 
-    def to_html(self, path: str | Path, other: Report | None = None, sweep: Sweep | SearchResult | None = None) -> None:
+    def to_html(
+        self, path: str | Path, other: Report | None = None, sweep: Sweep | SearchResult | DamageCurves | None = None
+    ) -> None:
         """Write the report as one self-contained page for a browser, which loads nothing from anywhere.
 
         Args:
             path: of the ``.html`` file.
             other: a second report, shown beside this one.
-            sweep: a sweep of the model, or a search, to be shown with what it chose.
+            sweep: a sweep of the model, or a search, which is shown with what it chose; or either as read back by
+                :class:`lloydmax.report.curves.DamageCurves`.
 
         Raises:
             IntegrationError: the extra ``report`` is not installed. OSError: the folder is missing or not writable.
