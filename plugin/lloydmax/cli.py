@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import click
 from lloydmax.errors import CheckpointError, DataError, LloydmaxError
 
 Command = Callable[..., Any]
+_LOG_JSON = "lloydmax.log_json"
 
 
 class _Main(click.Group):
@@ -25,7 +27,12 @@ class _Main(click.Group):
         try:
             return super().invoke(ctx)
         except (LloydmaxError, OSError) as error:
-            click.echo(f"lloydmax: {error}", err=True)
+            if ctx.meta.get(_LOG_JSON):
+                from lloydmax.jsonlog import JsonLog
+
+                JsonLog().write("error", str(error))
+            else:
+                click.echo(f"lloydmax: {error}", err=True)
             ctx.exit(2)
 
 
@@ -58,6 +65,37 @@ def _data_options(command: Command) -> Command:
     return command
 
 
+def _logs_json(ctx: click.Context, _: click.Parameter, given: bool) -> bool:
+    ctx.meta[_LOG_JSON] = given
+    return given
+
+
+def _progress_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--log-json",
+            is_flag=True,
+            callback=_logs_json,
+            help="Progress, warnings and errors as JSON lines on stderr.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
+    """The arguments of a run that say how its progress is shown."""
+    if not log_json:
+        yield {"progress": not quiet}
+        return
+    from lloydmax.jsonlog import JsonLog
+
+    with JsonLog() as log:
+        yield {"progress": False, "listeners": [log]}
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAML recipe.")
 
@@ -72,12 +110,12 @@ _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAM
 @click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str | None,
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
-    report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+    report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file."""
     from lloydmax import Recipe
@@ -88,7 +126,8 @@ def compress(
         _check_folder(path)
     teacher = _build(model, weights, model_args, device)
     inputs, reference = (_data(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    result = run(teacher, read, inputs, reference, seed=seed, progress=not quiet, workdir=workdir)
+    with _progress(quiet, log_json) as shown:
+        result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
     if report_path is not None:
         result.report.to_json(report_path)
@@ -127,13 +166,14 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 @click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
     mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
     samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
-    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
+    log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     import lloydmax
@@ -150,16 +190,17 @@ def search(
         "estimate": not measure,
         "seed": seed,
         "workdir": workdir,
-        "progress": not quiet,
     }
     found: lloydmax.Sweep | lloydmax.SearchResult
     if only_sweep:
-        found = swept = lloydmax.sweep(teacher, read, inputs, **options)
+        with _progress(quiet, log_json) as shown:
+            found = swept = lloydmax.sweep(teacher, read, inputs, **options, **shown)
         if out is not None:
             swept.to_json(out)
     else:
         try:
-            found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options)
+            with _progress(quiet, log_json) as shown:
+                found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options, **shown)
         except lloydmax.BudgetError as error:
             _show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
             sys.exit(1)
@@ -275,13 +316,14 @@ def schema() -> None:
 
 @main.command()
 @click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
-def demo(out: str, quiet: bool, as_json: bool) -> None:
+def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
     from lloydmax.demo import run
 
-    result = run(Path(out), progress=not quiet)
+    with _progress(quiet, log_json) as shown:
+        result = run(Path(out), **shown)
     _show(result.to_dict(), str(result), as_json)
 
 

@@ -120,14 +120,21 @@ def compress(
         source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
         with events.stage("prepare"):
             yardstick_source = reference or source
-            yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache)
+            yardstick = yardstick_source and Yardstick(
+                model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
+            )
             student = copy.deepcopy(model)
             stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
         said: list[dict[str, Any]] = []
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
-            score = None if evaluate is None else _score(evaluate, model)
-            return Stage(stage, yardstick.measure(model) if yardstick else None, score)
+            with events.stage("measure", total=len(yardstick.order) if yardstick else None) as figures:
+                score = None if evaluate is None else _score(evaluate, model)
+                agreement = yardstick.measure(model, partial(events.step, "measure")) if yardstick else None
+                if agreement is not None:
+                    figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+                figures |= {} if score is None else {"score": score}
+            return Stage(stage, agreement, score)
 
         recovery = Recovery(student, model, source, reference, seed, workdir, events, cache)
         for figures in recover(recovery, early):
@@ -148,8 +155,7 @@ def compress(
                 student = integer.prepare(student, plan, fitted, calibration, seed)
         else:
             prepare(student, plan, fitted)
-        with events.stage("measure"):
-            stages.append(measured_at("compressed", student))
+        stages.append(measured_at("compressed", student))
         recovery.student = student
         kept = Progress(
             workdir, [] if workdir is None else [recipe.data(), seed, *identity(model, (source, reference))]

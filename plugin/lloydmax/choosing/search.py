@@ -152,7 +152,8 @@ def search(
     with opened(model, recipe, data, settings) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
-        found, uniform = run.agreeing(wanted.agreement) if wanted.agreement else run.within(wanted)
+        with trials.bench.events.stage("search"):
+            found, uniform = run.agreeing(wanted.agreement) if wanted.agreement else run.within(wanted)
         tried = len(run.trials)
         answer = resolved_recipe(recipe, trials.plan, trials.choices(found.choice))
     return SearchResult(answer, name, wanted, found, uniform, sweep, tried)
