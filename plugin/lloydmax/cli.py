@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lloydmax.errors import CheckpointError, DataError, LloydmaxError
 
 Command = Callable[..., Any]
 _SYNTHESIZE = "synthesize:"
+_LOG_JSON = "lloydmax.log_json"
 
 
 class _Main(click.Group):
@@ -26,7 +28,12 @@ class _Main(click.Group):
         try:
             return super().invoke(ctx)
         except (LloydmaxError, OSError) as error:
-            click.echo(f"lloydmax: {error}", err=True)
+            if ctx.meta.get(_LOG_JSON):
+                from lloydmax.jsonlog import JsonLog
+
+                JsonLog().write("error", str(error))
+            else:
+                click.echo(f"lloydmax: {error}", err=True)
             ctx.exit(2)
 
 
@@ -60,6 +67,39 @@ def _data_options(command: Command) -> Command:
 
 
 _DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
+
+
+def _logs_json(ctx: click.Context, _: click.Parameter, given: bool) -> bool:
+    ctx.meta[_LOG_JSON] = given
+    return given
+
+
+def _progress_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--log-json",
+            is_flag=True,
+            callback=_logs_json,
+            help="Progress, warnings and errors as JSON lines on stderr.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
+    """The arguments of a run that say how its progress is shown."""
+    if not log_json:
+        yield {"progress": not quiet}
+        return
+    from lloydmax.jsonlog import JsonLog
+
+    with JsonLog() as log:
+        yield {"progress": False, "listeners": [log]}
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAML recipe.")
 
@@ -74,12 +114,12 @@ _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAM
 @click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str | None,
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
-    report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+    report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file."""
     from lloydmax import Recipe
@@ -90,7 +130,8 @@ def compress(
         _check_folder(path)
     teacher = _build(model, weights, model_args, device)
     inputs, reference = (_data(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    result = run(teacher, read, inputs, reference, seed=seed, progress=not quiet, workdir=workdir)
+    with _progress(quiet, log_json) as shown:
+        result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
     if report_path is not None:
         result.report.to_json(report_path)
@@ -125,22 +166,24 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 @click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
 @click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
 @click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
 @click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
     mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
-    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None, plot: str | None,
-    seed: int | None, workdir: str | None, quiet: bool, as_json: bool,
+    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
+    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
+    log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     import lloydmax
 
     read = lloydmax.Recipe.load(Path(recipe))
-    for path in (out, plot):
+    for path in (out, report_path, plot):
         _check_folder(path)
     teacher = _build(model, weights, model_args, device)
     inputs = _data(data, teacher, image_size, mean, std)
@@ -151,26 +194,29 @@ def search(
         "estimate": not measure,
         "seed": seed,
         "workdir": workdir,
-        "progress": not quiet,
     }
+    found: lloydmax.Sweep | lloydmax.SearchResult
     if only_sweep:
-        swept = lloydmax.sweep(teacher, read, inputs, **options)
+        with _progress(quiet, log_json) as shown:
+            found = swept = lloydmax.sweep(teacher, read, inputs, **options, **shown)
         if out is not None:
             swept.to_json(out)
-        shown, text = swept.to_dict(), str(swept)
     else:
         try:
-            found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options)
+            with _progress(quiet, log_json) as shown:
+                found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options, **shown)
         except lloydmax.BudgetError as error:
             _show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
             sys.exit(1)
-        swept, shown, text = found.sweep, found.to_dict(), str(found)
+        swept = found.sweep
         if out is not None:
             found.recipe.save(out)
+    if report_path is not None:
+        found.to_json(report_path)
     if plot is not None:
         swept.plot(plot)
-    written = [str(path) for path in (out, plot) if path is not None]
-    _show(shown | {"written": written}, "\n\nWritten: ".join([text, *written]), as_json)
+    written = [path for path in (out, report_path, plot) if path is not None]
+    _show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
 @main.command()
@@ -247,6 +293,27 @@ def verify(path: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
+@click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
+@click.option(
+    "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
+)
+@_json
+def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
+    """Show one report, or two side by side, as one self-contained page for a browser."""
+    from lloydmax import Report
+    from lloydmax.report.curves import DamageCurves
+
+    if len(reports) > 2:
+        raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
+    _check_folder(out)
+    first, *others = (Report.from_json(path) for path in reports)
+    swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
+    first.to_html(out, others[0] if others else None, swept)
+    _show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
+
+
+@main.command()
 @_json
 def plugins(as_json: bool) -> None:
     """List what is installed, and from where."""
@@ -275,13 +342,14 @@ def schema(as_markdown: bool) -> None:
 
 @main.command()
 @click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@_progress_options
 @_json
-def demo(out: str, quiet: bool, as_json: bool) -> None:
+def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
     from lloydmax.demo import run
 
-    result = run(Path(out), progress=not quiet)
+    with _progress(quiet, log_json) as shown:
+        result = run(Path(out), **shown)
     _show(result.to_dict(), str(result), as_json)
 
 
