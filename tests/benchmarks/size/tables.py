@@ -69,9 +69,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
 
 
 def _of(results: Sequence[Result], method: str, bits: int | None = None) -> list[Result]:
-    return [
-        r for r in results if r["key"]["method"] == method and "figures" in r and bits in (None, r["key"]["bits"])
-    ]
+    return [r for r in results if r["key"]["method"] == method and "figures" in r and bits in (None, r["key"]["bits"])]
 
 
 def _machine(results: Sequence[Result]) -> str:

@@ -1,121 +1,47 @@
-"""The ``lloydmax`` command: progress on stderr, results on stdout.
-
-Exit status: 0, 1 (a check failed), 2 (bad usage or input).
-"""
+"""The commands; each reads what the user named, calls the library, and shows what it gave."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lloydmax.errors import CheckpointError, DataError, LloydmaxError
-
-Command = Callable[..., Any]
-_SYNTHESIZE = "synthesize:"
-_LOG_JSON = "lloydmax.log_json"
-
-
-class _Main(click.Group):
-    """Errors that lloydmax raises on purpose end in one line and status 2, not in a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (LloydmaxError, OSError) as error:
-            if ctx.meta.get(_LOG_JSON):
-                from lloydmax.jsonlog import JsonLog
-
-                JsonLog().write("error", str(error))
-            else:
-                click.echo(f"lloydmax: {error}", err=True)
-            ctx.exit(2)
+from lloydmax.cli.inputs import budget_of, build_model, check_folder, data_of, labels_of, numbers
+from lloydmax.cli.options import (
+    DATA,
+    Main,
+    as_json_option,
+    data_options,
+    model_options,
+    progress,
+    progress_options,
+    recipe_option,
+    show,
+)
+from lloydmax.errors import CheckpointError
 
 
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="lloydmax")
 def main() -> None:
     """Compress a trained PyTorch model with k-means codebooks; win its accuracy back without labels."""
 
 
-def _model_options(command: Command) -> Command:
-    for option in (
-        click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1 ..."),
-        click.option(
-            "--model-args", metavar="JSON", help="Keyword arguments of the callable, '{\"num_classes\": 10}'."
-        ),
-        click.option("--weights", type=click.Path(), help="Its weights: .safetensors, or .pt (weights only)."),
-        click.option("--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="What builds the model."),
-    ):
-        command = option(command)
-    return command
-
-
-def _data_options(command: Command) -> Command:
-    for option in (
-        click.option("--std", help="Comma-separated, for a folder of images; default ImageNet's."),
-        click.option("--mean", help="Comma-separated, for a folder of images; default ImageNet's."),
-        click.option("--image-size", default=224, show_default=True, help="Pixels, for a folder of images."),
-    ):
-        command = option(command)
-    return command
-
-
-_DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
-
-
-def _logs_json(ctx: click.Context, _: click.Parameter, given: bool) -> bool:
-    ctx.meta[_LOG_JSON] = given
-    return given
-
-
-def _progress_options(command: Command) -> Command:
-    for option in (
-        click.option(
-            "--log-json",
-            is_flag=True,
-            callback=_logs_json,
-            help="Progress, warnings and errors as JSON lines on stderr.",
-        ),
-        click.option("--quiet", is_flag=True, help="No progress."),
-    ):
-        command = option(command)
-    return command
-
-
-@contextmanager
-def _progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
-    """The arguments of a run that say how its progress is shown."""
-    if not log_json:
-        yield {"progress": not quiet}
-        return
-    from lloydmax.jsonlog import JsonLog
-
-    with JsonLog() as log:
-        yield {"progress": False, "listeners": [log]}
-
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-_recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAML recipe.")
-
-
 @main.command()
-@_model_options
-@_recipe
-@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {_DATA}")
+@model_options
+@recipe_option
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
-@_data_options
+@data_options
 @click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
 @click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
-@_progress_options
-@_json
+@progress_options
+@as_json_option
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str | None,
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
@@ -127,37 +53,37 @@ def compress(
 
     read = Recipe.load(Path(recipe))
     for path in (out, report_path):
-        _check_folder(path)
-    teacher = _build(model, weights, model_args, device)
-    inputs, reference = (_data(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    with _progress(quiet, log_json) as shown:
+        check_folder(path)
+    teacher = build_model(model, weights, model_args, device)
+    inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
+    with progress(quiet, log_json) as shown:
         result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
     if report_path is not None:
         result.report.to_json(report_path)
-    _show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
+    show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
     if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
         sys.exit(1)
 
 
 @main.command()
-@_model_options
-@_recipe
-@_json
+@model_options
+@recipe_option
+@as_json_option
 def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
     """Show what a recipe means for every parameter, and the predicted size."""
     from lloydmax import Recipe
     from lloydmax import plan as make
 
-    made = make(_build(model, weights, model_args, device), Recipe.load(Path(recipe)))
-    _show(made.to_dict(), str(made), as_json)
+    made = make(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
+    show(made.to_dict(), str(made), as_json)
 
 
 @main.command()
-@_model_options
-@_recipe
+@model_options
+@recipe_option
 @click.option("--data", required=True, type=click.Path(), help="Unlabelled inputs, as for compress.")
-@_data_options
+@data_options
 @click.option("--budget", metavar="NAME=VALUE", help="reduction=0.9, bits=3, agreement=0.99 or bytes=1000000.")
 @click.option("--method", help="lagrangian, greedy, or one of a plugin; default: the recipe's.")
 @click.option("--centroids", metavar="K,K,...", help="Numbers to try; default: the recipe's, or 2,4,8 ... 256.")
@@ -170,8 +96,8 @@ def plan(model: str, weights: str | None, model_args: str | None, device: str, r
 @click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
 @click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
-@_progress_options
-@_json
+@progress_options
+@as_json_option
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
     mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
@@ -184,11 +110,11 @@ def search(
 
     read = lloydmax.Recipe.load(Path(recipe))
     for path in (out, report_path, plot):
-        _check_folder(path)
-    teacher = _build(model, weights, model_args, device)
-    inputs = _data(data, teacher, image_size, mean, std)
+        check_folder(path)
+    teacher = build_model(model, weights, model_args, device)
+    inputs = data_of(data, teacher, image_size, mean, std)
     options: dict[str, Any] = {
-        "centroids": None if centroids is None else [int(k) for k in _numbers(centroids) or ()],
+        "centroids": None if centroids is None else [int(k) for k in numbers(centroids) or ()],
         "samples": samples,
         "units": "rules" if by_rule else "parameters",
         "estimate": not measure,
@@ -197,16 +123,16 @@ def search(
     }
     found: lloydmax.Sweep | lloydmax.SearchResult
     if only_sweep:
-        with _progress(quiet, log_json) as shown:
+        with progress(quiet, log_json) as shown:
             found = swept = lloydmax.sweep(teacher, read, inputs, **options, **shown)
         if out is not None:
             swept.to_json(out)
     else:
         try:
-            with _progress(quiet, log_json) as shown:
-                found = lloydmax.search(teacher, read, inputs, _budget(budget), method, **options, **shown)
+            with progress(quiet, log_json) as shown:
+                found = lloydmax.search(teacher, read, inputs, budget_of(budget), method, **options, **shown)
         except lloydmax.BudgetError as error:
-            _show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
+            show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
             sys.exit(1)
         swept = found.sweep
         if out is not None:
@@ -216,19 +142,19 @@ def search(
     if plot is not None:
         swept.plot(plot)
     written = [path for path in (out, report_path, plot) if path is not None]
-    _show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
+    show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
 @main.command()
-@_model_options
+@model_options
 @click.argument("sets", nargs=-1, type=click.Path())
 @click.option("--student", type=click.Path(), help="The compressed .safetensors file.")
-@click.option("--data", type=click.Path(), help=f"Inputs: {_DATA}")
-@_data_options
+@click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
+@data_options
 @click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
 @click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS).")
 @click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
-@_json
+@as_json_option
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
     data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None,
@@ -247,37 +173,37 @@ def evaluate(
     if data_fitness:
         if not sets or student or data or labels:
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
-        teacher = _build(model, weights, model_args, device)
-        _rank({name: _data(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
+        teacher = build_model(model, weights, model_args, device)
+        _rank({name: data_of(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
         return
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
-    teacher = _build(model, weights, model_args, device)
+    teacher = build_model(model, weights, model_args, device)
     small = load(student, copy.deepcopy(teacher))
-    source = unlabelled(_data(data, teacher, image_size, mean, std), teacher)
+    source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     found = Yardstick(teacher, source, len(source) if samples is None else samples).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
-        classes = _labels(labels, data, source)
+        classes = labels_of(labels, data, source)
         result["accuracy_original"] = accuracy(teacher, source, classes)
         result["accuracy_compressed"] = accuracy(small, source, classes)
-    _show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+    show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
 
 
 @main.command()
 @click.argument("path", type=click.Path())
-@_json
+@as_json_option
 def inspect(path: str, as_json: bool) -> None:
     """Show what a compressed file holds."""
     from lloydmax.checkpoint import inspect as look
 
     found = look(path)
-    _show(found.to_dict(), str(found), as_json)
+    show(found.to_dict(), str(found), as_json)
 
 
 @main.command()
 @click.argument("path", type=click.Path())
-@_json
+@as_json_option
 def verify(path: str, as_json: bool) -> None:
     """Check a compressed file: structure, checksums, code range. Status 1 if it is damaged."""
     from lloydmax.checkpoint import verify as check
@@ -287,9 +213,9 @@ def verify(path: str, as_json: bool) -> None:
     except CheckpointError as error:
         if not Path(path).is_file():
             raise
-        _show({"ok": False, "reason": str(error)}, f"DAMAGED  {error}", as_json)
+        show({"ok": False, "reason": str(error)}, f"DAMAGED  {error}", as_json)
         sys.exit(1)
-    _show({"ok": True, "path": path}, f"ok  {path}", as_json)
+    show({"ok": True, "path": path}, f"ok  {path}", as_json)
 
 
 @main.command()
@@ -298,7 +224,7 @@ def verify(path: str, as_json: bool) -> None:
 @click.option(
     "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
 )
-@_json
+@as_json_option
 def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
     """Show one report, or two side by side, as one self-contained page for a browser."""
     from lloydmax import Report
@@ -306,22 +232,22 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
 
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
-    _check_folder(out)
+    check_folder(out)
     first, *others = (Report.from_json(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
     first.to_html(out, others[0] if others else None, swept)
-    _show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
+    show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
 
 
 @main.command()
-@_json
+@as_json_option
 def plugins(as_json: bool) -> None:
     """List what is installed, and from where."""
     from lloydmax.plugins import strategies
 
     rows = [{"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution} for s in strategies()]
     text = "\n".join(f"{r['kind']:14} {r['name']:16} {r['plugin']:16} {r['distribution']}" for r in rows)
-    _show(rows, text, as_json)
+    show(rows, text, as_json)
 
 
 @main.command()
@@ -342,47 +268,15 @@ def schema(as_markdown: bool) -> None:
 
 @main.command()
 @click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
-@_progress_options
-@_json
+@progress_options
+@as_json_option
 def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
     from lloydmax.demo import run
 
-    with _progress(quiet, log_json) as shown:
+    with progress(quiet, log_json) as shown:
         result = run(Path(out), **shown)
-    _show(result.to_dict(), str(result), as_json)
-
-
-def _show(data: Any, text: str, as_json: bool) -> None:
-    from lloydmax import distributed
-
-    if distributed.writes():
-        click.echo(json.dumps(data, indent=2) if as_json else text)
-
-
-def _check_folder(path: str | None) -> None:
-    if path is not None and not Path(path).resolve().parent.is_dir():
-        raise click.UsageError(f"the folder of {path} does not exist")
-
-
-def _budget(text: str | None) -> dict[str, float] | None:
-    if text is None:
-        return None
-    name, _, value = text.partition("=")
-    try:
-        return {name.strip(): int(value) if name.strip() == "bytes" else float(value)}
-    except ValueError:
-        raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
-
-
-def _build(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:
-    from lloydmax.models import build
-
-    try:
-        keywords = json.loads(arguments) if arguments else {}
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"--model-args is not JSON: {error}") from None
-    return build(spec, weights, keywords, device)
+    show(result.to_dict(), str(result), as_json)
 
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
@@ -390,50 +284,4 @@ def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) 
     from lloydmax.tables import fitness_table, render
 
     found = data_fitness(model, sets, **({} if samples is None else {"samples": samples}))
-    _show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)
-
-
-def _data(path: str | None, model: Any, size: int, mean: str | None, std: str | None) -> Any:
-    if path is not None and path.startswith(_SYNTHESIZE):
-        return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
-    if path is None or not Path(path).is_dir():
-        return None if path is None else Path(path)
-    from lloydmax.data import image_channels, images
-
-    return images(path, size, image_channels(model), _numbers(mean), _numbers(std))
-
-
-def _synthesized(count: str, model: Any, size: int) -> Any:
-    from lloydmax import synthesize
-    from lloydmax.progress import ProgressBars
-
-    if not count.isdecimal():
-        raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
-    with ProgressBars() as bars:
-        return synthesize(model, int(count), size, listeners=[bars])
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.UsageError(f"{text!r} is not a comma-separated list of numbers") from None
-
-
-def _labels(labels: str, data: str, source: Any) -> Any:
-    import numpy as np
-    import torch
-
-    if labels == "folders":
-        if not Path(data).is_dir():
-            raise DataError("--labels folders needs --data to be a folder of images")
-        names = [Path(path).relative_to(data).parts[0] for path in source.dataset.files]
-        order = sorted(set(names))
-        return torch.tensor([order.index(name) for name in names])
-    try:
-        found = torch.from_numpy(np.load(labels, allow_pickle=False).astype(np.int64).reshape(-1))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{labels}: not a .npy file of class numbers: {error}") from None
-    if len(found) != len(source):
-        raise DataError(f"{labels} has {len(found)} labels, the data {len(source)} inputs")
-    return found
+    show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)
