@@ -256,6 +256,8 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
+    if recipe.bits is not None:
+        return replace(draft, predicted_bytes=round(recipe.bits * draft.total_weights / 8))
     stored = {p.name: p.stored() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":

@@ -32,7 +32,9 @@ class StopRecovery(Exception):
 class Quantizer(Protocol):
     """Weight -> codebook.
 
-    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``.
+    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``. One with an option
+    ``price`` (of a bit, in squared units of the weight) has a method ``rate(weight)`` that returns a function: price ->
+    bits a weight of its entropy-coded codes; a recipe's ``bits`` takes such quantizers.
     """
 
     Options: ClassVar[type[BaseModel]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lloydmax.channels import grouped
@@ -130,7 +130,7 @@ class Inputs:
 
 def _accumulator(moments: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Any, Any], None]:
     """A hook that adds up the squares of a layer's input, channel by channel."""
-    spatial = layer.weight.dim() - 2
+    spatial = cast(Tensor, layer.weight).dim() - 2
 
     def add(_: Any, args: Any) -> None:
         x = args[0].detach().float()

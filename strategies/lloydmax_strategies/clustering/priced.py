@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lloydmax.codebook import Codebook, code_dtype
+from torch import Tensor
 
-from lloydmax_strategies.clustering.histogram import Points
+from lloydmax_strategies.clustering.histogram import Histogram, Points
 from lloydmax_strategies.clustering.partition import Floats
 
 _ROUNDS, _SETTLED = 200, 1e-6
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,28 @@ class Priced:
     centroids: Floats
     thresholds: Floats
     bits: float
+
+
+def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
+    """The codebook of a weight, granularity ``tensor``, with at most k centroids, each the exact mean of its members.
+
+    Args:
+        weight: finite, not empty, any shape and device.
+        k: centroids at most.
+        price: of one bit, in squared units of the weight, greater than 0.
+    """
+    found = solve(Histogram.of(weight).points, k, price)
+    limits = torch.from_numpy(found.thresholds)
+    codes = torch.empty(weight.numel(), dtype=code_dtype(len(found.centroids)))
+    count, total = (torch.zeros(len(found.centroids), dtype=torch.float64) for _ in range(2))
+    for start, part in enumerate(weight.detach().reshape(-1).split(_CHUNK)):
+        values = part.cpu().double()
+        index = torch.bucketize(values, limits)
+        codes[start * _CHUNK :][: len(values)] = index.to(codes.dtype)
+        count += torch.bincount(index, minlength=len(count))
+        total += torch.bincount(index, values, minlength=len(count))
+    means = torch.where(count > 0, total / count.clamp(min=1), torch.from_numpy(found.centroids)).to(weight.dtype)
+    return Codebook(means.to(weight.device), codes.view(weight.shape).to(weight.device), price=price)
 
 
 def thresholds(centroids: Floats, bits: Floats, price: float) -> Floats:
