@@ -146,6 +146,8 @@ class Recovery:
         events: where progress is reported.
         cache: what runs over the same teacher and data share, or ``None``.
         part: file in which a step that takes long may keep its state, to go on from after a kill, or ``None``.
+        original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
+            where only the student's host knows.
     """
 
     student: nn.Module
@@ -157,6 +159,7 @@ class Recovery:
     events: Events = field(default_factory=Events)
     cache: Cache | None = None
     part: Path | None = None
+    original: nn.Module | None = None
 
     def source(self, which: str = "data") -> Source:
         """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.

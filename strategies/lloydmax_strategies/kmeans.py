@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import pydantic
@@ -11,7 +12,7 @@ from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram
-from lloydmax_strategies.clustering.priced import fit_priced, solve
+from lloydmax_strategies.clustering.priced import fit_priced, solve, unpriced
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
 
@@ -110,7 +111,8 @@ class KMeans:
             weight: see :meth:`fit`.
         """
         points, k = Histogram.of(weight.detach()).points, self.options.centroids
-        return lambda price: solve(points, k, price).bits
+        start = functools.cache(lambda: unpriced(points, k))
+        return lambda price: solve(points, k, price, start).bits
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LEAST, _MOST = 1e-12, 1e2  # prices over importance x mean square: of no consequence, and nothing but one centroid
 _ROUNDS = 5
-_CLOSE, _EXACT = 1e-3, 1e-4
+_CLOSE, _EXACT = 1e-3, 5e-4
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def priced(
             "parameters (embeddings, for example), or store floats as float16"
         )
     found: dict[int, Plan] = {}
+    price = sum(layer.energy for layer in layers.values()) / len(layers)
     for _ in range(_ROUNDS):
-        price = _price(layers.values(), wanted)
+        price = _price(layers.values(), wanted, price)
         tried = _with(plan, {name: price / layer.importance for name, layer in layers.items()})
         size = _file_bytes(model, tried, fitted(tried))
         found[size] = tried
@@ -99,14 +100,24 @@ def _layer(model: nn.Module, plan: Plan, name: str, importance: Tensor | None) -
     return _Layer(p.weights, max(mean, 1e-30), max(mean * square, 1e-30), quantizer.rate(weight))
 
 
-def _price(layers: Collection[_Layer], bits: float) -> float:
-    """The least price at which all codes take at most so many bits."""
+def _price(layers: Collection[_Layer], bits: float, guess: float) -> float:
+    """The least price, nearly, at which all codes take at most so many bits.
+
+    At high rates a bit more costs a quarter of the price (Bennett 1948), which gives the next guess within the bracket.
+    """
+    weights = sum(layer.weights for layer in layers)
     low = math.log(_LEAST * min(layer.energy for layer in layers))
     high = math.log(_MOST * max(layer.energy for layer in layers))
+    at = math.log(guess)
     while high - low > _EXACT:
-        price = math.exp((low + high) / 2)
-        total = sum(layer.weights * layer.rate(price / layer.importance) for layer in layers)
-        low, high = (math.log(price), high) if total > bits else (low, math.log(price))
+        price = math.exp(at)
+        excess = sum(layer.weights * layer.rate(price / layer.importance) for layer in layers) - bits
+        if -_EXACT * bits <= excess <= 0:
+            return price
+        low, high = (at, high) if excess > 0 else (low, at)
+        at += math.log(4) * excess / weights
+        if not low < at < high:
+            at = (low + high) / 2
     return math.exp(high)
 
 

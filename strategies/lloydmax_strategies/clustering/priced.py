@@ -7,6 +7,7 @@ where the weights of a centroid lie between two thresholds: on the points of a h
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from lloydmax_strategies.clustering.histogram import Histogram, Points
 from lloydmax_strategies.clustering.partition import Floats
 
-_ROUNDS, _SETTLED = 200, 1e-6
+_ROUNDS, _SETTLED = 100, 1e-5
 _CHUNK = 1 << 22
 
 
@@ -66,7 +67,12 @@ def thresholds(centroids: Floats, bits: Floats, price: float) -> Floats:
     return np.maximum.accumulate(shifted)
 
 
-def solve(points: Points, k: int, price: float) -> Priced:
+def unpriced(points: Points, k: int) -> Floats:
+    """At most k centroids with the least squared error."""
+    return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
+
+
+def solve(points: Points, k: int, price: float, otherwise: Callable[[], Floats] | None = None) -> Priced:
     """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``.
 
     It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or from those
@@ -76,10 +82,11 @@ def solve(points: Points, k: int, price: float) -> Priced:
         points: of the weight.
         k: centroids at most.
         price: of one bit, in squared units of the weight, greater than 0.
+        otherwise: gives what :func:`unpriced` would, where that is known.
     """
     centroids = _evenly(points, k, price)
     if centroids is None:
-        centroids = points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
+        centroids = unpriced(points, k) if otherwise is None else otherwise()
     everything = points.total[-1]
     bits = np.zeros(len(centroids))
     for _ in range(_ROUNDS):
