@@ -10,6 +10,7 @@ from lloydmax.compress import Result, compress
 from lloydmax.data import images
 from lloydmax.data.fitness import Fitness, data_fitness
 from lloydmax.data.synthesis import synthesize
+from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
     DataError,
@@ -62,6 +63,7 @@ __all__ = [
     "inspect",
     "load",
     "plan",
+    "recipe_for",
     "renormalize",
     "run_step",
     "save",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import pydantic
@@ -12,7 +11,7 @@ from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram
-from lloydmax_strategies.clustering.priced import fit_priced, solve, unpriced
+from lloydmax_strategies.clustering.priced import fit_priced, rate
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
 
@@ -110,9 +109,7 @@ class KMeans:
         Args:
             weight: see :meth:`fit`.
         """
-        points, k = Histogram.of(weight.detach()).points, self.options.centroids
-        start = functools.cache(lambda: unpriced(points, k))
-        return lambda price: solve(points, k, price, start).bits
+        return rate(Histogram.of(weight.detach()).points, self.options.centroids)
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:

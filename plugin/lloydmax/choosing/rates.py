@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _LEAST, _MOST = 1e-12, 1e2  # prices over importance x mean square: of no consequence, and nothing but one centroid
 _ROUNDS = 5
 _CLOSE, _EXACT = 1e-3, 5e-4
+TEMPER = 2 / 3
+"""Exponent of importance x mean square."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ def priced(
 ) -> Plan:
     """The plan with a price of a bit in every parameter's options, at which the file has the size of ``plan``.
 
-    The importance of a parameter is the mean over its weights; where its rule names none, the inverse of its mean
-    square, which lets every layer lose the same share of its energy. That the coder needs more than the entropy, and
-    what codebooks and header take, is learned from codebooks that are fitted on the way.
+    Where a rule names no importance, every layer may lose the same share of its energy, its mean square. Else that
+    share counts the more the greater importance x mean square is, raised to two thirds: at few bits the damage
+    grows more slowly than the squared error from which importances are derived (measured by
+    tests/benchmarks/allocation.py). That the coder needs more than the entropy, and what codebooks and header take,
+    is learned from codebooks that are fitted on the way.
 
     Args:
         model: the original.
@@ -95,9 +99,10 @@ def _layer(model: nn.Module, plan: Plan, name: str, importance: Tensor | None) -
     except FitError as error:
         raise FitError(f"{name}: {error}") from None
     square = float(weight.double().square().mean())
-    mean = 1 / max(square, 1e-30) if importance is None else float(importance.double().mean())
+    square = max(square, 1e-30)
+    energy = 1.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30) ** TEMPER
     quantizer = plugins.make("quantizer", p.quantizer, p.options)
-    return _Layer(p.weights, max(mean, 1e-30), max(mean * square, 1e-30), quantizer.rate(weight))
+    return _Layer(p.weights, energy / square, energy, quantizer.rate(weight))
 
 
 def _price(layers: Collection[_Layer], bits: float, guess: float) -> float:

@@ -6,6 +6,7 @@ where the weights of a centroid lie between two thresholds: on the points of a h
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from lloydmax_strategies.clustering.histogram import Histogram, Points
 from lloydmax_strategies.clustering.partition import Floats
 
-_ROUNDS, _SETTLED = 100, 1e-5
+_ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
 _CHUNK = 1 << 22
 
 
@@ -72,7 +73,15 @@ def unpriced(points: Points, k: int) -> Floats:
     return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
 
 
-def solve(points: Points, k: int, price: float, otherwise: Callable[[], Floats] | None = None) -> Priced:
+def rate(points: Points, k: int) -> Callable[[float], float]:
+    """The entropy of the codes, nearly, in bits a weight, at any price of more than 0."""
+    start = functools.cache(lambda: unpriced(points, k))
+    return lambda price: solve(points, k, price, start, _FEW).bits
+
+
+def solve(
+    points: Points, k: int, price: float, otherwise: Callable[[], Floats] | None = None, rounds: int = _ROUNDS
+) -> Priced:
     """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``.
 
     It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or from those
@@ -83,13 +92,14 @@ def solve(points: Points, k: int, price: float, otherwise: Callable[[], Floats] 
         k: centroids at most.
         price: of one bit, in squared units of the weight, greater than 0.
         otherwise: gives what :func:`unpriced` would, where that is known.
+        rounds: of the iteration, at most.
     """
     centroids = _evenly(points, k, price)
     if centroids is None:
         centroids = unpriced(points, k) if otherwise is None else otherwise()
     everything = points.total[-1]
     bits = np.zeros(len(centroids))
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         limits = thresholds(centroids, bits, price)
         total, moment = (np.concatenate([[0.0], part]) for part in _up_to_end(points, limits))
         mass = np.diff(total)

@@ -8,6 +8,7 @@ codes, so that what the file takes stays what it was.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,6 +71,12 @@ class Latents:
             held: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
             held.append(self._learned[id(holder)].through)
             self._lists.append(held)
+        if not self._learned:
+            warnings.warn(
+                "'codes: learn' changes nothing: no codebook of the student is trained; write 'trainable: [codebooks]' "
+                "or 'trainable: [all]'",
+                stacklevel=2,
+            )
         self.multiplier = 1.0
         self._priced = [each for each in self._learned.values() if each.holder.price]
         self._weights = sum(each.holder.codes.numel() for each in self._priced)

@@ -130,7 +130,7 @@ class Training:
         groups = learning_rates(recovery.student, self.parameters, options.lr, options.relative_lr)
         self.latents = Latents(recovery.student, recovery.original) if options.codes == "learn" else None
         if self.latents is not None:
-            self.parameters += self.latents.parameters
+            self.parameters = [*self.parameters, *self.latents.parameters]
             groups.append({"params": self.latents.parameters, "lr": options.codes_lr})
         self.optimizer = _optimizer(options, groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)

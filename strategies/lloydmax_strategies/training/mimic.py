@@ -70,6 +70,8 @@ class Mimic:
         """The loss (float32, 0-dim), and the student's outputs, for one batch of samples ``indices``."""
         options = self.options
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
+        if self.features is not None:
+            self.features.start()
         if self.targets is not None:
             wanted = self.targets.rows(indices, self.device)
         else:
