@@ -20,6 +20,7 @@ from lloydmax.errors import (
     PluginError,
     RecipeError,
     RecoveryError,
+    ReportError,
 )
 from lloydmax.hookspecs import hookimpl
 from lloydmax.plan import Plan, plan, verify_plan
@@ -46,6 +47,7 @@ __all__ = [
     "RecipeError",
     "RecoveryError",
     "Report",
+    "ReportError",
     "Result",
     "SearchResult",
     "StopRecovery",
