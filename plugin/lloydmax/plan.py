@@ -67,7 +67,6 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain dict per compressed parameter, for tables and JSON."""
-        float_bytes = self.recipe.storage.float_bytes
         for p in self.parameters.values():
             yield {
                 "parameter": p.name,
@@ -78,7 +77,7 @@ class Plan:
                 "granularity": p.granularity,
                 "block": p.block,
                 "bits": p.bits_per_weight,
-                "bytes": p.code_bytes + p.codebook_values * (4 if p.even else float_bytes),
+                "bytes": p.code_bytes + p.codebook_bytes(self.recipe.storage),
                 "trained": p.name in self.trainable,
             }
 
@@ -180,7 +179,7 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
-    stored = {p.name: p.stored() for p in parameters.values()}
+    stored = {p.name: p.stored(recipe.storage) for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
         streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}

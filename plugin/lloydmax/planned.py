@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel
 
-from lloydmax import packing
+from lloydmax import int8, packing
 from lloydmax.blocks import code_shape
 from lloydmax.codebook import Codebook, code_bits, codebook_count
 from lloydmax.stored import Parameter
+
+if TYPE_CHECKING:
+    from lloydmax.recipe import Storage
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,18 @@ class PlannedParameter:
         """Number of values stored for all codebooks."""
         return self.codebooks * (2 if self.even else self.centroids * self.block)
 
+    def codebook_bytes(self, storage: Storage) -> int:
+        """Bytes of all codebooks in a file."""
+        values = self.centroids * self.block
+        if self.takes_int8(storage):
+            return self.codebooks * (values + int8.SCALE_BYTES)
+        return self.codebook_values * (4 if self.even else storage.float_bytes)
+
+    def takes_int8(self, storage: Storage) -> bool:
+        """Whether the file will hold the centroids as integers."""
+        free = storage.codebooks == "int8" and self.dtype == torch.float32 and not self.even
+        return free and int8.pays(self.centroids, self.block, storage.float_bytes)
+
     @property
     def bits_per_weight(self) -> float:
         """Bits of a fixed-width code for each weight that it stands for."""
@@ -81,11 +97,18 @@ class PlannedParameter:
         """Shape of the codes in memory."""
         return code_shape(self.shape, self.axis, self.block)
 
-    def stored(self) -> Parameter:
+    def stored(self, storage: Storage) -> Parameter:
         """As a file describes it."""
         dtype = str(self.dtype).removeprefix("torch.")
         return Parameter(
-            self.shape, self.centroids, dtype, self.granularity, self.axis, even=self.even, block=self.block
+            self.shape,
+            self.centroids,
+            dtype,
+            self.granularity,
+            self.axis,
+            even=self.even,
+            block=self.block,
+            int8=self.takes_int8(storage),
         )
 
 

@@ -56,8 +56,8 @@ def libraries(quick: bool) -> None:
                     lambda p=points, k=k: MiniBatchKMeans(k, n_init=1, random_state=0).fit(p)
                 )
                 print(
-                    f"| {name} | {d} | {k} | {own.bits_per_weight:.2f} | {seconds:.2f} s | {whole_seconds:.2f} s "
-                    f"| {batch_seconds:.2f} s | {error / whole.inertia_:.4f} | {batches.inertia_ / whole.inertia_:.4f} |",
+                    f"| {name} | {d} | {k} | {own.bits_per_weight:.2f} | {seconds:.2f} s | {whole_seconds:.2f} s | "
+                    f"{batch_seconds:.2f} s | {error / whole.inertia_:.4f} | {batches.inertia_ / whole.inertia_:.4f} |",
                     flush=True,
                 )
 
