@@ -179,7 +179,7 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
-    stored = {p.name: p.stored(recipe.storage) for p in parameters.values()}
+    stored = {p.name: p.stored() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
         streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}

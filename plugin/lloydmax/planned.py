@@ -77,15 +77,9 @@ class PlannedParameter:
 
     def codebook_bytes(self, storage: Storage) -> int:
         """Bytes of all codebooks in a file."""
-        values = self.centroids * self.block
-        if self.takes_int8(storage):
-            return self.codebooks * (values + int8.SCALE_BYTES)
+        if self.stored().takes_int8(storage.codebooks, storage.float_bytes):
+            return self.codebook_values + self.codebooks * int8.SCALE_BYTES
         return self.codebook_values * (4 if self.even else storage.float_bytes)
-
-    def takes_int8(self, storage: Storage) -> bool:
-        """Whether the file will hold the centroids as integers."""
-        free = storage.codebooks == "int8" and self.dtype == torch.float32 and not self.even
-        return free and int8.pays(self.centroids, self.block, storage.float_bytes)
 
     @property
     def bits_per_weight(self) -> float:
@@ -97,18 +91,11 @@ class PlannedParameter:
         """Shape of the codes in memory."""
         return code_shape(self.shape, self.axis, self.block)
 
-    def stored(self, storage: Storage) -> Parameter:
+    def stored(self) -> Parameter:
         """As a file describes it."""
         dtype = str(self.dtype).removeprefix("torch.")
         return Parameter(
-            self.shape,
-            self.centroids,
-            dtype,
-            self.granularity,
-            self.axis,
-            even=self.even,
-            block=self.block,
-            int8=self.takes_int8(storage),
+            self.shape, self.centroids, dtype, self.granularity, self.axis, even=self.even, block=self.block
         )
 
 

@@ -145,6 +145,8 @@ def predicted_size(
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:
             half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
+            if parameter.takes_int8(chosen["codebooks"], 2 if half else 4):
+                document.parameters[name] = parameter = replace(parameter, int8=True)
             entries += parameter.entries(name, "F16" if half else "F32", lengths.get(name))
             continue
         tensor, dtype = target(value, chosen)

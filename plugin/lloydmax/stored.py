@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from lloydmax import packing
+from lloydmax import int8, packing
 from lloydmax.blocks import code_shape, misfit
 from lloydmax.codebook import channels_per_codebook, code_bits, codebook_count
 from lloydmax.entries import Entry, expect
 from lloydmax.errors import CheckpointError, FitError
-from lloydmax.int8 import SCALE_BYTES
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -88,11 +87,16 @@ class Parameter:
     def codebook_shape(self) -> tuple[int, ...]:
         """As stored: that of the centroids, 2 for k where ``even``; ``(codebooks, k * block + 2)`` where ``int8``."""
         if self.int8:
-            return (self.codebooks, self.k * self.block + SCALE_BYTES)
+            return (self.codebooks, self.k * self.block + int8.SCALE_BYTES)
         stored = (2,) if self.even else (self.k,) if self.block == 1 else (self.k, self.block)
         if self.granularity == "tensor":
             return stored
         return (self.codebooks, *stored)
+
+    def takes_int8(self, codebooks: str, float_bytes: int) -> bool:
+        """Whether the file is to hold the centroids as integers: ``storage`` says so, and it saves bytes."""
+        free = codebooks == "int8" and self.dtype == "float32" and not self.even
+        return free and int8.pays(self.k, self.block, float_bytes)
 
     def entries(self, name: str, centroids: str, code_bytes: int | None = None) -> tuple[Entry, Entry]:
         """The codebook and the codes in the file.

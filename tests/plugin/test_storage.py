@@ -252,7 +252,12 @@ def test_constants():
 
 
 def test_predicted_sizes_know_constants_and_merged_norms(small_net, tmp_path):
-    for storage in ({"layout": "compact"}, {"norms": "merged"}, {"norms": "merged", "layout": "compact"}):
+    for storage in (
+        {"layout": "compact"},
+        {"norms": "merged"},
+        {"norms": "merged", "layout": "compact"},
+        {"codebooks": "int8", "floats": "float16"},
+    ):
         model = compressed(small_net, storage)
         parameters = {
             name: lloydmax.checkpoint.Parameter(tuple(book.codes.shape), book.k, granularity=book.granularity)
