@@ -102,14 +102,21 @@ class Storage(_Section):
         floats: of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 (``float16``)
             or 2^-8 (``bfloat16``) stays float32.
         codes: ``packed`` (fixed width) or ``entropy`` (Huffman).
+        norms: ``merged``: of a batch norm only a scale and a shift are left, its statistics are gone.
+        codebooks: ``int8``: centroids are integers times one scale for each codebook, where that is smaller.
+        layout: ``named`` (tensors under their own names) or ``compact`` (one array and a deflated table; no bytes for
+            constant tensors).
     """
 
     floats: Literal["float32", "float16", "bfloat16"] = "float32"
     codes: Literal["packed", "entropy"] = "packed"
+    norms: Literal["kept", "merged"] = "kept"
+    codebooks: Literal["float", "int8"] = "float"
+    layout: Literal["named", "compact"] = "named"
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of one stored centroid."""
+        """Bytes of one stored floating-point centroid."""
         return 2 if self.floats == "float16" else 4
 
 
