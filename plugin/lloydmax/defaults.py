@@ -24,6 +24,7 @@ _LOOK = 32
 _TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
 _LARGE = 96  # pixels from which views are made smaller
 _STEPS, _BATCH = 1000, 32
+_STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
 
 
 def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: float = 1.0) -> Recipe:
@@ -56,7 +57,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         if effort:
             steps.append(_training(model, source, max(1, round(_STEPS * effort))))
     recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
-    return Recipe.load(recipe | {"storage": {"floats": "float16", "codes": "entropy"}})
+    return Recipe.load(recipe | {"storage": _STORAGE})
 
 
 def _rules(model: nn.Module) -> list[dict[str, Any]]:
