@@ -16,6 +16,7 @@ from lloydmax.student import CodebookWeight, attached
 from torch import Tensor, nn
 
 _GAIN = 1.0
+_LEAST = 0.01
 
 
 class StraightThrough(nn.Module):
@@ -23,13 +24,18 @@ class StraightThrough(nn.Module):
 
     Args:
         weight: the first latent weight, in the shape of the decoded one; float32.
+        axis: of the output channels, each of which counts in units of its own rms, at least a hundredth of the whole
+            weight's.
     """
 
     latent: nn.Parameter
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, axis: int = 0) -> None:
         super().__init__()
-        self.scale = max(float(weight.square().mean().sqrt()), 1e-12)
+        whole = float(weight.square().mean().sqrt().clamp(min=1e-12))
+        others = [dim for dim in range(weight.dim()) if dim != axis]
+        each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
+        self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
 
     def forward(self, decoded: Tensor) -> Tensor:
@@ -66,7 +72,7 @@ class Latents:
                 found = weights.get(name)
                 fits = found is not None and tuple(found.shape) == holder.shape
                 start = found if found is not None and fits else holder.holding(centroids).dequantize()
-                through = StraightThrough(start.detach().float().to(centroids.device))
+                through = StraightThrough(start.detach().float().to(centroids.device), holder.axis)
                 self._learned[id(holder)] = _Learned(holder, centroids, through)
             held: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
             held.append(self._learned[id(holder)].through)
@@ -85,7 +91,7 @@ class Latents:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The latent weights, in units of the rms of each weight."""
+        """The latent weights, in units of the rms of each output channel."""
         return [each.through.latent for each in self._learned.values()]
 
     @property

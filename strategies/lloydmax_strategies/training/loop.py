@@ -43,7 +43,7 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         codes: ``fixed``, or ``learn``: behind the codes of every trained codebook stand latent weights, from before the
             fit, which learn by the straight-through estimator and choose their codes again after every step; where the
             recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is.
-        codes_lr: peak learning rate of the latent weights, in units of the rms of each weight.
+        codes_lr: peak learning rate of the latent weights, in units of the rms of each output channel.
         epochs: passes over the data.
         steps: optimizer steps, instead of ``epochs``.
         batch_size: samples of one step.
