@@ -11,6 +11,7 @@ from lloydmax.data import images
 from lloydmax.errors import (
     CheckpointError,
     DataError,
+    ExportError,
     FitError,
     IntegrationError,
     LloydmaxError,
@@ -19,6 +20,7 @@ from lloydmax.errors import (
     RecipeError,
     RecoveryError,
 )
+from lloydmax.exporting.export import Export, export
 from lloydmax.hookspecs import hookimpl
 from lloydmax.plan import Plan, plan, verify_plan
 from lloydmax.recipe import Recipe
@@ -33,6 +35,8 @@ __all__ = [
     "CheckpointError",
     "Codebook",
     "DataError",
+    "Export",
+    "ExportError",
     "FitError",
     "IntegrationError",
     "LloydmaxError",
@@ -50,6 +54,7 @@ __all__ = [
     "codebooks",
     "compress",
     "distill",
+    "export",
     "fit_codebook",
     "hookimpl",
     "images",

@@ -1,0 +1,147 @@
+"""Core ML: palettized weights in an ``.mlpackage``, through the compression metadata that coremltools documents.
+
+coremltools reads buffers named ``_COREML_/<parameter>/...`` beside a dense parameter and writes its codes and lookup
+table (``constexpr_lut_to_dense``) in place of its values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.errors import ExportError
+from lloydmax.exporting.formats import Format
+from lloydmax.exporting.subject import Subject
+from lloydmax.layers import CodebookLayer
+from lloydmax.student import codebooks
+
+_SIZES = (2, 4, 8, 16, 64, 256)
+_PALETTIZATION = 2
+
+
+@dataclass(frozen=True)
+class To(Format):
+    """For iOS 18, macOS 15 and newer. Parameters of one axis, such as biases, stay dense.
+
+    Attributes:
+        precision: of computations and lookup tables: ``"float16"``, which the Neural Engine runs, or ``"float32"``.
+        most: largest number of samples of a dynamic batch.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("coremltools",)
+    precision: str = "float16"
+    most: int = 64
+
+    def refuse(self, subject: Subject) -> None:
+        """More than 256 centroids, codes that stand for several weights, bfloat16, an unknown precision."""
+        if self.precision not in ("float16", "float32"):
+            raise ExportError(f"precision is 'float16' or 'float32', not {self.precision!r}")
+        subject.refuse_dtypes(torch.bfloat16, name="Core ML")
+        for name, codebook in palettized(subject.model).items():
+            if codebook.k > _SIZES[-1]:
+                raise ExportError(f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries")
+            if codebook.dequantize().shape != codebook.codes.shape:
+                raise ExportError(f"each code of {name} stands for several weights, which is not exported to Core ML")
+
+    def write(self, subject: Subject, path: Path) -> None:
+        """Convert, and check that every palettized weight of the program became a lookup table."""
+        with _quiet():
+            import coremltools
+
+            model = copy.deepcopy(subject.model)
+            tables = palettized(model)
+            _register(model, tables)
+            program = replace(subject, model=model).program(self.most).run_decompositions({})
+            converted = coremltools.convert(
+                program,
+                minimum_deployment_target=coremltools.target.iOS18,
+                compute_precision=getattr(coremltools.precision, self.precision.upper()),
+                skip_model_load=True,
+            )
+            used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+            parameters = program.graph_signature.inputs_to_parameters
+            wanted = {name for node, name in parameters.items() if node in used and name in tables}
+            found = operations(converted).count("constexpr_lut_to_dense")
+            if found < len(wanted):
+                raise ExportError(f"coremltools wrote {found} lookup tables for {len(wanted)} palettized parameters")
+            converted.save(str(path))
+
+
+def palettized(model: nn.Module) -> dict[str, Codebook]:
+    """The codebooks that become lookup tables, by parameter name."""
+    return {name: codebook for name, codebook in codebooks(model).items() if codebook.codes.dim() > 1}
+
+
+def operations(model: Any) -> list[str]:
+    """The types of all operations in the main function of a Core ML model."""
+    main = model.get_spec().mlProgram.functions["main"]
+    return [operation.type for block in main.block_specializations.values() for operation in block.operations]
+
+
+def table(codebook: Codebook) -> Tensor:
+    """The lookup table ``(*axes, entries, 1)`` of a codebook.
+
+    ``axes`` are 1, but for the axis of the output channels where these do not share one table; entries are padded to
+    2, 4, 8, 16, 64 or 256 by repeating the last centroid.
+    """
+    rows = codebook.centroids.reshape(-1, codebook.k)
+    channels = channels_per_codebook(codebook.granularity)
+    if channels is not None:
+        rows = rows[torch.arange(codebook.codes.shape[codebook.axis]) // channels]
+    entries = next(size for size in _SIZES if size >= codebook.k)
+    padded = torch.cat([rows, rows[:, -1:].expand(-1, entries - codebook.k)], 1)
+    axes = [1] * codebook.codes.dim()
+    axes[codebook.axis] = len(rows)
+    return padded.reshape(*axes, entries, 1)
+
+
+def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
+    """Make every parameter dense again, in place, with the metadata beside it."""
+    dense: dict[int, nn.Parameter] = {}
+
+    def parameter(holder: Any, value: Tensor) -> nn.Parameter:
+        return dense.setdefault(id(holder), nn.Parameter(value.detach().clone(), requires_grad=False))
+
+    for module in list(model.modules()):
+        if isinstance(module, CodebookLayer):
+            for leaf, tensor in list(module.codebooks.items()):
+                del module.codebooks[leaf]
+                module._parameters[leaf] = parameter(tensor, tensor())
+        elif parametrize.is_parametrized(module):
+            for leaf, held in list(module.parametrizations.items()):
+                holder = held[0]
+                parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+                module._parameters[leaf] = parameter(holder, getattr(module, leaf))
+    for name, codebook in tables.items():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        module.register_buffer(f"_COREML_/{leaf}/lut", table(codebook))
+        module.register_buffer(f"_COREML_/{leaf}/compression_type", torch.tensor([_PALETTIZATION]))
+    model.register_buffer("_COREML_/metadata_version", torch.tensor(1))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools warns about every package that it was not tested with, and shows bars of its own."""
+    loggers = [logging.getLogger(name) for name in ("coremltools", "coremltools.models")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
