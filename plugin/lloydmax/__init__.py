@@ -8,6 +8,8 @@ from lloydmax.choosing.sweep import Sweep, sweep
 from lloydmax.codebook import Codebook, fit_codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images
+from lloydmax.data.fitness import Fitness, data_fitness
+from lloydmax.data.synthesis import synthesize
 from lloydmax.errors import (
     CheckpointError,
     DataError,
@@ -38,6 +40,7 @@ __all__ = [
     "Export",
     "ExportError",
     "FitError",
+    "Fitness",
     "IntegrationError",
     "LloydmaxError",
     "Plan",
@@ -53,6 +56,7 @@ __all__ = [
     "Sweep",
     "codebooks",
     "compress",
+    "data_fitness",
     "distill",
     "export",
     "fit_codebook",
@@ -67,6 +71,7 @@ __all__ = [
     "search",
     "set_cache",
     "sweep",
+    "synthesize",
     "verify",
     "verify_plan",
 ]
