@@ -21,6 +21,7 @@ from lloydmax.errors import (
     PluginError,
     RecipeError,
     RecoveryError,
+    ReportError,
 )
 from lloydmax.exporting.export import Export, export
 from lloydmax.hookspecs import hookimpl
@@ -50,6 +51,7 @@ __all__ = [
     "RecipeError",
     "RecoveryError",
     "Report",
+    "ReportError",
     "Result",
     "SearchResult",
     "StopRecovery",

@@ -27,6 +27,7 @@ from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.recovery import folder, needs_data, open_source, recover, recovery_steps
 from lloydmax.report import Report, Stage, layer_reports
+from lloydmax.report.history import History
 from lloydmax.resume import Progress, identity
 from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluating, seeded
 from lloydmax.student import attach, attached, codebooks, finish
@@ -114,22 +115,30 @@ def compress(
             listeners = [*listeners, stack.enter_context(ProgressBars())]
         stack.enter_context(distributed.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
-        events = Events(listeners)
+        history = History()
+        events = Events([*listeners, history])
         source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
         with events.stage("prepare"):
             yardstick_source = reference or source
-            yardstick = yardstick_source and Yardstick(model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache)
+            yardstick = yardstick_source and Yardstick(
+                model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
+            )
             student = copy.deepcopy(model)
             stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
         said: list[dict[str, Any]] = []
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
-            score = None if evaluate is None else _score(evaluate, model)
-            return Stage(stage, yardstick.measure(model) if yardstick else None, score)
+            with events.stage("measure", total=len(yardstick.order) if yardstick else None) as figures:
+                score = None if evaluate is None else _score(evaluate, model)
+                agreement = yardstick.measure(model, partial(events.step, "measure")) if yardstick else None
+                if agreement is not None:
+                    figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+                figures |= {} if score is None else {"score": score}
+            return Stage(stage, agreement, score)
 
         recovery = Recovery(student, model, source, reference, seed, workdir, events, cache)
         for figures in recover(recovery, early):
-            said.append(figures)
+            said.append(figures | history.take(figures["step"]))
             stages.append(measured_at(figures["step"], student))
         original: nn.Module = model
         if early or recipe.activations:
@@ -146,8 +155,7 @@ def compress(
                 student = integer.prepare(student, plan, fitted, calibration, seed)
         else:
             prepare(student, plan, fitted)
-        with events.stage("measure"):
-            stages.append(measured_at("compressed", student))
+        stages.append(measured_at("compressed", student))
         recovery.student = student
         kept = Progress(
             workdir, [] if workdir is None else [recipe.data(), seed, *identity(model, (source, reference))]
@@ -155,9 +163,9 @@ def compress(
         for number, step in enumerate(late, start=1):
             recovery.part = kept.part(number)
             try:
-                said.append(kept.step(number, student, partial(_one, recovery, step)))
+                said.append(kept.step(number, student, partial(_one, recovery, step, history)))
             except KeyboardInterrupt:
-                said.append({"step": step[0], "stopped": "interrupted"})
+                said.append({"step": step[0], "stopped": "interrupted", **history.take(step[0])})
                 warnings.warn(_interrupted(step[0], kept), stacklevel=2)
                 break
             if number < len(late) or recipe.activations:
@@ -179,6 +187,7 @@ def compress(
             stages=stages,
             measured_on=yardstick_source.describe() if yardstick_source else None,
             layers=layer_reports(plan, weights, codebooks(student)),
+            trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=said,
             seconds=dict(events.seconds),
             seed=seed,
@@ -247,8 +256,8 @@ def _set_trainable(student: nn.Module, plan: Plan) -> None:
         (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
 
 
-def _one(recovery: Recovery, step: tuple[str, RecoveryStep]) -> dict[str, Any]:
-    return next(recover(recovery, [step]))
+def _one(recovery: Recovery, step: tuple[str, RecoveryStep], history: History) -> dict[str, Any]:
+    return next(recover(recovery, [step])) | history.take(step[0])
 
 
 def _interrupted(step: str, kept: Progress) -> str:

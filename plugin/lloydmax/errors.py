@@ -31,6 +31,10 @@ class CheckpointError(LloydmaxError, RuntimeError):
     """A file is damaged, hostile, of another version, or belongs to another model."""
 
 
+class ReportError(LloydmaxError, ValueError):
+    """A JSON file is no report, sweep or search, or one of another version of lloydmax."""
+
+
 class PluginError(LloydmaxError, RuntimeError):
     """A plugin is broken, missing, or registers a name that is already taken."""
 

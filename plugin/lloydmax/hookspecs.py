@@ -47,7 +47,11 @@ def lloydmax_search_methods() -> dict[str, type]:  # type: ignore[empty-body]
 
 @hookspec
 def lloydmax_stage_started(stage: str, total: int | None) -> None:
-    """A stage starts: ``fit``, ``recover``, a recovery step's name, ``finish`` ...; ``total`` units if known."""
+    """A stage starts; ``total`` units if known.
+
+    Stages are ``prepare``, ``fit``, ``measure``, ``finish``, ``estimate``, ``sweep``, ``search``, and recovery steps by
+    their names. One may start within another: ``teacher`` (the teacher's outputs are computed) in ``distill``.
+    """
 
 
 @hookspec
@@ -62,7 +66,8 @@ def lloydmax_parameter_fitted(name: str, codebook: Codebook, index: int, total: 
 
 @hookspec
 def lloydmax_step(step: str, index: int, total: int, metrics: dict[str, float]) -> None:
-    """One optimizer step or batch ``index`` of ``total`` of recovery step ``step`` is done.
+    """Unit ``index`` of ``total`` of the stage ``step`` is done: of a recovery step an optimizer step or batch, of
+    ``measure`` and ``teacher`` a sample, of ``sweep`` and ``search`` a choice that was measured.
 
     ``metrics`` has what is known at this point, for example ``loss`` and, when it was just measured,
     ``agreement``. Raising :class:`lloydmax.StopRecovery` ends the whole run (for trial pruners).

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from lloydmax.strategy import device_of, evaluating
 if TYPE_CHECKING:
     from lloydmax.cache import Cache
     from lloydmax.data import Source
+    from lloydmax.strategy import Events
 
 MEMORY_LIMIT = 1 << 30
 _BATCH = 64
@@ -82,6 +84,7 @@ class TeacherOutputs:
         key: see :func:`output_tensors`.
         batch_size: samples of one forward pass.
         workdir: where the files go; ``None``: the system's temporary folder.
+        events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
 
     Raises:
         RaggedOutputsError: the outputs of different batches differ in shape beyond the first axis.
@@ -96,6 +99,7 @@ class TeacherOutputs:
         key: str | int | None = None,
         workdir: Path | None = None,
         cache: Cache | None = None,
+        events: Events | None = None,
     ) -> TeacherOutputs | None:
         """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs.
 
@@ -105,11 +109,11 @@ class TeacherOutputs:
             return None
         try:
             if cache is None:
-                return cls(teacher, source, order, key, workdir=workdir)
+                return cls(teacher, source, order, key, workdir=workdir, events=events)
             name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), key)
             _, outputs = cache.get(
                 name,
-                lambda: (source, cls(teacher, source, order, key, workdir=workdir)),
+                lambda: (source, cls(teacher, source, order, key, workdir=workdir, events=events)),
                 lambda made: made[1].bytes,
             )
             return outputs
@@ -124,6 +128,7 @@ class TeacherOutputs:
         key: str | int | None = None,
         batch_size: int = _BATCH,
         workdir: Path | None = None,
+        events: Events | None = None,
     ) -> None:
         self.position = torch.full((len(source),), -1, dtype=torch.int64)
         self.position[order] = torch.arange(len(order))
@@ -132,7 +137,9 @@ class TeacherOutputs:
         self._kept: list[Tensor] = []
         device = device_of(teacher)
         mine = order if len(order) < distributed.size() else distributed.share(order)
-        with evaluating(teacher):
+        stage = events.stage("teacher", total=len(mine)) if events else nullcontext()
+        done = 0
+        with evaluating(teacher), stage:
             for indices, batch in source.batches(batch_size, mine):
                 tensors = output_tensors(batch.to(device, channels_last=True).run(teacher), key)
                 if not self._kept:
@@ -144,6 +151,9 @@ class TeacherOutputs:
                             f"{tuple(kept.shape[1:])} a sample before: such outputs cannot be kept"
                         )
                     kept[self.position[indices]] = tensor.to(kept.device)
+                done += len(indices)
+                if events:
+                    events.step("teacher", done, len(mine), {})
         if len(mine) < len(order):
             for kept in self._kept:
                 distributed.exchange(kept, device)
@@ -204,6 +214,7 @@ class Yardstick:
         samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
         key: which output counts, see :func:`output_tensors`; the first with classes decides the agreement.
         cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
+        events: where the progress of the teacher is reported; ``None``: nowhere.
     """
 
     def __init__(
@@ -214,20 +225,26 @@ class Yardstick:
         seed: int = 0,
         key: str | int | None = None,
         cache: Cache | None = None,
+        events: Events | None = None,
     ) -> None:
         self.teacher, self.source, self.key = teacher, source, key
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
-        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache)
+        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache, events=events)
 
-    def measure(self, student: nn.Module) -> Agreement:
-        """Compare; the student runs in evaluation mode and is left as it was."""
-        device = device_of(student)
-        same = decisions = 0
+    def measure(self, student: nn.Module, told: Callable[[int, int], None] | None = None) -> Agreement:
+        """Compare; the student runs in evaluation mode and is left as it was.
+
+        Args:
+            student: any model with the same outputs.
+            told: called after every batch with the samples done, and how many this process has to do.
+        """
+        device, mine = device_of(student), distributed.share(self.order)
+        same = decisions = done = 0
         kl = squared = 0.0
         values = 0
         with evaluating(student, self.teacher):
-            for indices, batch in self.source.batches(_BATCH, distributed.share(self.order)):
+            for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 found = output_tensors(inputs.run(student), self.key)
                 if self.outputs is not None:
@@ -247,6 +264,9 @@ class Yardstick:
                     count = theirs.numel() // theirs.shape[axis]
                     decisions += count
                     kl += float(divergence(ours, theirs, axis)) * count
+                done += len(indices)
+                if told is not None:
+                    told(done, len(mine))
         totals = distributed.summed([same, decisions, kl, squared, values], device)
         same, decisions, kl, squared, values = int(totals[0]), int(totals[1]), totals[2], totals[3], int(totals[4])
         if not decisions:

@@ -58,6 +58,18 @@ class Sizes:
         names = ("original", "packed", "entropy_coded", "gzip_float32", "file")
         return {name: getattr(self, name) for name in names}
 
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, int]) -> Sizes:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        names = ("original", "packed", "entropy_coded", "file")
+        made = cls(**{name: sizes[name] for name in names}, dense=())
+        made.__dict__["gzip_float32"] = sizes["gzip_float32"]
+        return made
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.to_dict(), "dense": ()}
 

@@ -97,11 +97,12 @@ class Events:
             self._local.register(listener)
         self._local.check_pending()
         self.seconds: dict[str, float] = {}
+        self._open = 0
 
-    def step(self, step: str, index: int, total: int, metrics: dict[str, float]) -> None:
-        """One batch or optimizer step is done."""
+    def step(self, step: str, index: int, total: int, metrics: dict[str, float] | None = None) -> None:
+        """One unit of a stage is done: an optimizer step, a batch, or as many samples as ``index`` says."""
         for manager in (plugins.manager(), self._local):
-            manager.hook.lloydmax_step(step=step, index=index, total=total, metrics=metrics)
+            manager.hook.lloydmax_step(step=step, index=index, total=total, metrics=metrics or {})
 
     def fitted(self, name: str, codebook: Codebook, index: int, total: int) -> None:
         """One parameter got its codebook."""
@@ -110,17 +111,21 @@ class Events:
 
     @contextmanager
     def stage(self, stage: str, total: int | None = None) -> Iterator[dict[str, Any]]:
-        """A timed stage; put what it measured into the dict that it yields."""
+        """A timed stage; put what it measured into the dict that it yields. A stage within a stage is reported, too;
+        its time is that of the outer one."""
         metrics: dict[str, Any] = {}
         managers = (plugins.manager(), self._local)
         for manager in managers:
             manager.hook.lloydmax_stage_started(stage=stage, total=total)
         started = time.perf_counter()
+        self._open += 1
         try:
             yield metrics
         finally:
             seconds = time.perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self._open -= 1
+            if not self._open:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
             for manager in managers:
                 manager.hook.lloydmax_stage_finished(stage=stage, seconds=seconds, metrics=metrics)
 

@@ -130,7 +130,7 @@ class Inputs:
 
 def _accumulator(moments: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Any, Any], None]:
     """A hook that adds up the squares of a layer's input, channel by channel."""
-    spatial = layer.weight.dim() - 2  # type: ignore[union-attr, operator]
+    spatial = layer.weight.dim() - 2
 
     def add(_: Any, args: Any) -> None:
         x = args[0].detach().float()

@@ -143,8 +143,12 @@ class Renormalize:
                 self._baseline[norm] = _Baseline(moments, twin)
                 hook = twin.register_forward_pre_hook(lambda _, args, moments=moments: moments.add(args[0]))
                 stack.callback(hook.remove)
-            for _, batch in source.batches(self.options.batch_size, order):
+            stack.enter_context(recovery.events.stage("teacher", total=len(order)))
+            done = 0
+            for indices, batch in source.batches(self.options.batch_size, order):
                 batch.to(device_of(teacher), channels_last=True).run(teacher)
+                done += len(indices)
+                recovery.events.step("teacher", done, len(order))
 
     def _write(self, norm: _BatchNorm, moments: Moments, *, unbiased: bool) -> None:
         """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""

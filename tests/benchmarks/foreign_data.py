@@ -4,9 +4,9 @@
 
 The demo's network at its 2-bit recipe, recovered in a few steps (re-normalization, then 40 steps of 64 inputs) on 500
 inputs of each set (200 where synthesized); accuracy, and KL divergence from the teacher, are those on 2,500 test
-pictures of Fashion-MNIST; "in-domain" are the other 2,500. For every set: its fitness, told before any training, and whether the
-order by fitness is the order by what recovery reaches. Views are tried where inputs are few, 100. Every cell leaves one
-small file in the folder, so that a killed run goes on. Sets that are not installed are left out.
+pictures of Fashion-MNIST; "in-domain" are the other 2,500. For every set: its fitness, told before any training, and
+whether the order by fitness is the order by what recovery reaches. Views are tried where inputs are few, 100. Every
+cell leaves one small file in the folder, so that a killed run goes on. Sets that are not installed are left out.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Bench:
     ) -> None:
         self.plan, self.tried, self.source, self.seed = plan, tried, source, seed
         self.journal, self.events, self.cache = journal, events, cache or Cache()
-        self.yardstick = Yardstick(teacher, source, samples, seed, cache=cache)
+        self.yardstick = Yardstick(teacher, source, samples, seed, cache=cache, events=events)
         self.original = original
         self.student = copy.deepcopy(original).requires_grad_(False).eval()
         self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}

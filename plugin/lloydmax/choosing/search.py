@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from lloydmax import plugins
+from lloydmax import plugins, textfile
 from lloydmax.cache import Cache
 from lloydmax.choosing.budget import Budget, Search
 from lloydmax.choosing.searching import Searcher, Trial, resolved_recipe
@@ -84,11 +83,12 @@ class SearchResult:
             "tried": self.tried,
             "units": list(self.rows()),
             "recipe": self.recipe.data(),
+            "sweep": self.sweep.to_dict(),
         }
 
     def to_json(self, path: str | Path) -> None:
         """Write the result as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        textfile.write_json(path, self.to_dict())
 
     def __str__(self) -> str:
         from lloydmax.choosing.tables import search_tables
@@ -152,7 +152,8 @@ def search(
     with opened(model, recipe, data, settings) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
-        found, uniform = run.agreeing(wanted.agreement) if wanted.agreement else run.within(wanted)
+        with trials.bench.events.stage("search"):
+            found, uniform = run.agreeing(wanted.agreement) if wanted.agreement else run.within(wanted)
         tried = len(run.trials)
         answer = resolved_recipe(recipe, trials.plan, trials.choices(found.choice))
     return SearchResult(answer, name, wanted, found, uniform, sweep, tried)

@@ -83,6 +83,7 @@ class Searcher:
         self.corrections = corrections
         self.weights = sum(unit.weights for unit in units)
         self.trials: dict[str, Trial] = {}
+        self._most = 2 + corrections
 
     def within(self, budget: Budget) -> tuple[Trial, Trial | None]:
         """The least damage under a budget of bytes, bits or reduction; and the uniform choice."""
@@ -108,6 +109,7 @@ class Searcher:
 
     def agreeing(self, target: float) -> tuple[Trial, Trial | None]:
         """The smallest file found whose measured agreement is at least ``target``; and the uniform choice."""
+        self._most += math.ceil(math.log2(_PRECISION)) + len(self._numbers())
         low, high = (sum(end(o.bytes for o in unit.options) for unit in self.units) for end in (min, max))
         best = self._measured(self.method.choose(self.units, high))
         if best.measured.top1 is None:
@@ -243,6 +245,9 @@ class Searcher:
                 1 - size / self.setup.plan.original_bytes,
                 total_bytes(self.units, choice) * 8 / self.weights,
             )
+            done, least = len(self.trials), min(trial.damage for trial in self.trials.values())
+            name = "mse" if self.trials[key].measured.kl is None else "kl"
+            self.setup.bench.events.step("search", done, max(done, self._most), {name: least})
         return self.trials[key]
 
 

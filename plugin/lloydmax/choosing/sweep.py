@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from lloydmax import textfile
 from lloydmax.cache import Cache
 from lloydmax.choosing.allocation import Option, Unit
 
@@ -102,7 +102,7 @@ class Sweep:
 
     def to_json(self, path: str | Path) -> None:
         """Write the sweep as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        textfile.write_json(path, self.to_dict())
 
     def plot(self, path: str | Path) -> None:
         """Draw damage against bytes, a line for each unit; the ending decides the format (``.svg``, ``.png``).

@@ -159,7 +159,7 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
     with bench.events.stage("sweep", total=len(checked)):
         for done, number in enumerate(checked, start=1):
             found[number] = bench.measure(choices[number])
-            bench.events.step("sweep", done, len(checked), {})
+            bench.events.step("sweep", done, len(checked), _told(found[number]))
     rows = []
     law = _agreement_law(found.values())
     for number, ((unit, k), choice) in enumerate(zip(pairs, choices, strict=True)):
@@ -190,6 +190,11 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
         bench.passes, time.perf_counter() - trials.started, trials.units,
     )  # fmt: skip
     return sweep, projected
+
+
+def _told(found: Agreement) -> dict[str, float]:
+    """What matters of a measurement, for events."""
+    return {"mse": found.mse} if found.kl is None else {"kl": found.kl}
 
 
 def _together(projected: Floats, choices: Sequence[Mapping[str, int]], column: Mapping[tuple[str, int], int]) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,12 +96,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return right / len(images)
 
 
-def run(folder: Path, progress: bool = True) -> DemoResult:
+def run(folder: Path, progress: bool = True, listeners: Sequence[object] = ()) -> DemoResult:
     """Compress, recover, save, reload, compare.
 
     Args:
         folder: made if missing; gets ``model.safetensors`` and ``report.json``.
         progress: show progress on stderr.
+        listeners: plugin objects whose event hooks hear only this run.
 
     Raises:
         OSError: the folder cannot be written.
@@ -115,6 +117,7 @@ def run(folder: Path, progress: bool = True) -> DemoResult:
         data=silhouettes(),
         evaluate=lambda model: accuracy(model, images, labels),
         progress=progress,
+        listeners=listeners,
     )
     file, report_file = folder / "model.safetensors", folder / "report.json"
     result.save(file)

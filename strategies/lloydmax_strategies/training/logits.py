@@ -66,7 +66,7 @@ class LogitsTraining(ABC):
         self.done, self.total = 0, options.steps or options.epochs * batches
         shared: dict[str, Any] = {"key": options.output, "cache": recovery.cache}
         self.targets = TeacherOutputs.keep(
-            recovery.teacher, self.source, self.order, workdir=recovery.workdir, **shared
+            recovery.teacher, self.source, self.order, workdir=recovery.workdir, events=recovery.events, **shared
         )
         self.yardstick = Yardstick(recovery.teacher, self.source, held_out, **shared) if len(held_out) else None
 

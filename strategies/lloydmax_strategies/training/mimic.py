@@ -58,7 +58,7 @@ class Mimic:
         self.targets: TeacherOutputs | None = None
         if views.plain:
             self.targets = TeacherOutputs.keep(
-                recovery.teacher, source, order, options.output, recovery.workdir, recovery.cache
+                recovery.teacher, source, order, options.output, recovery.workdir, recovery.cache, recovery.events
             )
 
     def run(self, indices: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:

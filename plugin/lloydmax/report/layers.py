@@ -1,0 +1,125 @@
+"""What a report says about each compressed parameter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lloydmax.codebook import Codebook
+from lloydmax.plan import Plan
+
+BINS = 64
+DRAWN = 64
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The distribution of the weights of one parameter, and where its centroids lie in it.
+
+    Attributes:
+        low: the smallest weight.
+        high: the largest weight.
+        counts: weights in each of at most :data:`BINS` bins of equal width from ``low`` to ``high``.
+        centroids: at most :data:`DRAWN` of the values in its codebooks, ascending; of more, evenly by rank.
+        values: how many values its codebooks hold in all.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    centroids: tuple[float, ...]
+    values: int
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One compressed parameter.
+
+    Attributes:
+        name: full name.
+        shape: of the weight.
+        centroids: of one codebook.
+        granularity: what shares a codebook.
+        bits: fixed-width code bits of one weight.
+        bytes: fixed-width codes and codebooks, as stored.
+        snr: signal-to-noise ratio in dB of the weight, after recovery; infinite where it is kept exactly.
+        trained: whether its centroids were trained.
+        weights: the original weights, and the centroids after recovery.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    centroids: int
+    granularity: str
+    bits: float
+    bytes: int
+    snr: float
+    trained: bool
+    weights: Histogram
+
+
+def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook]) -> list[LayerReport]:
+    """One :class:`LayerReport` for each planned parameter.
+
+    Args:
+        plan: the plan.
+        weights: the original weights by name.
+        held: the finished codebooks by name.
+    """
+    reports = []
+    for p in plan.parameters.values():
+        codebook = held[p.name]
+        values = p.codebook_values if p.even else codebook.centroids.numel()
+        reports.append(
+            LayerReport(
+                name=p.name,
+                shape=p.shape,
+                centroids=codebook.k,
+                granularity=p.granularity,
+                bits=codebook.bits_per_weight,
+                bytes=p.code_bytes + values * (4 if p.even else plan.recipe.storage.float_bytes),
+                snr=codebook.snr(weights[p.name]),
+                trained=p.name in plan.trainable,
+                weights=histogram(weights[p.name], codebook.centroids),
+            )
+        )
+    return reports
+
+
+def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
+    """The histogram of a weight, with the values of its codebooks.
+
+    Args:
+        weight: any shape, finite, not empty.
+        centroids: any shape.
+    """
+    flat = weight.detach().reshape(-1)
+    low, high = (float(end) for end in torch.aminmax(flat))
+    values = centroids.detach().reshape(-1).double().sort().values
+    drawn = values[torch.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().long()]
+    return Histogram(
+        low=_short(low),
+        high=_short(high),
+        counts=tuple(_counts(flat, low, high)),
+        centroids=tuple(_short(value) for value in drawn.tolist()),
+        values=len(values),
+    )
+
+
+def _counts(flat: Tensor, low: float, high: float) -> list[int]:
+    bins = min(BINS, max(1, math.isqrt(flat.numel()))) if high > low else 1
+    total = torch.zeros(bins, dtype=torch.int64)
+    for part in flat.split(_CHUNK):
+        place = (part.double() - low).mul_(bins / (high - low) if high > low else 0.0).long().clamp_(0, bins - 1)
+        total += torch.bincount(place.cpu(), minlength=bins)
+    counts: list[int] = total.tolist()
+    return counts
+
+
+def _short(value: float) -> float:
+    """Six digits, which is more than a picture shows."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,86 @@
+"""Reports and sweeps from the JSON files that lloydmax wrote, checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from lloydmax.errors import ReportError
+from lloydmax.report.report import VERSION, Report
+from lloydmax.sizes import Sizes
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ReportError: there is something else in it. OSError: it cannot be read.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ReportError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ReportError(f"{path} holds no JSON object, but {type(data).__name__}")
+    return data
+
+
+def read_report(path: str | Path) -> Report:
+    """See :meth:`Report.from_json`."""
+    data = read_json(path)
+    if not {"recipe", "stages", "layers", "bytes"} <= set(data):
+        raise ReportError(f"{path} is not a report: write one with 'lloydmax compress --report' or Report.to_json")
+    if (version := data.get("version")) != VERSION:
+        made = "an older lloydmax, without a version" if version is None else f"format {version!r}"
+        raise ReportError(
+            f"{path} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax that "
+            "wrote it"
+        )
+    hints = get_type_hints(Report) | {"bytes": dict[str, int]}
+    fields = {
+        item.name: validated(path, item.name, hints[item.name], _with_infinite_snr(data, item.name))
+        for item in dataclasses.fields(Report)
+    }
+    try:
+        return Report(**fields | {"bytes": Sizes.from_dict(fields["bytes"])})
+    except KeyError as error:
+        raise ReportError(f"{path}: bytes has no {error}") from None
+
+
+def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
+    """A value of the type ``kind``, built from plain data.
+
+    Args:
+        path: of the file, for the message.
+        name: of the field, for the message.
+        kind: any type that pydantic knows.
+        value: plain data.
+
+    Raises:
+        ReportError: it names file and field.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as failure:
+        error = failure.errors()[0]
+        where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+        raise ReportError(f"{path}: {where}: {error['msg']}") from None
+
+
+def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:
+    """The value of a field; a layer that is kept exactly has no ``snr`` in JSON."""
+    value = data.get(name)
+    if name == "layers" and isinstance(value, list):
+        return [with_infinite_snr(layer) for layer in value]
+    return value
+
+
+def with_infinite_snr(entry: Any) -> Any:
+    """The entry of a layer or of a sweep, whose infinite ``snr`` JSON holds as ``null``."""
+    exact = isinstance(entry, dict) and "snr" in entry and entry["snr"] is None
+    return {**entry, "snr": math.inf} if exact else entry

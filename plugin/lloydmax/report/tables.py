@@ -1,0 +1,179 @@
+"""The tables of the page as HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from html import escape
+
+from lloydmax.report.curves import DamageCurves
+from lloydmax.report.layers import LayerReport
+from lloydmax.report.report import Report
+from lloydmax.tables import percent, size
+
+NONE = "–"
+
+
+def key_figures(report: Report) -> str:
+    """What matters most, in large type."""
+    agreement, last, first = report.agreement, report.stages[-1].score, report.stages[0].score
+    entries = [
+        (
+            "Smaller",
+            f"{report.bytes.original / report.bytes.file:.1f}×",
+            f"{size(report.bytes.original)} → {size(report.bytes.file)}",
+        )
+    ]
+    if last is not None:
+        entries.append(("Your score", f"{last:.4g}", f"the original {first:.4g}"))
+    if agreement.after is not None:
+        entries.append(("Agreement", percent(agreement.after, 1), f"{percent(agreement.before, 1)} before recovery"))
+    entries.append(("Bits of a weight", f"{bits(report):.2f}", f"{weights(report):,} weights, codebooks counted"))
+    threads = report.environment.get("threads", "?")
+    entries.append(
+        ("Time", seconds(sum(report.seconds.values())), f"on {threads} thread{'' if threads == '1' else 's'}")
+    )
+    made = "".join(
+        f"<div><dt>{name}</dt><dd class=big>{big}</dd><dd class=more>{more}</dd></div>" for name, big, more in entries
+    )
+    return f"<dl class=figures>{made}</dl>"
+
+
+def compared(a: Report, b: Report) -> str:
+    """The key figures of two runs, and how the second differs."""
+    rows: list[tuple[str, float | None, float | None, Callable[[float], str], bool]] = [
+        ("Size of the file", a.bytes.file, b.bytes.file, size, True),
+        ("Times smaller", 1 / (1 - a.reduction), 1 / (1 - b.reduction), lambda v: f"{v:.1f}", True),
+        ("Bits of a weight", bits(a), bits(b), lambda v: f"{v:.2f}", False),
+        ("Agreement", a.agreement.after, b.agreement.after, lambda v: percent(v, 1), False),
+        ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
+        ("Your score", a.stages[-1].score, b.stages[-1].score, lambda v: f"{v:.4f}", False),
+        ("Time", sum(a.seconds.values()), sum(b.seconds.values()), seconds, True),
+    ]
+    made = []
+    for name, left, right, said, relative in rows:
+        if left is None and right is None:
+            continue
+        difference = NONE
+        if left is not None and right is not None:
+            change = right / left - 1 if relative and left else right - left
+            difference = f"{100 * change:+.1f} %" if relative else f"{change:+.4g}"
+            if name == "Agreement":
+                difference = f"{100 * change:+.1f} points"
+        difference = difference.replace("-", "\N{MINUS SIGN}")
+        cells = "".join(f"<td>{NONE if value is None else said(value)}</td>" for value in (left, right))
+        made.append(f"<tr><th scope=row class=word>{name}</th>{cells}<td>{difference}</td></tr>")
+    heads = "".join(
+        f"<th scope=col><span class=badge>{letter}</span>{escape(r.recipe)}</th>" for letter, r in (("A", a), ("B", b))
+    )
+    return (
+        "<div class='scroll compared'><table><thead><tr><th class=word></th>"
+        f"{heads}<th scope=col>B against A</th></tr></thead><tbody>{''.join(made)}</tbody></table></div>"
+    )
+
+
+def stages(report: Report) -> str:
+    """Exact figures of every stage."""
+    scored = report.stages[0].score is not None
+    rows = []
+    for stage in report.stages:
+        found = stage.agreement
+        cells = [NONE] * 3
+        if found is not None:
+            cells = [percent(found.top1), NONE if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}"]
+        score = [f"{stage.score:.4f}" if stage.score is not None else NONE] if scored else []
+        rows.append(f"<tr><th scope=row class=word>{escape(stage.name)}</th>{_cells('td', cells + score)}</tr>")
+    heads = _cells("th scope=col", ["agreement", "KL (nats)", "output MSE", *(["your score"] if scored else [])])
+    return (
+        f"<div class=scroll><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _cells(tag: str, texts: list[str]) -> str:
+    """A row of :func:`stages`; the third column is left out on a phone."""
+    return "".join(f"<{tag}{' class=wide' if n == 2 else ''}>{text}</{tag[:2]}>" for n, text in enumerate(texts))
+
+
+def layers(report: Report, curves: DamageCurves | None) -> str:
+    """Every compressed parameter, sortable; with a sweep, the damage that it alone does."""
+    swept = curves is not None and any(
+        curves.damage(layer.name, layer.centroids) is not None for layer in report.layers
+    )
+    finer = any(layer.granularity != "tensor" for layer in report.layers)
+    damage = "KL alone" if curves and curves.classes else "damage alone"
+    heads = [("#", "wide"), ("parameter", "word"), ("shape", "wide"), ("centroids", "")]
+    heads += [("granularity", "wide")] if finer else []
+    heads += [("bits", "wide"), ("bytes", ""), ("SNR (dB)", "")]
+    heads += [(damage, "")] if swept else []
+    heads += [("trained", "")]
+    head = "".join(
+        f'<th scope=col class="{kind}" aria-sort={"ascending" if n == 0 else "none"}>'
+        f"<button type=button>{name}</button></th>"
+        for n, (name, kind) in enumerate(heads)
+    )
+    most = max((layer.bytes for layer in report.layers), default=1)
+    body = "".join(
+        _layer(number, layer, most, finer, curves if swept else None)
+        for number, layer in enumerate(report.layers, start=1)
+    )
+    trained = sum(layer.trained for layer in report.layers)
+    total = sum(layer.bytes for layer in report.layers)
+    said = (
+        f"{len(report.layers)} parameters, {total:,} bytes of fixed-width codes and codebooks; {trained} with trained "
+        f"centroids. Of the uncompressed parameters {len(report.trained)} were trained."
+    )
+    others = ""
+    if report.trained:
+        names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
+        others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
+    return (
+        f'<div class="scroll layers"><table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f"</div><p class=small>{said}</p>{others}"
+    )
+
+
+def _layer(number: int, layer: LayerReport, most: int, finer: bool, curves: DamageCurves | None) -> str:
+    damage = ""
+    if curves is not None:
+        found = curves.damage(layer.name, layer.centroids)
+        damage = f"<td data-value={-1 if found is None else found}>{NONE if found is None else f'{found:.2g}'}</td>"
+    exact = math.isinf(layer.snr)
+    name = escape(layer.name, quote=True)
+    granularity = f"<td class=wide>{escape(layer.granularity)}</td>" if finer else ""
+    return (
+        f'<tr data-layer="{name}"><td class=wide data-value={number}>{number}</td>'
+        f"<td class=word><button type=button>{name.replace('.', '.<wbr>')}</button></td>"
+        f"<td class=wide data-value={math.prod(layer.shape)}>{' × '.join(map(str, layer.shape))}</td>"
+        f"<td data-value={layer.centroids}>{layer.centroids:,}</td>{granularity}"
+        f"<td class=wide data-value={layer.bits}>{layer.bits:g}</td>"
+        f'<td class=bar style="--share:{100 * layer.bytes / most:.1f}%" data-value={layer.bytes}>{layer.bytes:,}</td>'
+        f"<td data-value={1e9 if exact else layer.snr}>{'exact' if exact else f'{layer.snr:.1f}'}</td>{damage}"
+        f"<td>{'yes' if layer.trained else 'no'}</td></tr>"
+    )
+
+
+def facts(report: Report) -> str:
+    """Recipe, seed, times, machine and versions."""
+    times = ", ".join(f"{stage} {seconds(value)}" for stage, value in report.seconds.items())
+    entries = {"recipe": report.recipe, "seed": str(report.seed), "time": times, **report.environment}
+    made = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items())
+    return f"<dl class=facts>{made}</dl>"
+
+
+def weights(report: Report) -> int:
+    """Compressed weights."""
+    return sum(math.prod(layer.shape) for layer in report.layers)
+
+
+def bits(report: Report) -> float:
+    """Bits of an average compressed weight, with fixed-width codes, codebooks counted."""
+    return 8 * sum(layer.bytes for layer in report.layers) / max(1, weights(report))
+
+
+def seconds(value: float) -> str:
+    """A duration as people write it: ``8.3 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
