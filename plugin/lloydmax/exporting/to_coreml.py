@@ -119,10 +119,12 @@ def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
                 del module.codebooks[leaf]
                 module._parameters[leaf] = parameter(tensor, tensor())
         elif parametrize.is_parametrized(module):
-            for leaf, held in list(module.parametrizations.items()):
-                holder = held[0]
-                parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
-                module._parameters[leaf] = parameter(holder, getattr(module, leaf))
+            held = {leaf: (chain[0], getattr(module, leaf)) for leaf, chain in module.parametrizations.items()}
+            # not remove_parametrizations, which changes the class: other copies of the module have the same one
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module._modules["parametrizations"]
+            for leaf, (holder, value) in held.items():
+                module._parameters[leaf] = parameter(holder, value)
     for name, codebook in tables.items():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
