@@ -66,9 +66,9 @@ def export(
             first axis. Two samples are used, or one twice.
         dynamic_batch: any number of samples, or only as many as in the example inputs.
         options: of the format. ``fold_at_load`` (onnx; default ``False``): let the runtime decode the
-            weights once, when it loads the file, for speed and dense memory, instead of at every run. ``precision``
-            (coreml): ``"float16"`` (default) or ``"float32"``. ``most`` (coreml, executorch): largest number of
-            samples.
+            weights once, when it loads the file, for speed and dense memory, instead of at every run. ``opset`` (onnx;
+            default 25): 18 to 25. ``precision`` (coreml): ``"float16"`` (default) or ``"float32"``. ``most`` (coreml,
+            executorch): largest number of samples.
 
     Returns:
         An :class:`Export`.

@@ -13,26 +13,31 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject
 
-_OPSET = 23
+_OPSETS = range(18, 26)
 
 
 @dataclass(frozen=True)
 class To(Format):
-    """Runs in onnxruntime 1.22 and newer.
+    """Runs in any runtime that knows the opset.
 
     Attributes:
+        opset: of the graph: 18, the first with the operators that unpack codes, to 25.
         fold_at_load: the runtime decodes the weights when it loads the file, instead of at every run. An optimized
             model that it saves is then dense.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    opset: int = _OPSETS[-1]
     fold_at_load: bool = False
 
     def refuse(self, subject: Subject) -> None:
-        """bfloat16, which onnxruntime does not run on the CPU."""
+        """bfloat16, which onnxruntime does not run on the CPU; an unknown opset."""
+        if self.opset not in _OPSETS:
+            raise ExportError(f"opset is {_OPSETS[0]} to {_OPSETS[-1]}, not {self.opset!r}")
         subject.refuse_dtypes(torch.bfloat16, name="onnxruntime")
 
     def write(self, subject: Subject, path: Path) -> None:
@@ -40,7 +45,7 @@ class To(Format):
         import onnx
         import onnx_ir
 
-        onnx_ir.save(graph(subject, self.fold_at_load, elementwise=True), path)
+        onnx_ir.save(graph(subject, self.opset, self.fold_at_load, elementwise=True), path)
         onnx.checker.check_model(path, full_check=True)
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
@@ -55,11 +60,12 @@ class To(Format):
         return [torch.from_numpy(found) for found in session.run(None, feeds)]
 
 
-def graph(subject: Subject, fold_at_load: bool, elementwise: bool) -> Any:
+def graph(subject: Subject, opset: int = _OPSETS[-1], fold_at_load: bool = False, elementwise: bool = False) -> Any:
     """The ``onnx_ir.Model``.
 
     Args:
         subject: what to export.
+        opset: as in :class:`To`.
         fold_at_load: as in :class:`To`.
         elementwise: pick centroids by ``GatherElements``, four times as fast in onnxruntime as ``Gather``.
     """
@@ -69,7 +75,7 @@ def graph(subject: Subject, fold_at_load: bool, elementwise: bool) -> Any:
 
     with _quiet():
         exported = torch.onnx.export(
-            subject.program(), dynamo=True, optimize=False, verbose=False, opset_version=_OPSET, external_data=False
+            subject.program(), dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
         )
     assert exported is not None
     model = exported.model

@@ -35,7 +35,7 @@ class To(Format):
 
         with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
             between = Path(folder) / "model.onnx"
-            onnx_ir.save(graph(subject, fold_at_load=False, elementwise=False), between)
+            onnx_ir.save(graph(subject), between)
             model = openvino.convert_model(between)
             openvino.save_model(model, path, compress_to_fp16=False)
 
