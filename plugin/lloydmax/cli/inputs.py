@@ -105,7 +105,7 @@ def first_batch(data: Any, model: Any) -> Any:
     from lloydmax.data import unlabelled
 
     source = unlabelled(data, model)
-    _, batch = next(iter(source.batches(2, range(min(2, len(source))))))
+    _, batch = next(iter(source.batches(2)))
     return batch.kwargs or batch.args
 
 

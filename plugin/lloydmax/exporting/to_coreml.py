@@ -44,15 +44,18 @@ class To(Format):
     most: int = 64
 
     def refuse(self, subject: Subject) -> None:
-        """More than 256 centroids, codes that stand for several weights, bfloat16, an unknown precision."""
+        """More than 256 centroids, blocks over several axes, bfloat16, an unknown precision."""
         if self.precision not in ("float16", "float32"):
             raise ExportError(f"precision is 'float16' or 'float32', not {self.precision!r}")
         subject.refuse_dtypes(torch.bfloat16, name="Core ML")
         for name, codebook in palettized(subject.model).items():
             if codebook.k > _SIZES[-1]:
                 raise ExportError(f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries")
-            if codebook.dequantize().shape != codebook.codes.shape:
-                raise ExportError(f"each code of {name} stands for several weights, which is not exported to Core ML")
+            if codebook.block > 1 and vector_axis(codebook) is None:
+                raise ExportError(
+                    f"{name} has blocks of {codebook.block} weights, shape {codebook.shape}; those of a lookup table of "
+                    "Core ML lie along one axis"
+                )
 
     def write(self, subject: Subject, path: Path) -> None:
         """Convert, and check that every palettized weight of the program became a lookup table."""
@@ -80,7 +83,7 @@ class To(Format):
 
 def palettized(model: nn.Module) -> dict[str, Codebook]:
     """The codebooks that become lookup tables, by parameter name."""
-    return {name: codebook for name, codebook in codebooks(model).items() if codebook.codes.dim() > 1}
+    return {name: codebook for name, codebook in codebooks(model).items() if len(codebook.shape) > 1}
 
 
 def operations(model: Any) -> list[str]:
@@ -89,21 +92,27 @@ def operations(model: Any) -> list[str]:
     return [operation.type for block in main.block_specializations.values() for operation in block.operations]
 
 
+def vector_axis(codebook: Codebook) -> int | None:
+    """The axis of the weight along which its blocks lie; ``None`` where they span several."""
+    sizes = [(axis, size) for axis, size in enumerate(codebook.shape) if axis != codebook.axis and size > 1]
+    return sizes[-1][0] if sizes and sizes[-1][1] % codebook.block == 0 else None
+
+
 def table(codebook: Codebook) -> Tensor:
-    """The lookup table ``(*axes, entries, 1)`` of a codebook.
+    """The lookup table ``(*axes, entries, block)`` of a codebook.
 
     ``axes`` are 1, but for the axis of the output channels where these do not share one table; entries are padded to
     2, 4, 8, 16, 64 or 256 by repeating the last centroid.
     """
-    rows = codebook.centroids.reshape(-1, codebook.k)
+    rows = codebook.centroids.reshape(-1, codebook.k, codebook.block)
     channels = channels_per_codebook(codebook.granularity)
     if channels is not None:
-        rows = rows[torch.arange(codebook.codes.shape[codebook.axis]) // channels]
+        rows = rows[torch.arange(codebook.shape[codebook.axis]) // channels]
     entries = next(size for size in _SIZES if size >= codebook.k)
-    padded = torch.cat([rows, rows[:, -1:].expand(-1, entries - codebook.k)], 1)
-    axes = [1] * codebook.codes.dim()
+    padded = torch.cat([rows, rows[:, -1:].expand(-1, entries - codebook.k, -1)], 1)
+    axes = [1] * len(codebook.shape)
     axes[codebook.axis] = len(rows)
-    return padded.reshape(*axes, entries, 1)
+    return padded.reshape(*axes, entries, codebook.block)
 
 
 def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
@@ -130,6 +139,8 @@ def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
         module = model.get_submodule(path)
         module.register_buffer(f"_COREML_/{leaf}/lut", table(codebook))
         module.register_buffer(f"_COREML_/{leaf}/compression_type", torch.tensor([_PALETTIZATION]))
+        if codebook.block > 1:
+            module.register_buffer(f"_COREML_/{leaf}/vector_axis", torch.tensor(vector_axis(codebook)))
     model.register_buffer("_COREML_/metadata_version", torch.tensor(1))
 
 
