@@ -3,7 +3,8 @@
 python tests/benchmarks/exports.py [--networks resnet18 ...] [--formats onnx ...]
 
 ResNet-18 and MobileNet-v2 are torchvision's, with random weights (batch norms fitted to noise, so that outputs do not
-vanish); EfficientNet-Lite0 and MiniLM have the trained ones of their packages. Every network is compressed to 16 centroids a tensor (embeddings included).
+vanish); EfficientNet-Lite0 and MiniLM have the trained ones of their packages. Every network is compressed to 16
+centroids a tensor, embeddings included.
 """
 
 from __future__ import annotations

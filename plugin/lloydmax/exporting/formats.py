@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lloydmax.errors import ExportError
+from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
 from lloydmax.plugins import nearest
 
@@ -29,9 +30,11 @@ class Format(ABC):
 
     Attributes:
         packages: what must be installed.
+        install: what pip is told to install them.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = '"lloydmax[export]"'
 
     def refuse(self, subject: Subject) -> None:  # noqa: B027
         """Refuse what the format cannot hold, before any work.
@@ -81,10 +84,11 @@ def load(name: str, options: dict[str, Any]) -> Format:
     made: type[Any] = importlib.import_module(f"lloydmax.exporting.to_{name}").To
     for package in made.packages:
         try:
-            importlib.import_module(package)
+            with quiet(bars=False):
+                importlib.import_module(package)
         except ImportError as error:
             raise ExportError(
-                f'exporting to {name} needs {package} ({error}); run: pip install "lloydmax[export]"'
+                f"exporting to {name} needs {package} ({error}); run: pip install {made.install}"
             ) from error
     known = [field.name for field in fields(made)]
     for option in options:

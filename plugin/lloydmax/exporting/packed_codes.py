@@ -1,10 +1,10 @@
 """Codes as packed bits in an ONNX graph, unpacked by standard operators.
 
-A code of b bits is cut into parts of 8, 4, 2 or 1 bits, one for each bit set in b (5 = 4 + 1). ``8 / width`` parts share
-a byte: byte i of n holds those of codes ``i, i + n, i + 2n ...``, the first one lowest, so that unpacking is a shift, a
-mask and a concatenation of whole blocks. The bytes are as many as in a file of lloydmax, up to 7 for each part.
+A code of b bits is cut into parts of 8, 4, 2 or 1 bits, one for each bit set in b (5 = 4 + 1). ``8 / width`` parts
+share a byte: byte i of n holds those of codes ``i, i + n, i + 2n ...``, the first one lowest, so that unpacking is a
+shift, a mask and a concatenation of whole blocks. The bytes are as many as in a file of lloydmax, up to 7 for a part.
 
-Nothing can fold the result into a dense weight, as every byte is or-ed with a zero that hangs on the input of the model.
+Nothing can fold the result into a dense weight, as every byte is or-ed with a zero that hangs on the model's input.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class Unpacking:
         wanted = ir.DataType.from_numpy(dtype)
         return value if value.dtype == wanted else self._node("Cast", value, to=int(wanted), dtype=wanted)
 
-    def _node(self, kind: str, *inputs: ir.Value, dtype: ir.DataType = ir.DataType.UINT8, **attributes: Any) -> ir.Value:
+    def _node(
+        self, kind: str, *inputs: ir.Value, dtype: ir.DataType = ir.DataType.UINT8, **attributes: Any
+    ) -> ir.Value:
         node = ir.Node("", kind, inputs, attributes=ir.convenience.convert_attributes(attributes))
         node.outputs[0].dtype = dtype
         self.nodes.append(node)

@@ -6,11 +6,7 @@ table (``constexpr_lut_to_dense``) in place of its values.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +18,7 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook import Codebook, channels_per_codebook
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
+from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
 from lloydmax.layers import CodebookLayer
 from lloydmax.student import codebooks
@@ -50,16 +47,18 @@ class To(Format):
         subject.refuse_dtypes(torch.bfloat16, name="Core ML")
         for name, codebook in palettized(subject.model).items():
             if codebook.k > _SIZES[-1]:
-                raise ExportError(f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries")
+                raise ExportError(
+                    f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries"
+                )
             if codebook.block > 1 and vector_axis(codebook) is None:
                 raise ExportError(
-                    f"{name} has blocks of {codebook.block} weights, shape {codebook.shape}; those of a lookup table of "
-                    "Core ML lie along one axis"
+                    f"{name}, shape {codebook.shape}, has blocks of {codebook.block} weights; those of lookup tables "
+                    "of Core ML lie along one axis"
                 )
 
     def write(self, subject: Subject, path: Path) -> None:
         """Convert, and check that every palettized weight of the program became a lookup table."""
-        with _quiet():
+        with quiet():
             import coremltools
 
             model = copy.deepcopy(subject.model)
@@ -142,19 +141,3 @@ def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
         if codebook.block > 1:
             module.register_buffer(f"_COREML_/{leaf}/vector_axis", torch.tensor(vector_axis(codebook)))
     model.register_buffer("_COREML_/metadata_version", torch.tensor(1))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools warns about every package that it was not tested with, and shows bars of its own."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "coremltools.models")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lloydmax.exporting.formats import Format
+from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject, tensors_of
 
 
@@ -21,13 +22,15 @@ class To(Format):
     """
 
     packages: ClassVar[tuple[str, ...]] = ("executorch.exir",)
+    install: ClassVar[str] = "executorch"
     most: int = 8
 
     def write(self, subject: Subject, path: Path) -> None:
         """Lower to the edge dialect and serialize."""
         from executorch.exir import to_edge
 
-        path.write_bytes(to_edge(subject.program(self.most)).to_executorch().buffer)
+        with quiet():
+            path.write_bytes(to_edge(subject.program(self.most)).to_executorch().buffer)
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
         """By ExecuTorch's runtime, on the CPU."""

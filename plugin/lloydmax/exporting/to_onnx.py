@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +11,7 @@ from torch import Tensor
 
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
+from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
 
 _OPSETS = range(18, 26)
@@ -73,7 +70,7 @@ def graph(subject: Subject, opset: int = _OPSETS[-1], fold_at_load: bool = False
 
     from lloydmax.exporting.packed_codes import Unpacking
 
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             subject.program(), dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
         )
@@ -86,7 +83,7 @@ def graph(subject: Subject, opset: int = _OPSETS[-1], fold_at_load: bool = False
     unpacking.insert()
     if elementwise:
         _gather_elements(model.graph)
-    with _quiet():
+    with quiet():
         onnxscript.optimizer.optimize(model)
     if fold_at_load:
         unpacking.release()
@@ -129,17 +126,3 @@ def _strip(model: Any) -> None:
                 value.type = value.shape = None
     for holder in (model, model.graph, *model.graph.inputs, *model.graph.initializers.values()):
         holder.metadata_props.clear()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's own warnings and notes are of no use to people."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

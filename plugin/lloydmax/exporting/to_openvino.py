@@ -47,4 +47,3 @@ class To(Format):
         compiled = openvino.Core().compile_model(path, "CPU", settings)
         found = compiled([tensor.numpy() for tensor in subject.batch.tensors()])
         return [torch.from_numpy(found[output].copy()) for output in compiled.outputs]
-
