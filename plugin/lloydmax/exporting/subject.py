@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from lloydmax.contents import check_state, contents, ordinary
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
+from lloydmax.exporting.quiet import quiet
 from lloydmax.integer import IntegerModel
 from lloydmax.layers import CodesHolder
 from lloydmax.student import finish
@@ -49,7 +50,7 @@ class Subject:
                 if tensor.ndim and len(tensor) == len(self.batch):
                     shapes[tensor] = {0: axis}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 return torch.export.export(self.model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
         except Exception as error:
             hint = "; dynamic_batch=False may help" if self.dynamic else ""

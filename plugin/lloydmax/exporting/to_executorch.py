@@ -34,7 +34,8 @@ class To(Format):
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
         """By ExecuTorch's runtime, on the CPU."""
-        from executorch.runtime import Runtime
+        with quiet():
+            from executorch.runtime import Runtime
 
-        method = Runtime.get().load_program(path).load_method("forward")
+            method = Runtime.get().load_program(path).load_method("forward")
         return [tensor.clone() for tensor in tensors_of(method.execute(list(subject.batch.tensors())))]
