@@ -122,6 +122,6 @@ class Unpacking:
 
     def _stored(self, name: str, array: Array) -> ir.Value:
         tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
         self.graph.register_initializer(value)
         return value

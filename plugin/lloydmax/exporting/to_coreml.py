@@ -31,6 +31,9 @@ _PALETTIZATION = 2
 class To(Format):
     """For iOS 18, macOS 15 and newer. Parameters of one axis, such as biases, stay dense.
 
+    coremltools compares every weight of a parameter with all of its centroids at once, so that the conversion takes
+    about ``8 * weights * centroids`` bytes of memory for the largest parameter.
+
     Attributes:
         precision: of computations and lookup tables: ``"float16"``, which the Neural Engine runs, or ``"float32"``.
         most: largest number of samples of a dynamic batch.
@@ -127,7 +130,8 @@ def _register(model: nn.Module, tables: dict[str, Codebook]) -> None:
                 del module.codebooks[leaf]
                 module._parameters[leaf] = parameter(tensor, tensor())
         elif parametrize.is_parametrized(module):
-            held = {leaf: (chain[0], getattr(module, leaf)) for leaf, chain in module.parametrizations.items()}
+            chains: Any = module.parametrizations
+            held = {leaf: (chain[0], getattr(module, leaf)) for leaf, chain in chains.items()}
             # not remove_parametrizations, which changes the class: other copies of the module have the same one
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module._modules["parametrizations"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax.exporting import to_coreml, to_torch
+from lloydmax.integer import IntegerModel
 from torch import Tensor, nn
 
 MIXED = [
@@ -218,6 +219,9 @@ def test_refuses_models_without_codebooks_and_absent_packages(
 ) -> None:
     with pytest.raises(lloydmax.ExportError, match="holds no codebooks"):
         lloydmax.export(small_net, tmp_path / "m.pt2", example_inputs=pictures)
+    integer = IntegerModel(small, [], {}, [], [])
+    with pytest.raises(lloydmax.ExportError, match="runs on int8 kernels of torch.ao"):
+        lloydmax.export(integer, tmp_path / "m.pt2", example_inputs=pictures)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "executorch.exir", None)
     with pytest.raises(lloydmax.ExportError, match=r'pip install "lloydmax\[export\]"'):
