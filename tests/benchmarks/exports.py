@@ -16,12 +16,15 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import lloydmax
 import torch
 from lloydmax.exporting.formats import FORMATS
 from torch import Tensor, nn
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "coremltools", "executorch")
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}\n")
+    used = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread; {used}\n")
     print("| network | float32 | lloydmax | format | bytes | of float32 | largest difference | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for name in options.networks:
