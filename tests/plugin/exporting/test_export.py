@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax.exporting import to_coreml, to_torch
+from lloydmax.exporting import to_torch
 from lloydmax.integer import IntegerModel
+from lookup_tables import check_lookup_tables
 from torch import Tensor, nn
 
 MIXED = [
@@ -99,18 +100,6 @@ def test_executorch_runs_alone(small: nn.Module, pictures: Tensor, tmp_path: Pat
     assert torch.allclose(found, outputs(small, pictures[:5]), atol=1e-4)
 
 
-def lookup_tables(path: Path) -> list[np.ndarray]:
-    """The dense values of all lookup-table operations in the specification and weight file of a package."""
-    import coremltools
-    from coremltools.converters.mil.frontend.milproto.load import load
-
-    model = coremltools.models.MLModel(str(path), skip_model_load=True)
-    spec = model.get_spec()
-    program = load(spec, spec.specificationVersion, model.weights_dir)
-    found = program.functions["main"].find_ops(op_type="constexpr_lut_to_dense")
-    return [op.outputs[0].op.materialized_val_inference() for op in found]
-
-
 def test_core_ml_holds_lookup_tables(small: nn.Module, pictures: Tensor, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     before, was = copy.deepcopy(small.state_dict()), outputs(small, pictures)
@@ -118,12 +107,7 @@ def test_core_ml_holds_lookup_tables(small: nn.Module, pictures: Tensor, tmp_pat
     for precision, tolerance in (("float16", 1e-3), ("float32", 1e-6)):
         made = lloydmax.export(small, path, example_inputs=pictures[:2], precision=precision)
         assert made.difference is None and made.bytes == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        found = lookup_tables(path)
-        books = to_coreml.palettized(small)
-        assert sorted(value.shape for value in found) == sorted(book.shape for book in books.values())
-        for book in books.values():
-            gaps = [np.abs(v - book.dequantize().numpy()).max() for v in found if v.shape == book.shape]
-            assert min(gaps) < tolerance
+        check_lookup_tables(path, small, tolerance)
     assert torch.equal(outputs(small, pictures), was)
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from exports import NETWORKS, measure
 from lloydmax.exporting.formats import FORMATS
+from lookup_tables import check_lookup_tables
 
 LIMITS = {"torch": 0.45, "onnx": 0.2, "openvino": 0.22, "coreml": 0.2, "executorch": 0.45}
 """Largest share of the float32 tensors; uint8 codes take a quarter, 4-bit codes an eighth."""
@@ -29,6 +30,7 @@ def test_small_and_the_same(network: str, name: str, tmp_path: Path) -> None:
     assert made.bytes < LIMITS[name] * row.float32
     if name == "coreml":
         assert made.difference is None
+        check_lookup_tables(Path(made.path), NETWORKS[network].compressed(), 1e-3)
     else:
         assert made.difference is not None and made.difference < 1e-4
     if name == "onnx":
