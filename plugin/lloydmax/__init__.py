@@ -14,6 +14,7 @@ from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
     DataError,
+    ExportError,
     FitError,
     IntegrationError,
     LloydmaxError,
@@ -23,6 +24,7 @@ from lloydmax.errors import (
     RecoveryError,
     ReportError,
 )
+from lloydmax.exporting.export import Export, export
 from lloydmax.hookspecs import hookimpl
 from lloydmax.plan import Plan, plan, verify_plan
 from lloydmax.recipe import Recipe
@@ -37,6 +39,8 @@ __all__ = [
     "CheckpointError",
     "Codebook",
     "DataError",
+    "Export",
+    "ExportError",
     "FitError",
     "Fitness",
     "IntegrationError",
@@ -57,6 +61,7 @@ __all__ = [
     "compress",
     "data_fitness",
     "distill",
+    "export",
     "fit_codebook",
     "hookimpl",
     "images",

@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from lloydmax.cli.inputs import budget_of, build_model, check_folder, data_of, labels_of, numbers
+from lloydmax.cli.inputs import (
+    budget_of,
+    build_model,
+    check_folder,
+    data_of,
+    first_batch,
+    labels_of,
+    noise,
+    numbers,
+    options_of,
+)
 from lloydmax.cli.options import (
     DATA,
     Main,
@@ -218,6 +228,35 @@ def evaluate(
         result["accuracy_original"] = accuracy(teacher, source, classes)
         result["accuracy_compressed"] = accuracy(small, source, classes)
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+
+
+@main.command()
+@model_options
+@click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
+@click.option("--format", "kind", help="torch, onnx, openvino, coreml or executorch; default: by the ending of --out.")
+@click.option("--shape", help="Of one batch of random example inputs, such as 1,3,224,224.")
+@click.option("--data", type=click.Path(), help=f"Or example inputs of your own: {DATA}")
+@data_options
+@click.option("--fixed-batch", is_flag=True, help="Only as many samples as in the example inputs.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the format, such as opset=23.")
+@click.option("--out", required=True, type=click.Path(), help="The .pt2, .onnx, .xml, .mlpackage or .pte to write.")
+@as_json_option
+def export(
+    model: str, weights: str | None, model_args: str | None, device: str, student: str, kind: str | None,
+    shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None, fixed_batch: bool,
+    options: tuple[str, ...], out: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
+    import lloydmax
+
+    if (shape is None) == (data is None):
+        raise click.UsageError("give example inputs: either --shape or --data")
+    check_folder(out)
+    chosen = options_of(options)
+    small = lloydmax.load(student, build_model(model, weights, model_args, device))
+    inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
+    made = lloydmax.export(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
+    show(made.to_dict(), f"Written: {made}", as_json)
 
 
 @main.command()
