@@ -13,6 +13,7 @@ from lloydmax.errors import (
     DataError,
     FitError,
     IntegrationError,
+    KernelError,
     LloydmaxError,
     PlanMismatchError,
     PluginError,
@@ -25,7 +26,7 @@ from lloydmax.recipe import Recipe
 from lloydmax.recovery import distill, renormalize, run_step
 from lloydmax.report import Report
 from lloydmax.strategy import StopRecovery
-from lloydmax.student import codebooks, set_cache
+from lloydmax.student import codebooks, set_cache, set_kernel
 
 __all__ = [
     "BudgetError",
@@ -35,6 +36,7 @@ __all__ = [
     "DataError",
     "FitError",
     "IntegrationError",
+    "KernelError",
     "LloydmaxError",
     "Plan",
     "PlanMismatchError",
@@ -61,6 +63,7 @@ __all__ = [
     "save",
     "search",
     "set_cache",
+    "set_kernel",
     "sweep",
     "verify",
     "verify_plan",

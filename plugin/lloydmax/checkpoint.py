@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lloydmax import distributed, integer, packing
+from lloydmax import distributed, integer, meta, packing
 from lloydmax.codebook import Codebook, code_dtype
 from lloydmax.contents import (
     check_state,
@@ -35,7 +35,7 @@ from lloydmax.folding import fold_structure
 from lloydmax.inspection import Inspection, inspect, verify
 from lloydmax.reader import File, checksum, naming
 from lloydmax.sizes import Sizes, accountings, predicted_size
-from lloydmax.student import attach, finish
+from lloydmax.student import install
 
 if TYPE_CHECKING:
     from lloydmax.recipe import Storage
@@ -145,11 +145,12 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Turn the original architecture into the compressed model that a file holds.
 
     Everything is checked before ``model`` is touched. It is then changed in place: compressed parameters get
-    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``.
+    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. Of a
+    model that was built within ``torch.device("meta")`` nothing but the codes takes memory, on the CPU.
 
     Args:
         path: a file that :func:`save` wrote.
-        model: the uncompressed architecture, with any values.
+        model: the uncompressed architecture, with any values, or without.
 
     Returns:
         ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
@@ -167,20 +168,22 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             fold_structure(model, list(document.folded.items()))
         values, tied = contents(model)
         _match(file, values, tied)
+        meta.check(model)
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
         }
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
+        replaced = [] if document.activations is not None else [values[name] for name in codebooks]
+        meta.give_memory(model, without=replaced)
+        values, _ = contents(model)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 values[name].copy_(tensor)  # type: ignore[union-attr]
         if document.activations is not None:
             loaded: nn.Module = _on_int8(model, document, codebooks, values)
         else:
-            for name, codebook in codebooks.items():
-                attach(model, name, codebook)
-            loaded = finish(model).eval()
+            loaded = install(model, codebooks).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
 
@@ -208,14 +211,15 @@ def _on_int8(
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     about = file.document.parameters[name]
-    codes = torch.zeros(about.count, dtype=code_dtype(about.k))
+    codes = torch.zeros(about.count, dtype=code_dtype(about.k), device="cpu")
+    device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
     return Codebook(
-        file.centroids(name).to(weight.device, weight.dtype, copy=True),
-        codes.view(about.shape).to(weight.device),
+        file.centroids(name).to(device, weight.dtype, copy=True),
+        codes.view(about.shape).to(device),
         about.granularity,
         about.axis,
     )
@@ -238,7 +242,7 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         first = tied.get(name, name)
         value, own, other = values[first], document.tied.get(name, name), document.tied.get(first, first)
         assert isinstance(value, Tensor)
-        found = ordinary(name, value)
+        found = ordinary(name, value, meta=True)
         parameter = document.parameters.get(own)
         shape = parameter.shape if parameter else plain[own].shape
         dtype = parameter.dtype if parameter else document.floats.get(own, plain[own].torch_dtype)

@@ -37,3 +37,7 @@ class PluginError(LloydmaxError, RuntimeError):
 
 class IntegrationError(LloydmaxError, RuntimeError):
     """A host toolkit is absent, or is asked for something that it and lloydmax cannot do together."""
+
+
+class KernelError(LloydmaxError, RuntimeError):
+    """A kernel cannot run on this machine, or has nothing to run in this model (see :func:`lloydmax.set_kernel`)."""

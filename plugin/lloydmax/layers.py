@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lloydmax import running
 from lloydmax.codebook import Codebook, decode
 
 
@@ -24,7 +25,11 @@ class CodesHolder(nn.Module):
         codes: buffer of integers in the shape of the weight.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
+        kernel: what eager inference runs with, see :mod:`lloydmax.running`.
     """
+
+    kernel: str | None = None
+    _int8: tuple[Tensor, Tensor] | None = None
 
     codes: Tensor
 
@@ -37,35 +42,51 @@ class CodesHolder(nn.Module):
 
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight; from the cache unless the centroids learn or have changed since."""
-        if not self.cached or centroids.requires_grad or torch.compiler.is_exporting():
+        if centroids.requires_grad or torch.compiler.is_exporting():
             return decode(centroids, self.codes, self.granularity, self.axis)
         if torch.compiler.is_compiling():
             return decode(centroids, self.codes, self.granularity, self.axis) if self.dense is None else self.dense
-        version = -1 if centroids.is_inference() else centroids._version
-        if self.dense is None or self._version != version:
+        if not self.cached:
+            return running.expanded(centroids, self.codes, self.granularity, self.axis, self.kernel)
+        self._forget_if_changed(centroids)
+        if self.dense is None:
             with torch.inference_mode(False):
-                self.dense = decode(centroids, self.codes, self.granularity, self.axis)
-            self._version = version
+                self.dense = running.expanded(centroids, self.codes, self.granularity, self.axis, self.kernel)
         return self.dense
 
     def set_cache(self, enabled: bool) -> None:
         """Keep the decoded weight after its first use, or not."""
-        self.cached, self.dense = enabled, None
+        self.cached = enabled
+        self._forget()
+
+    def set_kernel(self, kernel: str | None) -> None:
+        """Run with ``"codes"``, ``"int8"`` or plainly."""
+        self.kernel = kernel
+        self._forget()
+
+    def _forget(self) -> None:
+        self.dense = self._int8 = None
+
+    def _forget_if_changed(self, centroids: Tensor) -> None:
+        version = -1 if centroids.is_inference() else centroids._version
+        if self._version != version:
+            self._forget()
+            self._version = version
 
     def extra_repr(self) -> str:
         """Shape and granularity."""
         return f"{tuple(self.codes.shape)}, granularity={self.granularity}, axis={self.axis}"
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self.dense = None
+        self._forget()
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.dense = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "dense": None, "_version": -1}
+        return {**self.__dict__, "dense": None, "_int8": None, "_version": -1}
 
 
 class CodebookTensor(CodesHolder):
@@ -84,6 +105,14 @@ class CodebookTensor(CodesHolder):
     def forward(self) -> Tensor:
         """The dense weight."""
         return self.decoded(self.centroids)
+
+    def int8(self) -> tuple[Tensor, Tensor]:
+        """The weight in int8 and a scale for each row, made at the first use; see :func:`running.int8_weight`."""
+        self._forget_if_changed(self.centroids)
+        if self._int8 is None:
+            with torch.inference_mode(False):
+                self._int8 = running.int8_weight(self.centroids, self.codes, self.granularity, self.axis)
+        return self._int8
 
 
 class CodebookLayer(nn.Module):
@@ -131,6 +160,8 @@ class CodebookLinear(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(*, in_features)`` -> ``(*, out_features)``."""
+        if "weight" in self.codebooks:
+            return running.linear(input, self.codebooks["weight"], self.bias)  # type: ignore[arg-type]
         return F.linear(input, self.weight, self.bias)
 
 
@@ -141,6 +172,10 @@ class CodebookEmbedding(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers ``(*)`` -> ``(*, embedding_dim)``."""
+        if "weight" in self.codebooks and not torch.compiler.is_compiling():
+            weight: Any = self.codebooks["weight"]
+            if not weight.cached and type(input) is Tensor:
+                return running.embedding(input, weight)
         padding: Any = self.padding_idx
         return F.embedding(input, self.weight, padding)
 
@@ -233,11 +268,10 @@ LAYERS: dict[type[nn.Module], type[CodebookLayer]] = {
 }
 
 
-def codebook_layer(module: nn.Module, tensors: dict[str, CodebookTensor]) -> CodebookLayer | None:
-    """The codebook layer that replaces a parametrized module, or ``None`` where only the module itself will do:
-    a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
-    layer = LAYERS.get(parametrize.type_before_parametrizations(module))
+def layer_type(module: nn.Module) -> type[CodebookLayer] | None:
+    """The codebook layer that can replace a module, parametrized or not, or ``None`` where only the module itself will
+    do: a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    if layer is None or hooked or getattr(module, "max_norm", None) is not None:
+    if hooked or getattr(module, "max_norm", None) is not None:
         return None
-    return layer(module, tensors)
+    return LAYERS.get(parametrize.type_before_parametrizations(module))

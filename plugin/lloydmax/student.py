@@ -8,7 +8,7 @@ codebook modules (:mod:`lloydmax.layers`); every other module keeps its class an
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook import Codebook
+from lloydmax.errors import KernelError
 from lloydmax.integer import IntegerModel
-from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder, codebook_layer
+from lloydmax.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, layer_type
+from lloydmax.running import KERNELS, Kernel, takes
 
 
 class _MeanGradient(torch.autograd.Function):
@@ -115,18 +117,41 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     return found
 
 
-def finish(model: nn.Module) -> nn.Module:
+Chosen = dict[nn.Module, dict[str, CodebookTensor]]
+
+
+def install(model: nn.Module, codebooks: Mapping[str, Codebook]) -> nn.Module:
+    """:func:`attach` every codebook by parameter name and :func:`finish`, without what only training needs."""
+    chosen: Chosen = {}
+    places = owners(model)
+    for name, codebook in codebooks.items():
+        module, leaf = _locate(model, name)
+        tied = places[id(module._parameters[leaf])]
+        if any(layer_type(owner) is None for _, owner, _ in tied):
+            attach(model, name, codebook)
+            continue
+        tensor = CodebookTensor(codebook)
+        for _, owner, leaf in tied:
+            chosen.setdefault(owner, {})[leaf] = tensor
+    return finish(model, chosen)
+
+
+def finish(model: nn.Module, chosen: Chosen | None = None) -> nn.Module:
     """Freeze every codebook and turn the standard modules into codebook modules.
 
     Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
     are replaced; any other module keeps its class and a frozen parametrization. Hooks that were registered on a
     replaced module do not move along.
 
+    Args:
+        model: the student; changed in place.
+        chosen: codebooks beside the attached ones, of modules that can be replaced.
+
     Returns:
         ``model``, or its replacement when the model itself is such a module.
     """
     shared: dict[int, CodebookTensor] = {}
-    chosen: dict[nn.Module, dict[str, CodebookTensor]] = {}
+    chosen = chosen or {}
     for _, module, leaf, weight, centroids in attached(model):
         if id(weight) not in shared:
             shared[id(weight)] = CodebookTensor(
@@ -136,8 +161,8 @@ def finish(model: nn.Module) -> nn.Module:
         chosen.setdefault(module, {})[leaf] = shared[id(weight)]
     replaced: dict[nn.Module, nn.Module] = {}
     for module, tensors in chosen.items():
-        if (layer := codebook_layer(module, tensors)) is not None:
-            replaced[module] = layer
+        if (layer := layer_type(module)) is not None:
+            replaced[module] = layer(module, tensors)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child in replaced:
@@ -169,11 +194,53 @@ def separate(student: nn.Module, teacher: nn.Module) -> None:
 def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
 
-    The decoded weight is in no state dict, file, pickle, copy or exported program.
+    The decoded weight is in no state dict, file, pickle, copy or exported program. Decoding at every use never holds
+    more than one decoded layer, of linear layers a block of 1 MiB.
     """
     for module in model.modules():
         if isinstance(module, CodesHolder):
             module.set_cache(enabled)
+    return model
+
+
+def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
+    """Choose what compressed weights run with in eager inference on the CPU, where large weights are bound by memory.
+
+    - ``"codes"``: kernels that the machine's C compiler builds in about a second, for float32 models and weights with
+      at most 256 centroids. A linear layer multiplies up to 16 input vectors straight from its codes; every other use
+      of a weight decodes it faster. Exact but for the order of the sums.
+    - ``"int8"``: a linear layer multiplies up to 32 input vectors on PyTorch's int8 weight-only kernel. Centroids are
+      rounded to a 127th of the largest one, inputs and outputs to bfloat16. Keeps one byte a weight beside the codes.
+    - ``None``: PyTorch's float operations, the default.
+
+    What a kernel does not take (gradients, autocast, larger batches, small cached weights, other devices and dtypes,
+    compiled and exported programs) runs as without it, by the decoded weight that :func:`set_cache` keeps or not.
+    Copies and pickles keep the choice, files do not.
+
+    Raises:
+        KernelError: an unknown kernel, no compiler, or no weight in this model that the kernel takes.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise KernelError(f"there is no kernel {kernel!r}; choose 'codes', 'int8' or None")
+    held = codebooks(model)
+    if not held:
+        raise KernelError("the model holds no codebooks; compress it, or load a compressed one, first")
+    if kernel == "int8":
+        layers = [module.codebooks for module in model.modules() if isinstance(module, CodebookLinear)]
+        linear: list[Any] = [tensors["weight"] for tensors in layers if "weight" in tensors]
+        if not any(takes(kernel, book) for book in linear):
+            raise KernelError("the kernel 'int8' finds no linear layer with a codebook on the CPU in this model")
+    elif kernel == "codes":
+        from lloydmax import native
+
+        if not any(takes(kernel, codebook) for codebook in held.values()):
+            raise KernelError(
+                "the kernel 'codes' finds no float32 weight with at most 256 centroids on the CPU in this model"
+            )
+        native.library()
+    for module in model.modules():
+        if isinstance(module, CodesHolder):
+            module.set_kernel(kernel)
     return model
 
 
