@@ -30,12 +30,13 @@ from lloydmax.contents import (
     take_apart,
 )
 from lloydmax.errors import CheckpointError, RecipeError
-from lloydmax.fileformat import KEY, Document, Parameter, file_size
+from lloydmax.fileformat import KEY, Document, file_size
 from lloydmax.folding import fold_structure
 from lloydmax.inspection import Inspection, inspect, verify
 from lloydmax.reader import File, checksum, naming
 from lloydmax.sizes import Sizes, accountings, predicted_size
-from lloydmax.student import install
+from lloydmax.stored import Parameter
+from lloydmax.student import attach, finish
 
 if TYPE_CHECKING:
     from lloydmax.recipe import Storage
@@ -145,12 +146,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Turn the original architecture into the compressed model that a file holds.
 
     Everything is checked before ``model`` is touched. It is then changed in place: compressed parameters get
-    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. Of a
-    model that was built within ``torch.device("meta")`` nothing but the codes takes memory, on the CPU.
+    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. A
+    model that was built within ``torch.device("meta")`` is filled on the CPU; loading it takes little more memory than
+    the codes.
 
     Args:
         path: a file that :func:`save` wrote.
-        model: the uncompressed architecture, with any values, or without.
+        model: the uncompressed architecture, with any values or, on the meta device, none.
 
     Returns:
         ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
@@ -159,8 +161,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), File(path) as file:
+    with naming(path), torch.device("cpu"), File(path) as file:  # whatever device the caller builds models on
         document = file.document
+        meta.check(model)
         if document.folded:
             trial = copy.deepcopy(model)
             fold_structure(trial, list(document.folded.items()))
@@ -168,14 +171,12 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             fold_structure(model, list(document.folded.items()))
         values, tied = contents(model)
         _match(file, values, tied)
-        meta.check(model)
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
         }
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
-        replaced = [] if document.activations is not None else [values[name] for name in codebooks]
-        meta.give_memory(model, without=replaced)
+        meta.give_memory(model)
         values, _ = contents(model)
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -183,7 +184,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         if document.activations is not None:
             loaded: nn.Module = _on_int8(model, document, codebooks, values)
         else:
-            loaded = install(model, codebooks).eval()
+            for name, codebook in codebooks.items():
+                attach(model, name, codebook)
+            loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
 
@@ -211,7 +214,7 @@ def _on_int8(
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     about = file.document.parameters[name]
-    codes = torch.zeros(about.count, dtype=code_dtype(about.k), device="cpu")
+    codes = torch.zeros(about.codes, dtype=code_dtype(about.k))
     device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
@@ -219,9 +222,11 @@ def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
         start += block.size
     return Codebook(
         file.centroids(name).to(device, weight.dtype, copy=True),
-        codes.view(about.shape).to(device),
+        codes.view(about.code_shape).to(device),
         about.granularity,
         about.axis,
+        about.block,
+        about.shape,
     )
 
 

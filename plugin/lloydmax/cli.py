@@ -16,6 +16,7 @@ import click
 from lloydmax.errors import CheckpointError, DataError, LloydmaxError
 
 Command = Callable[..., Any]
+_SYNTHESIZE = "synthesize:"
 
 
 class _Main(click.Group):
@@ -58,6 +59,7 @@ def _data_options(command: Command) -> Command:
     return command
 
 
+_DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAML recipe.")
 
@@ -65,7 +67,7 @@ _recipe = click.option("--recipe", required=True, type=click.Path(), help="A YAM
 @main.command()
 @_model_options
 @_recipe
-@click.option("--data", type=click.Path(), help="Unlabelled inputs: a folder of images, .npy, .npz, .safetensors.")
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {_DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @_data_options
 @click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
@@ -173,23 +175,37 @@ def search(
 
 @main.command()
 @_model_options
-@click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
-@click.option("--data", required=True, type=click.Path(), help="Inputs: a folder of images, .npy, .npz, .safetensors.")
+@click.argument("sets", nargs=-1, type=click.Path())
+@click.option("--student", type=click.Path(), help="The compressed .safetensors file.")
+@click.option("--data", type=click.Path(), help=f"Inputs: {_DATA}")
 @_data_options
 @click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
-@click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all.")
+@click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS).")
+@click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
 @_json
 def evaluate(
-    model: str, weights: str | None, model_args: str | None, device: str, student: str, data: str,
-    image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None, as_json: bool,
+    sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
+    data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None,
+    data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare a compressed model with its original on unlabelled inputs."""
+    """Compare a compressed model with its original on unlabelled inputs.
+
+    With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
+    """
     import copy
 
     from lloydmax import load
     from lloydmax.data import unlabelled
     from lloydmax.outputs import Yardstick, accuracy
 
+    if data_fitness:
+        if not sets or student or data or labels:
+            raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
+        teacher = _build(model, weights, model_args, device)
+        _rank({name: _data(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
+        return
+    if sets or student is None or data is None:
+        raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = _build(model, weights, model_args, device)
     small = load(student, copy.deepcopy(teacher))
     source = unlabelled(_data(data, teacher, image_size, mean, std), teacher)
@@ -242,11 +258,19 @@ def plugins(as_json: bool) -> None:
 
 
 @main.command()
-def schema() -> None:
-    """Print the JSON schema of recipes, with the options of all installed plugins."""
-    from lloydmax import Recipe
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print tables for people instead of JSON.")
+def schema(as_markdown: bool) -> None:
+    """Print what a recipe may hold.
 
-    click.echo(json.dumps(Recipe.json_schema(), indent=2))
+    A JSON schema for editors and checkers, with the options of every installed plugin.
+    """
+    from lloydmax import Recipe
+    from lloydmax.plugins import strategies
+    from lloydmax.reference import markdown
+
+    click.echo(
+        markdown(strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2), nl=not as_markdown
+    )
 
 
 @main.command()
@@ -293,12 +317,32 @@ def _build(spec: str, weights: str | None, arguments: str | None, device: str) -
     return build(spec, weights, keywords, device)
 
 
+def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
+    from lloydmax import data_fitness
+    from lloydmax.tables import fitness_table, render
+
+    found = data_fitness(model, sets, **({} if samples is None else {"samples": samples}))
+    _show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)
+
+
 def _data(path: str | None, model: Any, size: int, mean: str | None, std: str | None) -> Any:
+    if path is not None and path.startswith(_SYNTHESIZE):
+        return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
     if path is None or not Path(path).is_dir():
         return None if path is None else Path(path)
     from lloydmax.data import image_channels, images
 
     return images(path, size, image_channels(model), _numbers(mean), _numbers(std))
+
+
+def _synthesized(count: str, model: Any, size: int) -> Any:
+    from lloydmax import synthesize
+    from lloydmax.progress import ProgressBars
+
+    if not count.isdecimal():
+        raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
+    with ProgressBars() as bars:
+        return synthesize(model, int(count), size, listeners=[bars])
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

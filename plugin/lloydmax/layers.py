@@ -22,20 +22,21 @@ class CodesHolder(nn.Module):
     """Codes of one compressed parameter, and the decoded weight if it is kept.
 
     Attributes:
-        codes: buffer of integers in the shape of the weight.
+        codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
-        kernel: what eager inference runs with, see :mod:`lloydmax.running`.
+        kernel: what eager inference runs with, see :func:`lloydmax.set_kernel`.
     """
 
     kernel: str | None = None
-    _int8: tuple[Tensor, Tensor] | None = None
+    _int8: tuple[int, Tensor, Tensor] | None = None
 
     codes: Tensor
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
         self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, True
+        self.block, self.shape = codebook.block, codebook.shape
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
@@ -43,16 +44,27 @@ class CodesHolder(nn.Module):
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight; from the cache unless the centroids learn or have changed since."""
         if centroids.requires_grad or torch.compiler.is_exporting():
-            return decode(centroids, self.codes, self.granularity, self.axis)
+            return self._decode(centroids)
         if torch.compiler.is_compiling():
-            return decode(centroids, self.codes, self.granularity, self.axis) if self.dense is None else self.dense
+            return self._decode(centroids) if self.dense is None else self.dense
         if not self.cached:
-            return running.expanded(centroids, self.codes, self.granularity, self.axis, self.kernel)
-        self._forget_if_changed(centroids)
-        if self.dense is None:
+            return self._expand(centroids)
+        version = _version(centroids)
+        if self.dense is None or self._version != version:
             with torch.inference_mode(False):
-                self.dense = running.expanded(centroids, self.codes, self.granularity, self.axis, self.kernel)
+                self.dense = self._expand(centroids)
+            self._version = version
         return self.dense
+
+    def holding(self, centroids: Tensor) -> Codebook:
+        """The codebook of these centroids and the codes (not copied)."""
+        return Codebook(centroids.detach(), self.codes, self.granularity, self.axis, self.block, self.shape)
+
+    def _decode(self, centroids: Tensor) -> Tensor:
+        return decode(centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
+
+    def _expand(self, centroids: Tensor) -> Tensor:
+        return self._decode(centroids) if torch.jit.is_tracing() else running.dense(self.holding(centroids))
 
     def set_cache(self, enabled: bool) -> None:
         """Keep the decoded weight after its first use, or not."""
@@ -60,22 +72,17 @@ class CodesHolder(nn.Module):
         self._forget()
 
     def set_kernel(self, kernel: str | None) -> None:
-        """Run with ``"codes"``, ``"int8"`` or plainly."""
+        """Run with ``"int8"`` or plainly."""
         self.kernel = kernel
         self._forget()
 
     def _forget(self) -> None:
         self.dense = self._int8 = None
 
-    def _forget_if_changed(self, centroids: Tensor) -> None:
-        version = -1 if centroids.is_inference() else centroids._version
-        if self._version != version:
-            self._forget()
-            self._version = version
-
     def extra_repr(self) -> str:
         """Shape and granularity."""
-        return f"{tuple(self.codes.shape)}, granularity={self.granularity}, axis={self.axis}"
+        block = f", block={self.block}" if self.block > 1 else ""
+        return f"{self.shape}, granularity={self.granularity}, axis={self.axis}{block}"
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._forget()
@@ -100,7 +107,7 @@ class CodebookTensor(CodesHolder):
 
     def codebook(self) -> Codebook:
         """The centroids and codes (not copied)."""
-        return Codebook(self.centroids, self.codes, self.granularity, self.axis)
+        return self.holding(self.centroids)
 
     def forward(self) -> Tensor:
         """The dense weight."""
@@ -108,11 +115,15 @@ class CodebookTensor(CodesHolder):
 
     def int8(self) -> tuple[Tensor, Tensor]:
         """The weight in int8 and a scale for each row, made at the first use; see :func:`running.int8_weight`."""
-        self._forget_if_changed(self.centroids)
-        if self._int8 is None:
+        held, version = self._int8, _version(self.centroids)
+        if held is None or held[0] != version:
             with torch.inference_mode(False):
-                self._int8 = running.int8_weight(self.centroids, self.codes, self.granularity, self.axis)
-        return self._int8
+                held = self._int8 = (version, *running.int8_weight(self.codebook()))
+        return held[1:]
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class CodebookLayer(nn.Module):
@@ -172,10 +183,10 @@ class CodebookEmbedding(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers ``(*)`` -> ``(*, embedding_dim)``."""
-        if "weight" in self.codebooks and not torch.compiler.is_compiling():
+        if "weight" in self.codebooks and not running.plainly(input):
             weight: Any = self.codebooks["weight"]
-            if not weight.cached and type(input) is Tensor:
-                return running.embedding(input, weight)
+            if not weight.cached:
+                return running.embedding(input, weight.codebook())
         padding: Any = self.padding_idx
         return F.embedding(input, self.weight, padding)
 
@@ -268,10 +279,11 @@ LAYERS: dict[type[nn.Module], type[CodebookLayer]] = {
 }
 
 
-def layer_type(module: nn.Module) -> type[CodebookLayer] | None:
-    """The codebook layer that can replace a module, parametrized or not, or ``None`` where only the module itself will
-    do: a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
+def codebook_layer(module: nn.Module, tensors: dict[str, CodebookTensor]) -> CodebookLayer | None:
+    """The codebook layer that replaces a parametrized module, or ``None`` where only the module itself will do:
+    a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
+    layer = LAYERS.get(parametrize.type_before_parametrizations(module))
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    if hooked or getattr(module, "max_norm", None) is not None:
+    if layer is None or hooked or getattr(module, "max_norm", None) is not None:
         return None
-    return LAYERS.get(parametrize.type_before_parametrizations(module))
+    return layer(module, tensors)

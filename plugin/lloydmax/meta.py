@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
@@ -27,27 +25,18 @@ def check(model: nn.Module) -> None:
                 )
 
 
-def give_memory(model: nn.Module, without: Collection[object] = ()) -> None:
-    """Move what is on the meta device to the CPU, in place: uninitialized, tied tensors stay tied.
+def give_memory(model: nn.Module) -> None:
+    """Move what is on the meta device to the CPU, in place: uninitialized, so that pages are taken when written.
 
-    Args:
-        model: any; tensors on other devices stay.
-        without: parameters that get a placeholder without memory of their own, as they will be replaced.
+    Tied tensors stay tied (``Module.to_empty`` would part them), tensors on other devices stay where they are.
     """
-    placeholders = {id(tensor) for tensor in without}
-    filled: dict[int, Tensor] = {}
+    moved: dict[int, Tensor] = {}
     for module in model.modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and tensor.is_meta:
-                key = id(tensor)
-                if key not in filled:
-                    filled[key] = _on_cpu(tensor, key in placeholders)
-                setattr(module, name, filled[key])
+                setattr(module, name, moved.setdefault(id(tensor), _on_cpu(tensor)))
 
 
-def _on_cpu(tensor: Tensor, placeholder: bool) -> Tensor:
-    if placeholder:
-        memory = torch.empty((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
-    else:
-        memory = torch.empty_like(tensor, device="cpu", requires_grad=False)
+def _on_cpu(tensor: Tensor) -> Tensor:
+    memory = torch.empty_like(tensor, device="cpu", requires_grad=False)
     return nn.Parameter(memory, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else memory

@@ -1,147 +1,127 @@
-"""How a compressed layer computes: from a decoded weight, from blocks of it, or from its codes.
+"""How a compressed weight computes in eager inference: decoded in parts, to need little memory, or in int8, to be fast.
 
-The plain way is exact and runs everywhere; traced, exported and compiled programs always hold it. The others are for
-eager inference, where a large weight at a small batch is bound by the bytes that it reads.
+Traced, exported and compiled programs always hold the plain way, :func:`lloydmax.codebook.decode`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lloydmax.codebook import FLOAT_DTYPES, channels_per_codebook, decode
+from lloydmax.codebook import FLOAT_DTYPES, Codebook, channels_per_codebook, decode
 
 if TYPE_CHECKING:
-    from lloydmax.codebook import Codebook
     from lloydmax.layers import CodebookTensor
 
-Kernel = Literal["codes", "int8"]
+Kernel = Literal["int8"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
-_BLOCK = 1 << 18
-"""Weights of a block on the CPU: 1 MiB of float32, which stays in the second-level cache."""
-_BLOCK_ELSEWHERE = 1 << 24
 _LARGE = 1 << 20
-"""Weights from which a decoded weight is bound by memory."""
-_FEW = {"codes": 16, "int8": 32}
-"""Input vectors up to which a kernel is faster than a product with the decoded weight."""
+"""Weights from which a product with few inputs is bound by memory."""
+_FEW = 32
+"""Input vectors up to which int8 is faster than a product with the decoded weight."""
 
 
-def blocks(
-    centroids: Tensor, codes: Tensor, granularity: str, axis: int, kernel: str | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    """The decoded weight in blocks of its first axis, so that temporaries stay small: ``(rows, weights)``."""
-    size = _BLOCK if codes.device.type == "cpu" else _BLOCK_ELSEWHERE
-    rows = max(1, size // max(1, codes[0].numel()))
-    channels = channels_per_codebook(granularity) if axis == 0 else None
-    if channels is not None and rows > channels:
-        rows -= rows % channels
-    start = 0
-    while start < len(codes):
-        stop, tables = start + rows, centroids
-        if channels is not None:
-            if channels > rows:
-                stop = min(stop, (start // channels + 1) * channels)
-            tables = centroids[start // channels : -(-stop // channels)]
-        yield slice(start, stop), _decoded(tables, codes[start:stop], granularity, axis, kernel)
-        start = stop
+def plainly(input: Tensor) -> bool:
+    """Whether a program is being recorded, or the input is no ordinary tensor."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(input) is not Tensor
 
 
-def expanded(centroids: Tensor, codes: Tensor, granularity: str, axis: int, kernel: str | None = None) -> Tensor:
-    """What :func:`~lloydmax.codebook.decode` gives, bit for bit; faster for a large weight. No gradient."""
-    if kernel == "codes" or codes.numel() <= _BLOCK or codes.dim() < 2:
-        return _decoded(centroids, codes, granularity, axis, kernel)
+def dense(codebook: Codebook) -> Tensor:
+    """What :meth:`~lloydmax.Codebook.dequantize` gives, bit for bit, without its large temporaries; no gradient."""
     with torch.no_grad():
-        weight = torch.empty(codes.shape, dtype=centroids.dtype, device=codes.device)
-        for part, values in blocks(centroids, codes, granularity, axis):
-            weight[part] = values
+        weight = torch.empty(codebook.shape, dtype=codebook.centroids.dtype, device=codebook.codes.device)
+        for rows, part in codebook.parts():
+            weight[rows] = part.dequantize()
         return weight
 
 
-def _decoded(centroids: Tensor, codes: Tensor, granularity: str, axis: int, kernel: str | None) -> Tensor:
-    if kernel == "codes":
-        from lloydmax import native
-
-        if native.handles(centroids, codes, granularity, axis):
-            return native.expand(centroids, codes, granularity)
-    return decode(centroids, codes, granularity, axis)
-
-
 def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor:
-    """``F.linear`` with a weight of codes: ``(*, in_features)`` -> ``(*, out_features)``."""
-    if torch.compiler.is_compiling() or type(input) is not Tensor:
-        return F.linear(input, weight(), bias)
-    if _by_kernel(input, weight, bias):
-        if weight.kernel == "int8":
-            product = _by_int8(input, weight)
-        else:
-            from lloydmax import native
+    """``F.linear`` with a weight of codes: ``(*, in_features)`` -> ``(*, out_features)``.
 
-            product = native.multiply(input, weight.centroids, weight.codes, weight.granularity)
-        return product if bias is None else product.add_(bias)
-    if weight.cached or weight.codes.numel() <= _BLOCK:
-        return F.linear(input, weight(), bias)
-    parts = blocks(weight.centroids, weight.codes, weight.granularity, weight.axis, weight.kernel)
-    return torch.cat([F.linear(input, part, None if bias is None else bias[rows]) for rows, part in parts], -1)
-
-
-def embedding(input: Tensor, weight: CodebookTensor) -> Tensor:
-    """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
-    codes, centroids = weight.codes[input.reshape(-1)], weight.centroids
-    channels = channels_per_codebook(weight.granularity)
-    if channels is not None:
-        centroids = centroids[input.reshape(-1) // channels]
-    rows = decode(centroids, codes, "tensor" if channels is None else "channel")
-    return rows.view(*input.shape, codes.shape[1])
-
-
-def int8_weight(centroids: Tensor, codes: Tensor, granularity: str, axis: int) -> tuple[Tensor, Tensor]:
-    """The weight through an int8 codebook: each centroid rounded to a 127th of the largest one of its codebook.
-
-    Returns:
-        int8 in the shape of ``codes``, and a bfloat16 scale for each row; a weight is off by half a scale at most.
+    Without a cache the product is formed in parts as well: the same up to the order of the sums.
     """
-    tables = centroids.detach().float().reshape(-1, centroids.shape[-1])
-    scale = (tables.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
-    rounded = (tables / scale.float()).round().clamp(-127, 127).to(torch.int8).view(centroids.shape)
-    owner = torch.arange(len(codes), device=codes.device) // (channels_per_codebook(granularity) or len(codes))
-    return expanded(rounded, codes, granularity, axis), scale[:, 0][owner]
+    if plainly(input):
+        return F.linear(input, weight(), bias)
+    if weight.kernel == "int8" and _takes(input, weight, bias):
+        product = _int8_linear(input, weight)
+        return product if bias is None else product.add_(bias)
+    if weight.cached:
+        return F.linear(input, weight(), bias)
+    products = [
+        F.linear(input, part.dequantize(), None if bias is None else bias[rows])
+        for rows, part in weight.codebook().parts()
+    ]
+    return products[0] if len(products) == 1 else torch.cat(products, -1)
 
 
-def takes(kernel: str, weight: Codebook | CodebookTensor) -> bool:
-    """Whether a kernel takes this weight, in a linear layer."""
-    from lloydmax import native
+def embedding(input: Tensor, codebook: Codebook) -> Tensor:
+    """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
+    index, width = input.reshape(-1), codebook.shape[1]
+    codes, centroids = codebook.codes[index], codebook.centroids
+    channels = channels_per_codebook(codebook.granularity)
+    if channels is not None:
+        centroids = centroids[index // channels]
+    granularity = "tensor" if channels is None else "channel"
+    return decode(centroids, codes, granularity, 0, codebook.block, (len(index), width)).view(*input.shape, width)
 
-    centroids, codes = weight.centroids, weight.codes
-    if kernel == "codes":
-        return native.handles(centroids, codes, weight.granularity, weight.axis)
-    scalar = centroids.dim() == (1 if weight.granularity == "tensor" else 2)
-    return scalar and weight.axis == 0 and codes.device.type == "cpu" and centroids.dtype in FLOAT_DTYPES
 
-
-def _by_kernel(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
-    kernel, codes = weight.kernel, weight.codes
-    if kernel is None or (weight.cached and codes.numel() < _LARGE):
-        return False
-    learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
-    elsewhere = torch.jit.is_tracing() or torch.is_autocast_enabled(input.device.type)
+def int8_serves(codebook: Codebook) -> bool:
+    """Whether int8 can hold the weight of a linear layer and is worth it: large, on the CPU, one code a weight."""
     return (
-        not learns
-        and not elsewhere
-        and input.device.type == "cpu"
-        and input.dtype == weight.centroids.dtype
-        and input.dim() > 0
-        and input.shape[-1] == codes.shape[-1]
-        and input.numel() <= _FEW[kernel] * codes.shape[-1]
-        and takes(kernel, weight)
+        codebook.block == 1
+        and len(codebook.shape) == 2
+        and (codebook.axis == 0 or codebook.granularity == "tensor")
+        and codebook.codes.numel() >= _LARGE
+        and codebook.codes.device.type == "cpu"
+        and codebook.centroids.dtype in FLOAT_DTYPES
     )
 
 
-def _by_int8(input: Tensor, weight: CodebookTensor) -> Tensor:
+def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor]:
+    """The weight through an int8 codebook: every centroid a multiple of a scale, -127 to 127.
+
+    Of the bfloat16 scales that make that possible, the one with the least squared error over the weights.
+
+    Returns:
+        int8 in the shape of the weight, and a bfloat16 scale for each row.
+    """
+    tables = codebook.centroids.detach().float().reshape(-1, codebook.k)
+    counts = codebook.member_counts().float().view_as(tables)
+    least = (tables.abs().amax(1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16().view(torch.int16)
+    best, error = torch.zeros_like(least), torch.full_like(tables[:, 0], torch.inf)
+    for step in range(128):  # bfloat16 has 128 numbers between one and its double
+        rounded = _multiples(tables, least + step) * (least + step).view(torch.bfloat16)[:, None]
+        found = ((rounded - tables).square() * counts).sum(1)
+        best, error = torch.where(found < error, least + step, best), torch.minimum(found, error)
+    multiples = _multiples(tables, best).to(torch.int8).view(codebook.centroids.shape)
+    values = dense(Codebook(multiples, codebook.codes, codebook.granularity, codebook.axis))
+    rows = torch.arange(len(values), device=values.device)
+    owner = rows // (channels_per_codebook(codebook.granularity) or len(values))
+    return values, best.view(torch.bfloat16)[owner]
+
+
+def _multiples(tables: Tensor, scale: Tensor) -> Tensor:
+    return (tables / scale.view(torch.bfloat16)[:, None]).round().clamp(-127, 127)
+
+
+def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
+    learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
+    return (
+        not learns
+        and not torch.is_autocast_enabled(input.device.type)
+        and input.device.type == "cpu"
+        and input.dtype == weight.centroids.dtype
+        and input.dim() > 0
+        and input.shape[-1] == weight.shape[-1]
+        and input.numel() <= _FEW * input.shape[-1]
+    )
+
+
+def _int8_linear(input: Tensor, weight: CodebookTensor) -> Tensor:
     values, scale = weight.int8()
     rows = input.reshape(-1, input.shape[-1]).to(torch.bfloat16)
     product = torch.ops.aten._weight_int8pack_mm(rows, values, scale)

@@ -8,7 +8,7 @@ codebook modules (:mod:`lloydmax.layers`); every other module keeps its class an
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook import Codebook
 from lloydmax.errors import KernelError
 from lloydmax.integer import IntegerModel
-from lloydmax.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, layer_type
-from lloydmax.running import KERNELS, Kernel, takes
+from lloydmax.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
+from lloydmax.running import KERNELS, Kernel, int8_serves
 
 
 class _MeanGradient(torch.autograd.Function):
@@ -37,7 +37,7 @@ class _MeanGradient(torch.autograd.Function):
 
 
 class CodebookWeight(CodesHolder):
-    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)`` -> dense weight.
+    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)`` -> dense weight.
 
     The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
     section 3.3), while they require one.
@@ -49,6 +49,7 @@ class CodebookWeight(CodesHolder):
         super().__init__(codebook)
         self._fitted = codebook.centroids
         counts = codebook.member_counts().clamp(min=1).to(torch.float32)
+        counts = counts.unsqueeze(-1) if codebook.block > 1 else counts
         self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, centroids: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
     Args:
         model: the student; changed in place.
         name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
-        codebook: codes in the shape of the parameter.
+        codebook: of a weight in the shape of the parameter.
     """
     module, leaf = _locate(model, name)
     parameter = module._parameters[leaf]
@@ -105,7 +106,7 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear)."""
     found: dict[str, Codebook] = {}
     for name, _, _, weight, centroids in attached(model):
-        found[name] = Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
+        found[name] = weight.holding(centroids)
     for prefix, module in model.named_modules():
         if isinstance(module, IntegerModel):
             found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
@@ -117,52 +118,27 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     return found
 
 
-Chosen = dict[nn.Module, dict[str, CodebookTensor]]
-
-
-def install(model: nn.Module, codebooks: Mapping[str, Codebook]) -> nn.Module:
-    """:func:`attach` every codebook by parameter name and :func:`finish`, without what only training needs."""
-    chosen: Chosen = {}
-    places = owners(model)
-    for name, codebook in codebooks.items():
-        module, leaf = _locate(model, name)
-        tied = places[id(module._parameters[leaf])]
-        if any(layer_type(owner) is None for _, owner, _ in tied):
-            attach(model, name, codebook)
-            continue
-        tensor = CodebookTensor(codebook)
-        for _, owner, leaf in tied:
-            chosen.setdefault(owner, {})[leaf] = tensor
-    return finish(model, chosen)
-
-
-def finish(model: nn.Module, chosen: Chosen | None = None) -> nn.Module:
+def finish(model: nn.Module) -> nn.Module:
     """Freeze every codebook and turn the standard modules into codebook modules.
 
     Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
     are replaced; any other module keeps its class and a frozen parametrization. Hooks that were registered on a
     replaced module do not move along.
 
-    Args:
-        model: the student; changed in place.
-        chosen: codebooks beside the attached ones, of modules that can be replaced.
-
     Returns:
         ``model``, or its replacement when the model itself is such a module.
     """
     shared: dict[int, CodebookTensor] = {}
-    chosen = chosen or {}
+    chosen: dict[nn.Module, dict[str, CodebookTensor]] = {}
     for _, module, leaf, weight, centroids in attached(model):
         if id(weight) not in shared:
-            shared[id(weight)] = CodebookTensor(
-                Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
-            )
+            shared[id(weight)] = CodebookTensor(weight.holding(centroids))
         centroids.requires_grad_(False)
         chosen.setdefault(module, {})[leaf] = shared[id(weight)]
     replaced: dict[nn.Module, nn.Module] = {}
     for module, tensors in chosen.items():
-        if (layer := layer_type(module)) is not None:
-            replaced[module] = layer(module, tensors)
+        if (layer := codebook_layer(module, tensors)) is not None:
+            replaced[module] = layer
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child in replaced:
@@ -195,7 +171,8 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
 
     The decoded weight is in no state dict, file, pickle, copy or exported program. Decoding at every use never holds
-    more than one decoded layer, of linear layers a block of 1 MiB.
+    more than one decoded layer, of linear layers 1 MiB, of embeddings the rows that are looked up; a large linear
+    layer gives the same up to the order of the sums.
     """
     for module in model.modules():
         if isinstance(module, CodesHolder):
@@ -204,43 +181,40 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
 
 
 def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
-    """Choose what compressed weights run with in eager inference on the CPU, where large weights are bound by memory.
+    """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
 
-    - ``"codes"``: kernels that the machine's C compiler builds in about a second, for float32 models and weights with
-      at most 256 centroids. A linear layer multiplies up to 16 input vectors straight from its codes; every other use
-      of a weight decodes it faster. Exact but for the order of the sums.
-    - ``"int8"``: a linear layer multiplies up to 32 input vectors on PyTorch's int8 weight-only kernel. Centroids are
-      rounded to a 127th of the largest one, inputs and outputs to bfloat16. Keeps one byte a weight beside the codes.
+    - ``"int8"``: weights of at least a million elements multiply up to 32 input vectors on PyTorch's int8 weight-only
+      kernel. Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to
+      bfloat16. Made at the first use; takes one byte a weight beside the codes.
     - ``None``: PyTorch's float operations, the default.
 
-    What a kernel does not take (gradients, autocast, larger batches, small cached weights, other devices and dtypes,
-    compiled and exported programs) runs as without it, by the decoded weight that :func:`set_cache` keeps or not.
-    Copies and pickles keep the choice, files do not.
+    Everything else (gradients, autocast, more inputs, other layers, devices and dtypes, vector codebooks, compiled and
+    exported programs) runs as without it, by the decoded weight that :func:`set_cache` keeps or not. State dicts and
+    files stay the same; copies and pickles keep the choice, files do not.
+
+    Args:
+        model: finished, as :func:`~lloydmax.compress` and :func:`~lloydmax.load` give it; changed in place.
+        kernel: the choice.
+
+    Returns:
+        ``model``.
 
     Raises:
-        KernelError: an unknown kernel, no compiler, or no weight in this model that the kernel takes.
+        KernelError: an unknown kernel, or one that serves no layer of this model.
     """
     if kernel is not None and kernel not in KERNELS:
-        raise KernelError(f"there is no kernel {kernel!r}; choose 'codes', 'int8' or None")
-    held = codebooks(model)
-    if not held:
-        raise KernelError("the model holds no codebooks; compress it, or load a compressed one, first")
-    if kernel == "int8":
-        layers = [module.codebooks for module in model.modules() if isinstance(module, CodebookLinear)]
-        linear: list[Any] = [tensors["weight"] for tensors in layers if "weight" in tensors]
-        if not any(takes(kernel, book) for book in linear):
-            raise KernelError("the kernel 'int8' finds no linear layer with a codebook on the CPU in this model")
-    elif kernel == "codes":
-        from lloydmax import native
-
-        if not any(takes(kernel, codebook) for codebook in held.values()):
-            raise KernelError(
-                "the kernel 'codes' finds no float32 weight with at most 256 centroids on the CPU in this model"
-            )
-        native.library()
-    for module in model.modules():
-        if isinstance(module, CodesHolder):
-            module.set_kernel(kernel)
+        raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
+    layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
+    weights: list[Any] = [layer["weight"] for layer in layers]
+    served = [weight for weight in weights if kernel is None or int8_serves(weight.codebook())]
+    if kernel is not None and not served:
+        raise KernelError(
+            f"the kernel {kernel!r} serves no layer of this model: it takes finished linear layers on the CPU with at "
+            f"least {1 << 20:,} weights and a code for each (no vector codebooks); found {len(weights)} linear layers "
+            "with codebooks"
+        )
+    for weight in served:
+        weight.set_kernel(kernel)
     return model
 
 

@@ -114,7 +114,9 @@ def difference(found: Tensor, expected: Tensor) -> str:
 @torch.inference_mode()
 def layer() -> None:
     """The memory-bound layer: against float32 with the decoded weights, for several numbers of centroids."""
-    print(f"\n**Linear layer, {SIZE} x {SIZE}**, {torch.get_num_threads()} thread(s). Off: largest difference of an output")
+    print(
+        f"\n**Linear layer, {SIZE} x {SIZE}**, {torch.get_num_threads()} thread(s). Off: largest difference of an output"
+    )
     print("from float32 with the decoded weights, in units of the largest output.\n")
     print("| centroids | run | batch 1 | | off | batch 32 | | memory, batch 1 |\n|---|---|---|---|---|---|---|---|")
     for centroids in (16, 32, 64, 128, 256):
@@ -150,7 +152,9 @@ def layer() -> None:
 def whole_network() -> None:
     """VGG-16 with 32 centroids (5 bits) in every parameter."""
     print(f"\n**VGG-16, 32 centroids everywhere**, 224 x 224, {torch.get_num_threads()} thread(s)\n")
-    print("| run | batch 1 | | batch 32 | | memory, batch 1 | | memory, batch 32 | |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| run | batch 1 | | batch 32 | | memory, batch 1 | | memory, batch 32 | |\n|---|---|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write("vgg16", folder)
@@ -177,8 +181,12 @@ def agreement() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
     from ao_models import digit_cnn, digits, minilm, sentences
 
-    print("\n**Agreement with the same codebooks run by the decoded weights**, 16 centroids in every matrix and filter\n")
-    print("| run | digit network, 1,000 digits: same top-1 | largest logit off | MiniLM: least cosine |\n|---|---|---|---|")
+    print(
+        "\n**Agreement with the same codebooks run by the decoded weights**, 16 centroids in every matrix and filter\n"
+    )
+    print(
+        "| run | digit network, 1,000 digits: same top-1 | largest logit off | MiniLM: least cosine |\n|---|---|---|---|"
+    )
     inputs, tokens = digits(1000)[0], sentences()
     models = []
     for model in (digit_cnn(), minilm()):

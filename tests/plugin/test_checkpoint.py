@@ -14,8 +14,8 @@ from conftest import SmallNet, TextNet
 from lloydmax import checkpoint
 from lloydmax.checkpoint import Parameter, accountings, contents, fits, load, predicted_size, round_floats, save
 from lloydmax.codebook import Codebook, code_dtype, codebook_count
+from lloydmax.entries import DTYPES
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import DTYPES
 from lloydmax.student import attach, codebooks, finish
 from safetensors.torch import load_file
 from torch import nn
@@ -416,8 +416,6 @@ def test_another_model(saved):
 def test_models_that_cannot_be_filled(saved, small_net):
     refuse(saved, compressed(small_net, SMALL), "already holds codebooks")
     refuse(saved, SmallNet().double(), "float32 in the file, torch.float64 in the model", "model.to(torch.float32)")
-    with pytest.raises(CheckpointError, match="meta device"), torch.device("meta"):
-        load(saved, SmallNet())
     lazy = SmallNet()
     lazy.stem = nn.LazyConv2d(8, 3, bias=False)
     with pytest.raises(CheckpointError, match="lazy"):
