@@ -209,13 +209,14 @@ class Codebook:
 
     def member_counts(self) -> Tensor:
         """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
-        counts = [part._member_counts() for _, part in self.parts()]
-        return sum(counts[1:], counts[0]) if self.granularity == "tensor" or self.axis else torch.cat(counts)
-
-    def _member_counts(self) -> Tensor:
         shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
-        slots = _slots(self.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
-        return torch.bincount(slots, minlength=math.prod(shape)).view(shape)
+        counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
+        channels = None if self.axis else channels_per_codebook(self.granularity)
+        for rows, part in self.parts():
+            owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
+            slots = _slots(part.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
+            owned += torch.bincount(slots, minlength=owned.numel()).view(owned.shape)
+        return counts
 
     def parts(self) -> Iterator[tuple[slice, Codebook]]:
         """Codebooks of slices of the weight along its first axis, small enough that what is made of one stays in

@@ -38,5 +38,5 @@ def give_memory(model: nn.Module) -> None:
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
-    memory = torch.empty_like(tensor, device="cpu", requires_grad=False)
+    memory = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cpu")
     return nn.Parameter(memory, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else memory

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 Kernel = Literal["int8"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
-_LARGE = 1 << 20
+LARGE = 1 << 19
 """Weights from which a product with few inputs is bound by memory."""
-_FEW = 32
+_FEW = 16
 """Input vectors up to which int8 is faster than a product with the decoded weight."""
+_STEP = 16
+"""Inputs that PyTorch's kernel takes at once; it checks no remainder and reads past the end."""
+INT8_NEEDS = f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU"
 
 
 def plainly(input: Tensor) -> bool:
@@ -51,11 +54,14 @@ def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor
         return product if bias is None else product.add_(bias)
     if weight.cached:
         return F.linear(input, weight(), bias)
-    products = [
-        F.linear(input, part.dequantize(), None if bias is None else bias[rows])
-        for rows, part in weight.codebook().parts()
-    ]
-    return products[0] if len(products) == 1 else torch.cat(products, -1)
+    output = None
+    for rows, part in weight.codebook().parts():
+        product = F.linear(input, part.dequantize(), None if bias is None else bias[rows])
+        if output is None:  # products kept in a list would lie between the freed weights, and keep their memory
+            output = product.new_empty(*product.shape[:-1], weight.shape[0])
+        output[..., rows] = product
+    assert output is not None
+    return output
 
 
 def embedding(input: Tensor, codebook: Codebook) -> Tensor:
@@ -70,12 +76,13 @@ def embedding(input: Tensor, codebook: Codebook) -> Tensor:
 
 
 def int8_serves(codebook: Codebook) -> bool:
-    """Whether int8 can hold the weight of a linear layer and is worth it: large, on the CPU, one code a weight."""
+    """Whether int8 can hold the weight of a linear layer and is worth it; what is needed, :data:`INT8_NEEDS` says."""
     return (
         codebook.block == 1
         and len(codebook.shape) == 2
         and (codebook.axis == 0 or codebook.granularity == "tensor")
-        and codebook.codes.numel() >= _LARGE
+        and codebook.shape[1] % _STEP == 0
+        and codebook.codes.numel() >= LARGE
         and codebook.codes.device.type == "cpu"
         and codebook.centroids.dtype in FLOAT_DTYPES
     )

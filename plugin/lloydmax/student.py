@@ -19,7 +19,7 @@ from lloydmax.codebook import Codebook
 from lloydmax.errors import KernelError
 from lloydmax.integer import IntegerModel
 from lloydmax.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
-from lloydmax.running import KERNELS, Kernel, int8_serves
+from lloydmax.running import INT8_NEEDS, KERNELS, Kernel, int8_serves
 
 
 class _MeanGradient(torch.autograd.Function):
@@ -183,14 +183,15 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
 def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
     """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
 
-    - ``"int8"``: weights of at least a million elements multiply up to 32 input vectors on PyTorch's int8 weight-only
-      kernel. Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to
-      bfloat16. Made at the first use; takes one byte a weight beside the codes.
+    - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
+      Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16.
+      Made at the first use; takes one byte a weight beside the codes.
     - ``None``: PyTorch's float operations, the default.
 
-    Everything else (gradients, autocast, more inputs, other layers, devices and dtypes, vector codebooks, compiled and
-    exported programs) runs as without it, by the decoded weight that :func:`set_cache` keeps or not. State dicts and
-    files stay the same; copies and pickles keep the choice, files do not.
+    Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
+    length 16 does not divide, compiled and exported programs) runs as without it, by the decoded weight that
+    :func:`set_cache` keeps or not. State dicts and files stay the same; copies and pickles keep the choice, files do
+    not.
 
     Args:
         model: finished, as :func:`~lloydmax.compress` and :func:`~lloydmax.load` give it; changed in place.
@@ -209,9 +210,8 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
     served = [weight for weight in weights if kernel is None or int8_serves(weight.codebook())]
     if kernel is not None and not served:
         raise KernelError(
-            f"the kernel {kernel!r} serves no layer of this model: it takes finished linear layers on the CPU with at "
-            f"least {1 << 20:,} weights and a code for each (no vector codebooks); found {len(weights)} linear layers "
-            "with codebooks"
+            f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
+            f"model: it needs {INT8_NEEDS}"
         )
     for weight in served:
         weight.set_kernel(kernel)

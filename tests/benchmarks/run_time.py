@@ -1,16 +1,15 @@
 """Latency and memory of compressed layers by the way they run, in Markdown; about 5 minutes on one core.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python tests/benchmarks/run_time.py [layer] [network] [agreement]
-    OMP_NUM_THREADS=2 python tests/benchmarks/run_time.py layer
+    OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [agreement]
 
-Medians of interleaved runs; with one thread of process CPU time, which neighbours on the machine disturb little, with
-more of wall-clock time. Memory is the peak of a fresh process from the load of the file to the end of one forward
-pass, beyond what it holds with everything imported.
+Time: medians of interleaved runs; with one thread of process CPU time, which neighbours on the machine disturb little,
+with more of wall-clock time. Memory: the peak resident set (VmHWM of Linux) of a process of its own that builds the
+network on the meta device, opens its file and runs it once, less the peak of that process when everything was imported.
+It counts the mapped pages of the file and the activations.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import statistics
 import subprocess
@@ -31,12 +30,13 @@ from torch import Tensor, nn
 WAYS: dict[str, tuple[bool, Any]] = {
     "decoded, cached (default)": (True, None),
     "decoded on the fly: `set_cache(model, False)`": (False, None),
-    '`set_cache(model, False)`, `set_kernel(model, "codes")`': (False, "codes"),
-    '`set_cache(model, False)`, `set_kernel(model, "int8")`': (False, "int8"),
+    'int8: `set_kernel(model, "int8")`': (True, "int8"),
+    "int8, without the cache: both": (False, "int8"),
 }
 FLOAT = "float32"
 SIZE = 4096
 SHAPES = {"linear": (SIZE,), "vgg16": (3, 224, 224)}
+BATCHES = (1, 32)
 
 
 def network(name: str) -> nn.Module:
@@ -45,10 +45,11 @@ def network(name: str) -> nn.Module:
     return nn.Sequential(nn.Linear(SIZE, SIZE)) if name == "linear" else torchvision.models.vgg16(weights=None)
 
 
-def compressed(model: nn.Module, centroids: int) -> nn.Module:
-    """Every parameter in a codebook of its own."""
+def compressed(model: nn.Module, centroids: int, least: int = 1) -> nn.Module:
+    """Every parameter of at least so many dimensions in a codebook of its own."""
     for name, parameter in list(model.named_parameters()):
-        attach(model, name, lloydmax.fit_codebook(parameter, centroids))
+        if parameter.dim() >= least:
+            attach(model, name, lloydmax.fit_codebook(parameter, centroids))
     return finish(model).eval()
 
 
@@ -78,20 +79,19 @@ def peak_bytes(name: str, folder: Path, way: str, batch: int) -> int:
     """Peak memory of one process that opens a network and runs it once."""
     command = [sys.executable, __file__, "probe", name, str(folder), way, str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return int(json.loads(done.stdout.splitlines()[-1]))
 
 
 def probe(name: str, folder: str, way: str, batch: str) -> None:
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _peak()
     with torch.inference_mode():
         opened(name, Path(folder), way)(torch.randn(int(batch), *SHAPES[name]))
-    print(_status("VmHWM") - before)
+    print(_peak() - before)
 
 
-def _status(field: str) -> int:
+def _peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def medians(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
@@ -107,103 +107,89 @@ def medians(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]
     return {key: statistics.median(values) for key, values in times.items()}
 
 
-def difference(found: Tensor, expected: Tensor) -> str:
-    return f"{float((found - expected).abs().max() / expected.abs().max()):.0e}"
+def distance(found: Tensor, wanted: Tensor) -> float:
+    """Relative, in the Euclidean norm."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def table(name: str, models: dict[str, nn.Module], memory: dict[tuple[str, int], int], rounds: dict[int, int]) -> None:
+    print("| run | batch 1 | | batch 32 | | memory, batch 1 | | memory, batch 32 | | outputs off |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    inputs = {batch: torch.randn(batch, *SHAPES[name]) for batch in BATCHES}
+    seconds: dict[tuple[str, int], float] = {}
+    for batch, x in inputs.items():
+        taken = medians({way: lambda model=model, x=x: model(x) for way, model in models.items()}, rounds[batch])
+        seconds |= {(way, batch): value for way, value in taken.items()}
+    wanted = models[next(iter(WAYS))](inputs[1])
+    for way, model in models.items():
+        cells = [way]
+        for batch in BATCHES:
+            cells += [f"{1e3 * seconds[way, batch]:.1f} ms", f"x {seconds[way, batch] / seconds[FLOAT, batch]:.2f}"]
+        for batch in BATCHES:
+            share = memory[way, batch] / memory[FLOAT, batch]
+            cells += [f"{memory[way, batch] / 1e6:.0f} MB", f"{share:.0%}"]
+        cells.append("" if way == FLOAT else f"{distance(model(inputs[1]), wanted):.1e}")
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 @torch.inference_mode()
+def run(name: str, title: str, rounds: dict[int, int]) -> None:
+    """Every way from the same file, against the float32 network."""
+    print(f"\n**{title}**, {torch.get_num_threads()} thread(s); outputs off: from the decoded weights, relative\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write(name, folder)
+        ways = (FLOAT, *WAYS)
+        memory = {(way, batch): peak_bytes(name, folder, way, batch) for way in ways for batch in BATCHES}
+        table(name, {way: opened(name, folder, way) for way in ways}, memory, rounds)
+
+
 def layer() -> None:
-    """The memory-bound layer: against float32 with the decoded weights, for several numbers of centroids."""
-    print(
-        f"\n**Linear layer, {SIZE} x {SIZE}**, {torch.get_num_threads()} thread(s). Off: largest difference of an output"
-    )
-    print("from float32 with the decoded weights, in units of the largest output.\n")
-    print("| centroids | run | batch 1 | | off | batch 32 | | memory, batch 1 |\n|---|---|---|---|---|---|---|---|")
-    for centroids in (16, 32, 64, 128, 256):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write("linear", folder, centroids)
-            models = {way: opened("linear", folder, way) for way in WAYS}
-            dense = network("linear").eval()
-            for key, codebook in lloydmax.codebooks(next(iter(models.values()))).items():
-                dense.get_parameter(key).copy_(codebook.dequantize())
-            models = {FLOAT: dense, **models}
-            inputs = {batch: torch.randn(batch, SIZE) for batch in (1, 32)}
-            runs = {
-                (way, batch): lambda model=model, x=x: model(x)
-                for way, model in models.items()
-                for batch, x in inputs.items()
-            }
-            seconds = medians(runs, 15)
-            for way, model in models.items():
-                if centroids != 32 and WAYS.get(way, (0, 0))[1] != "codes":
-                    continue
-                cells = [str(centroids) if way != FLOAT else "", way]
-                for batch, x in inputs.items():
-                    cells.append(f"{1e3 * seconds[way, batch]:.2f} ms")
-                    cells.append(f"{seconds[way, batch] / seconds[FLOAT, batch]:.2f}")
-                    if batch == 1:
-                        cells.append(difference(model(x), dense(x)) if way != FLOAT else "")
-                cells.append(f"{peak_bytes('linear', folder, way, 1) / 1e6:.0f} MB")
-                print("| " + " | ".join(cells) + " |", flush=True)
+    """The memory-bound layer."""
+    run("linear", f"Linear layer, {SIZE} x {SIZE}, 32 centroids", {1: 31, 32: 15})
+    with torch.inference_mode():
+        model, x = network("linear"), torch.randn(16, SIZE)
+        print("\n| centroids | int8 outputs off |\n|---|---|")
+        for centroids, granularity in ((2, "tensor"), (16, "tensor"), (256, "tensor"), (16, "channel")):
+            one = nn.Sequential(nn.Linear(SIZE, SIZE))
+            attach(one, "0.weight", lloydmax.fit_codebook(model[0].weight, centroids, granularity))
+            one = finish(one).eval()
+            wanted = one(x)
+            print(f"| {centroids} a {granularity} | {distance(lloydmax.set_kernel(one, 'int8')(x), wanted):.1e} |")
 
 
-@torch.inference_mode()
 def whole_network() -> None:
     """VGG-16 with 32 centroids (5 bits) in every parameter."""
-    print(f"\n**VGG-16, 32 centroids everywhere**, 224 x 224, {torch.get_num_threads()} thread(s)\n")
-    print(
-        "| run | batch 1 | | batch 32 | | memory, batch 1 | | memory, batch 32 | |\n|---|---|---|---|---|---|---|---|---|"
-    )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write("vgg16", folder)
-        memory = {(way, batch): peak_bytes("vgg16", folder, way, batch) for way in (FLOAT, *WAYS) for batch in (1, 32)}
-        models = {way: opened("vgg16", folder, way) for way in (FLOAT, *WAYS)}
-    seconds: dict[tuple[str, int], float] = {}
-    for batch, rounds in ((1, 7), (32, 1)):
-        x = torch.randn(batch, *SHAPES["vgg16"])
-        taken = medians({way: lambda model=model, x=x: model(x) for way, model in models.items()}, rounds)
-        seconds |= {(way, batch): value for way, value in taken.items()}
-    for way in models:
-        cells = [way]
-        for batch in (1, 32):
-            cells += [f"{seconds[way, batch]:.2f} s", f"{seconds[way, batch] / seconds[FLOAT, batch]:.2f}"]
-        for batch in (1, 32):
-            share = memory[way, batch] / memory[FLOAT, batch]
-            cells += [f"{memory[way, batch] / 1e6:.0f} MB", f"{share:.1%}"]
-        print("| " + " | ".join(cells) + " |")
+    run("vgg16", "VGG-16, 32 centroids everywhere, 224 x 224", {1: 7, 32: 1})
 
 
 @torch.inference_mode()
 def agreement() -> None:
-    """Trained networks, every large enough parameter at 16 centroids, all linear layers by the kernel."""
+    """Trained networks with 16 centroids in every matrix and filter: what int8 changes."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
-    from ao_models import digit_cnn, digits, minilm, sentences
+    from ao_models import efficientnet, minilm, photos, sentences
 
+    crops, tokens = photos(500), sentences()
+    vision, text = efficientnet(), minilm()
+    teacher = outputs(vision, crops)
+    kept = compressed(vision, 16, 2), compressed(text, 16, 2)
+    print("\n**Agreement**, 16 centroids in every matrix and filter\n")
     print(
-        "\n**Agreement with the same codebooks run by the decoded weights**, 16 centroids in every matrix and filter\n"
+        "| run | EfficientNet-Lite0, 500 photo crops: agreement with the original | logits off | MiniLM: least cosine |"
     )
-    print(
-        "| run | digit network, 1,000 digits: same top-1 | largest logit off | MiniLM: least cosine |\n|---|---|---|---|"
-    )
-    inputs, tokens = digits(1000)[0], sentences()
-    models = []
-    for model in (digit_cnn(), minilm()):
-        for name, parameter in list(model.named_parameters()):
-            if parameter.dim() > 1:
-                attach(model, name, lloydmax.fit_codebook(parameter, 16))
-        models.append(finish(model).eval())
+    print("|---|---|---|---|")
+    decoded: list[Tensor] = []
+    for way in list(WAYS):
+        logits, vectors = (outputs(set_way(model, way), x) for model, x in zip(kept, (crops, tokens), strict=True))
+        decoded = decoded or [logits, vectors]
+        same = (logits.argmax(1) == teacher.argmax(1)).float().mean()
+        cosine = torch.cosine_similarity(vectors, decoded[1]).min()
+        print(f"| {way} | {same:.1%} | {distance(logits, decoded[0]):.1e} | {cosine:.6f} |", flush=True)
 
-    def outputs(model: nn.Module, x: Tensor) -> Tensor:
-        return torch.cat([model(part) for part in x.split(1)])
 
-    expected = [outputs(copy.deepcopy(model), x) for model, x in zip(models, (inputs, tokens), strict=True)]
-    for way in list(WAYS)[1:]:
-        logits, sentence = (outputs(set_way(model, way), x) for model, x in zip(models, (inputs, tokens), strict=True))
-        same = (logits.argmax(1) == expected[0].argmax(1)).float().mean()
-        cosine = torch.cosine_similarity(sentence, expected[1]).min()
-        print(f"| {way} | {same:.2%} | {difference(logits, expected[0])} | {cosine:.6f} |")
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """In batches of one, where int8 runs every large linear layer."""
+    return torch.cat([model(part) for part in x.split(1)])
 
 
 def main() -> None:
