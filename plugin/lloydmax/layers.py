@@ -29,7 +29,7 @@ class CodesHolder(nn.Module):
     """
 
     kernel: str | None = None
-    _int8: tuple[int, Tensor, Tensor] | None = None
+    _int8: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     codes: Tensor
 
@@ -113,13 +113,13 @@ class CodebookTensor(CodesHolder):
         """The dense weight."""
         return self.decoded(self.centroids)
 
-    def int8(self) -> tuple[Tensor, Tensor]:
-        """The weight in int8 and a scale for each row, made at the first use; see :func:`running.int8_weight`."""
+    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with, made at the first use; see :func:`running.int8_weight`."""
         held, version = self._int8, _version(self.centroids)
         if held is None or held[0] != version:
             with torch.inference_mode(False):
-                held = self._int8 = (version, *running.int8_weight(self.codebook()))
-        return held[1:]
+                held = self._int8 = version, running.int8_weight(self.codebook())
+        return held[1]
 
 
 def _version(tensor: Tensor) -> int:

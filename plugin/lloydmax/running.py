@@ -5,6 +5,7 @@ Traced, exported and compiled programs always hold the plain way, :func:`lloydma
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -25,7 +26,12 @@ _FEW = 16
 """Input vectors up to which int8 is faster than a product with the decoded weight."""
 _STEP = 16
 """Inputs that PyTorch's kernel takes at once; it checks no remainder and reads past the end."""
-INT8_NEEDS = f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU"
+_TOLERANCE = 5e-3
+"""Largest relative error of a weight in int8, over the decoded one; outliers make it larger."""
+INT8_NEEDS = (
+    f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU, and centroids that "
+    f"int8 holds to {_TOLERANCE:.1%} (far outliers spoil that; a finer granularity helps)"
+)
 
 
 def plainly(input: Tensor) -> bool:
@@ -85,34 +91,49 @@ def int8_serves(codebook: Codebook) -> bool:
         and codebook.codes.numel() >= LARGE
         and codebook.codes.device.type == "cpu"
         and codebook.centroids.dtype in FLOAT_DTYPES
+        and _int8_centroids(codebook)[2] <= _TOLERANCE
     )
 
 
-def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor]:
+def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     """The weight through an int8 codebook: every centroid a multiple of a scale, -127 to 127.
 
-    Of the bfloat16 scales that make that possible, the one with the least squared error over the weights.
-
     Returns:
-        int8 in the shape of the weight, and a bfloat16 scale for each row.
+        int8 in the shape of the weight; a bfloat16 scale for each row; and in float32 the sum of what each row lost,
+        which times the mean of an input is the part of the error that does not average out.
     """
-    tables = codebook.centroids.detach().float().reshape(-1, codebook.k)
-    counts = codebook.member_counts().float().view_as(tables)
-    least = (tables.abs().amax(1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16().view(torch.int16)
-    best, error = torch.zeros_like(least), torch.full_like(tables[:, 0], torch.inf)
-    for step in range(128):  # bfloat16 has 128 numbers between one and its double
-        rounded = _multiples(tables, least + step) * (least + step).view(torch.bfloat16)[:, None]
-        found = ((rounded - tables).square() * counts).sum(1)
+    multiples, scale, _ = _int8_centroids(codebook)
+    lost = _table(codebook) - multiples * scale.float()[:, None]
+    shape = codebook.centroids.shape
+    values = dense(replace(codebook, centroids=multiples.to(torch.int8).view(shape)))
+    rest = torch.empty(len(values))
+    for rows, part in replace(codebook, centroids=lost.view(shape)).parts():
+        rest[rows] = part.dequantize().sum(1)
+    owner = torch.arange(len(values)) // (channels_per_codebook(codebook.granularity) or len(values))
+    return values, scale[owner], rest
+
+
+def _int8_centroids(codebook: Codebook) -> tuple[Tensor, Tensor, float]:
+    """Multiples, bfloat16 scales and the relative error over the weights; the scale of a codebook is that bfloat16
+    number which gives the least."""
+    table, counts = _table(codebook), codebook.member_counts().float().view(-1, codebook.k)
+    least = (table.abs().amax(1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16().view(torch.int16)
+    best, error = least, torch.full_like(table[:, 0], torch.inf)
+    for step in range(128):  # so many bfloat16 numbers lie between one and its double
+        scale = (least + step).view(torch.bfloat16)
+        found = ((_multiples(table, scale) * scale[:, None] - table).square() * counts).sum(1)
         best, error = torch.where(found < error, least + step, best), torch.minimum(found, error)
-    multiples = _multiples(tables, best).to(torch.int8).view(codebook.centroids.shape)
-    values = dense(Codebook(multiples, codebook.codes, codebook.granularity, codebook.axis))
-    rows = torch.arange(len(values), device=values.device)
-    owner = rows // (channels_per_codebook(codebook.granularity) or len(values))
-    return values, best.view(torch.bfloat16)[owner]
+    scale = best.view(torch.bfloat16)
+    signal = (table.square() * counts).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return _multiples(table, scale), scale, float((error.sum() / signal).sqrt())
 
 
-def _multiples(tables: Tensor, scale: Tensor) -> Tensor:
-    return (tables / scale.view(torch.bfloat16)[:, None]).round().clamp(-127, 127)
+def _table(codebook: Codebook) -> Tensor:
+    return codebook.centroids.detach().float().reshape(-1, codebook.k)
+
+
+def _multiples(table: Tensor, scale: Tensor) -> Tensor:
+    return (table / scale.float()[:, None]).round().clamp(-127, 127)
 
 
 def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
@@ -129,7 +150,8 @@ def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
 
 
 def _int8_linear(input: Tensor, weight: CodebookTensor) -> Tensor:
-    values, scale = weight.int8()
-    rows = input.reshape(-1, input.shape[-1]).to(torch.bfloat16)
-    product = torch.ops.aten._weight_int8pack_mm(rows, values, scale)
+    values, scale, rest = weight.int8()
+    rows = input.reshape(-1, input.shape[-1])
+    product = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), values, scale).float()
+    product.addcmul_(rows.float().mean(1, keepdim=True), rest)
     return product.to(input.dtype).view(*input.shape[:-1], len(values))

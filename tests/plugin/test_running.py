@@ -104,14 +104,36 @@ def test_int8_agrees_with_the_decoded_weight(granularity: str, dtype: torch.dtyp
 def test_the_int8_codebook_has_the_best_scale() -> None:
     torch.manual_seed(0)
     book = lloydmax.fit_codebook(torch.randn(64, 256), 8)
-    values, scale = running.int8_weight(book)
+    values, scale, rest = running.int8_weight(book)
     assert values.dtype == torch.int8 and scale.dtype == torch.bfloat16 and scale.shape == (64,)
     dense, largest = book.dequantize(), float(book.centroids.abs().max()) / 127
-    scales = torch.linspace(largest, 2 * largest, 500)
-    best = min(off((dense / step).round() * step, dense) for step in scales)
-    assert off(values * scale.float()[:, None], dense) < 1.2 * best < off((dense / largest).round() * largest, dense)
+    held = values * scale.float()[:, None]
+    best = min(off((dense / step).round() * step, dense) for step in torch.linspace(largest, 2 * largest, 500))
+    assert off(held, dense) < 1.2 * best < off((dense / largest).round() * largest, dense)
+    assert torch.allclose(rest, (dense - held).sum(1), atol=1e-4)
     zero = Codebook(torch.zeros(2), torch.zeros(4, 16, dtype=torch.uint8))
     assert not running.int8_weight(zero)[0].any(), "an empty scale divides nothing"
+
+
+def test_positive_inputs_do_not_add_up_what_rounding_lost() -> None:
+    torch.manual_seed(2)
+    model, x = layered(nn.Linear(4096, 256, bias=False), k=16), torch.rand(4, 4096) + 1
+    with torch.no_grad():
+        wanted = model(x)
+        assert off(lloydmax.set_kernel(model, "int8")(x), wanted) < 1e-2
+
+
+def test_a_weight_that_int8_spoils_stays_as_it_is() -> None:
+    torch.manual_seed(3)
+    layer, x = nn.Linear(1024, 640), torch.randn(2, 1024)
+    with torch.no_grad():
+        layer.weight[0] *= 300
+    tensor, channel = (layered(copy.deepcopy(layer), granularity=how) for how in ("tensor", "channel"))
+    with pytest.raises(lloydmax.KernelError, match="far outliers spoil that; a finer granularity helps"):
+        lloydmax.set_kernel(tensor, "int8")
+    with torch.no_grad():
+        wanted = channel(x)
+        assert off(lloydmax.set_kernel(channel, "int8")(x), wanted) < 8e-3
 
 
 def test_int8_is_used_for_few_inputs_without_gradients_only(net: nn.Module) -> None:
