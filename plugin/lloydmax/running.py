@@ -26,11 +26,11 @@ _FEW = 16
 """Input vectors up to which int8 is faster than a product with the decoded weight."""
 _STEP = 16
 """Inputs that PyTorch's kernel takes at once; it checks no remainder and reads past the end."""
-_TOLERANCE = 5e-3
+_TOLERANCE = 1e-2
 """Largest relative error of a weight in int8, over the decoded one; outliers make it larger."""
 INT8_NEEDS = (
     f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU, and centroids that "
-    f"int8 holds to {_TOLERANCE:.1%} (far outliers spoil that; a finer granularity helps)"
+    f"int8 holds to {_TOLERANCE:.0%} (far outliers spoil that; a finer granularity helps)"
 )
 
 

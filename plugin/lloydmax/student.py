@@ -185,7 +185,7 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
 
     - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
       Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
-      weight that would be off by more than 0.5 % (relative, root mean square) stays as it is. Made at the first use;
+      weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
       takes one byte a weight beside the codes.
     - ``None``: PyTorch's float operations, the default.
 

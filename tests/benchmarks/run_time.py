@@ -179,7 +179,7 @@ def agreement() -> None:
     )
     print("|---|---|---|---|")
     decoded: list[Tensor] = []
-    for way in list(WAYS):
+    for way in list(WAYS)[::2]:
         logits, vectors = (outputs(set_way(model, way), x) for model, x in zip(kept, (crops, tokens), strict=True))
         decoded = decoded or [logits, vectors]
         same = (logits.argmax(1) == teacher.argmax(1)).float().mean()
