@@ -1,4 +1,4 @@
-"""Latency and memory of compressed layers by the way they run, in Markdown; about 5 minutes on one core.
+"""Latency and memory of compressed layers by the way they run, in Markdown; 5 to 15 minutes on one core.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [agreement]
 
