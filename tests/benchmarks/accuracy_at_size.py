@@ -18,10 +18,9 @@ import argparse
 import json
 import sys
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from published import teachers
 from size import runs, tables
 from size.networks import networks
@@ -29,7 +28,7 @@ from size.networks import networks
 PLOTS = Path(__file__).parent / "plots"
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run what is missing, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in ("network", "method", "bits"):
@@ -42,9 +41,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="list the cells, run nothing")
     parser.add_argument("--tables", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--json", action="store_true", help="print JSON in place of Markdown")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(arguments.threads)
+    arguments = parser.parse_args(words)
     settings = runs.Settings(arguments.folder, arguments.teachers, arguments.threads, arguments.effort)
     known = networks(settings.folder, settings.teachers)
 

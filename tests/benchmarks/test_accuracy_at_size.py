@@ -8,27 +8,24 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import accuracy_at_size
 import pytest
 import torch
+from size.packing import codebooks, groups, installed
+from size.peers import Peer, compress
+from size.target import Target
 from torch import nn
 
-SCRIPT = Path(__file__).parent / "accuracy_at_size.py"
-sys.path.insert(0, str(SCRIPT.parent))
-
-from size.packing import codebooks, groups, installed  # noqa: E402
-from size.peers import Peer, compress  # noqa: E402
-from size.target import Target  # noqa: E402
-
-
-def evidence(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--folder", str(folder), "--plots", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+FOLDERS = ("--folder", ".", "--plots", ".")
 
 
 @pytest.mark.skipif(find_spec("digit_recognizer") is None or find_spec("mlxtend") is None, reason="no digit network")
-def test_a_cell_is_measured_once_and_shown(tmp_path: Path) -> None:
-    chosen = ("--network", "digit-cnn", "--method", "lloydmax", "--bits", "2")
-    first = evidence(tmp_path, *chosen)
+def test_a_cell_is_measured_once_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = (*FOLDERS, "--network", "digit-cnn", "--method", "lloydmax", "--bits", "2")
+    command = [sys.executable, str(accuracy_at_size.__file__), *chosen]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     (cell,) = (tmp_path / "cells").iterdir()
     figures = json.loads(cell.read_text())["figures"]
@@ -37,13 +34,15 @@ def test_a_cell_is_measured_once_and_shown(tmp_path: Path) -> None:
     assert (tmp_path / "accuracy_at_size_digit-cnn.png").read_bytes()[:4] == b"\x89PNG"
 
     written = cell.stat().st_mtime_ns
-    again = evidence(tmp_path, *chosen)
-    assert again.stdout == first.stdout and cell.stat().st_mtime_ns == written
+    monkeypatch.chdir(tmp_path)
+    accuracy_at_size.main(chosen)
+    assert capsys.readouterr().out == first.stdout and cell.stat().st_mtime_ns == written
 
 
-def test_no_such_cell(tmp_path: Path) -> None:
-    wrong = evidence(tmp_path, "--method", "loydmax")
-    assert wrong.returncode == 2 and "--list" in wrong.stderr
+def test_no_such_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        accuracy_at_size.main(("--method", "loydmax"))
+    assert "--list" in capsys.readouterr().err
 
 
 def layer() -> nn.Linear:

@@ -126,6 +126,8 @@ def _one(key: Key, network: Network, settings: Settings, log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        torch.set_num_threads(settings.threads)
         try:
             store(key, settings.folder, measure(key, network, settings))
         except BaseException as failure:
