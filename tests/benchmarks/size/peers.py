@@ -95,7 +95,7 @@ def coreai(model: nn.Module, bits: int, x: Tensor, channels: int | None) -> Pack
 
     shared = PerGroupedChannelGranularity(axis=0, group_size=channels) if channels else PerTensorGranularity()
     spec = PalettizationSpec(n_bits=bits, granularity=shared)  # type: ignore[arg-type]
-    states = dict.fromkeys(OpKMeansPalettizerConfig.get_default_state_spec(), spec)
+    states: dict[str, PalettizationSpec | None] = dict.fromkeys(OpKMeansPalettizerConfig.get_default_state_spec(), spec)
     whole = ModuleKMeansPalettizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec=states)
     found = KMeansPalettizer(copy.deepcopy(model), KMeansPalettizerConfig(global_config=whole)).prepare((x,)).eval()
     return codebooks(model, _clustered(model, found, bits, channels), bits, channels)

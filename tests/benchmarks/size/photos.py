@@ -172,7 +172,10 @@ def split(folder: Path) -> dict[str, np.ndarray]:
 
 def made() -> dict[str, np.ndarray]:
     """What :func:`split` keeps."""
-    classes, recovery, test, labelled = imagenet_classes(), [], [], []
+    classes = imagenet_classes()
+    recovery: list[Original] = []
+    test: list[Original] = []
+    labelled: list[tuple[Original, int]] = []
     for original in originals():
         label = original.label if original.label is not None else class_of(original.name, classes)
         draw = int.from_bytes(hashlib.sha256(original.name.encode()).digest()[:4]) / 2**32
@@ -190,7 +193,7 @@ def made() -> dict[str, np.ndarray]:
 
 def _opened(source: Path | bytes) -> Image.Image:
     """RGB, on white where it is transparent; a cut-out is padded to a square."""
-    picture = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    picture: Image.Image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     if picture.mode in ("RGB", "L", "CMYK"):
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
