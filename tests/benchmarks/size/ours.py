@@ -17,12 +17,12 @@ from size.target import Target
 LEVELS = {
     "lloydmax": "lloydmax, without data",
     "lloydmax-channel": "lloydmax, without data, a codebook a channel",
-    "lloydmax-renormalize": "lloydmax, re-normalized",
+    "lloydmax-renormalize": "lloydmax, re-normalized (without batch norm: biases corrected)",
     "lloydmax-full": "lloydmax, full label-free recovery",
 }
 """Method -> title."""
-SAMPLES = 1000
-"""Inputs of the re-normalization; few, so that it stays a matter of seconds."""
+SAMPLES, CORRECTED = 1000, 256
+"""Inputs of the re-normalization, and of the correction of biases, which runs the network once for each layer."""
 MOST = 256
 """Centroids."""
 
@@ -128,7 +128,7 @@ def _statistics(model: nn.Module) -> dict[str, Any]:
     """The batch norms' statistics anew, or, without batch norm, the biases."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return {"step": "renormalize", "mode": "fast", "samples": SAMPLES, "relative": True}
-    return {"step": "correct_bias", "samples": SAMPLES}
+    return {"step": "correct_bias", "samples": CORRECTED}
 
 
 class Batches(Sequence[Any]):

@@ -74,10 +74,10 @@ def _lines(axis: Any, name: str, results: Sequence[Result]) -> None:
 
 
 def _round_ticks(axis: Any, sizes: Sequence[float]) -> None:
-    """1, 1.5, 2, 3, 5, 7 and their tenfolds, in plain numbers."""
+    """1, 1.5, 2, 2.5, 3, 4, 5, 7 and their tenfolds, in plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 1.5, 2, 2.5, 3, 4, 5, 7)]
     axis.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if min(sizes) * 0.9 <= tick <= max(sizes) * 1.1]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
