@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def compress(
         size = file.stat().st_size
         if size > target.limit(scalars(model)):
             raise RuntimeError(f"the file takes {size} bytes, more than {int(target.limit(scalars(model)))}")
-        student = lloydmax.load(file, network.model())
+        student = lloydmax.load(file, copy.deepcopy(model))
     held = lloydmax.codebooks(student)
     left = [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name not in held]
     return student, size, "the file, codes entropy coded, float16 for the rest", left
