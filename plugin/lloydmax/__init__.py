@@ -8,6 +8,8 @@ from lloydmax.choosing.sweep import Sweep, sweep
 from lloydmax.codebook import Codebook, fit_codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images
+from lloydmax.data.fitness import Fitness, data_fitness
+from lloydmax.data.synthesis import synthesize
 from lloydmax.errors import (
     CheckpointError,
     DataError,
@@ -35,6 +37,7 @@ __all__ = [
     "Codebook",
     "DataError",
     "FitError",
+    "Fitness",
     "IntegrationError",
     "LloydmaxError",
     "Plan",
@@ -51,6 +54,7 @@ __all__ = [
     "Sweep",
     "codebooks",
     "compress",
+    "data_fitness",
     "distill",
     "fit_codebook",
     "hookimpl",
@@ -64,6 +68,7 @@ __all__ = [
     "search",
     "set_cache",
     "sweep",
+    "synthesize",
     "verify",
     "verify_plan",
 ]

@@ -30,11 +30,12 @@ from lloydmax.contents import (
     take_apart,
 )
 from lloydmax.errors import CheckpointError, RecipeError
-from lloydmax.fileformat import KEY, Document, Parameter, file_size
+from lloydmax.fileformat import KEY, Document, file_size
 from lloydmax.folding import fold_structure
 from lloydmax.inspection import Inspection, inspect, verify
 from lloydmax.reader import File, checksum, naming
 from lloydmax.sizes import Sizes, accountings, predicted_size
+from lloydmax.stored import Parameter
 from lloydmax.student import attach, finish
 
 if TYPE_CHECKING:
@@ -208,16 +209,18 @@ def _on_int8(
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     about = file.document.parameters[name]
-    codes = torch.zeros(about.count, dtype=code_dtype(about.k))
+    codes = torch.zeros(about.codes, dtype=code_dtype(about.k))
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
     return Codebook(
         file.centroids(name).to(weight.device, weight.dtype, copy=True),
-        codes.view(about.shape).to(weight.device),
+        codes.view(about.code_shape).to(weight.device),
         about.granularity,
         about.axis,
+        about.block,
+        about.shape,
     )
 
 

@@ -1,7 +1,7 @@
 """Codebook: a few centroids and one small code per weight, in place of the weight.
 
 The scalar quantizer is that of Lloyd (1957/1982) and Max (1960): each weight is replaced by its nearest
-centroid, each centroid is the mean of its weights.
+centroid, each centroid is the mean of its weights. A vector quantizer does the same to blocks of weights.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lloydmax.blocks import code_shape, features, from_blocks, grouped, misfit, nearest, to_blocks
 from lloydmax.errors import FitError
 
 _CHUNK = 1 << 18
@@ -58,29 +59,49 @@ def code_dtype(centroids: int) -> torch.dtype:
     return torch.int16 if centroids <= 1 << 15 else torch.int32
 
 
-def decode(centroids: Tensor, codes: Tensor, granularity: str = "tensor", axis: int = 0) -> Tensor:
+def decode(
+    centroids: Tensor,
+    codes: Tensor,
+    granularity: str = "tensor",
+    axis: int = 0,
+    block: int = 1,
+    shape: tuple[int, ...] | None = None,
+) -> Tensor:
     """The dense weight: every code replaced by its centroid.
 
     Differentiable with respect to ``centroids``. ``torch.index_select`` is used because its backward pass is
     far cheaper on the CPU than that of ``F.embedding`` for a few centroids and millions of codes.
 
     Args:
-        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; floating point.
-        codes: integers ``0 .. k - 1`` in the shape of the weight.
+        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; of vectors ``(..., k, block)``;
+            floating point.
+        codes: integers ``0 .. k - 1`` in the shape of the weight, of vectors ``(channels, blocks per channel)``.
         granularity: what shares a codebook.
-        axis: the axis of the output channels.
+        axis: the axis of the output channels of the weight.
+        block: weights of one code.
+        shape: of the weight; needed for vectors.
 
     Returns:
-        A tensor in the shape of ``codes`` and the dtype of ``centroids``.
+        A tensor in the shape of the weight and the dtype of ``centroids``.
     """
+    if block > 1:
+        assert shape is not None
+        rows = torch.index_select(centroids.reshape(-1, block), 0, _slots(codes, centroids.shape[-2], granularity, 0))
+        return from_blocks(rows, shape, axis)
+    index = _slots(codes, centroids.shape[-1], granularity, axis)
+    return torch.index_select(centroids.reshape(-1), 0, index).view(codes.shape)
+
+
+def _slots(codes: Tensor, k: int, granularity: str, axis: int) -> Tensor:
+    """Each code's place in the codebooks laid end to end, flat."""
     channels = channels_per_codebook(granularity)
     index = codes.int()
     if channels is not None:
         owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // channels
         shape = [1] * codes.dim()
         shape[axis] = -1
-        index = index + (owner * centroids.shape[-1]).view(shape)
-    return torch.index_select(centroids.reshape(-1), 0, index.reshape(-1)).view(codes.shape)
+        index = index + (owner * k).view(shape)
+    return index.reshape(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,38 +110,64 @@ class Codebook:
 
     Attributes:
         centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``, in the dtype of the weight,
-            ascending when fitted. A codebook with fewer than k distinct values repeats its last centroid.
-        codes: index of each weight's centroid, in the shape of the weight; uint8 for up to 256 centroids,
-            int16 up to 32,768, int32 beyond.
+            ascending when fitted. A codebook with fewer than k distinct values repeats its last centroid. Of blocks
+            ``(..., k, block)``, in no order.
+        codes: index of each weight's centroid, in the shape of the weight (of each block's, ``(channels, blocks per
+            channel)``); uint8 for up to 256 centroids, int16 up to 32,768, int32 beyond.
         granularity: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"`` (N output channels;
             the last group may be smaller).
         axis: axis of the output channels: 0, or 1 for transposed convolutions.
+        block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
+        shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
+
+    Raises:
+        FitError: blocks that do not divide the channels of the weight, or centroids or codes of another shape.
     """
 
     centroids: Tensor
     codes: Tensor
     granularity: str = "tensor"
     axis: int = 0
+    block: int = 1
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.block == 1:
+            object.__setattr__(self, "shape", tuple(self.codes.shape))
+        elif reason := misfit(self.shape, self.axis, self.block):
+            raise FitError(reason)
+        elif self.centroids.shape[-1] != self.block or self.codes.shape != code_shape(
+            self.shape, self.axis, self.block
+        ):
+            raise FitError(
+                f"centroids {tuple(self.centroids.shape)} and codes {tuple(self.codes.shape)} do not fit blocks of "
+                f"{self.block} weights of shape {self.shape}"
+            )
 
     @property
     def k(self) -> int:
         """Number of centroids of one codebook."""
-        return self.centroids.shape[-1]
+        return self.centroids.shape[-1 if self.block == 1 else -2]
 
     @property
     def bits(self) -> int:
         """Bits of one fixed-width code."""
         return code_bits(self.k)
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a fixed-width code for each weight that it stands for."""
+        return self.bits / self.block
+
     def dequantize(self) -> Tensor:
-        """The dense weight, in the shape of ``codes`` and the dtype of ``centroids``."""
-        return decode(self.centroids, self.codes, self.granularity, self.axis)
+        """The dense weight, in its shape and the dtype of ``centroids``."""
+        return decode(self.centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
 
     def mse(self, weight: Tensor, importance: Tensor | None = None) -> float:
         """Mean squared error against ``weight``, summed in float64 (weighted mean if ``importance`` is given).
 
         Args:
-            weight: ``(*codes.shape)``, any floating dtype.
+            weight: in the shape of the compressed one, any floating dtype.
             importance: optional non-negative weights, same shape.
 
         Raises:
@@ -151,25 +198,27 @@ class Codebook:
 
     def _against(self, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The decoded and the given weight, flat, in parts that keep temporaries small."""
-        if weight.shape != self.codes.shape:
-            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes {tuple(self.codes.shape)}")
+        if tuple(weight.shape) != self.shape:
+            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes stand for {self.shape}")
         dense, flat = self.dequantize().reshape(-1), weight.detach().reshape(-1)
         for start in range(0, flat.numel(), _CHUNK):
             part = slice(start, start + _CHUNK)
             yield part, dense[part], flat[part]
 
     def member_counts(self) -> Tensor:
-        """How many weights each centroid stands for: int64, in the shape of ``centroids``."""
-        slots = torch.arange(self.centroids.numel(), device=self.codes.device, dtype=torch.int32)
-        index = decode(slots.view(self.centroids.shape), self.codes, self.granularity, self.axis)
-        return torch.bincount(index.reshape(-1), minlength=slots.numel()).view(self.centroids.shape)
+        """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
+        shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
+        slots = _slots(self.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
+        return torch.bincount(slots, minlength=math.prod(shape)).view(shape)
 
     def reassigned(self, weight: Tensor) -> Codebook:
         """The same centroids, in any order, with every weight given to its nearest one.
 
         Args:
-            weight: ``(*codes.shape)``, any floating dtype, finite.
+            weight: in the shape of the compressed one, any floating dtype, finite.
         """
+        if self.block > 1:
+            return self._blocks_reassigned(weight)
         table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
         limits = (table[:, 1:] + table[:, :-1]) / 2
         moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
@@ -184,13 +233,21 @@ class Codebook:
         codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
         return Codebook(self.centroids, codes, self.granularity, self.axis)
 
+    def _blocks_reassigned(self, weight: Tensor) -> Codebook:
+        blocks = to_blocks(weight.detach().float(), self.axis, self.block)
+        groups = list(grouped(blocks, channels_per_codebook(self.granularity)))
+        tables = self.centroids.detach().float().reshape(-1, self.k, self.block).split([len(group) for group in groups])
+        centre = blocks.mean((0, 1))
+        codes = [
+            nearest(features(group - centre), table - centre)[0].view(-1)
+            for group, table in zip(groups, tables, strict=True)
+        ]
+        return replace(self, codes=torch.cat(codes).to(self.codes.dtype).view(self.codes.shape))
+
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Codebook:
         """The same codebook on another device, or with centroids of another dtype."""
-        return Codebook(
-            self.centroids.to(device=device, dtype=dtype),
-            self.codes.to(device=device),
-            self.granularity,
-            self.axis,
+        return replace(
+            self, centroids=self.centroids.to(device=device, dtype=dtype), codes=self.codes.to(device=device)
         )
 
 
@@ -242,7 +299,7 @@ def fit_codebook(
         importance: optional non-negative weight of each squared error, same shape.
         quantizer: any quantizer that an installed plugin registers.
         axis: axis of the output channels, for the finer granularities.
-        options: further options of the quantizer.
+        options: further options of the quantizer; of kmeans, ``block``: weights that share one code.
 
     Returns:
         A :class:`Codebook` on the device of ``weight``. The same input gives the same bytes.

@@ -17,11 +17,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook import Codebook
+from lloydmax.entries import DTYPES, Entry
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import DEFAULT_STORAGE, DTYPES, FLOATS, Document, Entry, Parameter
+from lloydmax.fileformat import DEFAULT_STORAGE, Document
 from lloydmax.folding import folded
 from lloydmax.integer import IntegerModel, even
 from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder
+from lloydmax.stored import FLOATS, Parameter
 from lloydmax.student import CodebookWeight
 
 if TYPE_CHECKING:
@@ -61,8 +63,7 @@ def _held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
         if parametrize.is_parametrized(module):
             for leaf, held in module.parametrizations.items():
                 if _holds_codes(held):
-                    centroids, weight = held.original.detach(), held[0]
-                    yield dot + leaf, Codebook(centroids, weight.codes, weight.granularity, weight.axis)
+                    yield dot + leaf, held[0].holding(held.original)
         if isinstance(module, CodebookLayer):
             for leaf, tensor in module.codebooks.items():
                 assert isinstance(tensor, CodebookTensor)
@@ -84,9 +85,8 @@ def _holds_codes(module: nn.Module) -> bool:
 
 def _same(first: Tensor | Codebook, second: Tensor | Codebook) -> bool:
     if isinstance(first, Codebook) and isinstance(second, Codebook):
-        return (first.granularity, first.axis) == (second.granularity, second.axis) and torch.equal(
-            first.centroids, second.centroids
-        )
+        layouts = [(book.granularity, book.axis, book.block, book.shape) for book in (first, second)]
+        return layouts[0] == layouts[1] and torch.equal(first.centroids, second.centroids)
     return first is second
 
 
@@ -307,7 +307,9 @@ def _described(name: str, codebook: Codebook) -> Parameter:
         raise CheckpointError(f"{name!r} has NaN or infinite centroids")
     dtype = str(centroids.dtype).removeprefix("torch.")
     evenly = even(codebook) is not None
-    found = Parameter(tuple(codes.shape), codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly)
+    found = Parameter(
+        codebook.shape, codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly, block=codebook.block
+    )
     try:
         return Parameter.from_document(found.to_document())
     except CheckpointError as error:

@@ -10,161 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from lloydmax import packing
-from lloydmax.codebook import channels_per_codebook, code_bits, codebook_count
-from lloydmax.errors import CheckpointError, FitError
+from lloydmax.entries import Entry, expect, file_order
+from lloydmax.errors import CheckpointError
+from lloydmax.stored import Parameter
 
 FORMAT = 1
 KEY = "lloydmax"
 DEFAULT_STORAGE = {"floats": "float32", "codes": "packed"}
-FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-# In the order in which the safetensors library writes them: by alignment, then as it lists them.
-DTYPES: dict[torch.dtype, str] = {
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.complex64: "C64",
-    torch.float32: "F32",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
-_RANK = {code: rank for rank, code in enumerate(BY_CODE)}
-
-_MAX_DIMENSIONS = 64
-_MAX_CENTROIDS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: ``dtype`` as safetensors writes it (``"F32"``) and shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, name: str, tensor: Tensor) -> Entry:
-        """The entry of a tensor."""
-        return cls(name, DTYPES[tensor.dtype], tuple(tensor.shape))
-
-    @property
-    def bytes(self) -> int:
-        """Size of the data."""
-        return math.prod(self.shape) * BY_CODE[self.dtype].itemsize
-
-    @property
-    def torch_dtype(self) -> str:
-        """The dtype as PyTorch spells it, e.g. ``"float32"``."""
-        return str(BY_CODE[self.dtype]).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One compressed parameter.
-
-    Attributes:
-        shape: of the weight.
-        k: centroids of one codebook.
-        dtype: of the weight in the model: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        granularity: what shares a codebook.
-        axis: axis of the output channels.
-        coding: ``"packed"`` or ``"entropy"``.
-        even: the centroids are ``scale * (i - zero_point)``; each codebook is stored as these two values.
-    """
-
-    shape: tuple[int, ...]
-    k: int
-    dtype: str = "float32"
-    granularity: str = "tensor"
-    axis: int = 0
-    coding: str = "packed"
-    even: bool = False
-
-    @property
-    def count(self) -> int:
-        """Number of weights."""
-        return math.prod(self.shape)
-
-    @property
-    def bits(self) -> int:
-        """Bits of one fixed-width code."""
-        return code_bits(self.k)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Length of the fixed-width codes."""
-        return packing.packed_bytes(self.count, self.bits)
-
-    @property
-    def codebook_shape(self) -> tuple[int, ...]:
-        """As stored: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; 2 for k where ``even``."""
-        stored = 2 if self.even else self.k
-        if self.granularity == "tensor":
-            return (stored,)
-        return (codebook_count(self.shape, self.granularity, self.axis), stored)
-
-    def entries(self, name: str, centroids: str, code_bytes: int | None = None) -> tuple[Entry, Entry]:
-        """The codebook and the codes in the file.
-
-        Args:
-            name: of the parameter.
-            centroids: safetensors dtype of the codebook.
-            code_bytes: length of an entropy-coded stream; packed when absent.
-        """
-        size = packing.packed_bytes(self.count, self.bits) if code_bytes is None else code_bytes
-        dtype = "F32" if self.even else centroids
-        return Entry(f"{name}.codebook", dtype, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
-
-    def to_document(self) -> dict[str, Any]:
-        """Shape, k, and whatever is not the default."""
-        optional = ("dtype", "granularity", "axis", "coding", "even")
-        changed = {key: value for key in optional if (value := getattr(self, key)) != getattr(Parameter, key)}
-        return {"shape": list(self.shape), "k": self.k, **changed}
-
-    @classmethod
-    def from_document(cls, value: Any) -> Parameter:
-        """The reverse, checked.
-
-        Raises:
-            CheckpointError: a key is missing or unknown, or a value has the wrong type or is out of range.
-        """
-        keys = {"shape", "k", "dtype", "granularity", "axis", "coding", "even"}
-        expect(isinstance(value, dict) and {"shape", "k"} <= set(value) <= keys, "unknown or missing keys")
-        shape, k, axis = value["shape"], value["k"], value.get("axis", 0)
-        expect(
-            isinstance(shape, list)
-            and len(shape) <= _MAX_DIMENSIONS
-            and all(type(size) is int and 0 < size < 1 << 63 for size in shape),
-            "shape is no list of sizes",
-        )
-        expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
-        expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
-        expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
-        expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
-        expect(type(value.get("even", False)) is bool, "even is no truth value")
-        granularity = value.get("granularity", "tensor")
-        expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
-        try:
-            channels_per_codebook(granularity)
-        except FitError as error:
-            raise CheckpointError(str(error)) from None
-        return cls(**{**value, "shape": tuple(shape)})
 
 
 @dataclass(frozen=True)
@@ -346,11 +198,6 @@ class Document:
         }
 
 
-def file_order(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries in the order in which the safetensors library writes them."""
-    return sorted(entries, key=lambda entry: (_RANK[entry.dtype], entry.name))
-
-
 def file_size(document: Document, entries: Iterable[Entry]) -> int:
     """Exact size of the file with these tensors; the checksums may be absent.
 
@@ -390,9 +237,3 @@ def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:
 
 def _canonical(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
-
-
-def expect(condition: bool, otherwise: str) -> None:
-    """Refuse the file, with a reason, unless a condition holds."""
-    if not condition:
-        raise CheckpointError(otherwise)

@@ -6,13 +6,15 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lloydmax.fileformat import FLOATS, FORMAT
+from lloydmax.fileformat import FORMAT
 from lloydmax.reader import File, naming
+from lloydmax.stored import FLOATS
 
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """A compressed parameter: ``stored`` is the dtype of its codebook, ``bytes`` counts codebook and codes."""
+    """A compressed parameter: ``stored`` is the dtype of its codebook, ``bytes`` counts codebook and codes, ``bits``
+    is the width of a code for ``block`` weights."""
 
     name: str
     shape: tuple[int, ...]
@@ -24,6 +26,7 @@ class StoredParameter:
     coding: str
     stored: str
     bytes: int
+    block: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Inspection:
         for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
             table.add_column(name, justify="right")
         for item in self.parameters:
-            coding = f"{item.bits} bits" if item.coding == "packed" else item.coding
+            coding = f"{item.bits / item.block:.3g} bits" if item.coding == "packed" else item.coding
             shape = "x".join(map(str, item.shape))
             table.add_row(item.name, shape, item.dtype, str(item.k), item.granularity, coding, f"{item.bytes:,}")
         return render(table)
@@ -136,6 +139,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
                 item.coding,
                 codebook.torch_dtype,
                 codebook.bytes + codes.bytes,
+                item.block,
             )
         )
     for name, entry in document.plain(entries).items():

@@ -207,7 +207,7 @@ def even(codebook: Codebook) -> Tensor | None:
     ``None`` for any other codebook, and for one that is too small to gain by it.
     """
     centroids = codebook.centroids.detach().reshape(-1, codebook.k)
-    if codebook.k < (_FEW if codebook.granularity == "tensor" else 3):
+    if codebook.block > 1 or codebook.k < (_FEW if codebook.granularity == "tensor" else 3):
         return None
     zero = (centroids == 0).int().argmax(1)
     neighbour = torch.where(zero + 1 < codebook.k, zero + 1, zero - 1)

@@ -21,7 +21,7 @@ class CodesHolder(nn.Module):
     """Codes of one compressed parameter, and the decoded weight if it is kept.
 
     Attributes:
-        codes: buffer of integers in the shape of the weight.
+        codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
     """
@@ -31,6 +31,7 @@ class CodesHolder(nn.Module):
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
         self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, True
+        self.block, self.shape = codebook.block, codebook.shape
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
@@ -38,15 +39,22 @@ class CodesHolder(nn.Module):
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight; from the cache unless the centroids learn or have changed since."""
         if not self.cached or centroids.requires_grad or torch.compiler.is_exporting():
-            return decode(centroids, self.codes, self.granularity, self.axis)
+            return self._decode(centroids)
         if torch.compiler.is_compiling():
-            return decode(centroids, self.codes, self.granularity, self.axis) if self.dense is None else self.dense
+            return self._decode(centroids) if self.dense is None else self.dense
         version = -1 if centroids.is_inference() else centroids._version
         if self.dense is None or self._version != version:
             with torch.inference_mode(False):
-                self.dense = decode(centroids, self.codes, self.granularity, self.axis)
+                self.dense = self._decode(centroids)
             self._version = version
         return self.dense
+
+    def holding(self, centroids: Tensor) -> Codebook:
+        """The codebook of these centroids and the codes (not copied)."""
+        return Codebook(centroids.detach(), self.codes, self.granularity, self.axis, self.block, self.shape)
+
+    def _decode(self, centroids: Tensor) -> Tensor:
+        return decode(centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
 
     def set_cache(self, enabled: bool) -> None:
         """Keep the decoded weight after its first use, or not."""
@@ -54,7 +62,8 @@ class CodesHolder(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and granularity."""
-        return f"{tuple(self.codes.shape)}, granularity={self.granularity}, axis={self.axis}"
+        block = f", block={self.block}" if self.block > 1 else ""
+        return f"{self.shape}, granularity={self.granularity}, axis={self.axis}{block}"
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.dense = None
@@ -79,7 +88,7 @@ class CodebookTensor(CodesHolder):
 
     def codebook(self) -> Codebook:
         """The centroids and codes (not copied)."""
-        return Codebook(self.centroids, self.codes, self.granularity, self.axis)
+        return self.holding(self.centroids)
 
     def forward(self) -> Tensor:
         """The dense weight."""

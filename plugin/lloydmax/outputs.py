@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,10 +297,34 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
 
 
 def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
-    """Mean ``KL(softmax(teacher / t) || softmax(student / t))`` in nats over all decisions; float32, 0-dim."""
+    """The mean of :func:`divergences`; float32, 0-dim."""
+    return divergences(student, teacher, axis, temperature).mean()
+
+
+def divergences(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """``KL(softmax(teacher / t) || softmax(student / t))`` in nats of every decision: their shape without ``axis``."""
     ours = F.log_softmax(student.float() / temperature, axis)
     theirs = F.log_softmax(teacher.float() / temperature, axis)
-    return (theirs.exp() * (theirs - ours)).sum(axis).mean()
+    return (theirs.exp() * (theirs - ours)).sum(axis)
+
+
+def fisher_draws(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
+    decisions), and the Gauss-Newton matrix of all outputs (summed over values).
+
+    The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
+    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
+    """
+    classes = next((o for o in outputs if class_axis(o) is not None), None)
+    if classes is None:
+        yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
+    else:
+        axis = class_axis(classes)
+        assert axis is not None
+        p = classes.detach().float().softmax(axis)
+        spread = p.sqrt() * _signs(p, generator)
+        yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
+    yield torch.stack([(o.float() * _signs(o, generator)).sum() for o in outputs]).sum()
 
 
 def _pick(output: Any, key: str | int) -> Any:
@@ -315,3 +339,7 @@ def _describe(output: Any) -> str:
     if isinstance(output, Sequence):
         return f"{len(output)} items: " + ", ".join(type(item).__name__ for item in output)
     return type(output).__name__
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, torch.float32)

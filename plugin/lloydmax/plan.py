@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from lloydmax import checkpoint, packing, plugins
-from lloydmax.codebook import FLOAT_DTYPES, code_bits, codebook_count
+from lloydmax.blocks import code_shape, distinct, grouped, misfit, to_blocks
+from lloydmax.codebook import FLOAT_DTYPES, Codebook, channels_per_codebook, code_bits, codebook_count
 from lloydmax.errors import PlanMismatchError, RecipeError
 from lloydmax.folding import fold_batch_norms
 from lloydmax.recipe import KEEP, Recipe, Rule
@@ -44,6 +45,7 @@ class PlannedParameter:
         rule: index of the rule that won, from 0.
         importance: registered name of an importance, or ``None``.
         even: the centroids are evenly spaced: a codebook is stored as its scale and zero point.
+        block: weights of one code.
     """
 
     name: str
@@ -60,6 +62,7 @@ class PlannedParameter:
     rule: int
     importance: str | None
     even: bool = False
+    block: int = 1
 
     @property
     def weights(self) -> int:
@@ -74,12 +77,29 @@ class PlannedParameter:
     @property
     def code_bytes(self) -> int:
         """Bytes of the fixed-width codes."""
-        return (self.weights * code_bits(self.centroids) + 7) // 8
+        return packing.packed_bytes(self.weights // self.block, code_bits(self.centroids))
 
     @property
     def codebook_values(self) -> int:
         """Number of values stored for all codebooks."""
-        return self.codebooks * (2 if self.even else self.centroids)
+        return self.codebooks * (2 if self.even else self.centroids * self.block)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a fixed-width code for each weight that it stands for."""
+        return code_bits(self.centroids) / self.block
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of the codes in memory."""
+        return code_shape(self.shape, self.axis, self.block)
+
+    def stored(self) -> checkpoint.Parameter:
+        """As a file describes it."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return checkpoint.Parameter(
+            self.shape, self.centroids, dtype, self.granularity, self.axis, even=self.even, block=self.block
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +152,8 @@ class Plan:
                 "shape": list(p.shape),
                 "centroids": p.centroids,
                 "granularity": p.granularity,
-                "bits": code_bits(p.centroids),
+                "block": p.block,
+                "bits": p.bits_per_weight,
                 "bytes": p.code_bytes + p.codebook_values * (4 if p.even else float_bytes),
                 "trained": p.name in self.trainable,
             }
@@ -235,12 +256,7 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
-    stored = {
-        p.name: checkpoint.Parameter(
-            p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis, even=p.even
-        )
-        for p in parameters.values()
-    }
+    stored = {p.name: p.stored() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
         streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
@@ -266,16 +282,19 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
             codebook = held.pop(name, None)
             if codebook is None:
                 problems.append(f"{name} is not compressed")
-            elif tuple(codebook.codes.shape) != p.shape:
-                problems.append(f"{name} has shape {tuple(codebook.codes.shape)}, planned {p.shape}")
-            elif codebook.granularity != p.granularity or codebook.k > p.centroids:
-                problems.append(
-                    f"{name} has {codebook.k} centroids per {codebook.granularity}, "
-                    f"planned {p.centroids} per {p.granularity}"
-                )
+            elif codebook.shape != p.shape:
+                problems.append(f"{name} has shape {codebook.shape}, planned {p.shape}")
+            elif (codebook.granularity, codebook.block) != (p.granularity, p.block) or codebook.k > p.centroids:
+                problems.append(f"{name} has {layout(codebook.k, codebook)}, planned {layout(p.centroids, p)}")
     problems += [f"{name} is compressed, which was not planned" for name in held]
     if problems:
         raise PlanMismatchError("the model does not hold what the plan says: " + "; ".join(problems))
+
+
+def layout(centroids: int, of: Codebook | PlannedParameter) -> str:
+    """How many centroids share what, in words."""
+    blocks = f" in blocks of {of.block}" if of.block > 1 else ""
+    return f"{centroids} centroids per {of.granularity}{blocks}"
 
 
 def _planned(
@@ -300,7 +319,12 @@ def _planned(
     axis = 1 if getattr(layer.module, "transposed", False) and leaf == "weight" else 0
     if parameter.dim() == 0:
         granularity = "tensor"
-    even = bool(getattr(entry.cls, "even", False))
+    even, block = bool(getattr(entry.cls, "even", False)), int(getattr(options, "block", 1))
+    if reason := misfit(parameter.shape, axis, block):
+        raise RecipeError(
+            f"{recipe.at('quantize', index, 'block')}: {names[0]}: {reason}; or leave it scalar by a later rule for "
+            f"{layer.name!r} without 'block'"
+        )
     return PlannedParameter(
         name=names[0],
         tied=tuple(names[1:]),
@@ -310,23 +334,25 @@ def _planned(
         dtype=parameter.dtype,
         quantizer=rule.quantizer,
         options=options,
-        centroids=wanted if even else min(wanted, most_centroids(parameter.detach(), wanted, granularity, axis)),
+        centroids=wanted if even else min(wanted, most_centroids(parameter.detach(), wanted, granularity, axis, block)),
         granularity=granularity,
         axis=axis,
         rule=index,
         importance=rule.importance,
         even=even,
+        block=block,
     )
 
 
-def most_centroids(weight: Tensor, wanted: int, granularity: str, axis: int) -> int:
+def most_centroids(weight: Tensor, wanted: int, granularity: str, axis: int, block: int = 1) -> int:
     """How many centroids one codebook can have at most: its number of distinct values, if that is below ``wanted``.
 
     A strided sample decides quickly for ordinary weights; all values are looked at only where it has few.
     """
+    if block > 1:
+        groups = grouped(to_blocks(weight, axis, block), channels_per_codebook(granularity))
+        return max(int(distinct(group, wanted).max()) for group in groups)
     if codebook_count(weight.shape, granularity, axis) > 1:
-        from lloydmax.codebook import channels_per_codebook
-
         size = channels_per_codebook(granularity)
         assert size is not None
         most = 0
@@ -343,7 +369,10 @@ def most_centroids(weight: Tensor, wanted: int, granularity: str, axis: int) -> 
 
 
 def _expected_stream(p: PlannedParameter, weight: Tensor) -> int:
-    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one."""
+    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one;
+    codes of blocks, which gain little, count as packed."""
+    if p.block > 1:
+        return p.code_bytes
     channels = weight.movedim(p.axis, 0) if weight.dim() else weight.reshape(1)
     sample = channels[:: max(1, weight.numel() // _CODED_SAMPLE)]
     if not bool(torch.isfinite(sample).all()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -55,7 +56,7 @@ def manager() -> pluggy.PluginManager:
         pm.load_setuptools_entrypoints("lloydmax")
         pm.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"plugin {_plugin_name(pm, error.plugin)!r}: {error}") from error
+        raise PluginError(_hook_problem(pm, error)) from error
     except Exception as error:
         raise PluginError(f"a plugin of the entry-point group 'lloydmax' cannot be loaded: {error!r}") from error
     return pm
@@ -74,9 +75,10 @@ def register(plugin: object, name: str | None = None) -> str:
         _strategies.cache_clear()
         _strategies()
     except (pluggy.PluginValidationError, PluginError, ValueError) as error:
+        text = _hook_problem(pm, error) if isinstance(error, pluggy.PluginValidationError) else str(error)
         if pm.is_registered(plugin):
             unregister(plugin)
-        raise PluginError(str(error)) from error
+        raise PluginError(text) from error
     if registered is None:
         raise PluginError(f"plugin {name!r} is blocked")
     return registered
@@ -174,5 +176,10 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; known: {', '.join(sorted(known)) or 'none'}"
 
 
-def _plugin_name(pm: pluggy.PluginManager, plugin: object) -> str:
-    return pm.get_name(plugin) or repr(plugin)
+def _hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
+    """What pluggy found wrong with a plugin, with the nearest spelling of an unknown hook."""
+    plugin = pm.get_name(error.plugin) or repr(error.plugin)
+    if unknown := re.match(r"unknown hook '(\w+)'", str(error)):
+        known = [name for name in vars(hookspecs) if name.startswith("lloydmax_")]
+        return f"plugin {plugin!r}: no hook is called {unknown[1]!r}{nearest(unknown[1], known)}"
+    return f"plugin {plugin!r}: {error}"

@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lloydmax import packing
+from lloydmax.entries import BY_CODE, Entry, expect
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import BY_CODE, KEY, Document, Entry, expect
+from lloydmax.fileformat import KEY, Document
 from lloydmax.integer import spread
 
 _MAX_HEADER = 1 << 25
@@ -106,7 +107,7 @@ class File:
         parameter = self.document.parameters[name]
         decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
         try:
-            for block in decode(self.tensor(f"{name}.codes").numpy(), parameter.bits, parameter.count):
+            for block in decode(self.tensor(f"{name}.codes").numpy(), parameter.bits, parameter.codes):
                 if int(block.max()) >= parameter.k:
                     raise ValueError(f"code {int(block.max())} in a codebook of {parameter.k} centroids")
                 yield block

@@ -34,6 +34,17 @@ class Rule(_Section):
     """One rule of ``quantize``. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
 
     A list in place of a single option value is a choice that a tuning loop resolves.
+
+    Attributes:
+        layers: ``all``; a range such as ``14-15``, counted from 1 over the convolution and linear layers that pass
+            ``types`` and ``except``, in the order of registration, or of the forward pass if ``example_inputs`` are
+            given; a module name; a glob (``layer3.*.conv?``, never normalization layers unless ``types`` names them);
+            or a list of these.
+        types: only these classes of modules, by name; base classes count.
+        except: module names or globs to leave out.
+        parameter: name within the module, or a glob such as ``weight_ih_*``.
+        quantizer: a registered quantizer, or ``none``: leave it as it is.
+        importance: a registered importance, which weights the squared errors of the fit.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -57,7 +68,11 @@ class Rule(_Section):
 
 
 class Step(_Section):
-    """One recovery step; every further key is an option of that step."""
+    """One recovery step; every further key is an option of that step.
+
+    Attributes:
+        step: a registered step.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -85,7 +100,13 @@ class Activations(_Section):
 
 
 class Storage(_Section):
-    """How the file holds what is not a code, and the codes."""
+    """How the file holds what is not a code, and the codes.
+
+    Attributes:
+        floats: of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 (``float16``)
+            or 2^-8 (``bfloat16``) stays float32.
+        codes: ``packed`` (fixed width) or ``entropy`` (Huffman).
+    """
 
     floats: Literal["float32", "float16", "bfloat16"] = "float32"
     codes: Literal["packed", "entropy"] = "packed"
@@ -97,9 +118,21 @@ class Storage(_Section):
 
 
 class Recipe(_Section):
-    """A recipe (``version: 1``); see the README for every field.
+    """A recipe: pure data that names no code and no path.
 
     Build one with :meth:`load`, which knows the lines of a file and checks the options of all plugins.
+
+    Attributes:
+        version: of the format.
+        name: for plans, reports and messages.
+        quantize: rules; for each parameter the last matching one wins.
+        activations: 8-bit activations around all layers of the rules: the model then runs on int8 kernels.
+        trainable: any of ``unquantized``, ``codebooks``, ``biases``, ``norms``, ``all``, ``none``, module names, globs.
+        recover: recovery steps, in order.
+        storage: how the file is written.
+        search: what ``lloydmax search`` looks for.
+        requires: distributions that must be installed, such as ``lloydmax>=0.1``, checked first.
+        seed: of all randomness: the same recipe, data and seed give the same bytes on the same machine.
     """
 
     TRAINABLE: ClassVar[tuple[str, ...]] = ("unquantized", "codebooks", "biases", "norms", "all", "none")
@@ -166,28 +199,9 @@ class Recipe(_Section):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """A JSON schema (draft 2020-12) of recipes, with the options of every installed plugin."""
-        schema = cls.model_json_schema(by_alias=True)
-        for definition, key, kind in (("Rule", "quantizer", "quantizer"), ("Step", "step", "step")):
-            base = schema["$defs"][definition]
-            base.pop("additionalProperties", None)
-            entries = [entry for entry in plugins.strategies() if entry.kind == kind]
-            base["properties"][key]["enum"] = [e.name for e in entries] + ([KEEP] if key == "quantizer" else [])
-            base["allOf"] = []
-            for entry in entries:
-                options = entry.options.model_json_schema(by_alias=True)
-                schema["$defs"].update(options.pop("$defs", {}))
-                properties = {name: _or_choice(part) for name, part in options["properties"].items()}
-                base["allOf"].append(
-                    {
-                        "if": {
-                            "properties": {key: {"const": entry.name}},
-                            **_required(entry.name, base, key),
-                        },
-                        "then": {"properties": properties, "required": options.get("required", [])},
-                    }
-                )
-            base["unevaluatedProperties"] = False
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        from lloydmax.schema import recipe_schema
+
+        return recipe_schema(cls, KEEP)
 
     def choices(self) -> dict[Where, list[Any]]:
         """The lists that stand where an option takes one value, for tuning loops: place -> alternatives."""
@@ -257,14 +271,6 @@ def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
         ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))
         return ready if ready.is_file() and not Path(source).exists() else source
     return source
-
-
-def _required(name: str, base: dict[str, Any], key: str) -> dict[str, Any]:
-    return {} if base["properties"][key].get("default") == name else {"required": [key]}
-
-
-def _or_choice(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
 
 
 def is_choice(value: Any, field: FieldInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from lloydmax import packing
 from lloydmax.codebook import Codebook
 from lloydmax.contents import contents, narrows, new_document, ordinary, settings, take_apart, target
+from lloydmax.entries import DTYPES, Entry
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import DTYPES, Entry, Parameter, file_size
+from lloydmax.fileformat import file_size
+from lloydmax.stored import Parameter
 
 if TYPE_CHECKING:
     from lloydmax.recipe import Storage
@@ -152,7 +155,7 @@ def predicted_size(
 
 def _dense_bytes(value: Tensor | Codebook) -> int:
     if isinstance(value, Codebook):
-        return value.codes.numel() * value.centroids.element_size()
+        return math.prod(value.shape) * value.centroids.element_size()
     return value.nbytes
 
 

@@ -35,7 +35,7 @@ class _MeanGradient(torch.autograd.Function):
 
 
 class CodebookWeight(CodesHolder):
-    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)`` -> dense weight.
+    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)`` -> dense weight.
 
     The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
     section 3.3), while they require one.
@@ -47,6 +47,7 @@ class CodebookWeight(CodesHolder):
         super().__init__(codebook)
         self._fitted = codebook.centroids
         counts = codebook.member_counts().clamp(min=1).to(torch.float32)
+        counts = counts.unsqueeze(-1) if codebook.block > 1 else counts
         self.register_buffer("counts", counts, persistent=False)
 
     def forward(self, centroids: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
     Args:
         model: the student; changed in place.
         name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
-        codebook: codes in the shape of the parameter.
+        codebook: of a weight in the shape of the parameter.
     """
     module, leaf = _locate(model, name)
     parameter = module._parameters[leaf]
@@ -103,7 +104,7 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear)."""
     found: dict[str, Codebook] = {}
     for name, _, _, weight, centroids in attached(model):
-        found[name] = Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
+        found[name] = weight.holding(centroids)
     for prefix, module in model.named_modules():
         if isinstance(module, IntegerModel):
             found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
@@ -129,9 +130,7 @@ def finish(model: nn.Module) -> nn.Module:
     chosen: dict[nn.Module, dict[str, CodebookTensor]] = {}
     for _, module, leaf, weight, centroids in attached(model):
         if id(weight) not in shared:
-            shared[id(weight)] = CodebookTensor(
-                Codebook(centroids.detach(), weight.codes, weight.granularity, weight.axis)
-            )
+            shared[id(weight)] = CodebookTensor(weight.holding(centroids))
         centroids.requires_grad_(False)
         chosen.setdefault(module, {})[leaf] = shared[id(weight)]
     replaced: dict[nn.Module, nn.Module] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -11,6 +12,7 @@ from rich.table import Table
 _WIDEST = 240
 
 if TYPE_CHECKING:
+    from lloydmax.data.fitness import Fitness
     from lloydmax.plan import Plan
     from lloydmax.report import Report
 
@@ -59,7 +61,7 @@ def plan_table(plan: Plan) -> Table:
             "x".join(map(str, row["shape"])),
             str(row["centroids"]),
             row["granularity"],
-            str(row["bits"]),
+            f"{row['bits']:.3g}",
             f"{row['bytes']:,}",
             "trained" if row["trained"] else "frozen",
         )
@@ -131,4 +133,23 @@ def demo_table(report: Report) -> Table:
     table.add_row("original (float32)", percent(report.stages[0].score), size(original), "1.0")
     for stage in report.stages[1:]:
         table.add_row(stage.name, percent(stage.score), size(report.bytes.file), f"{original / report.bytes.file:.1f}")
+    return table
+
+
+def fitness_table(sets: Sequence[Fitness]) -> Table:
+    """One line for each set of inputs, in their order."""
+    normed = any(fitness.distance is not None for fitness in sets)
+    by = "distance of batch-norm statistics" if normed else "use of the classes (the model has no batch norm)"
+    table = Table(title="How well sets of inputs suit the model, best first", title_justify="left", caption=f"By {by}")
+    table.add_column("inputs", overflow="fold")
+    for name in ("distance", "class use", "confidence", "samples"):
+        table.add_column(name, justify="right")
+    for fitness in sets:
+        table.add_row(
+            fitness.name,
+            "–" if fitness.distance is None else f"{fitness.distance:.4f}",
+            percent(fitness.class_use, 1),
+            percent(fitness.confidence, 1),
+            f"{fitness.samples:,}",
+        )
     return table

@@ -72,7 +72,7 @@ class AlignmentOptions(BaseModel):
 
 
 class Align:
-    """Recovery step ``align``: the same as ``distill`` with a section ``align``."""
+    """``distill``, with low-level features pulled towards the original domain (Tang et al. 2019)."""
 
     needs_data = True
 
@@ -243,8 +243,8 @@ class _Reference:
         self.source, self.batch_size = source, batch_size
         self.labels: Tensor | None = None
         if training.alignment.labels:
-            if options.mixup:
-                raise RecoveryError("labels: true does not go with mixup: set one of them aside")
+            if options.mixup or options.cutmix:
+                raise RecoveryError("labels: true does not go with mixup or cutmix: set one of them aside")
             self.labels = reference_labels(source).to(device_of(recovery.student))
         self.order, self.held_out = split(source, min(1000, int(share * len(source))), recovery.seed)
         self.mimic = Mimic(options, recovery, source, self.order, training.views, training.precision)

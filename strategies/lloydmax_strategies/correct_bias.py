@@ -22,7 +22,10 @@ from lloydmax_strategies.tap import forward_order, read
 
 
 class CorrectBias:
-    """Recovery step ``correct_bias``."""
+    """Moves the mean output error of each compressed layer into its bias (Nagel et al. 2019).
+
+    It is the one for models without batch norm.
+    """
 
     needs_data = True
 

@@ -16,7 +16,7 @@ from lloydmax_strategies.training.loop import Training, TrainingOptions
 
 
 class Distill:
-    """Recovery step ``distill``."""
+    """Trains what is trainable to give the teacher's outputs (Thonglek et al. 2020)."""
 
     needs_data = True
 

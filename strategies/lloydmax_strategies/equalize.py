@@ -27,7 +27,7 @@ from lloydmax_strategies.scales import Scales, absorb, scale_into_norms
 
 
 class Equalize:
-    """Recovery step ``equalize``; on this copy of the model codebooks are fitted afterwards."""
+    """Before the fit: evens out channels of different scale; the network computes the same."""
 
     needs_data = False
     before_fit = True

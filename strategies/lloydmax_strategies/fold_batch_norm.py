@@ -22,7 +22,7 @@ _ROUNDING = 0.05
 
 
 class FoldBatchNorm:
-    """Recovery step ``fold_batch_norm``."""
+    """Before the fit: merges batch norms into the layers before them."""
 
     needs_data = False
     before_fit = True

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram
 from lloydmax_strategies.clustering.rows import fit_rows
+from lloydmax_strategies.clustering.vectors import fit_blocks
 
 _SMALL = 1 << 16  # up to so many weights are sorted, and the optimum is found on their exact values
 
@@ -26,6 +27,9 @@ class KMeans:
 
         centroids: int = pydantic.Field(16, ge=1, le=65536, description="centroids of one codebook")
         granularity: str = pydantic.Field("tensor", description="what shares a codebook: tensor, channel or group:N")
+        block: int = pydantic.Field(
+            1, ge=1, le=4096, description="weights of an output channel that share one code: 9 is a 3x3 kernel"
+        )
 
         @pydantic.field_validator("granularity")
         @classmethod
@@ -46,10 +50,15 @@ class KMeans:
 
         Returns:
             A codebook on the device of ``weight``; that of a scalar has granularity ``tensor``.
+
+        Raises:
+            FitError: the option ``block`` does not divide the weights of an output channel.
         """
         k, granularity = self.options.centroids, self.options.granularity
         if weight.dim() == 0:
             granularity = "tensor"
+        if self.options.block > 1:
+            return fit_blocks(weight.detach(), importance, k, self.options.block, granularity, axis)
         weight, channels = weight.detach(), channels_per_codebook(granularity)
         if channels is None and weight.numel() > _SMALL:
             return Histogram.of(weight, importance).fit(k)
@@ -73,7 +82,7 @@ class KMeans:
             importance: see :meth:`fit`.
             axis: see :meth:`fit`.
         """
-        if self.options.granularity == "tensor" and weight.numel() > _SMALL:
+        if self.options.granularity == "tensor" and self.options.block == 1 and weight.numel() > _SMALL:
             histogram = Histogram.of(weight.detach(), importance)
             return [histogram.fit(k) for k in centroids]
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]

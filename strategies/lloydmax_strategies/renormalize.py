@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
+from lloydmax.batch_norm import Moments
 from lloydmax.data import Source, random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.hookspecs import hookimpl
@@ -30,7 +30,7 @@ _MOST = 16.0
 
 
 class Renormalize:
-    """Recovery step ``renormalize``."""
+    """Re-estimates the batch-norm statistics on the compressed model (He & Cheng 2018)."""
 
     needs_data = True
 
@@ -100,11 +100,11 @@ class Renormalize:
     def _one_pass(
         self, recovery: Recovery, source: Source, order: Tensor, norms: list[_BatchNorm], batch_size: int
     ) -> None:
-        pooled = {norm: _Moments() for norm in norms}
+        pooled = {norm: Moments() for norm in norms}
 
         def normalize_with_batch(module: nn.Module, args: tuple[Tensor]) -> None:
             assert isinstance(module, _BatchNorm)
-            batch = _Moments()
+            batch = Moments()
             batch.add(args[0])
             self._write(module, batch, unbiased=False)
             pooled[module].add(args[0])
@@ -120,9 +120,9 @@ class Renormalize:
             self._write(norm, moments, unbiased=True)
 
     def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, calls: dict[_BatchNorm, int]) -> None:
-        done: list[tuple[_BatchNorm, _Moments]] = []
+        done: list[tuple[_BatchNorm, Moments]] = []
         for index, (norm, count) in enumerate(calls.items(), start=1):
-            moments = _Moments()
+            moments = Moments()
             read(recovery.student, norm, source, order, self.options.batch_size, moments.add, calls=count)
             self._write(norm, moments, unbiased=False)
             done.append((norm, moments))
@@ -138,7 +138,7 @@ class Renormalize:
         names = {module: name for name, module in recovery.student.named_modules()}
         with ExitStack() as stack:
             for norm in norms:
-                twin, moments = teacher.get_submodule(names[norm]), _Moments()
+                twin, moments = teacher.get_submodule(names[norm]), Moments()
                 assert isinstance(twin, _BatchNorm)
                 self._baseline[norm] = _Baseline(moments, twin)
                 hook = twin.register_forward_pre_hook(lambda _, args, moments=moments: moments.add(args[0]))
@@ -150,7 +150,7 @@ class Renormalize:
                 done += len(indices)
                 recovery.events.step("teacher", done, len(order))
 
-    def _write(self, norm: _BatchNorm, moments: _Moments, *, unbiased: bool) -> None:
+    def _write(self, norm: _BatchNorm, moments: Moments, *, unbiased: bool) -> None:
         """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
         assert norm.running_mean is not None and norm.running_var is not None
         mean, variance = moments.mean_and_variance(unbiased)
@@ -180,38 +180,11 @@ class Renormalize:
         return _LIVE * largest / len(few) * len(order) <= self.options.memory * 2**30
 
 
-class _Moments:
-    """Mean and sum of squared deviations of each channel, merged over batches in float64 (Chan et al. 1979)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Tensor | None = None
-        self.squares: Tensor | None = None
-
-    def add(self, x: Tensor) -> None:
-        """Take in the activations ``(N, C, *)``."""
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        variance, mean = torch.var_mean(x.float(), axes, correction=0)
-        count = x.numel() // x.shape[1]
-        mean, squares = mean.double(), variance.double() * count
-        if self.mean is None or self.squares is None:
-            self.count, self.mean, self.squares = count, mean, squares
-            return
-        total, shift = self.count + count, mean - self.mean
-        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
-        self.mean, self.count = self.mean + shift * (count / total), total
-
-    def mean_and_variance(self, unbiased: bool = False) -> tuple[Tensor, Tensor]:
-        """``(C,)`` each, float64."""
-        assert self.mean is not None and self.squares is not None
-        return self.mean, self.squares / max(1, self.count - int(unbiased))
-
-
 @dataclass(frozen=True)
 class _Baseline:
     """What reaches one batch norm in the teacher, and that batch norm with its own statistics."""
 
-    moments: _Moments
+    moments: Moments
     norm: _BatchNorm
 
     def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ _CALIBRATION_BATCH = 32
 
 
 class TrainMultipliers:
-    """Recovery step ``train_multipliers``."""
+    """For int8: trains a factor for each weight and bias (Goncharenko et al. 2019, second method)."""
 
     needs_data = True
 

@@ -26,7 +26,7 @@ _PUBLISHED = {"optimizer": "adam", "lr": 1e-3, "schedule": "restarts", "project"
 
 
 class TrainThresholds:
-    """Recovery step ``train_thresholds``."""
+    """For int8: trains nothing but the clipping thresholds (Goncharenko et al. 2019)."""
 
     needs_data = True
 

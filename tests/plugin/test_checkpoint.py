@@ -14,8 +14,8 @@ from conftest import SmallNet, TextNet
 from lloydmax import checkpoint
 from lloydmax.checkpoint import Parameter, accountings, contents, fits, load, predicted_size, round_floats, save
 from lloydmax.codebook import Codebook, code_dtype, codebook_count
+from lloydmax.entries import DTYPES
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import DTYPES
 from lloydmax.student import attach, codebooks, finish
 from safetensors.torch import load_file
 from torch import nn

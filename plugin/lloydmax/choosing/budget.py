@@ -38,7 +38,7 @@ class Budget(BaseModel):
 
 
 class Search(BaseModel):
-    """How ``lloydmax.search`` chooses the centroids; every further key is an option of the search method.
+    """How ``lloydmax search`` chooses the centroids; every further key is an option of the search method.
 
     Attributes:
         budget: what must be kept.

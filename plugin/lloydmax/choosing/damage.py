@@ -29,7 +29,7 @@ from lloydmax.codebook import Codebook, check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fit import importances
-from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, output_tensors
+from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, fisher_draws, output_tensors
 from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.strategy import Events, device_of, evaluating, evaluation_mode
 
@@ -173,7 +173,7 @@ class Bench:
                         found["values"] += output.numel()
                         found["power"] += float(output.detach().double().square().sum())
                     found["decisions"] += _decisions(outputs)
-                    for loss in _combinations(outputs, generator):
+                    for loss in fisher_draws(outputs, generator):
                         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
                         for kept, gradient in zip(gradients, grads, strict=True):
                             if gradient is not None:
@@ -303,26 +303,3 @@ def _decisions(outputs: Sequence[Tensor]) -> int:
         if (axis := class_axis(output)) is not None:
             return output.numel() // output.shape[axis]
     return 0
-
-
-def _combinations(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
-    decisions), and the Gauss-Newton matrix of all outputs (summed over values).
-
-    The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
-    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
-    """
-    classes = next((o for o in outputs if class_axis(o) is not None), None)
-    if classes is None:
-        yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
-    else:
-        axis = class_axis(classes)
-        assert axis is not None
-        p = classes.detach().float().softmax(axis)
-        spread = p.sqrt() * _signs(p, generator)
-        yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
-    yield torch.stack([(o.float() * _signs(o, generator)).sum() for o in outputs]).sum()
-
-
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, torch.float32)

@@ -230,12 +230,7 @@ class Searcher:
         storage = setup.recipe.storage
         streams = {p.name: setup.stream(p) for p in planned.values()} if storage.codes == "entropy" else {}
         answer = resolved_recipe(setup.recipe, setup.plan, centroids)
-        stored = {
-            name: checkpoint.Parameter(
-                p.shape, p.centroids, str(p.dtype).removeprefix("torch."), p.granularity, p.axis, even=p.even
-            )
-            for name, p in planned.items()
-        }
+        stored = {name: p.stored() for name, p in planned.items()}
         return checkpoint.predicted_size(setup.bench.original, stored, answer.data(), storage, streams)
 
     def _measured(self, choice: Choice) -> Trial:

@@ -26,7 +26,7 @@ class Row:
         layer: number of the parameter's layer, if it has one.
         weights: in the unit.
         centroids: of one codebook.
-        bits: of one fixed-width code.
+        bits: fixed-width code bits of one weight.
         bytes: codes and codebooks as stored.
         kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are no classes.
         agreement: share of decisions with the teacher's top-1; ``None`` likewise.
@@ -38,7 +38,7 @@ class Row:
     layer: int | None
     weights: int
     centroids: int
-    bits: int
+    bits: float
     bytes: int
     kl: float | None
     agreement: float | None

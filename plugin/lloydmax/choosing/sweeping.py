@@ -177,7 +177,7 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
                 numbers[0] if len(numbers) == 1 else None,
                 sum(trials.plan.parameters[name].weights for name in choice),
                 k,
-                code_bits(k),
+                code_bits(k) / trials.plan.parameters[trials.units[unit][0]].block,
                 trials.bytes(choice),
                 divergence,
                 agreement,
@@ -269,7 +269,7 @@ def _numbers(p: PlannedParameter, model: nn.Module, tried: list[int] | None) -> 
     """The numbers of centroids to fit, none above the number of distinct values."""
     if tried is None:
         return [p.centroids]
-    most = most_centroids(model.get_parameter(p.name).detach(), tried[-1], p.granularity, p.axis)
+    most = most_centroids(model.get_parameter(p.name).detach(), tried[-1], p.granularity, p.axis, p.block)
     return sorted({min(k, most) for k in tried})
 
 

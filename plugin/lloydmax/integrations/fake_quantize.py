@@ -22,7 +22,7 @@ class CodebookWeightFakeQuantize(nn.Module):
     as they are. Conversion calls it once more: a layer converted in evaluation mode has exactly its trained weight.
 
     Attributes:
-        centroids: parameter ``(k,)`` or ``(codebooks, k)``; NaN until it is fitted.
+        centroids: parameter ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)``; NaN until it is fitted.
         held: the codes, ``None`` until they are fitted.
     """
 
@@ -103,7 +103,7 @@ class CodebookWeightFakeQuantize(nn.Module):
         """
         if self.held is None:
             raise IntegrationError("this codebook was never fitted: run the prepared model once before converting it")
-        return Codebook(self.centroids.detach(), self.held.codes, self.granularity, self.axis)
+        return self.held.holding(self.centroids)
 
     def calculate_qparams(self, **_: Any) -> tuple[Any, Any]:
         """``(codebook, None)`` where hosts expect scale and zero point: the converted layer is built from it."""
@@ -120,16 +120,27 @@ class CodebookWeightFakeQuantize(nn.Module):
         """Take this codebook instead of fitting one."""
         with torch.inference_mode(False):
             self.centroids.data = codebook.centroids.detach().clone()
+            self._shaped(codebook)
             self.held = CodebookWeight(codebook)
+
+    def _shaped(self, codebook: Codebook) -> None:
+        """Blocks do not tell the shape of their weight, so the state has to."""
+        if codebook.block > 1:
+            self.register_buffer("weight_shape", torch.tensor(codebook.shape))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Take the shapes of a fitted state, so that a freshly prepared model can load a trained one."""
         centroids, codes = state_dict.get(f"{prefix}centroids"), state_dict.get(f"{prefix}held.codes")
         if centroids is not None and codes is not None:
             device = self.centroids.device
-            empty = torch.zeros_like(codes, dtype=code_dtype(centroids.shape[-1]), device=device)
+            blocks = state_dict.get(f"{prefix}weight_shape")
+            shape = tuple(codes.shape) if blocks is None else tuple(blocks.tolist())
+            block, k = (1, centroids.shape[-1]) if blocks is None else (centroids.shape[-1], centroids.shape[-2])
+            empty = torch.zeros_like(codes, dtype=code_dtype(k), device=device)
             self.centroids.data = torch.zeros_like(centroids, device=device)
-            self.held = CodebookWeight(Codebook(self.centroids.detach(), empty, self.granularity, self.axis))
+            held = Codebook(self.centroids.detach(), empty, self.granularity, self.axis, block, shape)
+            self._shaped(held)
+            self.held = CodebookWeight(held)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if centroids is not None and codes is not None:
             self.held = CodebookWeight(self.codebook())

@@ -44,7 +44,7 @@ class LayerReport:
         shape: of the weight.
         centroids: of one codebook.
         granularity: what shares a codebook.
-        bits: of one fixed-width code.
+        bits: fixed-width code bits of one weight.
         bytes: fixed-width codes and codebooks, as stored.
         snr: signal-to-noise ratio in dB of the weight, after recovery; infinite where it is kept exactly.
         trained: whether its centroids were trained.
@@ -55,7 +55,7 @@ class LayerReport:
     shape: tuple[int, ...]
     centroids: int
     granularity: str
-    bits: int
+    bits: float
     bytes: int
     snr: float
     trained: bool
@@ -80,7 +80,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 shape=p.shape,
                 centroids=codebook.k,
                 granularity=p.granularity,
-                bits=codebook.bits,
+                bits=codebook.bits_per_weight,
                 bytes=p.code_bytes + values * (4 if p.even else plan.recipe.storage.float_bytes),
                 snr=codebook.snr(weights[p.name]),
                 trained=p.name in plan.trainable,

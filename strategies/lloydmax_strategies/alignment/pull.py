@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from lloydmax.batch_norm import statistics_gap
 from lloydmax.data import Source
 from lloydmax.errors import RecoveryError
 from lloydmax.strategy import device_of
@@ -93,9 +94,8 @@ class Adversary:
 class StatisticsGap:
     """How far the inputs of the student's first batch norms are from the statistics that the teacher keeps.
 
-    For each batch norm, the mean over channels of ``((mean - m) ** 2 + (deviation - d) ** 2) / d ** 2`` with the
-    teacher's ``m`` and ``d``; then the mean over batch norms. ZeroQ (Cai et al. 2020) has the same sum without the
-    division, which makes channels of any scale count alike. A context manager: it listens while it is entered.
+    The mean of :func:`lloydmax.batch_norm.statistics_gap` over batch norms. A context manager: it listens while it is
+    entered.
 
     Args:
         calls: modules of the student to look at.
@@ -149,13 +149,7 @@ class StatisticsGap:
 
     def _look(self, norm: nn.Module, args: Any) -> None:
         assert isinstance(norm, _BatchNorm)
-        twin = self.norms[norm]
-        assert twin.running_mean is not None and twin.running_var is not None
-        features = args[0].float()
-        variance, mean = torch.var_mean(features, [0, *range(2, features.dim())], correction=0)
-        kept, wanted = twin.running_var.float() + twin.eps, (twin.running_var.float() + twin.eps).sqrt()
-        gap = (mean - twin.running_mean.float()).square() + ((variance + twin.eps).sqrt() - wanted).square()
-        self._seen[norm] = (gap / kept).mean()
+        self._seen[norm] = statistics_gap(args[0], self.norms[norm])
 
 
 def check_movable(step: str, below: Sequence[Call], tap: Call) -> None:

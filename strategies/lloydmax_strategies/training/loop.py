@@ -16,17 +16,19 @@ from lloydmax.data import Batch, split
 from lloydmax.errors import RecoveryError
 from lloydmax.outputs import Agreement, Yardstick
 from lloydmax.strategy import Recovery, device_of, evaluation_mode
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax_strategies.training.mimic import Mimic, Views
+from lloydmax_strategies.training.mimic import Mimic
+from lloydmax_strategies.training.views import ViewOptions, Views
+from lloydmax_strategies.training.weighting import WeightingOptions
 
 HELD_OUT_MOST = 1000
 
 
-class TrainingOptions(BaseModel):
-    """Options of every step that trains.
+class TrainingOptions(ViewOptions, WeightingOptions):
+    """Options of every step that trains: these, those of :class:`ViewOptions` and of :class:`WeightingOptions`.
 
     Attributes:
         loss: ``mse``, ``l1``, ``cosine`` (1 - cosine over the classes) or ``kl`` (of the softmax).
@@ -47,9 +49,6 @@ class TrainingOptions(BaseModel):
         channels_last: 4-D inputs in that memory format, which convolutions prefer.
         batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
             the running ones, which stay.
-        augment: random views, the same for student and teacher: ``flip`` (left-right, per sample) and
-            ``crop`` (shifts by up to an eighth, per batch).
-        mixup: alpha of Beta(alpha, alpha) for convex mixtures of two inputs; 0: none (Zhang et al. 2018).
         samples: use at most so many inputs, drawn at random.
         held_out: share of the inputs (at most 1,000) kept aside to choose the best state.
         patience: stop after so many epochs without a better held-out agreement; ``null``: never.
@@ -73,8 +72,6 @@ class TrainingOptions(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     batch_norm: Literal["train", "eval"] = "eval"
-    augment: list[Literal["flip", "crop"]] = Field(default_factory=list)
-    mixup: NonNegativeFloat = 0.0
     samples: PositiveInt | None = None
     held_out: float = Field(default=0.05, ge=0, le=0.5)
     patience: PositiveInt | None = None
@@ -179,6 +176,7 @@ class Training:
             "agreement_before": first and first.top1,
             "agreement": best and best.top1,
             "precision": self.precision,
+            "teacher_runs": "once" if self.mimic.targets is not None else "in every step",
             "stopped": stopped,
         }
 

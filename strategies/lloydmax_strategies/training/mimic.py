@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
-from lloydmax.outputs import TeacherOutputs, class_axis, divergence, output_tensors
+from lloydmax.outputs import TeacherOutputs, class_axis, divergences, output_tensors
 from lloydmax.strategy import Recovery, device_of
 from torch import Tensor, nn
+
+from lloydmax_strategies.training.views import Views
+from lloydmax_strategies.training.weighting import confidence_weights
 
 
 class MimicOptions(Protocol):
@@ -22,48 +24,7 @@ class MimicOptions(Protocol):
     temperature: float
     output: str | int | None
     channels_last: bool
-    augment: list[Literal["flip", "crop"]]
-    mixup: float
-
-
-class Views:
-    """Random views of batches, the same for student and teacher.
-
-    Args:
-        options: ``augment`` and ``mixup``.
-        generator: draws flips, shifts and partners.
-        seed: of the shares of mixtures.
-    """
-
-    def __init__(self, options: MimicOptions, generator: torch.Generator, seed: int) -> None:
-        self.options, self.generator = options, generator
-        self.beta = np.random.default_rng(seed)
-        self.plain = not (options.augment or options.mixup)
-
-    def __call__(self, batch: Batch) -> Batch:
-        """A view of the floating tensors of ``batch``; images are flipped and shifted."""
-        if self.plain:
-            return batch
-        flips = shift = None
-        if "flip" in self.options.augment:
-            flips = torch.rand(len(batch), generator=self.generator) < 0.5
-        if "crop" in self.options.augment:
-            shift = torch.rand(2, generator=self.generator).tolist()
-        partner, share = None, 1.0
-        if self.options.mixup:
-            partner = torch.randperm(len(batch), generator=self.generator)
-            share = float(self.beta.beta(self.options.mixup, self.options.mixup))
-
-        def view(x: Tensor) -> Tensor:
-            if not x.is_floating_point():
-                return x
-            if x.dim() == 4 and flips is not None:
-                x = torch.where(flips.to(x.device)[:, None, None, None], x.flip(-1), x)
-            if x.dim() == 4 and shift is not None:
-                x = _shifted(x, shift)
-            return x if partner is None else share * x + (1 - share) * x[partner.to(x.device)]
-
-        return batch.map(view)
+    confidence: float
 
 
 class Mimic:
@@ -111,7 +72,9 @@ class Mimic:
                 wanted = output_tensors(inputs.run(self.recovery.teacher), options.output)
         with self._autocast():
             found = output_tensors(inputs.run(self.student), options.output)
-        losses = [distance(ours.float(), theirs.float(), options) for ours, theirs in zip(found, wanted, strict=True)]
+        weights = confidence_weights(wanted, options.confidence) if options.confidence else None
+        pairs = zip(found, wanted, strict=True)
+        losses = [distance(ours.float(), theirs.float(), options, weights) for ours, theirs in pairs]
         return torch.stack(losses).mean(), found
 
     def close(self) -> None:
@@ -125,27 +88,33 @@ class Mimic:
         return nullcontext()
 
 
-def distance(student: Tensor, teacher: Tensor, options: MimicOptions) -> Tensor:
+def distance(student: Tensor, teacher: Tensor, options: MimicOptions, weights: Tensor | None = None) -> Tensor:
     """The loss between two float32 outputs of the same shape; 0-dim.
+
+    Args:
+        student: ``(N, ...)``.
+        teacher: likewise.
+        options: which loss.
+        weights: of the samples, ``(N,)``; ``None``: all count alike.
 
     Raises:
         RecoveryError: the loss needs classes, and the output has none.
     """
+    apart = _apart(student, teacher, options)
+    if weights is None:
+        return apart.mean()
+    return (weights * apart.reshape(len(apart), -1).mean(1)).mean()
+
+
+def _apart(student: Tensor, teacher: Tensor, options: MimicOptions) -> Tensor:
+    """The loss of every element or decision, samples along the first axis."""
     if options.loss == "mse":
-        return F.mse_loss(student, teacher)
+        return F.mse_loss(student, teacher, reduction="none")
     if options.loss == "l1":
-        return F.l1_loss(student, teacher)
+        return F.l1_loss(student, teacher, reduction="none")
     axis = class_axis(teacher)
     if axis is None:
         raise RecoveryError(f"loss {options.loss!r} needs an output with classes, got shape {tuple(teacher.shape)}")
     if options.loss == "cosine":
-        return 1 - F.cosine_similarity(student, teacher, dim=axis).mean()
-    return options.temperature**2 * divergence(student, teacher, axis, options.temperature)
-
-
-def _shifted(x: Tensor, where: list[float]) -> Tensor:
-    height, width = x.shape[-2:]
-    top, left = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(x, (left, left, top, top), mode="replicate")
-    down, right = int(where[0] * (2 * top + 1)), int(where[1] * (2 * left + 1))
-    return padded[..., down : down + height, right : right + width]
+        return 1 - F.cosine_similarity(student, teacher, dim=axis)
+    return options.temperature**2 * divergences(student, teacher, axis, options.temperature)

@@ -25,7 +25,7 @@ from lloydmax.integrations.torch_ao.thresholds import (
     threshold_qconfig,
 )
 from lloydmax.layers import LAYERS
-from lloydmax.plan import Plan, PlannedParameter
+from lloydmax.plan import Plan, PlannedParameter, layout
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
 from lloydmax.student import codebooks
@@ -147,12 +147,11 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
         if p is None:
             problems.append(f"{name} has a codebook, which was not planned")
         elif (
-            tuple(codebook.codes.shape) != p.shape or codebook.k > p.centroids or codebook.granularity != p.granularity
+            codebook.shape != p.shape
+            or codebook.k > p.centroids
+            or (codebook.granularity, codebook.block) != (p.granularity, p.block)
         ):
-            problems.append(
-                f"{name} has {codebook.k} centroids per {codebook.granularity}, "
-                f"planned {p.centroids} per {p.granularity}"
-            )
+            problems.append(f"{name} has {layout(codebook.k, codebook)}, planned {layout(p.centroids, p)}")
     for p in wanted.values():
         layer = p.name.rpartition(".")[0]
         problems.append(f"{p.name} has no codebook: its layer is {type(modules.get(layer)).__name__}")

@@ -39,7 +39,7 @@ class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
         codebook = self.codebook()
 
         def decoded(centroids: Tensor, codes: Tensor) -> Tensor:
-            return decode(centroids, codes, codebook.granularity, codebook.axis)
+            return decode(centroids, codes, codebook.granularity, codebook.axis, codebook.block, codebook.shape)
 
         program = make_fx(decoded)(codebook.centroids, codebook.codes)
         name = _attribute(self.parameter)
@@ -142,8 +142,9 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
         held.discard(_CODES + suffix)
         if codes is None or centroids is None:
             problems.append(f"{p.name} has no codebook")
-        elif tuple(codes.shape) != p.shape or centroids.shape[-1] > p.centroids:
-            problems.append(f"{p.name} has {centroids.shape[-1]} centroids, planned {p.centroids}")
+        elif tuple(codes.shape) != p.code_shape or centroids.numel() > p.codebooks * p.centroids * p.block:
+            found = centroids.numel() // (p.codebooks * p.block)
+            problems.append(f"{p.name} has {found} centroids, planned {p.centroids}")
     problems += [f"{name} is a codebook which was not planned" for name in sorted(held)]
     if problems:
         raise PlanMismatchError("the program does not hold what the recipe says: " + "; ".join(problems))

@@ -1,0 +1,287 @@
+"""The commands; each reads what the user named, calls the library, and shows what it gave."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lloydmax.cli.inputs import budget_of, build_model, check_folder, data_of, labels_of, numbers
+from lloydmax.cli.options import (
+    DATA,
+    Main,
+    as_json_option,
+    data_options,
+    model_options,
+    progress,
+    progress_options,
+    recipe_option,
+    show,
+)
+from lloydmax.errors import CheckpointError
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="lloydmax")
+def main() -> None:
+    """Compress a trained PyTorch model with k-means codebooks; win its accuracy back without labels."""
+
+
+@main.command()
+@model_options
+@recipe_option
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
+@click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
+@data_options
+@click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
+@click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
+@click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
+@progress_options
+@as_json_option
+def compress(
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str | None,
+    reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
+    report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compress a model and write it to one small file."""
+    from lloydmax import Recipe
+    from lloydmax import compress as run
+
+    read = Recipe.load(Path(recipe))
+    for path in (out, report_path):
+        check_folder(path)
+    teacher = build_model(model, weights, model_args, device)
+    inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
+    with progress(quiet, log_json) as shown:
+        result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
+    result.save(out)
+    if report_path is not None:
+        result.report.to_json(report_path)
+    show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
+    if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
+        sys.exit(1)
+
+
+@main.command()
+@model_options
+@recipe_option
+@as_json_option
+def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
+    """Show what a recipe means for every parameter, and the predicted size."""
+    from lloydmax import Recipe
+    from lloydmax import plan as make
+
+    made = make(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
+    show(made.to_dict(), str(made), as_json)
+
+
+@main.command()
+@model_options
+@recipe_option
+@click.option("--data", required=True, type=click.Path(), help="Unlabelled inputs, as for compress.")
+@data_options
+@click.option("--budget", metavar="NAME=VALUE", help="reduction=0.9, bits=3, agreement=0.99 or bytes=1000000.")
+@click.option("--method", help="lagrangian, greedy, or one of a plugin; default: the recipe's.")
+@click.option("--centroids", metavar="K,K,...", help="Numbers to try; default: the recipe's, or 2,4,8 ... 256.")
+@click.option("--samples", type=int, help="Inputs that count; default: the recipe's, or 500.")
+@click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
+@click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
+@click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
+@click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
+@click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
+@click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
+@click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
+@progress_options
+@as_json_option
+def search(
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
+    mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
+    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
+    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
+    log_json: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
+    import lloydmax
+
+    read = lloydmax.Recipe.load(Path(recipe))
+    for path in (out, report_path, plot):
+        check_folder(path)
+    teacher = build_model(model, weights, model_args, device)
+    inputs = data_of(data, teacher, image_size, mean, std)
+    options: dict[str, Any] = {
+        "centroids": None if centroids is None else [int(k) for k in numbers(centroids) or ()],
+        "samples": samples,
+        "units": "rules" if by_rule else "parameters",
+        "estimate": not measure,
+        "seed": seed,
+        "workdir": workdir,
+    }
+    found: lloydmax.Sweep | lloydmax.SearchResult
+    if only_sweep:
+        with progress(quiet, log_json) as shown:
+            found = swept = lloydmax.sweep(teacher, read, inputs, **options, **shown)
+        if out is not None:
+            swept.to_json(out)
+    else:
+        try:
+            with progress(quiet, log_json) as shown:
+                found = lloydmax.search(teacher, read, inputs, budget_of(budget), method, **options, **shown)
+        except lloydmax.BudgetError as error:
+            show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
+            sys.exit(1)
+        swept = found.sweep
+        if out is not None:
+            found.recipe.save(out)
+    if report_path is not None:
+        found.to_json(report_path)
+    if plot is not None:
+        swept.plot(plot)
+    written = [path for path in (out, report_path, plot) if path is not None]
+    show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
+
+
+@main.command()
+@model_options
+@click.argument("sets", nargs=-1, type=click.Path())
+@click.option("--student", type=click.Path(), help="The compressed .safetensors file.")
+@click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
+@data_options
+@click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
+@click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS).")
+@click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
+@as_json_option
+def evaluate(
+    sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
+    data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None,
+    data_fitness: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare a compressed model with its original on unlabelled inputs.
+
+    With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
+    """
+    import copy
+
+    from lloydmax import load
+    from lloydmax.data import unlabelled
+    from lloydmax.outputs import Yardstick, accuracy
+
+    if data_fitness:
+        if not sets or student or data or labels:
+            raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
+        teacher = build_model(model, weights, model_args, device)
+        _rank({name: data_of(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
+        return
+    if sets or student is None or data is None:
+        raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
+    teacher = build_model(model, weights, model_args, device)
+    small = load(student, copy.deepcopy(teacher))
+    source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
+    found = Yardstick(teacher, source, len(source) if samples is None else samples).measure(small)
+    result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
+    if labels is not None:
+        classes = labels_of(labels, data, source)
+        result["accuracy_original"] = accuracy(teacher, source, classes)
+        result["accuracy_compressed"] = accuracy(small, source, classes)
+    show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@as_json_option
+def inspect(path: str, as_json: bool) -> None:
+    """Show what a compressed file holds."""
+    from lloydmax.checkpoint import inspect as look
+
+    found = look(path)
+    show(found.to_dict(), str(found), as_json)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@as_json_option
+def verify(path: str, as_json: bool) -> None:
+    """Check a compressed file: structure, checksums, code range. Status 1 if it is damaged."""
+    from lloydmax.checkpoint import verify as check
+
+    try:
+        check(path)
+    except CheckpointError as error:
+        if not Path(path).is_file():
+            raise
+        show({"ok": False, "reason": str(error)}, f"DAMAGED  {error}", as_json)
+        sys.exit(1)
+    show({"ok": True, "path": path}, f"ok  {path}", as_json)
+
+
+@main.command()
+@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
+@click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
+@click.option(
+    "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
+)
+@as_json_option
+def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
+    """Show one report, or two side by side, as one self-contained page for a browser."""
+    from lloydmax import Report
+    from lloydmax.report.curves import DamageCurves
+
+    if len(reports) > 2:
+        raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
+    check_folder(out)
+    first, *others = (Report.from_json(path) for path in reports)
+    swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
+    first.to_html(out, others[0] if others else None, swept)
+    show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
+
+
+@main.command()
+@as_json_option
+def plugins(as_json: bool) -> None:
+    """List what is installed, and from where."""
+    from lloydmax.plugins import strategies
+
+    rows = [{"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution} for s in strategies()]
+    text = "\n".join(f"{r['kind']:14} {r['name']:16} {r['plugin']:16} {r['distribution']}" for r in rows)
+    show(rows, text, as_json)
+
+
+@main.command()
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print tables for people instead of JSON.")
+def schema(as_markdown: bool) -> None:
+    """Print what a recipe may hold.
+
+    A JSON schema for editors and checkers, with the options of every installed plugin.
+    """
+    from lloydmax import Recipe
+    from lloydmax.plugins import strategies
+    from lloydmax.reference import markdown
+
+    click.echo(
+        markdown(strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2), nl=not as_markdown
+    )
+
+
+@main.command()
+@click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
+@progress_options
+@as_json_option
+def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
+    """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
+    from lloydmax.demo import run
+
+    with progress(quiet, log_json) as shown:
+        result = run(Path(out), **shown)
+    show(result.to_dict(), str(result), as_json)
+
+
+def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
+    from lloydmax import data_fitness
+    from lloydmax.tables import fitness_table, render
+
+    found = data_fitness(model, sets, **({} if samples is None else {"samples": samples}))
+    show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)

@@ -1,0 +1,90 @@
+"""What a user names on the command line: a model, data, numbers, labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lloydmax.errors import DataError
+
+_SYNTHESIZE = "synthesize:"
+
+
+def check_folder(path: str | None) -> None:
+    """Refuse an output path whose folder does not exist, before any work is done."""
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise click.UsageError(f"the folder of {path} does not exist")
+
+
+def budget_of(text: str | None) -> dict[str, float] | None:
+    """The budget of ``NAME=VALUE``."""
+    if text is None:
+        return None
+    name, _, value = text.partition("=")
+    try:
+        return {name.strip(): int(value) if name.strip() == "bytes" else float(value)}
+    except ValueError:
+        raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
+
+
+def build_model(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:
+    """The model that a callable and a file of weights make."""
+    from lloydmax.models import build
+
+    try:
+        keywords = json.loads(arguments) if arguments else {}
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"--model-args is not JSON: {error}") from None
+    return build(spec, weights, keywords, device)
+
+
+def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str | None) -> Any:
+    """The inputs that a path names; None stays None."""
+    if path is not None and path.startswith(_SYNTHESIZE):
+        return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
+    if path is None or not Path(path).is_dir():
+        return None if path is None else Path(path)
+    from lloydmax.data import image_channels, images
+
+    return images(path, size, image_channels(model), numbers(mean), numbers(std))
+
+
+def _synthesized(count: str, model: Any, size: int) -> Any:
+    from lloydmax import synthesize
+    from lloydmax.progress import ProgressBars
+
+    if not count.isdecimal():
+        raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
+    with ProgressBars() as bars:
+        return synthesize(model, int(count), size, listeners=[bars])
+
+
+def numbers(text: str | None) -> tuple[float, ...] | None:
+    """The numbers of a comma-separated list; None stays None."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"{text!r} is not a comma-separated list of numbers") from None
+
+
+def labels_of(labels: str, data: str, source: Any) -> Any:
+    """The class of every input, from a ``.npy`` file or from the folders."""
+    import numpy as np
+    import torch
+
+    if labels == "folders":
+        if not Path(data).is_dir():
+            raise DataError("--labels folders needs --data to be a folder of images")
+        names = [Path(path).relative_to(data).parts[0] for path in source.dataset.files]
+        order = sorted(set(names))
+        return torch.tensor([order.index(name) for name in names])
+    try:
+        found = torch.from_numpy(np.load(labels, allow_pickle=False).astype(np.int64).reshape(-1))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{labels}: not a .npy file of class numbers: {error}") from None
+    if len(found) != len(source):
+        raise DataError(f"{labels} has {len(found)} labels, the data {len(source)} inputs")
+    return found

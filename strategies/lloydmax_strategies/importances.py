@@ -1,0 +1,156 @@
+"""How much the error of each weight matters, from unlabelled inputs: the importances ``fisher`` and ``inputs``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from lloydmax.channels import grouped
+from lloydmax.data import Source, random_order
+from lloydmax.errors import RecoveryError
+from lloydmax.hookspecs import hookimpl
+from lloydmax.outputs import fisher_draws, output_tensors
+from lloydmax.strategy import device_of, evaluation_mode
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+class Fisher:
+    """The diagonal of the Fisher information of the teacher's own outputs, that is, the curvature of the distillation
+    loss at its minimum: an error ``e`` in a weight adds ``importance * e ** 2 / 2`` to the KL divergence (or, for
+    outputs without classes, to half the summed squared difference). Labels play no part: they are drawn, in effect,
+    from the teacher (Dong et al. 2019, HAWQ; Kim et al. 2024, SqueezeLLM, section 4.1, with the KL divergence in place
+    of the training loss)."""
+
+    class Options(BaseModel):
+        """Options of the importance ``fisher``.
+
+        Attributes:
+            samples: unlabelled inputs.
+            batch_size: samples of one backward pass; their gradients get random signs, so that the square of the sum
+                has the sum of the squares as its mean.
+        """
+
+        model_config = ConfigDict(extra="forbid")
+
+        samples: PositiveInt = 256
+        batch_size: PositiveInt = 8
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
+        """For each named parameter a float32 tensor of its shape, at least a thousandth of its mean everywhere.
+
+        Args:
+            model: run in evaluation mode, left as it was.
+            names: of parameters.
+            data: unlabelled inputs.
+
+        Raises:
+            RecoveryError: no gradient reaches a parameter.
+        """
+        parameters = [model.get_parameter(name) for name in names]
+        wanted = [parameter.requires_grad for parameter in model.parameters()]
+        total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+        order = random_order(len(data), self.options.samples, 0)
+        generator, device = torch.Generator().manual_seed(0), device_of(model)
+        try:
+            model.requires_grad_(False)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with evaluation_mode(model), torch.enable_grad():
+                for _, batch in data.batches(self.options.batch_size, order):
+                    outputs = output_tensors(batch.to(device, channels_last=True).run(model))
+                    if not any(output.requires_grad for output in outputs):
+                        raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
+                    classes, values = fisher_draws(outputs, generator)
+                    loss = classes if classes.requires_grad and float(classes.detach().abs()) > 0 else values
+                    for kept, found in zip(
+                        total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+                    ):
+                        if found is not None:
+                            kept += found.float().square()
+        finally:
+            for parameter, needed in zip(model.parameters(), wanted, strict=True):
+                parameter.requires_grad_(needed)
+        return {name: _floored(found / len(order)) for name, found in zip(names, total, strict=True)}
+
+
+class Inputs:
+    """The second moment of the input that each weight multiplies, the diagonal of ``X^T X`` (Frantar et al. 2023, GPTQ,
+    keep the whole matrix): an error ``e`` in a weight adds ``importance * e ** 2`` to the mean squared error of the
+    layer's output. Of parameters of other modules than convolutions and linear layers all weights matter alike."""
+
+    class Options(BaseModel):
+        """Options of the importance ``inputs``.
+
+        Attributes:
+            samples: unlabelled inputs.
+            batch_size: samples of one forward pass.
+        """
+
+        model_config = ConfigDict(extra="forbid")
+
+        samples: PositiveInt = 256
+        batch_size: PositiveInt = 32
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
+        """For each named parameter a float32 tensor of its shape; see :meth:`Fisher.measure`."""
+        moments: dict[str, Tensor] = {}
+        order = random_order(len(data), self.options.samples, 0)
+        with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
+            for name in names:
+                layer = model.get_submodule(name.rpartition(".")[0])
+                if isinstance(layer, (nn.Linear, _ConvNd)) and name.endswith("weight"):
+                    hook = _accumulator(moments, name, layer)
+                    stack.callback(layer.register_forward_pre_hook(hook).remove)
+            for _, batch in data.batches(self.options.batch_size, order):
+                batch.to(device_of(model), channels_last=True).run(model)
+        found = {}
+        for name in names:
+            weight = model.get_parameter(name)
+            moment = moments.get(name)
+            if moment is None or not bool(moment.any()):
+                found[name] = torch.ones_like(weight, dtype=torch.float32)
+                continue
+            layer = model.get_submodule(name.rpartition(".")[0])
+            mass = torch.empty_like(weight, dtype=torch.float32)
+            view = grouped(layer, mass)
+            view.copy_(moment.view(len(view), 1, -1, *(1,) * (view.dim() - 3)).expand_as(view))
+            found[name] = _floored(mass / len(order))
+        return found
+
+
+def _accumulator(moments: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Any, Any], None]:
+    """A hook that adds up the squares of a layer's input, channel by channel."""
+    spatial = layer.weight.dim() - 2
+
+    def add(_: Any, args: Any) -> None:
+        x = args[0].detach().float()
+        if isinstance(layer, (_ConvNd, _ConvTransposeNd)):
+            x = x if x.dim() == spatial + 2 else x[None]
+            squares = x.square().flatten(2).mean(2).sum(0)
+        else:
+            squares = x.reshape(len(x), -1, x.shape[-1]).square().mean(1).sum(0)
+        moments[name] = moments.get(name, torch.zeros_like(squares)) + squares
+
+    return add
+
+
+def _floored(importance: Tensor) -> Tensor:
+    """At least a thousandth of the mean, so that no weight is free to go anywhere; all alike where all are zero."""
+    mean = float(importance.mean())
+    return torch.ones_like(importance) if mean <= 0 else importance.clamp(min=1e-3 * mean)
+
+
+@hookimpl
+def lloydmax_importances() -> dict[str, type]:
+    """Register ``fisher`` and ``inputs``."""
+    return {"fisher": Fisher, "inputs": Inputs}

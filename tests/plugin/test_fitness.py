@@ -1,0 +1,116 @@
+"""Ranking sets of unlabelled inputs: the distance of statistics, the use of classes, the command."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import lloydmax
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallNet, TextNet
+from lloydmax import DataError, demo
+from lloydmax.batch_norm import bhattacharyya
+from lloydmax.cli import main
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def trained(small_net: SmallNet, pictures: Tensor) -> SmallNet:
+    """A network whose batch norms keep the statistics of ``pictures``."""
+    for module in small_net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        small_net.train()(pictures)
+    return small_net.eval()
+
+
+def test_the_distance_is_that_of_the_densities() -> None:
+    mean, variance = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, 0.1, 4.0])
+    other_mean, other_variance = torch.tensor([0.5, 1.0, 3.0]), torch.tensor([2.0, 0.3, 0.5])
+    x = torch.linspace(-30, 30, 600_001, dtype=torch.float64)[:, None]
+    densities = [torch.distributions.Normal(m, v.sqrt()) for m, v in ((mean, variance), (other_mean, other_variance))]
+    overlap = torch.trapezoid((densities[0].log_prob(x) / 2 + densities[1].log_prob(x) / 2).exp(), x, dim=0)
+    found = bhattacharyya(mean, variance, other_mean, other_variance)
+    assert torch.allclose(found.double(), -overlap.log(), atol=1e-5)
+    assert torch.allclose(found, bhattacharyya(other_mean, other_variance, mean, variance))
+    assert torch.allclose(found, bhattacharyya(7 * mean, 49 * variance, 7 * other_mean, 49 * other_variance))
+    assert bhattacharyya(mean, variance, mean, variance).abs().max() < 1e-6
+
+
+def test_inputs_like_those_of_training_come_first(trained: SmallNet, pictures: Tensor) -> None:
+    sets = {
+        "shifted": pictures + 1,
+        "blank": torch.zeros(40, 3, 12, 12),
+        "own": torch.randn(200, 3, 12, 12, generator=torch.Generator().manual_seed(5)),
+        "louder": 3 * pictures,
+    }
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    found = lloydmax.data_fitness(trained, sets)
+    assert found[0].name == "own" and found[0].distance < 0.01 < found[1].distance
+    assert [fitness.distance for fitness in found] == sorted(fitness.distance for fitness in found)
+    assert list(found[0].layers) == ["bn1", "bn2"] and {fitness.samples for fitness in found} == {200, 96, 40}
+    assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
+    blank = next(fitness for fitness in found if fitness.name == "blank")
+    assert blank.class_use == 0 and 0.2 <= blank.confidence <= 1
+    assert lloydmax.data_fitness(trained, sets) == found, "the same again"
+
+
+def test_batches_do_not_matter(trained: SmallNet, pictures: Tensor) -> None:
+    (own,) = lloydmax.data_fitness(trained, {"own": pictures})
+    assert own.distance < 1e-4, "96 pictures in batches of 64 are pooled to what one batch of all gave"
+
+
+def test_a_real_teacher_tells_its_own_domain_from_others() -> None:
+    sets = {
+        "noise": torch.randn(128, 1, 28, 28, generator=torch.Generator().manual_seed(0)),
+        "silhouettes": demo.silhouettes()[::50],
+        "clothes": demo.test_set()[0][:128],
+    }
+    found = lloydmax.data_fitness(demo.network(), sets, samples=128)
+    assert [fitness.name for fitness in found] == ["clothes", "silhouettes", "noise"]
+    assert found[0].distance < found[1].distance / 3 and found[1].distance < found[2].distance / 3
+    assert found[0].class_use > found[1].class_use > found[2].class_use
+
+
+def test_without_batch_norm_the_use_of_classes_decides(text_net: TextNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    few, many = torch.full((32, 6), 3), torch.randint(50, (32, 6), generator=generator)
+    found = lloydmax.data_fitness(text_net, {"one word": few, "all words": many})
+    assert [fitness.name for fitness in found] == ["all words", "one word"]
+    assert found[0].distance is None and found[0].layers == {} and found[0].class_use > found[1].class_use
+
+
+def test_a_model_without_classes_is_ranked_by_its_statistics_alone(trained: SmallNet, pictures: Tensor) -> None:
+    model = nn.Sequential(trained, nn.Linear(5, 1)).eval()
+    found = lloydmax.data_fitness(model, {"far": pictures - 2, "own": pictures})
+    assert [fitness.name for fitness in found] == ["own", "far"] and found[0].class_use is None
+
+
+def test_mistakes_name_the_set(trained: SmallNet, pictures: Tensor) -> None:
+    with pytest.raises(DataError, match="at least one set"):
+        lloydmax.data_fitness(trained, {})
+    with pytest.raises(DataError, match="empty one: .*empty"):
+        lloydmax.data_fitness(trained, {"good": pictures, "empty one": pictures[:0]})
+
+
+def test_the_command(tmp_path: Path, trained: SmallNet, pictures: Tensor) -> None:
+    weights, own, other = (tmp_path / name for name in ("weights.pt", "own.npy", "other.npy"))
+    torch.save(trained.state_dict(), weights)
+    np.save(own, pictures.numpy())
+    np.save(other, 5 * copy.deepcopy(pictures).numpy() + 1)
+    base = ["evaluate", "--model", "conftest:SmallNet", "--weights", str(weights)]
+    result = CliRunner().invoke(main, [*base, "--data-fitness", str(other), str(own), "--samples", "50"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.index("own.npy") < result.stdout.index("other.npy") and "class use" in result.stdout
+    rows = json.loads(CliRunner().invoke(main, [*base, "--json", "--data-fitness", str(other), str(own)]).stdout)
+    assert [Path(row["name"]).name for row in rows] == ["own.npy", "other.npy"] and rows[0]["distance"] < 1e-3
+    for wrong in ([], ["--data-fitness"], [str(own)], ["--data-fitness", str(own), "--data", str(own)]):
+        result = CliRunner().invoke(main, [*base, *wrong])
+        assert result.exit_code == 2 and "--data-fitness" in result.stderr
+    result = CliRunner().invoke(main, [*base, "--data-fitness", str(tmp_path / "nowhere.npy")])
+    assert result.exit_code == 2 and "nowhere.npy" in result.stderr
