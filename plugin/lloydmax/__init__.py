@@ -10,9 +10,11 @@ from lloydmax.compress import Result, compress
 from lloydmax.data import images
 from lloydmax.data.fitness import Fitness, data_fitness
 from lloydmax.data.synthesis import synthesize
+from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
     DataError,
+    ExportError,
     FitError,
     IntegrationError,
     LloydmaxError,
@@ -22,6 +24,7 @@ from lloydmax.errors import (
     RecoveryError,
     ReportError,
 )
+from lloydmax.exporting.export import Export, export
 from lloydmax.hookspecs import hookimpl
 from lloydmax.plan import Plan, plan, verify_plan
 from lloydmax.recipe import Recipe
@@ -36,6 +39,8 @@ __all__ = [
     "CheckpointError",
     "Codebook",
     "DataError",
+    "Export",
+    "ExportError",
     "FitError",
     "Fitness",
     "IntegrationError",
@@ -56,12 +61,14 @@ __all__ = [
     "compress",
     "data_fitness",
     "distill",
+    "export",
     "fit_codebook",
     "hookimpl",
     "images",
     "inspect",
     "load",
     "plan",
+    "recipe_for",
     "renormalize",
     "run_step",
     "save",

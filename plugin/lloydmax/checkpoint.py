@@ -17,12 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lloydmax import distributed, integer, packing
+from lloydmax import compact, distributed, integer, packing
 from lloydmax.codebook import Codebook, code_dtype
 from lloydmax.contents import (
     check_state,
     contents,
-    fits,
     ordinary,
     remember,
     round_floats,
@@ -34,6 +33,7 @@ from lloydmax.fileformat import KEY, Document, file_size
 from lloydmax.folding import fold_structure
 from lloydmax.inspection import Inspection, inspect, verify
 from lloydmax.reader import File, checksum, naming
+from lloydmax.rounding import fits
 from lloydmax.sizes import Sizes, accountings, predicted_size
 from lloydmax.stored import Parameter
 from lloydmax.student import attach, finish
@@ -76,8 +76,8 @@ def save(
         model: in training or finished, with at least one codebook.
         path: the file to write, ``.safetensors``; replaced if it exists.
         recipe: plain JSON data that the file keeps; absent, what the model remembers.
-        storage: ``{"floats": "float32" | "float16" | "bfloat16", "codes": "packed" | "entropy"}``; absent,
-            what the model remembers, else float32 and packed. ``entropy`` is used where it is smaller.
+        storage: as in a recipe, such as ``{"floats": "float16", "codes": "entropy"}``; absent, what the model
+            remembers, else float32 and packed. ``entropy`` is used where it is smaller.
 
     Returns:
         Size of the file in bytes.
@@ -105,6 +105,8 @@ def save(
         document.check({entry.name: entry for entry in entries})
         if not distributed.writes():
             return file_size(document, entries)
+        if document.compact:
+            return _write(Path(path), *compact.written(document.text(entries), entries, tensors, checksums))
         return _write(Path(path), tensors, document.text(entries))
 
 

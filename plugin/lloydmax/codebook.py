@@ -119,6 +119,7 @@ class Codebook:
         axis: axis of the output channels: 0, or 1 for transposed convolutions.
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
+        price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
 
     Raises:
         FitError: blocks that do not divide the channels of the weight, or centroids or codes of another shape.
@@ -130,6 +131,7 @@ class Codebook:
     axis: int = 0
     block: int = 1
     shape: tuple[int, ...] = ()
+    price: float = 0.0
 
     def __post_init__(self) -> None:
         if self.block == 1:
@@ -211,8 +213,15 @@ class Codebook:
         slots = _slots(self.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
         return torch.bincount(slots, minlength=math.prod(shape)).view(shape)
 
+    @property
+    def entropy(self) -> float:
+        """Entropy of the codes, whatever their neighbours, in bits a weight."""
+        share = torch.bincount(self.codes.reshape(-1).int(), minlength=self.k).double() / self.codes.numel()
+        return float(torch.special.entr(share).sum()) / math.log(2) / self.block
+
     def reassigned(self, weight: Tensor) -> Codebook:
-        """The same centroids, in any order, with every weight given to its nearest one.
+        """The same centroids, in any order, with every weight given to its nearest one; where bits have a price, to
+        the one with the least squared error + price x bits, by the present numbers of members.
 
         Args:
             weight: in the shape of the compressed one, any floating dtype, finite.
@@ -221,6 +230,10 @@ class Codebook:
             return self._blocks_reassigned(weight)
         table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
         limits = (table[:, 1:] + table[:, :-1]) / 2
+        if self.price:
+            bits = -(self.member_counts().view(1, -1).gather(1, order) / self.codes.numel()).clamp(min=1e-7).log2()
+            gaps = (table[:, 1:] - table[:, :-1]).clamp(min=1e-12)
+            limits = (limits + self.price * (bits[:, 1:] - bits[:, :-1]) / (2 * gaps)).cummax(1).values
         moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
         channels = channels_per_codebook(self.granularity) if weight.dim() else None
         rows = moved.reshape(1, -1)
@@ -231,7 +244,7 @@ class Codebook:
         codes = order.gather(1, torch.searchsorted(limits.contiguous(), rows.contiguous()))
         codes = codes.to(self.codes.dtype).view(moved.shape)
         codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
-        return Codebook(self.centroids, codes, self.granularity, self.axis)
+        return replace(self, codes=codes)
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:
         blocks = to_blocks(weight.detach().float(), self.axis, self.block)

@@ -156,7 +156,7 @@ def compress(
         else:
             prepare(student, plan, fitted)
         stages.append(measured_at("compressed", student))
-        recovery.student = student
+        recovery.student, recovery.original = student, original
         kept = Progress(
             workdir, [] if workdir is None else [recipe.data(), seed, *identity(model, (source, reference))]
         )

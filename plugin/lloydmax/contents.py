@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lloydmax import int8
 from lloydmax.codebook import Codebook
-from lloydmax.entries import DTYPES, Entry
+from lloydmax.entries import DTYPES, Entry, constant
 from lloydmax.errors import CheckpointError
-from lloydmax.fileformat import DEFAULT_STORAGE, Document
+from lloydmax.fileformat import STORAGE, Document
 from lloydmax.folding import folded
 from lloydmax.integer import IntegerModel, even
 from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder
-from lloydmax.stored import FLOATS, Parameter
+from lloydmax.norms import merge_norms
+from lloydmax.rounding import exact, narrows, rows_of, takes_int8, target
+from lloydmax.stored import Parameter
 from lloydmax.student import CodebookWeight
 
 if TYPE_CHECKING:
     from lloydmax.recipe import Storage
-
-_TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
 
 
 def contents(model: nn.Module) -> tuple[dict[str, Tensor | Codebook], dict[str, str]]:
@@ -102,11 +103,11 @@ def storage_options(storage: Storage | Mapping[str, str] | None) -> dict[str, st
         CheckpointError: an unknown option or value.
     """
     given = storage if isinstance(storage, Mapping) else {} if storage is None else storage.model_dump()
-    chosen = {**DEFAULT_STORAGE, **given}
-    if set(chosen) != set(DEFAULT_STORAGE) or chosen["floats"] not in FLOATS:
-        raise CheckpointError(f"storage {chosen}: floats is one of {', '.join(FLOATS)}")
-    if chosen["codes"] not in ("packed", "entropy"):
-        raise CheckpointError(f"storage {chosen}: codes is 'packed' or 'entropy'")
+    chosen = {key: values[0] for key, values in STORAGE.items()} | dict(given)
+    for key, value in chosen.items():
+        if value not in STORAGE.get(key, ()):
+            allowed = f"{key} is one of {', '.join(STORAGE[key])}" if key in STORAGE else f"there is no {key!r}"
+            raise CheckpointError(f"storage {chosen}: {allowed}")
     return chosen
 
 
@@ -119,68 +120,32 @@ def settings(
     return kept, storage_options(remembered.get("storage") if storage is None else storage)
 
 
-def fits(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a float32 tensor may be rounded to float16 or bfloat16.
-
-    Nothing overflows, and the rounding error is at most 2**-10 (bfloat16: 2**-8) of each value when all are
-    positive (such as variances), else of the largest magnitude.
-    """
-    if tensor.numel() == 0:
-        return True
-    wide = tensor.detach()
-    error = (wide.to(dtype).to(wide.dtype) - wide).abs()
-    scale = wide if bool((wide > 0).all()) else wide.abs().amax()
-    return bool(torch.isfinite(error).all()) and bool((error <= _TOLERANCE[dtype] * scale).all())
-
-
 @torch.no_grad()
 def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None = None) -> None:
-    """Round the float32 values of a model, in place, to what a file with this storage holds.
+    """Bring the values of a model, in place, to those that a file with this storage holds.
 
-    Afterwards :func:`~lloydmax.save` uses the narrower dtype wherever it fits, and still loses nothing.
+    Batch norms are merged and codebooks made of integers where ``storage`` says so, and float32 values rounded.
+    Afterwards :func:`~lloydmax.save` uses the narrower form wherever it fits, and still loses nothing.
 
     Args:
         model: with or without codebooks; dtypes stay as they are.
-        storage: its ``floats`` count; absent, what the model remembers.
+        storage: absent, what the model remembers.
 
     Raises:
         CheckpointError: unknown storage options.
     """
     _, chosen = settings(model, None, storage)
+    if chosen["norms"] == "merged":
+        merge_norms(model)
     for _, value in _held(model):
         tensor, dtype = target(value, chosen)
-        if tensor.dtype != dtype and narrows(tensor, dtype):
+        if isinstance(value, Codebook) and takes_int8(value, chosen):
+            tensor.copy_(int8.rounded(rows_of(value)).view(tensor.shape))
+        elif tensor.dtype != dtype and narrows(tensor, dtype):
             tensor.copy_(tensor.to(dtype))
     for module in model.modules():
         if isinstance(module, CodesHolder):
             module.set_cache(module.cached)
-
-
-def narrows(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether ``dtype`` is a narrower one that the values fit."""
-    return dtype.itemsize < tensor.dtype.itemsize and fits(tensor, dtype)
-
-
-def target(value: Tensor | Codebook, storage: Mapping[str, str]) -> tuple[Tensor, torch.dtype]:
-    """The tensor, or the centroids, and the dtype in which a file keeps them if they fit."""
-    floats = FLOATS[storage["floats"]]
-    if not isinstance(value, Codebook):
-        return value, floats if value.dtype == torch.float32 else value.dtype
-    if even(value) is not None:
-        return value.centroids, value.centroids.dtype
-    dtype = value.centroids.dtype
-    if dtype == torch.bfloat16:
-        return value.centroids, torch.float32
-    return value.centroids, torch.float16 if torch.float16 in (dtype, floats) else torch.float32
-
-
-def _exact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in ``dtype`` if that loses not a single bit, else as it is."""
-    other = tensor.to(dtype)
-    if dtype.itemsize >= tensor.dtype.itemsize:
-        return other
-    back = other.to(tensor.dtype)
-    return other if torch.equal(back.view(torch.int32), tensor.view(torch.int32)) else tensor
 
 
 @dataclass(frozen=True)
@@ -204,7 +169,8 @@ class Parts:
             Entry(f"{name}.codes", "U8", (lengths.get(name, parameter.packed_bytes),))
             for name, parameter in self.document.parameters.items()
         ]
-        return [Entry.of(name, tensor) for name, tensor in self.plain.items()] + streams
+        plain = [Entry.of(name, tensor) for name, tensor in self.plain.items()]
+        return [*plain, *streams, *self.document.constants.values()]
 
     def documented(self, entropy: Collection[str]) -> Document:
         """The document when the codes of these parameters are entropy coded."""
@@ -222,18 +188,16 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
         CheckpointError: the model holds no codebooks, a broken one, or a tensor that no file can hold.
     """
     values, tied = contents(model)
-    document = new_document({}, tied, recipe, model)
+    document = new_document({}, tied, recipe, model, storage)
     parts = Parts(document, {}, {})
     for name, value in values.items():
         tensor, dtype = target(value, storage)
-        stored = _exact(ordinary(name, tensor), dtype)
+        stored = exact(ordinary(name, tensor), dtype)
         if isinstance(value, Codebook):
-            document.parameters[name] = _described(name, value)
             parts.codebooks[name] = value
-            rows = even(value)
-            if rows is not None:
-                stored = rows.view(document.parameters[name].codebook_shape)
-            parts.plain[f"{name}.codebook"] = stored
+            document.parameters[name], parts.plain[f"{name}.codebook"] = _codebook(name, value, stored, storage)
+        elif fills(storage) and (entry := constant(name, ordinary(name, tensor))) is not None:
+            document.constants[name] = entry
         else:
             if stored.dtype != tensor.dtype:
                 document.floats[name] = "float32"
@@ -243,8 +207,27 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
     return parts
 
 
+def fills(storage: Mapping[str, str]) -> bool:
+    """Whether a file with this storage leaves out the elements of constant tensors."""
+    return storage["layout"] == "compact" or storage["norms"] == "merged"
+
+
+def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]) -> tuple[Parameter, Tensor]:
+    """What the file says of a compressed parameter, and its centroids as the file holds them."""
+    described = _described(name, codebook)
+    if (rows := even(codebook)) is not None:
+        return described, rows.view(described.codebook_shape)
+    if takes_int8(codebook, storage) and (integers := int8.to_bytes(rows_of(codebook))) is not None:
+        return replace(described, int8=True), integers
+    return described, centroids
+
+
 def new_document(
-    parameters: dict[str, Parameter], tied: dict[str, str], recipe: dict[str, Any] | None, model: nn.Module
+    parameters: dict[str, Parameter],
+    tied: dict[str, str],
+    recipe: dict[str, Any] | None,
+    model: nn.Module,
+    storage: Mapping[str, str],
 ) -> Document:
     """A document with the versions of this installation and the structure of the model."""
     return Document(
@@ -253,6 +236,7 @@ def new_document(
         recipe=recipe,
         folded=dict(model.folded if isinstance(model, IntegerModel) else folded(model)),
         activations=model.activations if isinstance(model, IntegerModel) else None,
+        compact=storage["layout"] == "compact",
         lloydmax=_version(),
         torch=torch.__version__,
     )

@@ -38,11 +38,19 @@ _RANK = {code: rank for rank, code in enumerate(BY_CODE)}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: ``dtype`` as safetensors writes it (``"F32"``) and shape."""
+    """One tensor of a file.
+
+    Attributes:
+        name: of the tensor.
+        dtype: as safetensors writes it (``"F32"``).
+        shape: of the tensor.
+        fill: the bytes of the value that all elements have, in hexadecimal digits; then the file holds no others.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    fill: str | None = None
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Entry:
@@ -50,14 +58,36 @@ class Entry:
         return cls(name, DTYPES[tensor.dtype], tuple(tensor.shape))
 
     @property
-    def bytes(self) -> int:
-        """Size of the data."""
+    def size(self) -> int:
+        """Bytes of the tensor in memory."""
         return math.prod(self.shape) * BY_CODE[self.dtype].itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the data in the file."""
+        return self.size if self.fill is None else 0
 
     @property
     def torch_dtype(self) -> str:
         """The dtype as PyTorch spells it, e.g. ``"float32"``."""
         return str(BY_CODE[self.dtype]).removeprefix("torch.")
+
+
+def constant(name: str, tensor: Tensor) -> Entry | None:
+    """The entry of a tensor whose elements are all the same, bit for bit; ``None`` for any other."""
+    if not tensor.numel():
+        return None
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    elements = flat.view(torch.uint8).view(len(flat), -1)
+    if not bool((elements == elements[0]).all()):
+        return None
+    return Entry(name, DTYPES[tensor.dtype], tuple(tensor.shape), bytes(elements[0].tolist()).hex())
+
+
+def filled(entry: Entry) -> Tensor:
+    """The tensor of an entry with a ``fill``; one element of memory, whatever its shape."""
+    element = torch.tensor(list(bytes.fromhex(entry.fill or "")), dtype=torch.uint8).view(BY_CODE[entry.dtype])
+    return element.view(()).expand(entry.shape)
 
 
 def file_order(entries: Iterable[Entry]) -> list[Entry]:

@@ -41,3 +41,7 @@ class PluginError(LloydmaxError, RuntimeError):
 
 class IntegrationError(LloydmaxError, RuntimeError):
     """A host toolkit is absent, or is asked for something that it and lloydmax cannot do together."""
+
+
+class ExportError(LloydmaxError, RuntimeError):
+    """A model cannot be exported: a format cannot hold something in it, or a package is not installed."""

@@ -1,4 +1,9 @@
-"""The file's format: one safetensors file whose metadata hold one JSON document. Nothing here reads or writes."""
+"""The file's format: a safetensors file with one JSON document about its tensors. Nothing here reads or writes.
+
+Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
+only in the document, codebooks of integers, and the layout of :mod:`lloydmax.compact`; it is written where one of these
+is used.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lloydmax.entries import Entry, expect, file_order
+from lloydmax import compact
+from lloydmax.entries import BY_CODE, Entry, expect, file_order
 from lloydmax.errors import CheckpointError
-from lloydmax.stored import Parameter
+from lloydmax.stored import FLOATS, MAX_DIMENSIONS, Parameter
 
-FORMAT = 1
+FORMAT = 2
 KEY = "lloydmax"
-DEFAULT_STORAGE = {"floats": "float32", "codes": "packed"}
+STORAGE = {
+    "floats": tuple(FLOATS),
+    "codes": ("packed", "entropy"),
+    "norms": ("kept", "merged"),
+    "codebooks": ("float", "int8"),
+    "layout": ("named", "compact"),
+}
+"""The storage options; the default comes first."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Document:
         activations: scale and zero point of every quantized activation of a model that runs on int8 kernels.
         crc32: one checksum per tensor of the file, in ascending order of the names.
         lloydmax, torch: versions of the writer.
+        constants: the tensors of which only a single element is kept, here.
+        compact: the layout, see :mod:`lloydmax.compact`.
     """
 
     parameters: dict[str, Parameter]
@@ -43,19 +58,25 @@ class Document:
     crc32: tuple[str, ...] = ()
     lloydmax: str = ""
     torch: str = ""
+    constants: dict[str, Entry] = field(default_factory=dict)
+    compact: bool = False
+
+    @property
+    def format(self) -> int:
+        """Version of the format."""
+        return 2 if self.compact or self.constants or any(item.int8 for item in self.parameters.values()) else 1
 
     def text(self, entries: Iterable[Entry]) -> str:
-        """Canonical JSON, with a checksum of itself and of the table of tensors.
+        """Canonical JSON, with a checksum of itself and of the table of tensors; compact, with the table instead.
 
         Raises:
             CheckpointError: the recipe is not plain JSON data.
         """
         value: dict[str, Any] = {
-            "format": FORMAT,
+            "format": self.format,
             "lloydmax": self.lloydmax,
             "torch": self.torch,
             "parameters": {name: parameter.to_document() for name, parameter in self.parameters.items()},
-            "crc32": self.crc32,
         }
         optional = {
             "floats": self.floats or None,
@@ -63,10 +84,15 @@ class Document:
             "recipe": self.recipe,
             "folded": self.folded or None,
             "activations": self.activations,
+            "constants": {name: _row(entry)[1:] for name, entry in self.constants.items()} or None,
         }
         value |= {key: part for key, part in optional.items() if part is not None}
+        stored = file_order(entry for entry in entries if entry.fill is None)
         try:
-            return _canonical({**value, "header": _header_checksum(file_order(entries), value)})
+            if self.compact:
+                return _canonical({**value, "tensors": [_row(entry) for entry in stored]})
+            value["crc32"] = self.crc32
+            return _canonical({**value, "header": _header_checksum(stored, value)})
         except (TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"the recipe is not plain JSON data ({error})") from error
 
@@ -77,30 +103,49 @@ class Document:
         Raises:
             CheckpointError: it is damaged, of another format, or contradicts the table.
         """
-        try:
-            value = json.loads(text)
-            canonical = _canonical(value)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"the document in the metadata is damaged ({type(error).__name__})") from error
-        expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
-        version = value.get("format")
-        if type(version) is int and version > FORMAT:
-            raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads {FORMAT}")
-        expect(version == FORMAT and type(version) is int, f"unknown format {str(version)[:20]!r}")
+        value, canonical = _value(text)
         header = value.pop("header", None)
         expect(
             canonical == text and header == _header_checksum(ordered, value),
             "the header is damaged (wrong checksum)",
         )
         document = cls._from_value(value)
-        document.check({entry.name: entry for entry in ordered})
+        document.check(document.table(ordered))
         return document
+
+    @classmethod
+    def parse_compact(cls, text: str, crc32: list[str]) -> tuple[Document, list[Entry]]:
+        """The document of a compact file, its checksum compared, and the tensors in the order of the file.
+
+        Args:
+            text: inflated.
+            crc32: the checksums of the tensors.
+
+        Raises:
+            CheckpointError: it is of another format, or contradicts itself.
+        """
+        value, canonical = _value(text)
+        expect(canonical == text, "the document is damaged (not canonical)")
+        rows = value.pop("tensors", None)
+        expect(isinstance(rows, list) and "crc32" not in value, "tensors is no list")
+        ordered = [_entry(row) for row in rows]
+        expect(ordered == file_order(ordered), "tensors are in no order")
+        expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
+        document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
+        document.check(document.table(ordered))
+        return document, ordered
+
+    def table(self, ordered: Iterable[Entry]) -> dict[str, Entry]:
+        """All tensors by name: those that have bytes in the file, and the constant ones."""
+        stored = {entry.name: entry for entry in ordered}
+        expect(not set(stored) & set(self.constants), "a constant tensor has bytes")
+        return stored | self.constants
 
     @classmethod
     def _from_value(cls, value: dict[str, Any]) -> Document:
         required = {"format", "lloydmax", "torch", "parameters", "crc32"}
         expect(
-            required <= set(value) <= required | {"floats", "tied", "recipe", "folded", "activations"},
+            required <= set(value) <= required | {"floats", "tied", "recipe", "folded", "activations", "constants"},
             f"the document has unknown or missing fields: {sorted(set(value) ^ required)[:5]}",
         )
         names = {key: value.get(key, {}) for key in ("floats", "tied", "folded")}
@@ -112,6 +157,7 @@ class Document:
         expect(isinstance(value["parameters"], dict), "parameters is no mapping")
         expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
         expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
+        expect(isinstance(value.get("constants", {}), dict), "constants is no mapping")
         activations = value.get("activations")
         if activations is not None:
             expect(
@@ -141,6 +187,7 @@ class Document:
             tuple(checksums),
             value["lloydmax"],
             value["torch"],
+            {name: _constant(name, row) for name, row in value.get("constants", {}).items()},
         )
 
     def check(self, entries: Mapping[str, Entry]) -> None:
@@ -149,13 +196,14 @@ class Document:
         Raises:
             CheckpointError: a tensor is missing, or its dtype, shape or length contradicts the document.
         """
-        expect(len(self.crc32) == len(entries), f"{len(self.crc32)} checksums for {len(entries)} tensors")
+        count = len(entries) - len(self.constants)
+        expect(len(self.crc32) == count, f"{len(self.crc32)} checksums for {count} tensors")
         for name, parameter in self.parameters.items():
             codebook, codes = entries.get(f"{name}.codebook"), entries.get(f"{name}.codes")
             if codebook is None or codes is None:
                 raise CheckpointError(f"codebook or codes of {name!r} are missing")
             expect(
-                codebook.dtype == "F32"
+                codebook.dtype == ("I8" if parameter.int8 else "F32")
                 or (codebook.dtype == "F16" and parameter.dtype != "bfloat16" and not parameter.even),
                 f"the codebook of {name!r} is {codebook.dtype}",
             )
@@ -163,6 +211,7 @@ class Document:
                 codebook.shape == parameter.codebook_shape,
                 f"the codebook of {name!r} has shape {codebook.shape}, not {parameter.codebook_shape}",
             )
+            expect(codebook.fill is None and codes.fill is None, f"{name!r} is constant")
             expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
             expect(
                 parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
@@ -189,12 +238,18 @@ class Document:
         narrowed = {entries[name].torch_dtype for name in self.floats} | {
             entries[f"{name}.codebook"].torch_dtype
             for name, parameter in self.parameters.items()
-            if parameter.dtype == "float32" and not parameter.even
+            if parameter.dtype == "float32" and not parameter.even and not parameter.int8
         }
         entropy = any(parameter.coding == "entropy" for parameter in self.parameters.values())
+        further = {
+            "norms": "merged" if self.constants and not self.compact else None,
+            "codebooks": "int8" if any(parameter.int8 for parameter in self.parameters.values()) else None,
+            "layout": "compact" if self.compact else None,
+        }
         return {
             "floats": min(narrowed - {"float32"}, default="float32"),
             "codes": "entropy" if entropy else "packed",
+            **{key: value for key, value in further.items() if value is not None},
         }
 
 
@@ -205,8 +260,10 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
         document: what the metadata will say.
         entries: every tensor of the file.
     """
-    ordered = file_order(entries)
+    ordered = file_order(entry for entry in entries if entry.fill is None)
     text = replace(document, crc32=("0" * 8,) * len(ordered)).text(ordered)
+    if document.compact:
+        text, ordered = compact.table(text, ordered)
     header: dict[str, Any] = {"__metadata__": {KEY: text}}
     end = 0
     for entry in ordered:
@@ -225,6 +282,51 @@ def _is_affine(point: Any) -> bool:
         and type(point[1]) is int
         and 0 <= point[1] < 256
     )
+
+
+def _value(text: str) -> tuple[dict[str, Any], str]:
+    """The data of a document of a known format, and how they are written."""
+    try:
+        value = json.loads(text)
+        canonical = _canonical(value)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the document in the metadata is damaged ({type(error).__name__})") from error
+    expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
+    version = value.get("format")
+    if type(version) is int and version > FORMAT:
+        raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads 1 to {FORMAT}")
+    expect(type(version) is int and 1 <= version <= FORMAT, f"unknown format {str(version)[:20]!r}")
+    return value, canonical
+
+
+def _row(entry: Entry) -> list[Any]:
+    return [entry.name, entry.dtype, list(entry.shape), *([] if entry.fill is None else [entry.fill])]
+
+
+def _entry(row: Any) -> Entry:
+    expect(isinstance(row, list) and len(row) == 3 and isinstance(row[0], str), "tensors are no rows")
+    name, dtype, shape = row
+    expect(isinstance(dtype, str) and dtype in BY_CODE, f"tensor {name[:100]!r} has an unknown dtype")
+    expect(
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+        and math.prod(shape) * BY_CODE[dtype].itemsize < 1 << 63,
+        f"tensor {name[:100]!r} has no shape",
+    )
+    return Entry(name, dtype, tuple(shape))
+
+
+def _constant(name: str, row: Any) -> Entry:
+    expect(isinstance(row, list) and len(row) == 3, "constants are no rows")
+    entry = _entry([name, *row[:2]])
+    digits = 2 * BY_CODE[entry.dtype].itemsize
+    expect(
+        isinstance(row[2], str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", row[2]) is not None and entry.size > 0,
+        f"constant {name[:100]!r} has no value",
+    )
+    expect(entry.dtype != "BOOL" or row[2] in ("00", "01"), f"constant {name[:100]!r} has no value")
+    return replace(entry, fill=row[2])
 
 
 def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:

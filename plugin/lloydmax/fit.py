@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lloydmax import plugins
 from lloydmax.cache import Cache, fingerprint
+from lloydmax.choosing.rates import priced
 from lloydmax.codebook import check_weight
 from lloydmax.data import Source
 from lloydmax.errors import FitError, RecoveryError
@@ -42,15 +43,24 @@ def fit(
     events = events or Events()
     weights = {name: _parameter(model, name) for name in plan.parameters}
     weighted = importances(model, plan, source, events)
-    fitted: dict[str, Codebook] = {}
+    cache = cache or (None if plan.recipe.bits is None else Cache())
+
+    def fitted(p: PlannedParameter) -> Codebook:
+        try:
+            return _fitted(p, weights[p.name], weighted.get(p.name), cache)
+        except FitError as error:
+            raise FitError(f"{p.name}: {error}") from None
+
+    if plan.recipe.bits is not None:
+        with events.stage("price"):
+            means, weighted = weighted, {}
+            plan = priced(model, plan, means, lambda tried: {p.name: fitted(p) for p in tried.parameters.values()})
+    found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(plan.parameters.values(), start=1):
-            try:
-                fitted[p.name] = _fitted(p, weights[p.name], weighted.get(p.name), cache)
-            except FitError as error:
-                raise FitError(f"{p.name}: {error}") from None
-            events.fitted(p.name, fitted[p.name], index, len(plan.parameters))
-    return fitted
+            found[p.name] = fitted(p)
+            events.fitted(p.name, found[p.name], index, len(plan.parameters))
+    return found
 
 
 def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:

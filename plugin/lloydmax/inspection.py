@@ -6,7 +6,6 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lloydmax.fileformat import FORMAT
 from lloydmax.reader import File, naming
 from lloydmax.stored import FLOATS
 
@@ -31,7 +30,7 @@ class StoredParameter:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Any other tensor: ``dtype`` in the model, ``stored`` in the file."""
+    """Any other tensor: ``dtype`` in the model, ``stored`` in the file; ``bytes`` is 0 where the table says it all."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,7 +49,7 @@ class Inspection:
         parameters, tensors: the compressed parameters, and everything else.
         tied: further names -> the name under which the parameter or buffer is stored.
         recipe, storage: how it was made.
-        format, lloydmax, torch: version of the format, and versions of the writer.
+        format, lloydmax, torch: version of the format of this file, and versions of the writer.
     """
 
     path: str
@@ -144,7 +143,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
         )
     for name, entry in document.plain(entries).items():
         narrowed = name in document.floats
-        original += 2 * entry.bytes if narrowed else entry.bytes
+        original += 2 * entry.size if narrowed else entry.size
         dtype = document.floats[name] if narrowed else entry.torch_dtype
         tensors.append(StoredTensor(name, entry.shape, dtype, entry.torch_dtype, entry.bytes))
     return Inspection(
@@ -156,7 +155,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
         document.tied,
         document.recipe,
         document.storage(entries),
-        FORMAT,
+        document.format,
         document.lloydmax,
         document.torch,
     )

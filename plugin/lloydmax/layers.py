@@ -31,7 +31,7 @@ class CodesHolder(nn.Module):
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
         self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, True
-        self.block, self.shape = codebook.block, codebook.shape
+        self.block, self.shape, self.price = codebook.block, codebook.shape, codebook.price
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
@@ -51,7 +51,7 @@ class CodesHolder(nn.Module):
 
     def holding(self, centroids: Tensor) -> Codebook:
         """The codebook of these centroids and the codes (not copied)."""
-        return Codebook(centroids.detach(), self.codes, self.granularity, self.axis, self.block, self.shape)
+        return Codebook(centroids.detach(), self.codes, self.granularity, self.axis, self.block, self.shape, self.price)
 
     def _decode(self, centroids: Tensor) -> Tensor:
         return decode(centroids, self.codes, self.granularity, self.axis, self.block, self.shape)

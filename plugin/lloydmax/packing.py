@@ -80,20 +80,25 @@ def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 
-    Up to 8 bits a symbol holds ``8 // bits`` whole codes, the first one lowest; wider codes become byte
-    planes, the lowest first.
+    Without matches or, where that is smaller, with long ones: channels that are alike, or empty. Up to 8 bits a symbol
+    holds ``8 // bits`` whole codes, the first one lowest; wider codes become byte planes, the lowest first.
 
     Args:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
         bits: width of one code, 0 to 24.
     """
     flat = _flat(codes)
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    parts = [
-        deflate.compress(_to_symbols(flat[start : start + _BLOCK], bits).data)
-        for start in range(0, flat.size if bits else 0, _BLOCK)
+    ways = [
+        zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+        for level, strategy in ((9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED))
     ]
-    return b"".join([*parts, deflate.flush()])
+    parts: list[list[bytes]] = [[], []]
+    for start in range(0, flat.size if bits else 0, _BLOCK):
+        symbols = _to_symbols(flat[start : start + _BLOCK], bits)
+        for deflate, stream in zip(ways, parts, strict=True):
+            stream.append(deflate.compress(symbols.data))
+    plain, matched = (b"".join([*stream, deflate.flush()]) for deflate, stream in zip(ways, parts, strict=True))
+    return matched if len(matched) < len(plain) and _may_hold(matched, bits, flat.size) else plain
 
 
 def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:
@@ -108,11 +113,15 @@ def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:
 def entropy_blocks(data: bytes | Bytes, bits: int, count: int) -> Iterator[Codes]:
     """Like :func:`entropy_decode`, block by block.
 
-    A Huffman symbol takes at least one bit; a stream that claims more is refused before it is inflated.
+    A symbol takes at least one bit; a stream that claims more is refused before it is inflated.
     """
-    if _symbol_count(count, bits) > 8 * len(data):
+    if not _may_hold(data, bits, count):
         raise ValueError(f"{len(data)} bytes cannot hold {count} codes of {bits} bits")
     return _inflated(data, bits, count)
+
+
+def _may_hold(data: bytes | Bytes, bits: int, count: int) -> bool:
+    return _symbol_count(count, bits) <= 8 * len(data)
 
 
 def _inflated(data: bytes | Bytes, bits: int, count: int) -> Iterator[Codes]:

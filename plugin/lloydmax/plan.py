@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from lloydmax import checkpoint, packing, plugins
-from lloydmax.blocks import code_shape, distinct, grouped, misfit, to_blocks
-from lloydmax.codebook import FLOAT_DTYPES, Codebook, channels_per_codebook, code_bits, codebook_count
+from lloydmax.blocks import distinct, grouped, misfit, to_blocks
+from lloydmax.codebook import FLOAT_DTYPES, channels_per_codebook, codebook_count
 from lloydmax.errors import PlanMismatchError, RecipeError
 from lloydmax.folding import fold_batch_norms
+from lloydmax.planned import PlannedParameter, layout
 from lloydmax.recipe import KEEP, Recipe, Rule
 from lloydmax.selection import Layer, layers_of, select
 from lloydmax.student import codebooks, owners
@@ -24,82 +24,6 @@ from lloydmax.trainable import trainable_names
 
 _SAMPLE = 1 << 16
 _CODED_SAMPLE = 1 << 20
-
-
-@dataclass(frozen=True)
-class PlannedParameter:
-    """One parameter that gets a codebook.
-
-    Attributes:
-        name: full name (of the first owner, when tied).
-        tied: the other names of the same parameter.
-        layer: the class name of its module.
-        number: its layer's number among all convolution and linear layers (from 1), if it is one.
-        shape: of the weight.
-        dtype: of the weight.
-        quantizer: registered name.
-        options: validated options of the quantizer.
-        centroids: of one codebook, at most the number of distinct values.
-        granularity: what shares a codebook.
-        axis: axis of the output channels.
-        rule: index of the rule that won, from 0.
-        importance: registered name of an importance, or ``None``.
-        even: the centroids are evenly spaced: a codebook is stored as its scale and zero point.
-        block: weights of one code.
-    """
-
-    name: str
-    tied: tuple[str, ...]
-    layer: str
-    number: int | None
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    quantizer: str
-    options: BaseModel
-    centroids: int
-    granularity: str
-    axis: int
-    rule: int
-    importance: str | None
-    even: bool = False
-    block: int = 1
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return int(torch.Size(self.shape).numel())
-
-    @property
-    def codebooks(self) -> int:
-        """Number of codebooks."""
-        return codebook_count(self.shape, self.granularity, self.axis)
-
-    @property
-    def code_bytes(self) -> int:
-        """Bytes of the fixed-width codes."""
-        return packing.packed_bytes(self.weights // self.block, code_bits(self.centroids))
-
-    @property
-    def codebook_values(self) -> int:
-        """Number of values stored for all codebooks."""
-        return self.codebooks * (2 if self.even else self.centroids * self.block)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of a fixed-width code for each weight that it stands for."""
-        return code_bits(self.centroids) / self.block
-
-    @property
-    def code_shape(self) -> tuple[int, ...]:
-        """Shape of the codes in memory."""
-        return code_shape(self.shape, self.axis, self.block)
-
-    def stored(self) -> checkpoint.Parameter:
-        """As a file describes it."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return checkpoint.Parameter(
-            self.shape, self.centroids, dtype, self.granularity, self.axis, even=self.even, block=self.block
-        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +67,6 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain dict per compressed parameter, for tables and JSON."""
-        float_bytes = self.recipe.storage.float_bytes
         for p in self.parameters.values():
             yield {
                 "parameter": p.name,
@@ -154,7 +77,7 @@ class Plan:
                 "granularity": p.granularity,
                 "block": p.block,
                 "bits": p.bits_per_weight,
-                "bytes": p.code_bytes + p.codebook_values * (4 if p.even else float_bytes),
+                "bytes": p.code_bytes + p.codebook_bytes(self.recipe.storage),
                 "trained": p.name in self.trainable,
             }
 
@@ -256,6 +179,8 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         _original_bytes(model) if like is None else like.original_bytes,
         notes=notes,
     )
+    if recipe.bits is not None:
+        return replace(draft, predicted_bytes=round(recipe.bits * draft.total_weights / 8))
     stored = {p.name: p.stored() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
@@ -289,12 +214,6 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
     problems += [f"{name} is compressed, which was not planned" for name in held]
     if problems:
         raise PlanMismatchError("the model does not hold what the plan says: " + "; ".join(problems))
-
-
-def layout(centroids: int, of: Codebook | PlannedParameter) -> str:
-    """How many centroids share what, in words."""
-    blocks = f" in blocks of {of.block}" if of.block > 1 else ""
-    return f"{centroids} centroids per {of.granularity}{blocks}"
 
 
 def _planned(

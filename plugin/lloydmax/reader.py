@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lloydmax import packing
-from lloydmax.entries import BY_CODE, Entry, expect
+from lloydmax import compact, int8, packing
+from lloydmax.entries import BY_CODE, Entry, expect, filled
 from lloydmax.errors import CheckpointError
 from lloydmax.fileformat import KEY, Document
 from lloydmax.integer import spread
@@ -66,9 +66,26 @@ class File:
             part = self._data.get_slice(name)
             expect(part.get_dtype() in BY_CODE, f"tensor {name!r} has the unknown dtype {part.get_dtype()}")
             ordered.append(Entry(name, part.get_dtype(), tuple(part.get_shape())))
-        self.entries = {entry.name: entry for entry in ordered}
-        self.document = Document.parse(text, ordered)
-        self._checksums = dict(zip(sorted(self.entries), self.document.crc32, strict=True))
+        self._array: compact.Array | None = None
+        if compact.is_label(text):
+            self.document, ordered = self._open_array(text, ordered)
+        else:
+            self.document = Document.parse(text, ordered)
+        self.entries = self.document.table(ordered)
+        self._checksums = dict(zip(sorted(entry.name for entry in ordered), self.document.crc32, strict=True))
+
+    def _open_array(self, label: str, physical: list[Entry]) -> tuple[Document, list[Entry]]:
+        parts = {entry.name: (entry.dtype, len(entry.shape)) for entry in physical}
+        wanted = {compact.CHECKSUMS: ("U32", 1), compact.DATA: ("U8", 1), compact.DOCUMENT: ("U8", 1)}
+        expect(parts == wanted, "is damaged: it says that it is compact, but does not hold what such a file does")
+        checksums, packed = (self._data.get_tensor(name) for name in (compact.CHECKSUMS, compact.DOCUMENT))
+        expect(compact.label(checksums, packed) == label, "the document is damaged (wrong checksum)")
+        expect(len(checksums) <= _MAX_VALUES, f"has {len(checksums)} tensors; more than {_MAX_VALUES} are refused")
+        text = compact.inflate(packed, _MAX_HEADER)
+        _limit_values(text)
+        document, ordered = Document.parse_compact(text, [f"{item:08x}" for item in checksums.tolist()])
+        self._array = compact.Array(self._data.get_tensor(compact.DATA), ordered)
+        return document, ordered
 
     def __enter__(self) -> File:
         self._data.__enter__()
@@ -81,11 +98,14 @@ class File:
         """What makes two stored parameters or buffers the same: dtype, shape, and checksums."""
         parts = [f"{name}.codebook", f"{name}.codes"] if name in self.document.parameters else [name]
         about = self.document.parameters.get(name) or self.document.floats.get(name)
-        return about, *((self.entries[part].dtype, self.entries[part].shape, self._checksums[part]) for part in parts)
+        entries = [self.entries[part] for part in parts]
+        return about, *((part.dtype, part.shape, self._checksums.get(part.name, part.fill)) for part in entries)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, its checksum compared; it shares the memory of the mapped file."""
-        tensor: Tensor = self._data.get_tensor(name)
+        """One tensor, its checksum compared; it may share the memory of the mapped file, or of its elements."""
+        if self.entries[name].fill is not None:
+            return filled(self.entries[name])
+        tensor: Tensor = self._array.tensor(name) if self._array else self._data.get_tensor(name)
         expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
         return tensor
 
@@ -93,6 +113,8 @@ class File:
         """The codebook of a parameter; every centroid is finite."""
         parameter = self.document.parameters[name]
         stored = self.tensor(f"{name}.codebook")
+        if parameter.int8:
+            stored = int8.from_bytes(stored).view(parameter.centroids_shape)
         expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
         if not parameter.even:
             return stored

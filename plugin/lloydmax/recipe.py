@@ -10,20 +10,16 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic.fields import FieldInfo
 
-from lloydmax import plugins
+from lloydmax import checks, plugins
+from lloydmax.checks import KEEP, is_choice
 from lloydmax.choosing.budget import Search
 from lloydmax.document import Document, Where, field_name, read_document
 from lloydmax.errors import RecipeError
-
-KEEP = "none"
-"""The reserved quantizer name that leaves a parameter as it is."""
 
 
 class _Section(BaseModel):
@@ -106,14 +102,21 @@ class Storage(_Section):
         floats: of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 (``float16``)
             or 2^-8 (``bfloat16``) stays float32.
         codes: ``packed`` (fixed width) or ``entropy`` (Huffman).
+        norms: ``merged``: of a batch norm only a scale and a shift are left, its statistics are gone.
+        codebooks: ``int8``: centroids are integers times one scale for each codebook, where that is smaller.
+        layout: ``named`` (tensors under their own names) or ``compact`` (one array and a deflated table; no bytes for
+            constant tensors).
     """
 
     floats: Literal["float32", "float16", "bfloat16"] = "float32"
     codes: Literal["packed", "entropy"] = "packed"
+    norms: Literal["kept", "merged"] = "kept"
+    codebooks: Literal["float", "int8"] = "float"
+    layout: Literal["named", "compact"] = "named"
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of one stored centroid."""
+        """Bytes of one stored floating-point centroid."""
         return 2 if self.floats == "float16" else 4
 
 
@@ -126,6 +129,9 @@ class Recipe(_Section):
         version: of the format.
         name: for plans, reports and messages.
         quantize: rules; for each parameter the last matching one wins.
+        bits: size of the whole file, in bits for each parameter of the original. Codes are then entropy coded, and one
+            price of a bit is found for all layers at which the file gets this size: layers get bits where the rules'
+            ``importance`` says that these matter most; ``centroids`` is the most that a codebook may have.
         activations: 8-bit activations around all layers of the rules: the model then runs on int8 kernels.
         trainable: any of ``unquantized``, ``codebooks``, ``biases``, ``norms``, ``all``, ``none``, module names, globs.
         recover: recovery steps, in order.
@@ -140,6 +146,7 @@ class Recipe(_Section):
     version: Literal[1] = 1
     name: str = Field(default="unnamed", max_length=200)
     quantize: list[Rule] = Field(min_length=1)
+    bits: float | None = Field(default=None, gt=0, le=32)
     activations: Activations | None = None
     trainable: list[str] = Field(default_factory=lambda: ["unquantized"])
     recover: list[Step] = Field(default_factory=list)
@@ -171,7 +178,7 @@ class Recipe(_Section):
         except ValidationError as failure:
             raise RecipeError("\n".join(_problems(failure, document))) from None
         recipe._document = document
-        if problems := [*_requirements(recipe), *_option_problems(recipe)] or _order_problems(recipe):
+        if problems := checks.problems(recipe):
             raise RecipeError("\n".join(problems))
         return recipe
 
@@ -262,21 +269,12 @@ class Recipe(_Section):
         return self._document.at(where)
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {"quantizer": Rule, "step": Step, "search method": Search}
-
-
 def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
     """The path of a ready recipe, if ``source`` is the name of one."""
     if isinstance(source, str) and re.fullmatch(r"[\w-]+", source):
         ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))
         return ready if ready.is_file() and not Path(source).exists() else source
     return source
-
-
-def is_choice(value: Any, field: FieldInfo) -> bool:
-    """Whether a list stands where the option takes a single value."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return isinstance(value, list) and not any((get_origin(kind) or kind) in (list, tuple) for kind in kinds)
 
 
 def _problems(failure: ValidationError, document: Document) -> list[str]:
@@ -293,85 +291,3 @@ def _problems(failure: ValidationError, document: Document) -> list[str]:
         model = sections.get(str(where[0]), Recipe) if len(where) > 1 else Recipe
         lines.append(f"{document.at(where)}: {plugins.problem(error, model)}")
     return list(dict.fromkeys(lines))
-
-
-def _requirements(recipe: Recipe) -> list[str]:
-    problems = []
-    for index, text in enumerate(recipe.requires):
-        at = recipe.at("requires", index)
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            problems.append(f"{at}: {text!r} is not a requirement such as 'lloydmax>=0.1': {error}")
-            continue
-        try:
-            found = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{at}: {text!r} is not installed; run: pip install {text!r}")
-            continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            problems.append(f"{at}: {text!r} is required, {found} is installed; run: pip install {text!r}")
-    return problems
-
-
-def _option_problems(recipe: Recipe) -> list[str]:
-    problems: list[str] = []
-    for index, rule in enumerate(recipe.quantize):
-        if rule.importance is not None:
-            problems += _unknown(recipe, "importance", rule.importance, ("quantize", index, "importance"))
-        if rule.quantizer == KEEP:
-            problems += [
-                f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options" for key in rule.options
-            ]
-        else:
-            problems += _check_options(recipe, "quantizer", rule.quantizer, rule.options, ("quantize", index))
-    if recipe.search is not None:
-        problems += _check_options(recipe, "search method", recipe.search.method, recipe.search.options, ("search",))
-    for index, step in enumerate(recipe.recover):
-        problems += _check_options(recipe, "step", step.step, step.options, ("recover", index))
-    return problems
-
-
-def _order_problems(recipe: Recipe) -> list[str]:
-    early = [getattr(plugins.find("step", step.step).cls, "before_fit", False) for step in recipe.recover]
-    return [
-        f"{recipe.at('recover', index)}: {step.step!r} changes the weights that the codebooks are fitted to; "
-        "put it before the other steps"
-        for index, step in enumerate(recipe.recover)
-        if early[index] and not all(early[:index])
-    ]
-
-
-def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
-    try:
-        plugins.find(kind, name, RecipeError)
-    except RecipeError as error:
-        return [f"{recipe.at(*where)}: {error}"]
-    return []
-
-
-def _check_options(recipe: Recipe, kind: str, name: str, options: dict[str, Any], where: Where) -> list[str]:
-    if unknown := _unknown(recipe, kind, name, (*where, kind.rpartition(" ")[2])):
-        return unknown
-    model = plugins.find(kind, name).options
-    problems = []
-    for attempt in _alternatives(options, model):
-        try:
-            model.model_validate(attempt)
-        except ValidationError as failure:
-            for error in failure.errors():
-                place = (*where, *error["loc"])
-                text = plugins.problem(error, model, extra=list(_SECTIONS[kind].model_fields))
-                problems.append(f"{recipe.at(*place)}: {text}")
-    return list(dict.fromkeys(problems))
-
-
-def _alternatives(options: dict[str, Any], model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The options with each choice tried by each of its values (not their product: options are independent)."""
-    choices = {
-        name: value
-        for name, value in options.items()
-        if name in model.model_fields and is_choice(value, model.model_fields[name]) and value
-    }
-    first = {name: (choices[name][0] if name in choices else value) for name, value in options.items()}
-    return [first, *({**first, name: value} for name, values in choices.items() for value in values[1:])]

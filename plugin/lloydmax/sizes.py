@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from lloydmax import packing
 from lloydmax.codebook import Codebook
-from lloydmax.contents import contents, narrows, new_document, ordinary, settings, take_apart, target
-from lloydmax.entries import DTYPES, Entry
+from lloydmax.contents import contents, fills, new_document, ordinary, settings, take_apart
+from lloydmax.entries import DTYPES, Entry, constant
 from lloydmax.errors import CheckpointError
 from lloydmax.fileformat import file_size
+from lloydmax.norms import mergeable
+from lloydmax.rounding import narrows, target
 from lloydmax.stored import Parameter
 
 if TYPE_CHECKING:
@@ -137,20 +139,35 @@ def predicted_size(
     lengths = {tied.get(name, name): size for name, size in coded.items()}
     if unknown := sorted(set(compressed) - set(values)):
         raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
-    document = new_document(compressed, tied, kept, model)
+    document = new_document(compressed, tied, kept, model, chosen)
+    norms = mergeable(model) if chosen["norms"] == "merged" else {}
     entries: list[Entry] = []
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:
             half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
+            if parameter.takes_int8(chosen["codebooks"], 2 if half else 4):
+                document.parameters[name] = parameter = replace(parameter, int8=True)
             entries += parameter.entries(name, "F16" if half else "F32", lengths.get(name))
             continue
         tensor, dtype = target(value, chosen)
         entry = Entry.of(name, ordinary(name, tensor))
-        if narrows(tensor, dtype):
+        if (same := _constant(name, tensor, chosen, norms)) is not None:
+            document.constants[name] = entry = same
+        elif narrows(tensor, dtype):
             document.floats[name] = "float32"
             entry = Entry(name, DTYPES[dtype], entry.shape)
         entries.append(entry)
     return file_size(document, entries)
+
+
+def _constant(name: str, tensor: Tensor, storage: Mapping[str, str], norms: Collection[str]) -> Entry | None:
+    """The entry of a tensor that will be constant in the file; ``norms`` will be merged."""
+    norm, _, leaf = name.rpartition(".")
+    if norm in norms and leaf in ("running_mean", "running_var"):
+        return constant(name, torch.full_like(tensor, leaf == "running_var"))
+    if norm in norms and leaf in ("weight", "bias"):
+        return None
+    return constant(name, tensor) if fills(storage) else None
 
 
 def _dense_bytes(value: Tensor | Codebook) -> int:

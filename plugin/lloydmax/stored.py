@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lloydmax import packing
+from lloydmax import int8, packing
 from lloydmax.blocks import code_shape, misfit
 from lloydmax.codebook import channels_per_codebook, code_bits, codebook_count
 from lloydmax.entries import Entry, expect
@@ -16,7 +16,7 @@ from lloydmax.errors import CheckpointError, FitError
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-_MAX_DIMENSIONS = 64
+MAX_DIMENSIONS = 64
 _MAX_CENTROIDS = 1 << 24
 
 
@@ -33,6 +33,7 @@ class Parameter:
         coding: ``"packed"`` or ``"entropy"``.
         even: the centroids are ``scale * (i - zero_point)``; each codebook is stored as these two values.
         block: weights of one code; see :mod:`lloydmax.blocks`.
+        int8: the centroids are integers times a scale; see :mod:`lloydmax.int8`.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +44,7 @@ class Parameter:
     coding: str = "packed"
     even: bool = False
     block: int = 1
+    int8: bool = False
 
     @property
     def count(self) -> int:
@@ -70,13 +72,31 @@ class Parameter:
         return packing.packed_bytes(self.codes, self.bits)
 
     @property
+    def codebooks(self) -> int:
+        """Number of codebooks."""
+        return codebook_count(self.shape, self.granularity, self.axis)
+
+    @property
+    def centroids_shape(self) -> tuple[int, ...]:
+        """In memory: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; with ``block`` as a last axis where
+        it is above 1."""
+        one = (self.k,) if self.block == 1 else (self.k, self.block)
+        return one if self.granularity == "tensor" else (self.codebooks, *one)
+
+    @property
     def codebook_shape(self) -> tuple[int, ...]:
-        """As stored: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; 2 for k where ``even``; with
-        ``block`` as a last axis where it is above 1."""
+        """As stored: that of the centroids, 2 for k where ``even``; ``(codebooks, k * block + 2)`` where ``int8``."""
+        if self.int8:
+            return (self.codebooks, self.k * self.block + int8.SCALE_BYTES)
         stored = (2,) if self.even else (self.k,) if self.block == 1 else (self.k, self.block)
         if self.granularity == "tensor":
             return stored
-        return (codebook_count(self.shape, self.granularity, self.axis), *stored)
+        return (self.codebooks, *stored)
+
+    def takes_int8(self, codebooks: str, float_bytes: int) -> bool:
+        """Whether the file is to hold the centroids as integers: ``storage`` says so, and it saves bytes."""
+        free = codebooks == "int8" and self.dtype == "float32" and not self.even
+        return free and int8.pays(self.k, self.block, float_bytes)
 
     def entries(self, name: str, centroids: str, code_bytes: int | None = None) -> tuple[Entry, Entry]:
         """The codebook and the codes in the file.
@@ -87,12 +107,12 @@ class Parameter:
             code_bytes: length of an entropy-coded stream; packed when absent.
         """
         size = self.packed_bytes if code_bytes is None else code_bytes
-        dtype = "F32" if self.even else centroids
+        dtype = "F32" if self.even else "I8" if self.int8 else centroids
         return Entry(f"{name}.codebook", dtype, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
 
     def to_document(self) -> dict[str, Any]:
         """Shape, k, and whatever is not the default."""
-        optional = ("dtype", "granularity", "axis", "coding", "even", "block")
+        optional = ("dtype", "granularity", "axis", "coding", "even", "block", "int8")
         changed = {key: value for key in optional if (value := getattr(self, key)) != getattr(Parameter, key)}
         return {"shape": list(self.shape), "k": self.k, **changed}
 
@@ -103,12 +123,12 @@ class Parameter:
         Raises:
             CheckpointError: a key is missing or unknown, or a value has the wrong type or is out of range.
         """
-        keys = {"shape", "k", "dtype", "granularity", "axis", "coding", "even", "block"}
+        keys = {"shape", "k", "dtype", "granularity", "axis", "coding", "even", "block", "int8"}
         expect(isinstance(value, dict) and {"shape", "k"} <= set(value) <= keys, "unknown or missing keys")
         shape, k, axis = value["shape"], value["k"], value.get("axis", 0)
         expect(
             isinstance(shape, list)
-            and len(shape) <= _MAX_DIMENSIONS
+            and len(shape) <= MAX_DIMENSIONS
             and all(type(size) is int and 0 < size < 1 << 63 for size in shape),
             "shape is no list of sizes",
         )
@@ -116,7 +136,12 @@ class Parameter:
         expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
         expect(value.get("dtype", "float32") in list(FLOATS), "unknown dtype")
         expect(value.get("coding", "packed") in ("packed", "entropy"), "unknown coding")
-        expect(type(value.get("even", False)) is bool, "even is no truth value")
+        for key in ("even", "int8"):
+            expect(type(value.get(key, False)) is bool, f"{key} is no truth value")
+        expect(
+            not value.get("int8") or (not value.get("even") and value.get("dtype", "float32") == "float32"),
+            "int8 is for free float32 centroids",
+        )
         granularity = value.get("granularity", "tensor")
         expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
         try:

@@ -32,7 +32,9 @@ class StopRecovery(Exception):
 class Quantizer(Protocol):
     """Weight -> codebook.
 
-    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``.
+    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``. One with an option
+    ``price`` (of a bit, in squared units of the weight) has a method ``rate(weight)`` that returns a function: price ->
+    bits a weight of its entropy-coded codes; a recipe's ``bits`` takes such quantizers.
     """
 
     Options: ClassVar[type[BaseModel]]
@@ -144,6 +146,8 @@ class Recovery:
         events: where progress is reported.
         cache: what runs over the same teacher and data share, or ``None``.
         part: file in which a step that takes long may keep its state, to go on from after a kill, or ``None``.
+        original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
+            where only the student's host knows.
     """
 
     student: nn.Module
@@ -155,6 +159,7 @@ class Recovery:
     events: Events = field(default_factory=Events)
     cache: Cache | None = None
     part: Path | None = None
+    original: nn.Module | None = None
 
     def source(self, which: str = "data") -> Source:
         """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.

@@ -44,6 +44,7 @@ class Equalize:
                 the geometric mean of all where none is locked (Goncharenko et al. 2019). ``batch_norm``: all filters
                 before a batch norm get the same range, and the batch norm takes it back; batch norms are not folded,
                 nothing limits the scales, and no data is needed: the one for codebooks.
+            measure: of ``batch_norm``: what all filters of a layer get alike, their ``range`` or their ``rms``.
             fold: fold batch norms first; without that only layers that no batch norm follows can be equalized by the
                 other two methods.
             iterations: of ``cross_layer`` over all chains, at most.
@@ -60,6 +61,7 @@ class Equalize:
         model_config = ConfigDict(extra="forbid")
 
         method: Literal["cross_layer", "rescale", "batch_norm"] = "cross_layer"
+        measure: Literal["range", "rms"] = "range"
         fold: bool = True
         iterations: PositiveInt = 30
         relu6: Literal["lock", "skip"] = "lock"
@@ -81,7 +83,7 @@ class Equalize:
         model, options = recovery.student, self.options
         with check_unchanged(recovery, "equalize") as measured, torch.no_grad():
             if options.method == "batch_norm":
-                measured |= self._into_norms(model)
+                measured |= self._into_norms(model, options.measure)
                 return measured
             shapes = _norm_shapes(model) if options.absorb_bias and options.fold else {}
             self.restructure(model)
@@ -103,8 +105,8 @@ class Equalize:
         return measured
 
     @staticmethod
-    def _into_norms(model: nn.Module) -> dict[str, Any]:
-        found = scale_into_norms(model, conv_bn_pairs(model))
+    def _into_norms(model: nn.Module, measure: str) -> dict[str, Any]:
+        found = scale_into_norms(model, conv_bn_pairs(model), measure)
         if not found["chains"]:
             raise RecoveryError(
                 f"no chain to equalize in {type(model).__name__}: no layer is followed by a batch norm of its own with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lloydmax.channels import grouped
@@ -13,6 +13,7 @@ from lloydmax.errors import RecoveryError
 from lloydmax.hookspecs import hookimpl
 from lloydmax.outputs import fisher_draws, output_tensors
 from lloydmax.strategy import device_of, evaluation_mode
+from lloydmax.student import owners
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -103,34 +104,30 @@ class Inputs:
 
     def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
         """For each named parameter a float32 tensor of its shape; see :meth:`Fisher.measure`."""
-        moments: dict[str, Tensor] = {}
-        order = random_order(len(data), self.options.samples, 0)
+        moments: dict[nn.Module, Tensor] = {}
+        order, places = random_order(len(data), self.options.samples, 0), owners(model)
+        layers = {name: [layer for _, layer, leaf in places[id(model.get_parameter(name))] if leaf == "weight"
+                         and isinstance(layer, (nn.Linear, _ConvNd))] for name in names}  # fmt: skip
         with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
-            for name in names:
-                layer = model.get_submodule(name.rpartition(".")[0])
-                if isinstance(layer, (nn.Linear, _ConvNd)) and name.endswith("weight"):
-                    hook = _accumulator(moments, name, layer)
-                    stack.callback(layer.register_forward_pre_hook(hook).remove)
+            for layer in {id(layer): layer for found in layers.values() for layer in found}.values():
+                stack.callback(layer.register_forward_pre_hook(_accumulator(moments, layer)).remove)
             for _, batch in data.batches(self.options.batch_size, order):
                 batch.to(device_of(model), channels_last=True).run(model)
-        found = {}
+        measured = {}
         for name in names:
             weight = model.get_parameter(name)
-            moment = moments.get(name)
-            if moment is None or not bool(moment.any()):
-                found[name] = torch.ones_like(weight, dtype=torch.float32)
-                continue
-            layer = model.get_submodule(name.rpartition(".")[0])
-            mass = torch.empty_like(weight, dtype=torch.float32)
-            view = grouped(layer, mass)
-            view.copy_(moment.view(len(view), 1, -1, *(1,) * (view.dim() - 3)).expand_as(view))
-            found[name] = _floored(mass / len(order))
-        return found
+            mass = torch.zeros_like(weight, dtype=torch.float32)
+            for layer in layers[name]:
+                if (moment := moments.get(layer)) is not None:
+                    view = grouped(layer, mass)
+                    view += moment.view(len(view), 1, -1, *(1,) * (view.dim() - 3))
+            measured[name] = _floored(mass / len(order))
+        return measured
 
 
-def _accumulator(moments: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Any, Any], None]:
+def _accumulator(moments: dict[nn.Module, Tensor], layer: nn.Module) -> Callable[[Any, Any], None]:
     """A hook that adds up the squares of a layer's input, channel by channel."""
-    spatial = layer.weight.dim() - 2
+    spatial = cast(Tensor, layer.weight).dim() - 2
 
     def add(_: Any, args: Any) -> None:
         x = args[0].detach().float()
@@ -139,7 +136,7 @@ def _accumulator(moments: dict[str, Tensor], name: str, layer: nn.Module) -> Cal
             squares = x.square().flatten(2).mean(2).sum(0)
         else:
             squares = x.reshape(len(x), -1, x.shape[-1]).square().mean(1).sum(0)
-        moments[name] = moments.get(name, torch.zeros_like(squares)) + squares
+        moments[layer] = moments.get(layer, torch.zeros_like(squares)) + squares
 
     return add
 

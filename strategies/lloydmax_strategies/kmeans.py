@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pydantic
 import torch
@@ -11,6 +11,7 @@ from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram
+from lloydmax_strategies.clustering.priced import fit_priced, rate
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
 
@@ -30,12 +31,24 @@ class KMeans:
         block: int = pydantic.Field(
             1, ge=1, le=4096, description="weights of an output channel that share one code: 9 is a 3x3 kernel"
         )
+        price: float = pydantic.Field(
+            0.0,
+            ge=0,
+            description="of one bit of entropy-coded codes, in squared units of the weight: the fit minimizes squared "
+            "error + price x bits, with at most so many centroids; 0: no price. The recipe's bits choose it",
+        )
 
         @pydantic.field_validator("granularity")
         @classmethod
         def _known(cls, value: str) -> str:
             channels_per_codebook(value)
             return value
+
+        @pydantic.model_validator(mode="after")
+        def _fits(self) -> KMeans.Options:
+            if self.price and (self.granularity != "tensor" or self.block > 1):
+                raise ValueError("a price needs granularity 'tensor' and block 1")
+            return self
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -57,6 +70,8 @@ class KMeans:
         k, granularity = self.options.centroids, self.options.granularity
         if weight.dim() == 0:
             granularity = "tensor"
+        if self.options.price:
+            return fit_priced(weight, k, self.options.price)
         if self.options.block > 1:
             return fit_blocks(weight.detach(), importance, k, self.options.block, granularity, axis)
         weight, channels = weight.detach(), channels_per_codebook(granularity)
@@ -87,6 +102,14 @@ class KMeans:
             return [histogram.fit(k) for k in centroids]
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
+
+    def rate(self, weight: Tensor) -> Callable[[float], float]:
+        """How many bits a weight the codes cost, entropy coded, at a price of more than 0; one pass serves all prices.
+
+        Args:
+            weight: see :meth:`fit`.
+        """
+        return rate(Histogram.of(weight.detach()).points, self.options.centroids)
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:

@@ -189,14 +189,15 @@ def absorb(model: nn.Module, link: Link, least: Tensor) -> int:
 
 
 @torch.no_grad()
-def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Give all filters of a layer the range of its largest; the batch norm after it takes the scales back.
+def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]], measure: str = "range") -> dict[str, Any]:
+    """Give all filters of a layer the range, or rms, of its largest; the batch norm after it takes the scales back.
 
     Running statistics are scaled along, so that they stay those of the layer's outputs.
 
     Args:
         model: holds the layers and batch norms.
         pairs: ``(layer, batch norm)`` by name; batch norms without a weight are left out.
+        measure: ``range``, the largest magnitude, or ``rms``.
 
     Returns:
         What was done, as the step reports it.
@@ -204,7 +205,8 @@ def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]]) -> dict[str
     bits, count, largest = [], 0, 1.0
     for layer_name, norm_name in pairs:
         layer, norm = _any(model.get_submodule(layer_name)), _any(model.get_submodule(norm_name))
-        ranges = grouped(layer, layer.weight.abs()).flatten(2).amax(2).flatten().double()
+        filters = grouped(layer, layer.weight.double()).flatten(2)
+        ranges = filters.abs().amax(2).flatten() if measure == "range" else filters.square().mean(2).sqrt().flatten()
         ranges = ranges / ranges.max().clamp(min=1e-30)
         live = _live(ranges)
         if norm.weight is None or not bool(live.any()):

@@ -144,3 +144,19 @@ def test_plugins_and_schema() -> None:
     rows = json.loads(run("plugins", "--json").stdout)
     assert {"kind": "step", "name": "distill", "plugin": "distill", "distribution": "lloydmax"} in rows
     assert json.loads(run("schema").stdout)["title"] == "Recipe"
+
+
+def test_export(work: Path) -> None:
+    out = compressed(work)
+    arguments = ["export", *MODEL, "--weights", work / "weights.pt", "--student", out]
+    written = json.loads(run(*arguments, "--shape", "1,3,12,12", "--out", work / "m.pt2", "--json").stdout)
+    assert written["bytes"] == (work / "m.pt2").stat().st_size and written["difference"] < 1e-4
+    more = ["--option", "opset=20", "--option", "fold_at_load=true", "--fixed-batch"]
+    assert "onnx" in run(*arguments, "--data", work / "data.npy", "--out", work / "m.onnx", *more).stdout
+    for wrong in (
+        ["--out", work / "m.pt2"],
+        ["--shape", "1,x", "--out", work / "m.pt2"],
+        ["--shape", "1,3,12,12", "--out", work / "m.pt2", "--option", "opset"],
+        ["--shape", "1,3,12,12", "--out", work / "m.h5"],
+    ):
+        run(*arguments, *wrong, status=2)

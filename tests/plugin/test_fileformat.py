@@ -280,10 +280,10 @@ def test_an_unknown_dtype_in_a_sound_file(tmp_path):
 
 def test_a_newer_format(small):
     def newer(document):
-        return {"format": 2, "anything": ["else"]}
+        return {"format": 3, "anything": ["else"]}
 
     forge(small, newer)
-    refused(small, "was written by a newer lloydmax; format 2, this version reads 1")
+    refused(small, "was written by a newer lloydmax; format 3, this version reads 1 to 2")
 
 
 # Lies with honest checksums

@@ -156,3 +156,15 @@ def test_any_bytes_give_codes_or_a_value_error(data, bits, count):
         except ValueError:
             continue
         assert found.size == count and int(found.min()) >= 0 and int(found.max()) < 1 << bits
+
+
+def test_channels_that_are_alike_and_empty_ones():
+    chance = random_codes(4, 1 << 16)
+    alike = chance[: 1 << 14].repeat(4)
+    stream = packing.entropy_encode(alike, 4)
+    assert len(stream) < 0.4 * len(packing.entropy_encode(chance, 4))
+    assert np.array_equal(packing.entropy_decode(stream, 4, alike.numel()), alike.numpy())
+    empty = torch.zeros(1 << 20, dtype=torch.uint8)
+    stream = packing.entropy_encode(empty, 4)
+    assert 8 * len(stream) >= empty.numel() // 2, "or the reader would refuse it"
+    assert np.array_equal(packing.entropy_decode(stream, 4, empty.numel()), empty.numpy())

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import IntegrationError, RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
-from lloydmax.choosing.damage import _combinations
 from lloydmax.choosing.journal import Journal
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook import fit_codebook
+from lloydmax.outputs import fisher_draws
 from torch import Tensor, nn
 
 KS = [2, 4, 16, 64]
@@ -97,7 +97,7 @@ def test_combinations_have_the_fisher_information() -> None:
     p = logits.detach().softmax(1)[0]
     generator, total, plain, draws = torch.Generator().manual_seed(0), torch.zeros(3, 3), torch.zeros(3, 3), 4000
     for _ in range(draws):
-        classes, every = (torch.autograd.grad(loss, logits)[0][0] for loss in _combinations([logits], generator))
+        classes, every = (torch.autograd.grad(loss, logits)[0][0] for loss in fisher_draws([logits], generator))
         total += torch.outer(classes, classes) / draws
         plain += torch.outer(every, every) / draws
     torch.testing.assert_close(total, torch.diag(p) - torch.outer(p, p), atol=0.02, rtol=0)

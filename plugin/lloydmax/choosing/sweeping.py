@@ -90,7 +90,7 @@ class Trials:
     def bytes(self, choice: Mapping[str, int]) -> int:
         """Codes and codebooks of these parameters as stored."""
         planned = [replace(self.plan.parameters[name], centroids=k) for name, k in choice.items()]
-        return sum(self.stream(p) + p.codebook_values * self.recipe.storage.float_bytes for p in planned)
+        return sum(self.stream(p) + p.codebook_bytes(self.recipe.storage) for p in planned)
 
     def stream(self, p: PlannedParameter) -> int:
         """Bytes of the codes of one parameter as stored."""

@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from lloydmax.cli.inputs import budget_of, build_model, check_folder, data_of, labels_of, numbers
+from lloydmax.cli.inputs import (
+    budget_of,
+    build_model,
+    check_folder,
+    data_of,
+    first_batch,
+    labels_of,
+    noise,
+    numbers,
+    options_of,
+)
 from lloydmax.cli.options import (
     DATA,
     Main,
@@ -32,7 +42,9 @@ def main() -> None:
 
 @main.command()
 @model_options
-@recipe_option
+@click.option("--recipe", type=click.Path(), help="A YAML recipe; without one, --bits.")
+@click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
+@click.option("--effort", type=float, default=1.0, show_default=True, help="With --bits: times the usual training.")
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @data_options
@@ -43,19 +55,25 @@ def main() -> None:
 @progress_options
 @as_json_option
 def compress(
-    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str | None,
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None,
+    bits: float | None, effort: float, data: str | None,
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compress a model and write it to one small file."""
-    from lloydmax import Recipe
+    """Compress a model and write it to one small file, by a recipe or to a number of bits."""
+    from lloydmax import Recipe, recipe_for
     from lloydmax import compress as run
 
-    read = Recipe.load(Path(recipe))
+    if (recipe is None) == (bits is None):
+        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
+    read = None if recipe is None else Recipe.load(Path(recipe))
     for path in (out, report_path):
         check_folder(path)
     teacher = build_model(model, weights, model_args, device)
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
+    if read is None:
+        assert bits is not None
+        read = recipe_for(teacher, bits, reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
         result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
@@ -64,6 +82,28 @@ def compress(
     show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
     if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
         sys.exit(1)
+
+
+@main.command()
+@model_options
+@click.option("--bits", type=float, default=4.0, show_default=True, help="Of the whole file for each weight.")
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
+@data_options
+@click.option("--effort", type=float, default=1.0, show_default=True, help="Times the usual training.")
+@click.option("--out", required=True, type=click.Path(), help="The YAML file to write.")
+@as_json_option
+def recipe(
+    model: str, weights: str | None, model_args: str | None, device: str, bits: float, data: str | None,
+    image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the recipe that compress --bits runs, to be edited."""
+    from lloydmax import recipe_for
+
+    check_folder(out)
+    teacher = build_model(model, weights, model_args, device)
+    made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
+    made.save(out)
+    show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
 
 
 @main.command()
@@ -188,6 +228,35 @@ def evaluate(
         result["accuracy_original"] = accuracy(teacher, source, classes)
         result["accuracy_compressed"] = accuracy(small, source, classes)
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+
+
+@main.command()
+@model_options
+@click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
+@click.option("--format", "kind", help="torch, onnx, openvino, coreml or executorch; default: by the ending of --out.")
+@click.option("--shape", help="Of one batch of random example inputs, such as 1,3,224,224.")
+@click.option("--data", type=click.Path(), help=f"Or example inputs of your own: {DATA}")
+@data_options
+@click.option("--fixed-batch", is_flag=True, help="Only as many samples as in the example inputs.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the format, such as opset=23.")
+@click.option("--out", required=True, type=click.Path(), help="The .pt2, .onnx, .xml, .mlpackage or .pte to write.")
+@as_json_option
+def export(
+    model: str, weights: str | None, model_args: str | None, device: str, student: str, kind: str | None,
+    shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None, fixed_batch: bool,
+    options: tuple[str, ...], out: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
+    import lloydmax
+
+    if (shape is None) == (data is None):
+        raise click.UsageError("give example inputs: either --shape or --data")
+    check_folder(out)
+    chosen = options_of(options)
+    small = lloydmax.load(student, build_model(model, weights, model_args, device))
+    inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
+    made = lloydmax.export(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
+    show(made.to_dict(), f"Written: {made}", as_json)
 
 
 @main.command()

@@ -88,3 +88,36 @@ def labels_of(labels: str, data: str, source: Any) -> Any:
     if len(found) != len(source):
         raise DataError(f"{labels} has {len(found)} labels, the data {len(source)} inputs")
     return found
+
+
+def noise(shape: str) -> Any:
+    """Normally distributed numbers of a comma-separated shape, always the same."""
+    import torch
+
+    sizes = shape.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise click.UsageError(f"--shape is a comma-separated list of sizes, such as 1,3,224,224, not {shape!r}")
+    return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+
+
+def first_batch(data: Any, model: Any) -> Any:
+    """The first two inputs of unlabelled data, as positional or keyword arguments."""
+    from lloydmax.data import unlabelled
+
+    source = unlabelled(data, model)
+    _, batch = next(iter(source.batches(2)))
+    return batch.kwargs or batch.args
+
+
+def options_of(given: tuple[str, ...]) -> dict[str, Any]:
+    """The options of ``NAME=VALUE``, values in JSON or plain words."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option is NAME=VALUE, such as opset=23, not {text!r}")
+        try:
+            found[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip()] = value
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     reports = []
     for p in plan.parameters.values():
         codebook = held[p.name]
-        values = p.codebook_values if p.even else codebook.centroids.numel()
+        codebook_bytes = replace(p, centroids=codebook.k).codebook_bytes(plan.recipe.storage)
         reports.append(
             LayerReport(
                 name=p.name,
@@ -81,7 +81,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 centroids=codebook.k,
                 granularity=p.granularity,
                 bits=codebook.bits_per_weight,
-                bytes=p.code_bytes + values * (4 if p.even else plan.recipe.storage.float_bytes),
+                bytes=p.code_bytes + codebook_bytes,
                 snr=codebook.snr(weights[p.name]),
                 trained=p.name in plan.trainable,
                 weights=histogram(weights[p.name], codebook.centroids),

@@ -140,6 +140,11 @@ class Histogram:
         centroids, codes = self._scan.encode(self._solve(k)[1])
         return Codebook(centroids.to(self._device), codes.view(self.shape).to(self._device))
 
+    @property
+    def points(self) -> Points:
+        """The intervals of one pass, which tell the distribution to about three digits."""
+        return self._coarse
+
     def error(self, k: int) -> float:
         """The mean squared error to expect with k centroids; the weights are not coded."""
         return self._solve(k)[0]

@@ -6,16 +6,21 @@ where the weights of a centroid lie between two thresholds: on the points of a h
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lloydmax.codebook import Codebook, code_dtype
+from torch import Tensor
 
-from lloydmax_strategies.clustering.histogram import Points
+from lloydmax_strategies.clustering.histogram import Histogram, Points
 from lloydmax_strategies.clustering.partition import Floats
 
-_ROUNDS, _SETTLED = 200, 1e-6
+_ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
+_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,28 @@ class Priced:
     bits: float
 
 
+def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
+    """The codebook of a weight, granularity ``tensor``, with at most k centroids, each the exact mean of its members.
+
+    Args:
+        weight: finite, not empty, any shape and device.
+        k: centroids at most.
+        price: of one bit, in squared units of the weight, greater than 0.
+    """
+    found = solve(Histogram.of(weight).points, k, price)
+    limits = torch.from_numpy(found.thresholds)
+    codes = torch.empty(weight.numel(), dtype=code_dtype(len(found.centroids)))
+    count, total = (torch.zeros(len(found.centroids), dtype=torch.float64) for _ in range(2))
+    for start, part in enumerate(weight.detach().reshape(-1).split(_CHUNK)):
+        values = part.cpu().double()
+        index = torch.bucketize(values, limits)
+        codes[start * _CHUNK :][: len(values)] = index.to(codes.dtype)
+        count += torch.bincount(index, minlength=len(count))
+        total += torch.bincount(index, values, minlength=len(count))
+    means = torch.where(count > 0, total / count.clamp(min=1), torch.from_numpy(found.centroids)).to(weight.dtype)
+    return Codebook(means.to(weight.device), codes.view(weight.shape).to(weight.device), price=price)
+
+
 def thresholds(centroids: Floats, bits: Floats, price: float) -> Floats:
     """Where ``(w - c) ** 2 + price * bits`` of neighbouring centroids is equal, ascending."""
     gap = np.diff(centroids)
@@ -41,7 +68,20 @@ def thresholds(centroids: Floats, bits: Floats, price: float) -> Floats:
     return np.maximum.accumulate(shifted)
 
 
-def solve(points: Points, k: int, price: float) -> Priced:
+def unpriced(points: Points, k: int) -> Floats:
+    """At most k centroids with the least squared error."""
+    return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
+
+
+def rate(points: Points, k: int) -> Callable[[float], float]:
+    """The entropy of the codes, nearly, in bits a weight, at any price of more than 0."""
+    start = functools.cache(lambda: unpriced(points, k))
+    return lambda price: solve(points, k, price, start, _FEW).bits
+
+
+def solve(
+    points: Points, k: int, price: float, otherwise: Callable[[], Floats] | None = None, rounds: int = _ROUNDS
+) -> Priced:
     """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``.
 
     It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or from those
@@ -51,13 +91,15 @@ def solve(points: Points, k: int, price: float) -> Priced:
         points: of the weight.
         k: centroids at most.
         price: of one bit, in squared units of the weight, greater than 0.
+        otherwise: gives what :func:`unpriced` would, where that is known.
+        rounds: of the iteration, at most.
     """
     centroids = _evenly(points, k, price)
     if centroids is None:
-        centroids = points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
+        centroids = unpriced(points, k) if otherwise is None else otherwise()
     everything = points.total[-1]
     bits = np.zeros(len(centroids))
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         limits = thresholds(centroids, bits, price)
         total, moment = (np.concatenate([[0.0], part]) for part in _up_to_end(points, limits))
         mass = np.diff(total)

@@ -20,7 +20,10 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lloydmax_strategies.training.latent import Latents
 from lloydmax_strategies.training.mimic import Mimic
+from lloydmax_strategies.training.precision import depthwise_in_float32, prefers_bfloat16
+from lloydmax_strategies.training.rates import learning_rates
 from lloydmax_strategies.training.views import ViewOptions, Views
 from lloydmax_strategies.training.weighting import WeightingOptions
 
@@ -34,18 +37,27 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         loss: ``mse``, ``l1``, ``cosine`` (1 - cosine over the classes) or ``kl`` (of the softmax).
         temperature: of ``kl``; the loss is multiplied by its square (Hinton et al. 2015).
         output: key, attribute or position of the output to mimic; default: ``logits``, or every floating one.
+        features: weight of a second loss: over the blocks of the network (whatever stands in a ``Sequential`` or
+            ``ModuleList``), the squared difference of their outputs over the teacher's mean square. The teacher then
+            runs in every step; 0: none.
+        codes: ``fixed``, or ``learn``: behind the codes of every trained codebook stand latent weights, from before the
+            fit, which learn by the straight-through estimator and choose their codes again after every step; where the
+            recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is.
+        codes_lr: peak learning rate of the latent weights, in units of the rms of each output channel.
         epochs: passes over the data.
         steps: optimizer steps, instead of ``epochs``.
         batch_size: samples of one step.
         optimizer: ``adamw``, ``adam`` or ``sgd`` (Nesterov momentum).
         lr: peak learning rate.
+        relative_lr: multiply the learning rate of every tensor by the rms of its values, that of centroids by that of
+            their weights, at least 1e-3 (Shazeer & Stern 2018, Adafactor, section 8).
         momentum: of ``sgd``.
         weight_decay: of the optimizer.
         warmup: share of the steps in which the learning rate rises linearly.
         schedule: ``cosine`` (to zero) or ``constant``, after the warm-up.
         clip: largest norm of the gradient; ``null``: no clipping.
-        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 where the hardware multiplies
-            it natively and the model has no depthwise convolutions (they are slower in it on CPUs).
+        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 where the hardware multiplies it
+            natively. Depthwise convolutions on CPUs, whose kernels for it are slow, stay float32.
         channels_last: 4-D inputs in that memory format, which convolutions prefer.
         batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
             the running ones, which stay.
@@ -59,11 +71,15 @@ class TrainingOptions(ViewOptions, WeightingOptions):
     loss: Literal["mse", "kl", "cosine", "l1"] = "mse"
     temperature: PositiveFloat = 1.0
     output: str | int | None = None
+    features: NonNegativeFloat = 0.0
+    codes: Literal["fixed", "learn"] = "fixed"
+    codes_lr: PositiveFloat = 2e-3
     epochs: PositiveInt = 10
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: PositiveFloat = 1e-3
+    relative_lr: bool = False
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -111,7 +127,12 @@ class Training:
         self.order = self.order[: max(count - len(self.held_out), 1)]
         self.steps_each = max(1, len(self.order) // self.batch_size)
         self.done, self.total = 0, options.steps or options.epochs * self.steps_each
-        self.optimizer = _optimizer(options, self.parameters)
+        groups = learning_rates(recovery.student, self.parameters, options.lr, options.relative_lr)
+        self.latents = Latents(recovery.student, recovery.original) if options.codes == "learn" else None
+        if self.latents is not None:
+            self.parameters = [*self.parameters, *self.latents.parameters]
+            groups.append({"params": self.latents.parameters, "lr": options.codes_lr})
+        self.optimizer = _optimizer(options, groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         bfloat16 = options.precision == "bfloat16" or (
             options.precision == "auto" and prefers_bfloat16(recovery.student, self.device)
@@ -127,11 +148,13 @@ class Training:
                 recovery.teacher, self.source, self.held_out, key=options.output, cache=recovery.cache
             )
         self.norms = [m for m in recovery.student.modules() if isinstance(m, _BatchNorm)]
-        self.state = _State(self.parameters, self.norms)
+        self.state = _State(self.parameters, self.norms, [] if self.latents is None else self.latents.state)
 
     def run(self) -> dict[str, Any]:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
-        with evaluation_mode(self.recovery.teacher, self.recovery.student):
+        models = self.recovery.teacher, self.recovery.student
+        narrow = models if self.precision == "bfloat16" else ()
+        with evaluation_mode(*models), depthwise_in_float32(self.device, *narrow):
             try:
                 return self.train()
             finally:
@@ -178,11 +201,15 @@ class Training:
             "precision": self.precision,
             "teacher_runs": "once" if self.mimic.targets is not None else "in every step",
             "stopped": stopped,
+            **({} if self.latents is None else self.latents.measured()),
         }
 
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The parts of the loss, which are added up; ``loss`` is the distance to the teacher's outputs."""
-        return {"loss": self.mimic.run(indices, batch)[0]}
+        parts = {"loss": self.mimic.run(indices, batch)[0]}
+        if self.mimic.features is not None:
+            parts["features"] = self.options.features * self.mimic.features.distance()
+        return parts
 
     def stepped(self) -> None:
         """Called after each step of the optimizer."""
@@ -194,6 +221,8 @@ class Training:
     def close(self) -> None:
         """Release what the run needed."""
         self.mimic.close()
+        if self.latents is not None:
+            self.latents.remove()
 
     def _epoch(self) -> dict[str, float]:
         smooth: dict[str, float] = {"loss": math.nan}
@@ -228,6 +257,8 @@ class Training:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
             self.optimizer.step()
             self.schedule.step()
+            if self.latents is not None:
+                self.latents.choose()
             self.stepped()
         return told
 
@@ -261,7 +292,9 @@ class Training:
         """Write all that the rest of the run depends on, after an epoch."""
         if self.recovery.part is None or not self.resumable:
             return
-        scores = {"first": first and asdict(first), "best": best and asdict(best), "waited": waited, "done": self.done}
+        scores: dict[str, Any] = {"first": first and asdict(first), "best": best and asdict(best)}
+        scores |= {"waited": waited, "done": self.done}
+        scores |= {"multiplier": 1.0 if self.latents is None else self.latents.multiplier}
         resume.write(
             self.recovery.part,
             {
@@ -288,6 +321,8 @@ class Training:
         self.views.beta.bit_generator.state = json.loads(part["beta"])
         scores = json.loads(part["scores"])
         self.done = scores["done"]
+        if self.latents is not None:
+            self.latents.multiplier = scores["multiplier"]
         first, best = (Agreement(**scores[key]) if scores[key] else None for key in ("first", "best"))
         return first, best, scores["waited"]
 
@@ -305,10 +340,10 @@ class Training:
 
 
 class _State:
-    """The best state of what training changes: trained parameters and batch-norm statistics."""
+    """The best state of what training changes: trained parameters, batch-norm statistics, codes."""
 
-    def __init__(self, parameters: list[nn.Parameter], norms: list[_BatchNorm]) -> None:
-        self.live = [*(p.detach() for p in parameters), *(b for norm in norms for b in norm.buffers())]
+    def __init__(self, parameters: list[nn.Parameter], norms: list[_BatchNorm], codes: list[Tensor]) -> None:
+        self.live = [*(p.detach() for p in parameters), *(b for norm in norms for b in norm.buffers()), *codes]
         self.keep()
 
     def keep(self) -> None:
@@ -331,31 +366,14 @@ class _State:
                 tensor.copy_(value)
 
 
-def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:
-    """Whether training is expected to be faster in bfloat16: a rule of hardware and model, not a timing, so that
-    the same machine always decides alike. The fake quantizers of torch.ao and torchao compute in float32 only."""
-    if any(hasattr(module, "fake_quant_enabled") for module in model.modules()):
-        return False
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    depthwise = any(getattr(m, "groups", 1) > 1 and getattr(m, "in_channels", 0) == m.groups for m in model.modules())
-    return _native_bfloat16() and not depthwise
-
-
-def _native_bfloat16() -> bool:
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(probe())
-
-
-def _optimizer(options: TrainingOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(options: TrainingOptions, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     shared: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=options.momentum, nesterov=options.momentum > 0, **shared)
+        return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.momentum > 0, **shared)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    parameters = [p for group in groups for p in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.dtype == torch.float32 for p in parameters)
-    return kind(parameters, fused=fused or None, **shared)
+    return kind(groups, fused=fused or None, **shared)
 
 
 def _better(found: Agreement | None, best: Agreement | None) -> bool:

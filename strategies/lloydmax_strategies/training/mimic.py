@@ -13,6 +13,7 @@ from lloydmax.outputs import TeacherOutputs, class_axis, divergences, output_ten
 from lloydmax.strategy import Recovery, device_of
 from torch import Tensor, nn
 
+from lloydmax_strategies.training.features import Features
 from lloydmax_strategies.training.views import Views
 from lloydmax_strategies.training.weighting import confidence_weights
 
@@ -25,6 +26,7 @@ class MimicOptions(Protocol):
     output: str | int | None
     channels_last: bool
     confidence: float
+    features: float
 
 
 class Mimic:
@@ -56,7 +58,10 @@ class Mimic:
         self.options, self.recovery, self.views, self.precision = options, recovery, views, precision
         self.device = device_of(recovery.student)
         self.targets: TeacherOutputs | None = None
-        if views.plain:
+        self.features: Features | None = None
+        if options.features:
+            self.features = Features(recovery.student, recovery.teacher)
+        elif views.plain:
             self.targets = TeacherOutputs.keep(
                 recovery.teacher, source, order, options.output, recovery.workdir, recovery.cache, recovery.events
             )
@@ -65,10 +70,12 @@ class Mimic:
         """The loss (float32, 0-dim), and the student's outputs, for one batch of samples ``indices``."""
         options = self.options
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
+        if self.features is not None:
+            self.features.start()
         if self.targets is not None:
             wanted = self.targets.rows(indices, self.device)
         else:
-            with torch.no_grad():
+            with torch.no_grad(), self._autocast():
                 wanted = output_tensors(inputs.run(self.recovery.teacher), options.output)
         with self._autocast():
             found = output_tensors(inputs.run(self.student), options.output)
@@ -81,6 +88,8 @@ class Mimic:
         """Drop the kept outputs, unless a cache holds them for other runs."""
         if self.targets is not None and self.recovery.cache is None:
             self.targets.close()
+        if self.features is not None:
+            self.features.close()
 
     def _autocast(self) -> Any:
         if self.precision == "bfloat16":

@@ -35,6 +35,8 @@ class ViewOptions(BaseModel):
         mixup: alpha of Beta(alpha, alpha) for convex mixtures of two inputs; 0: none (Zhang et al. 2018).
         cutmix: alpha of Beta(alpha, alpha) for the share of the area that a rectangle of another input leaves; 0: none
             (Yun et al. 2019). With ``mixup``, too, each batch gets one of the two at random.
+        resize: height and width of images are multiplied by it, so that a step costs its square: for networks that take
+            images of any size.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +44,7 @@ class ViewOptions(BaseModel):
     augment: list[Literal["flip", "crop", "resized_crop", "color"]] = Field(default_factory=list)
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
+    resize: float = Field(default=1.0, gt=0, le=1)
 
 
 class Views:
@@ -56,8 +59,8 @@ class Views:
     def __init__(self, options: ViewOptions, generator: torch.Generator, seed: int) -> None:
         self.options, self.generator = options, generator
         self.beta = np.random.default_rng(seed)
-        self.plain = not (options.augment or options.mixup or options.cutmix)
-        self.of_images = bool(options.augment or options.cutmix)
+        self.of_images = bool(options.augment or options.cutmix or options.resize < 1)
+        self.plain = not (self.of_images or options.mixup)
 
     def __call__(self, batch: Batch) -> Batch:
         """A view of the floating tensors of ``batch``.
@@ -70,10 +73,12 @@ class Views:
         if self.of_images and not any(map(_is_image, batch.tensors())):
             shapes = [f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in batch.tensors()]
             raise RecoveryError(
-                f"'augment' and 'cutmix' are for images, floating inputs (N, C, H, W), not {' and '.join(shapes)}: "
-                "leave them out ('mixup' takes any floating input)"
+                "'augment', 'cutmix' and 'resize' are for images, floating inputs (N, C, H, W), not "
+                f"{' and '.join(shapes)}: leave them out ('mixup' takes any floating input)"
             )
-        views = [self._drawn(kind, len(batch)) for kind in ("flip", "crop", "resized_crop", "color")]
+        views = [self._drawn(kind, len(batch)) for kind in ("resized_crop", "flip", "crop", "color")]
+        if self.options.resize < 1 and "resized_crop" not in self.options.augment:
+            views.insert(0, lambda x: F.interpolate(x, self._size(x), mode="bilinear", antialias=True))
         of_images = [view for view in views if view is not None]
         mixed = self._mixture(len(batch))
 
@@ -99,10 +104,14 @@ class Views:
             aspect = torch.exp(math.log(_ASPECT[0]) + math.log(_ASPECT[1] / _ASPECT[0]) * self._uniform(count))
             sides = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()]).clamp(max=1.0)
             corners = (1 - sides) * self._uniform(2 * count).view(2, count)
-            return lambda x: _enlarged(x, sides, corners)
+            return lambda x: _enlarged(x, sides, corners, self._size(x))
         contrast = 1 + _CONTRAST * (2 * self._uniform(count) - 1)
         brightness = _BRIGHTNESS * (2 * self._uniform(count) - 1)
         return lambda x: _recolored(x, contrast, brightness)
+
+    def _size(self, x: Tensor) -> tuple[int, int]:
+        height, width = (max(1, round(side * self.options.resize)) for side in x.shape[-2:])
+        return height, width
 
     def _mixture(self, count: int) -> View:
         mixup, cutmix = self.options.mixup, self.options.cutmix
@@ -137,20 +146,22 @@ def _shifted(x: Tensor, where: list[float]) -> Tensor:
     return padded[..., down : down + height, right : right + width]
 
 
-def _enlarged(x: Tensor, sides: Tensor, corners: Tensor) -> Tensor:
-    """A rectangle of every image, bilinearly enlarged to the full size.
+def _enlarged(x: Tensor, sides: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """A rectangle of every image, bilinearly sampled at another size.
 
     Args:
         x: images ``(N, C, H, W)``.
         sides: height and width of the rectangles, ``(2, N)``, in shares of the image's.
         corners: top and left, likewise.
+        size: height and width of the result.
     """
     centres = 2 * corners + sides - 1
     height, width, zero = sides[0], sides[1], torch.zeros(len(x))
     affine = torch.stack([width, zero, centres[1], zero, height, centres[0]], 1).view(-1, 2, 3).to(x.device)
-    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    grid = F.affine_grid(affine, [*x.shape[:2], *size], align_corners=False)
     seen = F.grid_sample(x.float(), grid, "bilinear", "border", align_corners=False)
-    return torch.empty_like(x).copy_(seen)
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return seen.to(x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _recolored(x: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from lloydmax.integrations.torch_ao.thresholds import (
     threshold_qconfig,
 )
 from lloydmax.layers import LAYERS
-from lloydmax.plan import Plan, PlannedParameter, layout
+from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.plan import plan as make_plan
+from lloydmax.planned import layout
 from lloydmax.recipe import Recipe
 from lloydmax.student import codebooks
 

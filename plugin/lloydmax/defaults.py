@@ -1,0 +1,133 @@
+"""The recipe for whoever has none: the best known combination for a model, a size, and what data there is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lloydmax.codebook import FLOAT_DTYPES
+from lloydmax.data import Batch, Source
+from lloydmax.errors import RecipeError
+from lloydmax.outputs import class_axis, output_tensors
+from lloydmax.recipe import Recipe
+from lloydmax.recovery import open_source
+from lloydmax.selection import Layer, layers_of
+from lloydmax.strategy import device_of, evaluating
+
+_CENTROIDS = 256
+_SMALLEST = 1024  # parameters of other modules that are worth a codebook
+_LOOK = 32
+_TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
+_LARGE = 96  # pixels from which views are made smaller
+_STEPS, _BATCH = 1000, 32
+_STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
+
+
+def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: float = 1.0) -> Recipe:
+    """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
+    sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
+    weighed by the Fisher information of the teacher's outputs, and then codes, centroids and all that is left learn to
+    give these outputs, and those of every block, on random views.
+
+    Args:
+        model: the teacher; not changed.
+        bits: size of the whole file, in bits for each parameter of the model.
+        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
+        effort: times the usual number of steps, 1,000 of 32 inputs; 0: no training.
+
+    Raises:
+        RecipeError: ``effort`` is negative, or the model has no parameters to compress. DataError: unusable data.
+    """
+    if not (math.isfinite(effort) and effort >= 0):
+        raise RecipeError(f"effort must be 0 or more, not {effort}")
+    rules = _rules(model)
+    if not rules:
+        raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
+    recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
+    source = open_source(data, model, None, 0)
+    steps = []
+    if source is not None:
+        rules = [rule | {"importance": "fisher"} for rule in rules]
+        norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+        steps = [{"step": "renormalize", "relative": True}] if norms else []
+        if effort:
+            steps.append(_training(model, source, max(1, round(_STEPS * effort))))
+    recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
+    return Recipe.load(recipe | {"storage": _STORAGE})
+
+
+def _rules(model: nn.Module) -> list[dict[str, Any]]:
+    """Convolutions and linear layers, and every other large parameter by name."""
+    layers = layers_of(model)
+    rules: list[dict[str, Any]] = []
+    if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):
+        rules.append({"layers": "all", "centroids": _CENTROIDS})
+    others: dict[str, list[str]] = {}
+    for layer in layers:
+        for leaf, parameter in layer.module._parameters.items():
+            if parameter is not None and layer.name and _is_large(layer, leaf, parameter):
+                others.setdefault(leaf, []).append(layer.name)
+    return rules + [
+        {"layers": names, "parameter": leaf, "centroids": _CENTROIDS} for leaf, names in sorted(others.items())
+    ]
+
+
+def _is_large(layer: Layer, leaf: str, parameter: Tensor) -> bool:
+    if layer.norm or (layer.numbered and leaf == "weight"):
+        return False
+    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
+    return not lazy and parameter.dtype in FLOAT_DTYPES and parameter.dim() > 1 and parameter.numel() >= _SMALLEST
+
+
+def _training(model: nn.Module, source: Source, steps: int) -> dict[str, Any]:
+    inputs, outputs = _looked_at(model, source)
+    step: dict[str, Any] = {"step": "distill", "loss": "kl" if _tells_classes(outputs) else "mse", "features": 1.0}
+    step |= {"codes": "learn", "codes_lr": 2e-3, "lr": 2e-3, "relative_lr": True, "optimizer": "adam"}
+    step |= {"steps": steps, "batch_size": _BATCH}
+    images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
+    if images:
+        step |= {"augment": ["resized_crop", "flip"], "mixup": 0.2, "cutmix": 1.0}
+        side = min(min(x.shape[-2:]) for x in images)
+        if side >= _LARGE and _takes_smaller(model, source):
+            step["resize"] = 0.7
+    return step
+
+
+def _looked_at(model: nn.Module, source: Source) -> tuple[list[Tensor], list[Tensor]]:
+    batch = _first(source, _LOOK).to(device_of(model))
+    with evaluating(model):
+        return list(batch.tensors()), output_tensors(batch.run(model))
+
+
+def _first(source: Source, samples: int) -> Batch:
+    return next(iter(source.batches(samples, torch.arange(min(samples, len(source))))))[1]
+
+
+def _tells_classes(outputs: list[Tensor]) -> bool:
+    """Whether the softmax of every output is far from uniform: scores of classes, not an embedding."""
+    axes = [class_axis(output) for output in outputs]
+    if any(axis is None for axis in axes):
+        return False
+    for output, axis in zip(outputs, axes, strict=True):
+        assert axis is not None
+        share = output.float().softmax(axis)
+        entropy = float(torch.special.entr(share).sum(axis).mean())
+        if entropy > _TELLING * math.log(output.shape[axis]):
+            return False
+    return True
+
+
+def _takes_smaller(model: nn.Module, source: Source) -> bool:
+    """Whether the model runs on images of another size."""
+    batch = _first(source, 1).to(device_of(model))
+    smaller = batch.map(lambda x: x[..., ::2, ::2].contiguous() if x.dim() == 4 and x.is_floating_point() else x)
+    try:
+        with evaluating(model):
+            shapes = [[o.shape for o in output_tensors(given.run(model))] for given in (batch, smaller)]
+    except Exception:
+        return False
+    return shapes[0] == shapes[1]

@@ -1,0 +1,132 @@
+"""Write a compressed model for another runtime, and prove that it gives the same there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lloydmax.errors import ExportError
+from lloydmax.exporting.formats import Format, load, name_for
+from lloydmax.exporting.subject import Subject, difference, first_line, subject
+
+_TOLERANCE = {2: 2e-2, 4: 1e-3}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the file, or for Core ML the folder.
+        format: its name.
+        bytes: of everything that was written.
+        difference: largest absolute difference of the outputs for the example inputs; ``None`` where the format
+            cannot run on this machine.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    difference: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        checked = "not run here" if self.difference is None else f"outputs differ by at most {self.difference:.2g}"
+        return f"{self.path}: {self.format}, {self.bytes:,} bytes, {checked}"
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    example_inputs: Any,
+    dynamic_batch: bool = True,
+    **options: Any,
+) -> Export:
+    """Write a compressed model for another runtime; its weights stay codes and centroids in the file.
+
+    The file is run on the example inputs and compared with the model before it appears; it appears complete or not
+    at all.
+
+    Args:
+        model: with at least one codebook; not changed.
+        path: the file to write; replaced if it exists. Its ending tells the format: ``.pt2``, ``.onnx``, ``.xml``
+            (OpenVINO, with a ``.bin`` beside it), ``.mlpackage`` (Core ML, a folder), ``.pte`` (ExecuTorch).
+        format: ``"torch"``, ``"onnx"``, ``"openvino"``, ``"coreml"`` or ``"executorch"``; absent, that of the ending.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments; samples along the
+            first axis. Two samples are used, or one twice.
+        dynamic_batch: any number of samples, or only as many as in the example inputs.
+        options: of the format. ``fold_at_load`` (onnx; default ``False``): let the runtime decode the
+            weights once, when it loads the file, for speed and dense memory, instead of at every run. ``opset`` (onnx;
+            default 25): 18 to 25. ``precision`` (coreml): ``"float16"`` (default) or ``"float32"``. ``most`` (coreml,
+            executorch): largest number of samples.
+
+    Returns:
+        An :class:`Export`.
+
+    Raises:
+        ExportError: the format cannot hold something in the model, which is named; a package is not installed; the
+            model cannot be converted; or the written file gives other outputs.
+    """
+    target = Path(os.path.realpath(path))
+    name = name_for(Path(path), format)
+    if target.is_dir() and not (target / "Manifest.json").is_file():
+        raise ExportError(f"{path} is a directory")
+    if not target.parent.is_dir():
+        raise ExportError(f"the folder {target.parent} does not exist")
+    chosen = load(name, options)
+    prepared = subject(model, example_inputs, dynamic_batch)
+    chosen.refuse(prepared)
+    with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
+        made = Path(folder) / "made" / target.name
+        made.parent.mkdir()
+        try:
+            chosen.write(prepared, made)
+            gap = _compared(chosen, made, prepared)
+        except ExportError as error:
+            raise ExportError(f"{name}: {error}") from error
+        except Exception as error:
+            raise ExportError(f"{name}: cannot convert {type(model).__name__}: {first_line(error)}") from error
+        size = _publish(made, target, Path(folder))
+    return Export(str(path), name, size, gap)
+
+
+def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:
+    """Largest difference of outputs, for the example inputs and, where the batch is dynamic, for one sample."""
+    worst = 0.0
+    for one in [prepared, prepared.first()] if prepared.dynamic else [prepared]:
+        found = chosen.run(made, one)
+        if found is None:
+            return None
+        wanted = one.outputs()
+        gap, scale = difference(found, wanted)
+        narrowest = min((tensor.itemsize for tensor in wanted if tensor.is_floating_point()), default=4)
+        if gap > _TOLERANCE.get(narrowest, 1e-3) * max(scale, 1e-3):
+            raise ExportError(f"the written file gives outputs that differ by {gap:.3g} (largest: {scale:.3g})")
+        worst = max(worst, gap)
+    return worst
+
+
+def _publish(made: Path, target: Path, folder: Path) -> int:
+    """Move everything that was made into place, the file itself last; the bytes of it."""
+    size = 0
+    for file in sorted(made.parent.rglob("*")):
+        if file.is_file():
+            size += file.stat().st_size
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    for item in sorted(made.parent.iterdir(), key=lambda item: item == made):
+        place = target.with_name(item.name)
+        if place.is_dir():
+            place.rename(folder / f"replaced-{item.name}")
+        item.replace(place)
+    return size

@@ -1,0 +1,154 @@
+"""What is exported: a finished copy of a model, example inputs, and the program that torch traces from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+
+from lloydmax.contents import check_state, contents, ordinary
+from lloydmax.data.batch import Batch, leaves
+from lloydmax.errors import CheckpointError, ExportError
+from lloydmax.exporting.quiet import quiet
+from lloydmax.integer import IntegerModel
+from lloydmax.layers import CodesHolder
+from lloydmax.student import finish
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the formats get it.
+
+    Attributes:
+        model: holds codebooks; finished, in evaluation mode, on the CPU, not shared with the caller's.
+        batch: example inputs; two samples if the batch is dynamic.
+        dynamic: whether the first axis of the inputs, the samples, may have any length.
+    """
+
+    model: nn.Module
+    batch: Batch
+    dynamic: bool
+
+    def program(self, most: int | None = None) -> ExportedProgram:
+        """The model as torch traces it, codes and centroids inside.
+
+        Args:
+            most: largest number of samples, for formats that need to know.
+
+        Raises:
+            ExportError: the model cannot be traced.
+        """
+        shapes = ShapesCollection()
+        if self.dynamic:
+            axis = Dim("batch", min=1, max=most)
+            for tensor in self.batch.tensors():
+                if tensor.ndim and len(tensor) == len(self.batch):
+                    shapes[tensor] = {0: axis}
+        try:
+            with torch.no_grad(), quiet():
+                return torch.export.export(self.model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
+        except Exception as error:
+            hint = "; dynamic_batch=False may help" if self.dynamic else ""
+            raise ExportError(
+                f"torch.export cannot trace {type(self.model).__name__}: {first_line(error)}{hint}"
+            ) from error
+
+    def outputs(self) -> list[Tensor]:
+        """The tensors that the model gives for the example inputs, in order."""
+        with torch.no_grad():
+            return tensors_of(self.model(*self.batch.args, **self.batch.kwargs))
+
+    def first(self) -> Subject:
+        """The same model with the first sample alone."""
+        return replace(self, batch=self.batch[:1])
+
+    def holders(self) -> dict[str, CodesHolder]:
+        """Whatever holds codes, under all its module names."""
+        modules = self.model.named_modules(remove_duplicate=False)
+        return {name: module for name, module in modules if isinstance(module, CodesHolder)}
+
+    def refuse_dtypes(self, *dtypes: torch.dtype, name: str) -> None:
+        """Refuse weights of these dtypes.
+
+        Raises:
+            ExportError: names the first such tensor.
+        """
+        for key, tensor in self.model.state_dict().items():
+            if tensor.dtype in dtypes:
+                raise ExportError(f"{name} cannot run {key}, which is {tensor.dtype}; export model.float()")
+
+
+def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
+    """Prepare a model.
+
+    Args:
+        model: with at least one codebook, in training or finished; not changed.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        dynamic: as in :class:`Subject`.
+
+    Raises:
+        ExportError: the model holds no codebooks, runs on int8 kernels, or holds tensors of other toolkits.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, IntegerModel):
+            raise ExportError(
+                f"{name or type(module).__name__} runs on int8 kernels of torch.ao, which no exported file holds; "
+                "compress without 'activations:' to export it"
+            )
+    try:
+        check_state(model)
+        values, _ = contents(model)
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                ordinary(name, value)
+    except CheckpointError as error:
+        raise ExportError(f"cannot be exported: {error}") from error
+    if not any(isinstance(module, CodesHolder) for module in model.modules()):
+        raise ExportError("the model holds no codebooks; compress it first")
+    batch = _batch(example_inputs).to("cpu")
+    if dynamic:
+        batch = batch[torch.arange(2) % len(batch)]
+    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic)
+
+
+def _batch(example_inputs: Any) -> Batch:
+    if isinstance(example_inputs, dict):
+        batch = Batch((), example_inputs)
+    elif isinstance(example_inputs, (tuple, list)):
+        batch = Batch(tuple(example_inputs))
+    else:
+        batch = Batch((example_inputs,))
+    if not any(tensor.ndim and len(tensor) for tensor in batch.tensors()):
+        raise ExportError("example_inputs is a tensor, a tuple of positional or a dict of keyword arguments, not empty")
+    return batch
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a model gives, in order."""
+    return [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
+
+
+def difference(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> tuple[float, float]:
+    """Largest absolute difference of outputs, and the largest magnitude that is wanted.
+
+    Raises:
+        ExportError: other shapes, or values that are not finite where finite ones are wanted.
+    """
+    worst = scale = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        if one.shape != other.shape:
+            raise ExportError(f"gives outputs of shape {tuple(one.shape)} instead of {tuple(other.shape)}")
+        if other.numel():
+            gap = (one.double() - other.double()).abs()
+            worst, scale = max(worst, float(gap.nan_to_num(torch.inf).max())), max(scale, float(other.abs().max()))
+    return worst, scale
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

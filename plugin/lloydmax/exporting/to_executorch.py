@@ -1,0 +1,41 @@
+"""An ExecuTorch program (``.pte``): codes as uint8, decoded at every use by the portable kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from lloydmax.exporting.formats import Format
+from lloydmax.exporting.quiet import quiet
+from lloydmax.exporting.subject import Subject, tensors_of
+
+
+@dataclass(frozen=True)
+class To(Format):
+    """For the portable kernels, without a delegate: delegates want dense weights.
+
+    Attributes:
+        most: largest number of samples of a dynamic batch; memory is planned for that many.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("executorch.exir",)
+    install: ClassVar[str] = "executorch"
+    most: int = 8
+
+    def write(self, subject: Subject, path: Path) -> None:
+        """Lower to the edge dialect and serialize."""
+        from executorch.exir import to_edge
+
+        with quiet():
+            path.write_bytes(to_edge(subject.program(self.most)).to_executorch().buffer)
+
+    def run(self, path: Path, subject: Subject) -> list[Tensor]:
+        """By ExecuTorch's runtime, on the CPU."""
+        with quiet():
+            from executorch.runtime import Runtime
+
+            method = Runtime.get().load_program(path).load_method("forward")
+        return [tensor.clone() for tensor in tensors_of(method.execute(list(subject.batch.tensors())))]

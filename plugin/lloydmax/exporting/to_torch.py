@@ -1,0 +1,30 @@
+"""A ``torch.export`` program (``.pt2``): codes as uint8, decoded at every use. It loads without lloydmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lloydmax.exporting.formats import Format
+from lloydmax.exporting.subject import Subject, tensors_of
+
+
+@dataclass(frozen=True)
+class To(Format):
+    """``torch.export.load(path).module()`` runs it."""
+
+    def write(self, subject: Subject, path: Path) -> None:
+        """Without the example inputs and the traces of source code that torch would put into it."""
+        program = subject.program()
+        program.example_inputs = None
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        torch.export.save(program, path)
+
+    def run(self, path: Path, subject: Subject) -> list[Tensor]:
+        """By torch itself."""
+        with torch.no_grad():
+            return tensors_of(torch.export.load(path).module()(*subject.batch.args, **subject.batch.kwargs))

@@ -1,0 +1,131 @@
+"""Codes that learn: behind every code stands a latent weight, which takes the gradient of the decoded one.
+
+The straight-through estimator of Bengio et al. (2013) and Courbariaux et al. (2015): the network computes with the
+decoded weight, its gradient moves the latent weight, and after each step of the optimizer the latent weight chooses
+its code again. Where bits have a price (Chou et al. 1989), it counts in that choice, and follows the entropy of all
+codes, so that what the file takes stays what it was.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+from lloydmax.student import CodebookWeight, attached
+from torch import Tensor, nn
+
+_GAIN = 1.0
+_LEAST = 0.01
+
+
+class StraightThrough(nn.Module):
+    """The second parametrization of a weight: identity, whose gradient goes to the latent weight, too.
+
+    Args:
+        weight: the first latent weight, in the shape of the decoded one; float32.
+        axis: of the output channels, each of which counts in units of its own rms, at least a hundredth of the whole
+            weight's.
+    """
+
+    latent: nn.Parameter
+
+    def __init__(self, weight: Tensor, axis: int = 0) -> None:
+        super().__init__()
+        whole = float(weight.square().mean().sqrt().clamp(min=1e-12))
+        others = [dim for dim in range(weight.dim()) if dim != axis]
+        each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
+        self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
+        self.latent = nn.Parameter(weight / self.scale)
+
+    def forward(self, decoded: Tensor) -> Tensor:
+        """The decoded weight, as it is."""
+        if not torch.is_grad_enabled():
+            return decoded
+        return decoded + ((self.latent - self.latent.detach()) * self.scale).to(decoded.dtype)
+
+
+@dataclass
+class _Learned:
+    holder: CodebookWeight
+    centroids: Tensor
+    through: StraightThrough
+
+
+class Latents:
+    """The latent weights of the codebooks of a student whose centroids learn.
+
+    Args:
+        student: its codebook parametrizations get a second one, until :meth:`remove`.
+        original: holds the weights from before the fit under the same names, where the latent weights start; ``None``:
+            they start from the decoded ones.
+    """
+
+    def __init__(self, student: nn.Module, original: nn.Module | None) -> None:
+        weights = {} if original is None else dict(original.named_parameters())
+        self._learned: dict[int, _Learned] = {}
+        self._lists: list[nn.ModuleList] = []
+        for name, module, leaf, holder, centroids in attached(student):
+            if not centroids.requires_grad:
+                continue
+            if id(holder) not in self._learned:
+                found = weights.get(name)
+                fits = found is not None and tuple(found.shape) == holder.shape
+                start = found if found is not None and fits else holder.holding(centroids).dequantize()
+                through = StraightThrough(start.detach().float().to(centroids.device), holder.axis)
+                self._learned[id(holder)] = _Learned(holder, centroids, through)
+            held: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
+            held.append(self._learned[id(holder)].through)
+            self._lists.append(held)
+        if not self._learned:
+            warnings.warn(
+                "'codes: learn' changes nothing: no codebook of the student is trained; write 'trainable: [codebooks]' "
+                "or 'trainable: [all]'",
+                stacklevel=2,
+            )
+        self.multiplier = 1.0
+        self._priced = [each for each in self._learned.values() if each.holder.price]
+        self._weights = sum(each.holder.codes.numel() for each in self._priced)
+        self._wanted = self.bits()
+        self._first = [each.holder.codes.clone() for each in self._learned.values()]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The latent weights, in units of the rms of each output channel."""
+        return [each.through.latent for each in self._learned.values()]
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What changes beside the latent weights: codes, and the numbers of members."""
+        return [tensor for each in self._learned.values() for tensor in (each.holder.codes, each.holder.counts)]
+
+    @torch.no_grad()
+    def choose(self) -> None:
+        """Let every latent weight choose its code again."""
+        for each in self._learned.values():
+            through, holder = each.through, each.holder
+            codebook = holder.holding(each.centroids)
+            codebook = replace(codebook, price=codebook.price * self.multiplier)
+            chosen = codebook.reassigned(through.latent * through.scale)
+            holder.codes.copy_(chosen.codes)
+            holder.counts.copy_(chosen.member_counts().clamp(min=1).view_as(holder.counts))
+        if self._priced:
+            self.multiplier *= 4 ** (_GAIN * (self.bits() - self._wanted))
+
+    def bits(self) -> float:
+        """Entropy of all codes whose bits have a price, in bits a weight."""
+        entropies = (each.holder.holding(each.centroids).entropy * each.holder.codes.numel() for each in self._priced)
+        return sum(entropies) / max(self._weights, 1)
+
+    def measured(self) -> dict[str, float]:
+        """The share of the codes that are not what they were at first, and the entropy, where bits have a price."""
+        pairs = [(each.holder.codes, first) for each, first in zip(self._learned.values(), self._first, strict=True)]
+        changed = sum(int((now != first).sum()) for now, first in pairs)
+        told = {"codes_changed": changed / max(sum(first.numel() for _, first in pairs), 1)}
+        return told | ({"code_bits": self.bits()} if self._priced else {})
+
+    def remove(self) -> None:
+        """Take the second parametrizations away; the codes stay as they were chosen last."""
+        for held in self._lists:
+            del held[len(held) - 1]
+        self._lists = []

@@ -1,0 +1,108 @@
+"""The recipe that is made for a model: what it holds for which model and data, and that it does the job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallNet, TextNet
+from lloydmax import RecipeError, demo
+from lloydmax.cli import main
+from torch import Tensor, nn
+
+
+def steps(recipe: lloydmax.Recipe) -> dict[str, dict[str, Any]]:
+    """The recovery steps by name."""
+    return {step.step: step.options for step in recipe.recover}
+
+
+def test_pictures_and_classes(small_net: SmallNet, pictures: Tensor) -> None:
+    recipe = lloydmax.recipe_for(small_net, 20, pictures)
+    assert [rule.importance for rule in recipe.quantize] == ["fisher"] and recipe.bits == 20
+    assert list(steps(recipe)) == ["renormalize", "distill"]
+    made = steps(recipe)["distill"]
+    assert made["augment"] == ["resized_crop", "flip"] and made["codes"] == "learn" and "resize" not in made
+
+
+def test_large_pictures_are_made_smaller_where_the_model_takes_them() -> None:
+    pooled = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(4 * 144, 10))
+    data = torch.randn(4, 3, 96, 96)
+    assert steps(lloydmax.recipe_for(pooled, 8, data))["distill"]["resize"] == 0.7
+    assert "resize" not in steps(lloydmax.recipe_for(fixed, 8, data))["distill"]
+
+
+def test_text_models_get_rules_for_every_large_parameter() -> None:
+    model = TextNet()
+    tokens = torch.randint(0, 50, (16, 7))
+    recipe = lloydmax.recipe_for(model, 12, tokens)
+    planned = lloydmax.plan(model, recipe)
+    small = [name for name, p in model.named_parameters() if name not in planned.parameters and p.dim() > 1]
+    assert all(model.get_parameter(name).numel() < 1024 for name in small)
+    assert {"lstm.weight_ih_l0", "lstm.weight_hh_l0"} <= set(planned.parameters)
+    made = steps(recipe)["distill"]
+    assert "augment" not in made and "renormalize" not in steps(recipe)
+
+
+def test_embeddings_are_not_taken_for_classes() -> None:
+    class Embedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(32, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.normalize(self.layer(x), dim=1)
+
+    data = torch.randn(64, 32)
+    assert steps(lloydmax.recipe_for(Embedding(), 8, data))["distill"]["loss"] == "mse"
+    classes = nn.Sequential(nn.Linear(32, 64))
+    with torch.no_grad():
+        classes[0].weight.mul_(20)
+    assert steps(lloydmax.recipe_for(classes, 8, data))["distill"]["loss"] == "kl"
+
+
+def test_without_data_nothing_is_measured(small_net: SmallNet) -> None:
+    recipe = lloydmax.recipe_for(small_net, 20)
+    assert recipe.recover == [] and all(rule.importance is None for rule in recipe.quantize)
+    assert "distill" not in steps(lloydmax.recipe_for(small_net, 20, torch.randn(8, 3, 12, 12), effort=0))
+
+
+def test_the_recipe_can_be_saved_and_read_again(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+    recipe = lloydmax.recipe_for(small_net, 20, pictures)
+    recipe.save(tmp_path / "a.yaml")
+    assert lloydmax.Recipe.load(tmp_path / "a.yaml").data() == recipe.data()
+
+
+@pytest.mark.parametrize("effort", [-1.0, float("nan"), float("inf")])
+def test_a_wrong_effort_is_refused(small_net: SmallNet, effort: float) -> None:
+    with pytest.raises(RecipeError, match="effort must be 0 or more"):
+        lloydmax.recipe_for(small_net, 4, effort=effort)
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing to compress"):
+        lloydmax.recipe_for(nn.ReLU(), 4)
+
+
+def test_the_command_needs_no_recipe(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", demo.silhouettes()[:96].numpy())
+    common = ["--model", "lloydmax.demo:network", "--data", str(tmp_path / "data.npy")]
+    options = ["--bits", "2.5", "--effort", "0.03", "--out", str(tmp_path / "a.safetensors"), "--json", "--quiet"]
+    done = CliRunner().invoke(main, ["compress", *common, *options])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    stages = {stage["name"]: stage["agreement"]["kl"] for stage in report["stages"][1:]}
+    assert stages["distill"] < stages["compressed"]
+    count = sum(p.numel() for p in demo.network().parameters())
+    assert (tmp_path / "a.safetensors").stat().st_size <= 1.01 * 2.5 * count / 8
+
+    wrote = CliRunner().invoke(main, ["recipe", *common, "--bits", "3", "--out", str(tmp_path / "r.yaml")])
+    assert wrote.exit_code == 0 and lloydmax.Recipe.load(tmp_path / "r.yaml").bits == 3
+    neither = CliRunner().invoke(main, ["compress", *common, "--out", str(tmp_path / "b.safetensors")])
+    assert neither.exit_code == 2 and "--bits 4" in neither.output

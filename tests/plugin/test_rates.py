@@ -1,0 +1,94 @@
+"""The recipe's bits: the file has that size, and no bit would be better spent in another layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import pytest
+import torch
+from conftest import SmallNet
+from lloydmax import BudgetError, FitError, RecipeError, demo
+from torch import nn
+
+STORAGE = {"floats": "float16", "codes": "entropy"}
+
+
+def recipe(bits: float, **rule: Any) -> dict[str, Any]:
+    """All layers at so many bits."""
+    rules = [{"layers": "all", "centroids": 256, **rule}]
+    return {"version": 1, "bits": bits, "quantize": rules, "storage": STORAGE}
+
+
+@pytest.mark.parametrize("bits", [2.0, 3.3, 5.0])
+def test_the_file_has_the_size_that_was_asked_for(bits: float, tmp_path: Path) -> None:
+    model = demo.network()
+    count = sum(p.numel() for p in model.parameters())
+    planned = lloydmax.plan(model, recipe(bits))
+    result = lloydmax.compress(model, recipe(bits), progress=False)
+    size = result.save(tmp_path / "a.safetensors")
+    assert size == (tmp_path / "a.safetensors").stat().st_size
+    assert 0.985 * bits * count / 8 < size <= 1.002 * bits * count / 8
+    assert planned.predicted_bytes == round(bits * count / 8)
+    other = lloydmax.load(tmp_path / "a.safetensors", demo.network())
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(other(x), result.model(x))
+
+
+def test_the_importance_moves_bits_to_where_they_matter() -> None:
+    model, data = demo.network(), demo.silhouettes()[:64]
+    results = [
+        lloydmax.compress(model, recipe(2.5, **rule), data, progress=False) for rule in ({}, {"importance": "fisher"})
+    ]
+    plain, weighed = (lloydmax.codebooks(result.model) for result in results)
+    gained = {name: weighed[name].entropy - plain[name].entropy for name in plain}
+    assert max(gained.values()) > 0.3 and min(gained.values()) < -0.02
+    images, labels = demo.test_set()
+    accuracies = [demo.accuracy(result.model, images[:400], labels[:400]) for result in results]
+    assert accuracies[1] > accuracies[0] + 0.01
+
+
+def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file in files:
+        lloydmax.compress(demo.network(), recipe(3), progress=False).save(file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_too_few_bits_are_refused(small_net: SmallNet) -> None:
+    with pytest.raises(BudgetError, match="bits.*0.5 bits a weight.*give more bits"):
+        lloydmax.compress(small_net, recipe(0.5), progress=False)
+
+
+def test_a_broken_weight_is_named() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    with torch.no_grad():
+        model[1].weight[3, 3] = torch.nan
+    with pytest.raises(FitError, match=r"1\.weight: 1 of 4096 weights are NaN"):
+        lloydmax.compress(model, recipe(20), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"storage": {"codes": "packed"}}, "bits: needs entropy-coded codes"),
+        ({"quantize": [{"layers": "all", "quantizer": "uniform", "bits": 4}]}, "use kmeans, granularity tensor"),
+        ({"quantize": [{"layers": "all", "granularity": "channel"}]}, "use kmeans, granularity tensor"),
+        ({"quantize": [{"layers": "all", "price": 0.1}]}, "no 'price'"),
+        ({"bits": 0}, "bits"),
+    ],
+)
+def test_a_recipe_that_cannot_be_priced_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        lloydmax.Recipe.load(recipe(4) | change)
+
+
+def test_layers_that_are_kept_count_in_the_size() -> None:
+    model = demo.network()
+    made = recipe(6)
+    made["quantize"].append({"layers": "fc", "quantizer": "none"})
+    result = lloydmax.compress(model, made, progress=False)
+    count = sum(p.numel() for p in model.parameters())
+    assert "fc.weight" not in lloydmax.codebooks(result.model)
+    assert 0.98 * 6 * count / 8 < result.report.bytes.file <= 1.002 * 6 * count / 8
