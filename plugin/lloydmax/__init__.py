@@ -17,6 +17,7 @@ from lloydmax.errors import (
     ExportError,
     FitError,
     IntegrationError,
+    KernelError,
     LloydmaxError,
     PlanMismatchError,
     PluginError,
@@ -31,7 +32,7 @@ from lloydmax.recipe import Recipe
 from lloydmax.recovery import distill, renormalize, run_step
 from lloydmax.report import Report
 from lloydmax.strategy import StopRecovery
-from lloydmax.student import codebooks, set_cache
+from lloydmax.student import codebooks, set_cache, set_kernel
 
 __all__ = [
     "BudgetError",
@@ -44,6 +45,7 @@ __all__ = [
     "FitError",
     "Fitness",
     "IntegrationError",
+    "KernelError",
     "LloydmaxError",
     "Plan",
     "PlanMismatchError",
@@ -74,6 +76,7 @@ __all__ = [
     "save",
     "search",
     "set_cache",
+    "set_kernel",
     "sweep",
     "synthesize",
     "verify",

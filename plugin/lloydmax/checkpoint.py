@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lloydmax import compact, distributed, integer, packing
+from lloydmax import compact, distributed, integer, meta, packing
 from lloydmax.codebook import Codebook, code_dtype
 from lloydmax.contents import (
     check_state,
@@ -148,11 +148,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Turn the original architecture into the compressed model that a file holds.
 
     Everything is checked before ``model`` is touched. It is then changed in place: compressed parameters get
-    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``.
+    their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. A
+    model that was built within ``torch.device("meta")`` is filled on the CPU; loading it takes little more memory than
+    the codes.
 
     Args:
         path: a file that :func:`save` wrote.
-        model: the uncompressed architecture, with any values.
+        model: the uncompressed architecture, with any values or, on the meta device, none.
 
     Returns:
         ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
@@ -161,8 +163,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), File(path) as file:
+    with naming(path), torch.device("cpu"), File(path) as file:  # whatever device the caller builds models on
         document = file.document
+        meta.check(model)
         if document.folded:
             trial = copy.deepcopy(model)
             fold_structure(trial, list(document.folded.items()))
@@ -175,6 +178,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
         }
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
+        meta.give_memory(model)
+        values, _ = contents(model)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 values[name].copy_(tensor)  # type: ignore[union-attr]
@@ -212,13 +217,14 @@ def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     about = file.document.parameters[name]
     codes = torch.zeros(about.codes, dtype=code_dtype(about.k))
+    device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
     return Codebook(
-        file.centroids(name).to(weight.device, weight.dtype, copy=True),
-        codes.view(about.code_shape).to(weight.device),
+        file.centroids(name).to(device, weight.dtype, copy=True),
+        codes.view(about.code_shape).to(device),
         about.granularity,
         about.axis,
         about.block,
@@ -243,7 +249,7 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         first = tied.get(name, name)
         value, own, other = values[first], document.tied.get(name, name), document.tied.get(first, first)
         assert isinstance(value, Tensor)
-        found = ordinary(name, value)
+        found = ordinary(name, value, meta=True)
         parameter = document.parameters.get(own)
         shape = parameter.shape if parameter else plain[own].shape
         dtype = parameter.dtype if parameter else document.floats.get(own, plain[own].torch_dtype)

@@ -19,6 +19,8 @@ from lloydmax.blocks import code_shape, features, from_blocks, grouped, misfit, 
 from lloydmax.errors import FitError
 
 _CHUNK = 1 << 18
+"""Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
+_CHUNK_ELSEWHERE = 1 << 24
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -210,8 +212,34 @@ class Codebook:
     def member_counts(self) -> Tensor:
         """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
         shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
-        slots = _slots(self.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
-        return torch.bincount(slots, minlength=math.prod(shape)).view(shape)
+        counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
+        channels = None if self.axis else channels_per_codebook(self.granularity)
+        for rows, part in self.parts():
+            owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
+            slots = _slots(part.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
+            owned += torch.bincount(slots, minlength=owned.numel()).view(owned.shape)
+        return counts
+
+    def parts(self) -> Iterator[tuple[slice, Codebook]]:
+        """Codebooks of slices of the weight along its first axis, small enough that what is made of one stays in
+        a cache; a slice holds whole codebooks. A weight that cannot be cut is one part."""
+        if not self.shape or (self.axis and self.block > 1):
+            yield slice(None), self
+            return
+        size = _CHUNK if self.codes.device.type == "cpu" else _CHUNK_ELSEWHERE
+        rows = max(1, size * self.shape[0] // math.prod(self.shape))
+        channels = None if self.axis else channels_per_codebook(self.granularity)
+        if channels is not None:
+            rows = max(channels, rows - rows % channels)
+        for start in range(0, self.shape[0], rows):
+            codes, centroids = self.codes[start : start + rows], self.centroids
+            if channels is not None:
+                centroids = centroids[start // channels : -(-(start + rows) // channels)]
+            shape = (len(codes), *self.shape[1:])
+            yield (
+                slice(start, start + rows),
+                Codebook(centroids, codes, self.granularity, self.axis, self.block, shape),
+            )
 
     @property
     def entropy(self) -> float:

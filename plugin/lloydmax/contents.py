@@ -242,8 +242,8 @@ def new_document(
     )
 
 
-def ordinary(name: str, tensor: Tensor) -> Tensor:
-    """The detached tensor.
+def ordinary(name: str, tensor: Tensor, meta: bool = False) -> Tensor:
+    """The detached tensor, which may be on the meta device if ``meta``.
 
     Raises:
         CheckpointError: it is lazy, sparse, quantized, on the meta device, of another class, or of a dtype
@@ -252,7 +252,7 @@ def ordinary(name: str, tensor: Tensor) -> Tensor:
     if is_lazy(tensor):
         raise CheckpointError(f"{name!r} is lazy; run the model once first")
     plain = tensor.detach()
-    if plain.is_meta:
+    if plain.is_meta and not meta:
         raise CheckpointError(f"{name!r} is on the meta device; call model.to_empty(device=...) first")
     if type(plain) is not Tensor or plain.layout != torch.strided or plain.is_quantized:
         raise CheckpointError(

@@ -45,3 +45,7 @@ class IntegrationError(LloydmaxError, RuntimeError):
 
 class ExportError(LloydmaxError, RuntimeError):
     """A model cannot be exported: a format cannot hold something in it, or a package is not installed."""
+
+
+class KernelError(LloydmaxError, RuntimeError):
+    """A kernel cannot run on this machine, or has nothing to run in this model (see :func:`lloydmax.set_kernel`)."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lloydmax import running
 from lloydmax.codebook import Codebook, decode
 
 
@@ -24,7 +25,11 @@ class CodesHolder(nn.Module):
         codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
+        kernel: what eager inference runs with, see :func:`lloydmax.set_kernel`.
     """
+
+    kernel: str | None = None
+    _int8: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     codes: Tensor
 
@@ -38,14 +43,16 @@ class CodesHolder(nn.Module):
 
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight; from the cache unless the centroids learn or have changed since."""
-        if not self.cached or centroids.requires_grad or torch.compiler.is_exporting():
+        if centroids.requires_grad or torch.compiler.is_exporting():
             return self._decode(centroids)
         if torch.compiler.is_compiling():
             return self._decode(centroids) if self.dense is None else self.dense
-        version = -1 if centroids.is_inference() else centroids._version
+        if not self.cached:
+            return self._expand(centroids)
+        version = _version(centroids)
         if self.dense is None or self._version != version:
             with torch.inference_mode(False):
-                self.dense = self._decode(centroids)
+                self.dense = self._expand(centroids)
             self._version = version
         return self.dense
 
@@ -56,9 +63,21 @@ class CodesHolder(nn.Module):
     def _decode(self, centroids: Tensor) -> Tensor:
         return decode(centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
 
+    def _expand(self, centroids: Tensor) -> Tensor:
+        return self._decode(centroids) if torch.jit.is_tracing() else running.dense(self.holding(centroids))
+
     def set_cache(self, enabled: bool) -> None:
         """Keep the decoded weight after its first use, or not."""
-        self.cached, self.dense = enabled, None
+        self.cached = enabled
+        self._forget()
+
+    def set_kernel(self, kernel: str | None) -> None:
+        """Run with ``"int8"`` or plainly."""
+        self.kernel = kernel
+        self._forget()
+
+    def _forget(self) -> None:
+        self.dense = self._int8 = None
 
     def extra_repr(self) -> str:
         """Shape and granularity."""
@@ -66,15 +85,15 @@ class CodesHolder(nn.Module):
         return f"{self.shape}, granularity={self.granularity}, axis={self.axis}{block}"
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self.dense = None
+        self._forget()
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.dense = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "dense": None, "_version": -1}
+        return {**self.__dict__, "dense": None, "_int8": None, "_version": -1}
 
 
 class CodebookTensor(CodesHolder):
@@ -93,6 +112,18 @@ class CodebookTensor(CodesHolder):
     def forward(self) -> Tensor:
         """The dense weight."""
         return self.decoded(self.centroids)
+
+    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with, made at the first use; see :func:`running.int8_weight`."""
+        held, version = self._int8, _version(self.centroids)
+        if held is None or held[0] != version:
+            with torch.inference_mode(False):
+                held = self._int8 = version, running.int8_weight(self.codebook())
+        return held[1]
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class CodebookLayer(nn.Module):
@@ -140,6 +171,8 @@ class CodebookLinear(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """``(*, in_features)`` -> ``(*, out_features)``."""
+        if "weight" in self.codebooks:
+            return running.linear(input, self.codebooks["weight"], self.bias)  # type: ignore[arg-type]
         return F.linear(input, self.weight, self.bias)
 
 
@@ -150,6 +183,10 @@ class CodebookEmbedding(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers ``(*)`` -> ``(*, embedding_dim)``."""
+        if "weight" in self.codebooks and not running.plainly(input):
+            weight: Any = self.codebooks["weight"]
+            if not weight.cached:
+                return running.embedding(input, weight.codebook())
         padding: Any = self.padding_idx
         return F.embedding(input, self.weight, padding)
 

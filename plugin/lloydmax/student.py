@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook import Codebook
+from lloydmax.errors import KernelError
 from lloydmax.integer import IntegerModel
-from lloydmax.layers import CodebookLayer, CodebookTensor, CodesHolder, codebook_layer
+from lloydmax.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
+from lloydmax.running import INT8_NEEDS, KERNELS, Kernel, int8_serves
 
 
 class _MeanGradient(torch.autograd.Function):
@@ -168,11 +170,52 @@ def separate(student: nn.Module, teacher: nn.Module) -> None:
 def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
 
-    The decoded weight is in no state dict, file, pickle, copy or exported program.
+    The decoded weight is in no state dict, file, pickle, copy or exported program. Decoding at every use never holds
+    more than one decoded layer, of linear layers 1 MiB, of embeddings the rows that are looked up; a large linear
+    layer gives the same up to the order of the sums.
     """
     for module in model.modules():
         if isinstance(module, CodesHolder):
             module.set_cache(enabled)
+    return model
+
+
+def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
+    """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
+
+    - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
+      Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
+      weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
+      takes one byte a weight beside the codes.
+    - ``None``: PyTorch's float operations, the default.
+
+    Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
+    length 16 does not divide, compiled and exported programs) runs as without it, by the decoded weight that
+    :func:`set_cache` keeps or not. State dicts and files stay the same; copies and pickles keep the choice, files do
+    not.
+
+    Args:
+        model: finished, as :func:`~lloydmax.compress` and :func:`~lloydmax.load` give it; changed in place.
+        kernel: the choice.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        KernelError: an unknown kernel, or one that serves no layer of this model.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
+    layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
+    weights: list[Any] = [layer["weight"] for layer in layers]
+    served = [weight for weight in weights if kernel is None or int8_serves(weight.codebook())]
+    if kernel is not None and not served:
+        raise KernelError(
+            f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
+            f"model: it needs {INT8_NEEDS}"
+        )
+    for weight in served:
+        weight.set_kernel(kernel)
     return model
 
 

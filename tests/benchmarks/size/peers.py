@@ -1,15 +1,15 @@
 """Peers, post training and without data, each through its own entry points; how their files are counted: ``packing``.
 
-Each function takes a copy of the teacher, the bits of a code and one input, and raises what the peer raises where it
-refuses.
+Each function takes the teacher, the bits of a code and one input, and raises what the peer raises where it refuses.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from size.packing import Packed, codebooks, floats, groups, scalars
+from size.packing import Packed, codebooks, floats, groups, scalars, shared
+from size.target import Target
 
 BITS = (4, 8, 3, 2, 6, 5)
 """The most telling first."""
+CHANNELS = 8
+"""Output channels that share a codebook, between one for each tensor and one for each channel."""
 GROUP = 32
 """Weights that share a scale: INC's default for RTN."""
 HQQ_GROUP = 64
@@ -37,36 +40,62 @@ class Peer:
         module: that is imported before the time is taken.
         run: compresses.
         bits: that it is asked for.
+        sized: whether ``run`` takes the bits of the whole file for each parameter, and not those of a code.
     """
 
     title: str
     distribution: str
     module: str
-    run: Callable[[nn.Module, int, Tensor], Packed]
+    run: Callable[..., Packed]
     bits: tuple[int, ...] = BITS
+    sized: bool = False
 
 
-def coremltools(model: nn.Module, bits: int, x: Tensor, channels: bool) -> Packed:
-    """Post-training k-means, one codebook a tensor or an output channel."""
+def compress(peer: Peer, model: nn.Module, target: Target, x: Tensor) -> Packed:
+    """One cell: at these bits, or at the most bits whose file is small enough; the model stays as it is.
+
+    Raises:
+        RuntimeError: no file is small enough.
+        Exception: what the peer raises.
+    """
+    if peer.sized:
+        return peer.run(copy.deepcopy(model), target.bits, x)
+    if not target.file:
+        return peer.run(copy.deepcopy(model), int(target.bits), x)
+    refusals = []
+    for bits in (bits for bits in range(math.floor(target.bits), 0, -1) if bits in (1, *peer.bits)):
+        try:
+            packed = peer.run(copy.deepcopy(model), bits, x)
+        except Exception as refusal:
+            refusals.append(f"{bits} bits: {type(refusal).__name__}: {refusal}")
+            continue
+        if packed.bytes <= target.limit(scalars(model)):
+            return replace(packed, how=f"{packed.how}; codes of {bits} bits")
+        refusals.append(f"{bits} bits: {8 * packed.bytes / scalars(model):.3f} bits a weight")
+    raise RuntimeError(f"no file is small enough: {'; '.join(refusals) or 'it has no codes of so few bits'}")
+
+
+def coremltools(model: nn.Module, bits: int, x: Tensor, channels: int | None) -> Packed:
+    """Post-training k-means, one codebook for each tensor, or for this number of output channels."""
     from coremltools.optimize.torch.palettization import PostTrainingPalettizer, PostTrainingPalettizerConfig
 
     options: dict[str, Any] = {"n_bits": bits}
     if channels:
-        options |= {"granularity": "per_grouped_channel", "group_size": 1}
+        options |= {"granularity": "per_grouped_channel", "group_size": channels}
     config = PostTrainingPalettizerConfig.from_dict({"global_config": options})
     found = PostTrainingPalettizer(copy.deepcopy(model), config).compress()
     return codebooks(model, _clustered(model, found, bits, channels), bits, channels)
 
 
-def coreai(model: nn.Module, bits: int, x: Tensor, channels: bool) -> Packed:
-    """Post-training k-means, one codebook a tensor or an output channel."""
+def coreai(model: nn.Module, bits: int, x: Tensor, channels: int | None) -> Packed:
+    """Post-training k-means, one codebook for each tensor, or for this number of output channels."""
     from coreai_opt.palettization import KMeansPalettizer, KMeansPalettizerConfig
     from coreai_opt.palettization.config import ModuleKMeansPalettizerConfig, OpKMeansPalettizerConfig
     from coreai_opt.palettization.spec import PalettizationSpec, PerGroupedChannelGranularity, PerTensorGranularity
 
-    shared = PerGroupedChannelGranularity(axis=0, group_size=1) if channels else PerTensorGranularity()
+    shared = PerGroupedChannelGranularity(axis=0, group_size=channels) if channels else PerTensorGranularity()
     spec = PalettizationSpec(n_bits=bits, granularity=shared)  # type: ignore[arg-type]
-    states = dict.fromkeys(OpKMeansPalettizerConfig.get_default_state_spec(), spec)
+    states: dict[str, PalettizationSpec | None] = dict.fromkeys(OpKMeansPalettizerConfig.get_default_state_spec(), spec)
     whole = ModuleKMeansPalettizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec=states)
     found = KMeansPalettizer(copy.deepcopy(model), KMeansPalettizerConfig(global_config=whole)).prepare((x,)).eval()
     return codebooks(model, _clustered(model, found, bits, channels), bits, channels)
@@ -78,7 +107,7 @@ def inc_rtn(model: nn.Module, bits: int, x: Tensor) -> Packed:
 
     config = RTNConfig(bits=bits, group_size=GROUP, use_layer_wise=False)
     found = convert(prepare(copy.deepcopy(model), config))
-    weights = {f"{name}.weight": m.recover().weight for name, m in found.named_modules() if hasattr(m, "recover")}
+    weights = {f"{name}.weight": m.recover() for name, m in found.named_modules() if hasattr(m, "recover")}
     return groups(model, _some(weights), bits, GROUP, zeros=False)
 
 
@@ -122,9 +151,8 @@ def _torchao(model: nn.Module, bits: int, config: Any, group: int | None, kinds:
     return groups(model, _some(weights), bits, group, zeros=False)
 
 
-def nncodec(model: nn.Module, bits: int, x: Tensor) -> Packed:
-    """NNC (ISO/IEC 15938-17): dependent quantization and DeepCABAC, the finest step whose bitstream takes at most
-    ``bits`` bits per original weight."""
+def nncodec(model: nn.Module, bits: float, x: Tensor) -> Packed:
+    """NNC (ISO/IEC 15938-17): dependent quantization and DeepCABAC, the finest step whose bitstream is small enough."""
     from nncodec import nnc
 
     values = {name: tensor.numpy().astype(np.float32) for name, tensor in floats(model).items()}
@@ -143,8 +171,8 @@ def nncodec(model: nn.Module, bits: int, x: Tensor) -> Packed:
     return Packed(weights, len(stream), f"a bitstream (qp {coarse})")
 
 
-def _clustered(model: nn.Module, found: nn.Module, bits: int, channels: bool) -> dict[str, Tensor]:
-    """Weights that have at most ``2 ** bits`` values each, whatever holds them."""
+def _clustered(model: nn.Module, found: nn.Module, bits: int, channels: int | None) -> dict[str, Tensor]:
+    """Weights that changed and have at most ``2 ** bits`` values for each codebook, whatever holds them."""
     weights = {}
     for name, tensor in floats(model).items():
         module, _, leaf = name.rpartition(".")
@@ -152,10 +180,11 @@ def _clustered(model: nn.Module, found: nn.Module, bits: int, channels: bool) ->
             now = getattr(found.get_submodule(module), leaf).detach()
         except AttributeError:
             continue
-        rows = now.flatten(1) if channels and now.dim() > 1 else now.reshape(1, -1)
-        if now.dim() > 1 and max(len(torch.unique(row)) for row in rows) <= min(2**bits, rows.shape[1]):
-            if channels or not torch.equal(now, tensor):
-                weights[name] = now
+        if now.dim() < 2:
+            continue
+        most = max(len(torch.unique(codebook)) for codebook in shared(now, channels))
+        if most <= 2**bits and (channels or not torch.equal(now, tensor)):
+            weights[name] = now
     return _some(weights)
 
 
@@ -169,13 +198,14 @@ _CML, _COREAI = ("coremltools", "coremltools.optimize.torch.palettization"), ("c
 _INC, _AO = ("neural-compressor", "neural_compressor.torch.quantization"), ("torchao", "torchao.quantization")
 
 PEERS = {
-    "coremltools-tensor": Peer("coremltools, a codebook a tensor", *_CML, partial(coremltools, channels=False)),
-    "coremltools-channel": Peer("coremltools, a codebook a channel", *_CML, partial(coremltools, channels=True)),
-    "coreai-tensor": Peer("coreai-opt, a codebook a tensor", *_COREAI, partial(coreai, channels=False)),
-    "coreai-channel": Peer("coreai-opt, a codebook a channel", *_COREAI, partial(coreai, channels=True)),
+    "coremltools-tensor": Peer("coremltools, a codebook a tensor", *_CML, partial(coremltools, channels=None)),
+    "coremltools-group": Peer("coremltools, a codebook for 8 channels", *_CML, partial(coremltools, channels=CHANNELS)),
+    "coremltools-channel": Peer("coremltools, a codebook a channel", *_CML, partial(coremltools, channels=1)),
+    "coreai-tensor": Peer("coreai-opt, a codebook a tensor", *_COREAI, partial(coreai, channels=None)),
+    "coreai-channel": Peer("coreai-opt, a codebook a channel", *_COREAI, partial(coreai, channels=1)),
     "inc-rtn": Peer("INC RTN, linear layers", *_INC, inc_rtn),
     "inc-hqq": Peer("INC HQQ, linear layers", *_INC, inc_hqq),
     "torchao": Peer("torchao int8, int4, linear layers", *_AO, torchao, (4, 8)),
     "torchao-intx": Peer("torchao IntX, linear layers, embeddings", *_AO, torchao_intx),
-    "nncodec": Peer("nncodec, at that file size", "nncodec", "nncodec.nnc", nncodec),
+    "nncodec": Peer("nncodec, at that file size", "nncodec", "nncodec.nnc", nncodec, sized=True),
 }

@@ -1,9 +1,9 @@
 """Photographs for ImageNet networks, from packages: unlabelled ones for recovery and for testing, and labelled ones.
 
-Debian's tuxpaint-stamps-default (cut-outs of photographs, shown on white), gcompris-qt-data, plasma-workspace-wallpapers,
-lomiri-wallpapers-16.04, mate-backgrounds and ukui-wallpapers, and the Python packages scikit-image and foolbox, whichever
-are installed. A picture whose file name contains the name of an ImageNet class is labelled; all labelled ones are for
-testing. The split is by original picture, all crops and all sizes of it on one side.
+Debian's tuxpaint-stamps-default (cut-outs of photographs, shown on white), gcompris-qt-data,
+plasma-workspace-wallpapers, lomiri-wallpapers-16.04, mate-backgrounds and ukui-wallpapers, and the Python packages
+scikit-image and foolbox, whichever are installed. A picture whose file name contains the name of an ImageNet class is
+labelled; all labelled ones are for testing. The split is by original picture: all its crops and sizes are on one side.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def crops(pictures: list[Original], total: int) -> np.ndarray:
 
 
 def split(folder: Path) -> dict[str, np.ndarray]:
-    """``recovery`` and ``test`` uint8 ``(N, 3, 224, 224)``, ``labelled`` likewise, ``labels`` int64; kept in ``folder``."""
+    """``recovery``, ``test`` and ``labelled`` uint8 ``(N, 3, 224, 224)``, ``labels`` int64; kept in ``folder``."""
     names = ("recovery", "test", "labelled", "labels")
     paths = {name: folder / f"{name}.npy" for name in names}
     if not all(path.exists() for path in paths.values()):
@@ -172,7 +172,10 @@ def split(folder: Path) -> dict[str, np.ndarray]:
 
 def made() -> dict[str, np.ndarray]:
     """What :func:`split` keeps."""
-    classes, recovery, test, labelled = imagenet_classes(), [], [], []
+    classes = imagenet_classes()
+    recovery: list[Original] = []
+    test: list[Original] = []
+    labelled: list[tuple[Original, int]] = []
     for original in originals():
         label = original.label if original.label is not None else class_of(original.name, classes)
         draw = int.from_bytes(hashlib.sha256(original.name.encode()).digest()[:4]) / 2**32
@@ -190,7 +193,7 @@ def made() -> dict[str, np.ndarray]:
 
 def _opened(source: Path | bytes) -> Image.Image:
     """RGB, on white where it is transparent; a cut-out is padded to a square."""
-    picture = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    picture: Image.Image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
     if picture.mode in ("RGB", "L", "CMYK"):
         return picture.convert("RGB")
     picture = picture.convert("RGBA")

@@ -5,71 +5,71 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from published.cells import markdown as table
 
-from size.peers import BITS
-from size.runs import METHODS
+from size.plots import plot
+from size.runs import METHODS, Result
+from size.target import Target
 
-Result = dict[str, Any]
-ORDER = sorted(BITS, reverse=True)
+COUNTED = (
+    "Bytes: lloydmax's and nncodec's are those of their real files. The other peers write no small file that counts "
+    "every method alike, so theirs are ideal, in their favour: codes packed at fixed width, codebooks (only of values "
+    "that occur) and scales in float16, everything else in float16, no header, no names. Memory: the peak while "
+    "compressing, with torch, the teacher and the peer loaded. One cell is one process.\n"
+)
+COLUMNS: dict[str, tuple[str, str, float]] = {
+    "agreement": ("agreement, %", "{:.2f}", 100),
+    "accuracy": ("accuracy, %", "{:.2f}", 100),
+    "cosine": ("mean cosine", "{:.4f}", 1),
+    "correlation": ("correlation of similarities", "{:.4f}", 1),
+    "kl": ("KL, nats", "{:.4f}", 1),
+    "seconds": ("CPU, s", "{:.1f}", 1),
+    "memory": ("peak memory, MB", "{:.0f}", 1),
+}
+"""Figure -> its column, form and factor."""
+
+
+def write(folder: Path, plots: Path, results: Sequence[Result], titles: Mapping[str, str]) -> str:
+    """``results.json`` and ``tables.md`` in ``folder``, and ``accuracy_at_size_NETWORK.png`` in ``plots`` for every
+    network with results; the tables."""
+    text = markdown(results, titles)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {"results.json": json.dumps(results, indent=1) + "\n", "tables.md": text}.items():
+        temporary = folder / f"{name}.part"
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(folder / name)
+    for network, title in titles.items():
+        mine = [result for result in _of(results, network) if "figures" in result]
+        if mine:
+            plot(plots / f"accuracy_at_size_{network}.png", mine, title)
+    return text
 
 
 def markdown(results: Sequence[Result], titles: Mapping[str, str]) -> str:
-    """For each network: agreement by bits of a code, all figures, and what was refused."""
-    parts = [_machine(results)] if results else ["No cell is done.\n"]
+    """For each network: what counts most by size, all figures, and what was refused."""
+    if not results:
+        return "No cell is done.\n"
+    parts = [_machine(results), COUNTED]
     for network, title in titles.items():
-        mine = [result for result in results if result["key"]["network"] == network]
+        mine = _of(results, network)
         if mine:
             parts += [f"### {title}\n", _overview(mine), _details(mine), *_notes(mine)]
     return "\n".join(parts)
 
 
-def write(folder: Path, results: Sequence[Result], text: str, titles: Mapping[str, str]) -> None:
-    """``results.json``, ``tables.md``, and ``NETWORK.svg`` for every network with results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (folder / "tables.md").write_text(text, encoding="utf-8")
-    for network, title in titles.items():
-        mine = [r for r in results if r["key"]["network"] == network and "figures" in r]
-        if mine:
-            plot(folder / f"{network}.svg", mine, title)
+def _of(results: Sequence[Result], network: str) -> list[Result]:
+    return [result for result in results if result["key"]["network"] == network]
 
 
-def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Agreement (top) and, with labels, accuracy (bottom) against the bytes of the file, a line for each method."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "lloydmax"
-    from matplotlib import pyplot as plt
-
-    shown = [name for name in ("agreement", "accuracy") if any(name in r["figures"] for r in results)]
-    figure, axes = plt.subplots(len(shown), 1, figsize=(8, 4.5 * len(shown)), squeeze=False, sharex=True)
-    for axis, name in zip(axes[:, 0], shown, strict=True):
-        for number, (method, label) in enumerate(METHODS.items()):
-            points = sorted((r["figures"]["bytes"], r["figures"].get(name)) for r in _of(results, method))
-            if points:
-                ours = method.startswith("lloydmax")
-                width, marker = (2.2, "o") if ours else (1.0, "xsv^<>+d*"[number % 9])
-                axis.plot(*zip(*points, strict=True), marker=marker, linewidth=width, markersize=5, label=label)
-        teacher = max((r["figures"].get("teacher_accuracy", 0.0) for r in results), default=0.0)
-        if name == "accuracy":
-            axis.axhline(teacher, color="grey", linestyle=":", label="original")
-        axis.set(xscale="log", ylabel=name, title=title if axis is axes[0, 0] else "")
-        axis.grid(alpha=0.3)
-    axes[-1, 0].set_xlabel("bytes of the file")
-    axes[0, 0].legend(fontsize=7)
-    figure.tight_layout()
-    temporary = path.with_suffix(".part")
-    figure.savefig(temporary, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    temporary.replace(path)
+def _sizes(results: Sequence[Result]) -> list[Target]:
+    """Files last, the largest first."""
+    found = {Target.read(result["key"]["bits"]) for result in results}
+    return sorted(found, key=lambda target: (target.file, -target.bits))
 
 
-def _of(results: Sequence[Result], method: str, bits: int | None = None) -> list[Result]:
-    return [r for r in results if r["key"]["method"] == method and "figures" in r and bits in (None, r["key"]["bits"])]
+def _cells(results: Sequence[Result]) -> dict[tuple[str, Target], Result]:
+    return {(result["key"]["method"], Target.read(result["key"]["bits"])): result for result in results}
 
 
 def _machine(results: Sequence[Result]) -> str:
@@ -81,58 +81,59 @@ def _machine(results: Sequence[Result]) -> str:
 
 
 def _overview(results: Sequence[Result]) -> str:
+    """Accuracy with labels, else agreement or cosine."""
+    shown = [result["figures"] for result in results if "figures" in result]
+    name = next((name for name in ("cosine", "accuracy") if any(name in figures for figures in shown)), "agreement")
+    _, form, scale = COLUMNS[name]
+    sizes, cells = _sizes(results), _cells(results)
     rows = []
     for method, title in METHODS.items():
-        cells = []
-        for bits in ORDER:
-            found = _of(results, method, bits)
-            refused = any(r["key"] | {"method": method, "bits": bits} == r["key"] and "refused" in r for r in results)
-            figures = found[0]["figures"] if found else {}
-            text = f"{100 * figures['agreement']:.1f} ({figures['bits_per_weight']:.2f})" if found else "-"
-            cells.append("refused" if refused else text)
-        rows.append([title, *cells])
-    head = ["agreement, % (bits of the file per original weight)", *(f"{bits} bits" for bits in ORDER)]
-    return table("Agreement with the original, by bits of a code", head, rows)
+        row = [title]
+        for size in sizes:
+            result = cells.get((method, size), {})
+            figures = result.get("figures", {})
+            value = (
+                f"{form.format(scale * figures.get(name, 0.0))} ({figures['bits_per_weight']:.2f})" if figures else "-"
+            )
+            row.append("no" if "refused" in result else value)
+        rows.append(row)
+    head = [f"{COLUMNS[name][0]} (bits of the file a weight)", *(size.title for size in sizes)]
+    return table(f"By size: {_original(results)}", head, rows)
 
 
 def _details(results: Sequence[Result]) -> str:
-    columns: dict[str, tuple[str, str, float]] = {
-        "agreement": ("agreement, %", "{:.2f}", 100),
-        "accuracy": ("accuracy, %", "{:.2f}", 100),
-        "correlation": ("correlation", "{:.4f}", 1),
-        "kl": ("KL, nats", "{:.4f}", 1),
-        "seconds": ("CPU seconds", "{:.1f}", 1),
-        "memory": ("memory, MB", "{:.0f}", 1),
-    }
-    used = {name: form for name, form in columns.items() if any(name in r.get("figures", {}) for r in results)}
-    rows = []
+    used = {n: c for n, c in COLUMNS.items() if any(n in result.get("figures", {}) for result in results)}
+    cells, rows = _cells(results), []
     for method, title in METHODS.items():
-        for bits in ORDER:
-            for result in _of(results, method, bits):
-                figures = result["figures"]
-                values = [
-                    form.format(scale * figures[name]) if name in figures else "-"
-                    for name, (_, form, scale) in used.items()
-                ]
-                rows.append([title, str(bits), f"{figures['bytes']:,}", f"{figures['bits_per_weight']:.3f}", *values])
-    accuracy = max((r["figures"].get("teacher_accuracy", 0.0) for r in results if "figures" in r), default=0.0)
-    parameters = max((r.get("parameters", 0) for r in results), default=0)
-    original = f"{parameters:,} weights" + (f", accuracy {100 * accuracy:.2f} %" if accuracy else "")
-    head = ["", "bits", "bytes", "bits per weight", *(column for column, _, _ in used.values())]
-    return table(f"All figures (original: {original})", head, rows)
+        for size in _sizes(results):
+            figures = cells.get((method, size), {}).get("figures")
+            if figures:
+                values = [form.format(by * figures[n]) if n in figures else "-" for n, (_, form, by) in used.items()]
+                rows.append([title, size.title, f"{figures['bytes']:,}", f"{figures['bits_per_weight']:.3f}", *values])
+    head = ["", "size", "bytes", "bits a weight", *(column for column, _, _ in used.values())]
+    return table("All figures", head, rows)
+
+
+def _original(results: Sequence[Result]) -> str:
+    accuracy = max(
+        (result["figures"].get("teacher_accuracy", 0.0) for result in results if "figures" in result), default=0
+    )
+    told = f", accuracy {100 * accuracy:.2f} %" if accuracy else ""
+    return f"the original has {results[0]['parameters']:,} weights of 32 bits{told}"
 
 
 def _notes(results: Sequence[Result]) -> Iterator[str]:
-    """What stays float, what the bytes are of, and what was refused, each once."""
-    lines: dict[str, list[str]] = {}
+    """What stays float and what was refused, each once."""
+    lines: dict[str, list[Target]] = {}
     for result in results:
-        method, bits = METHODS[result["key"]["method"]], str(result["key"]["bits"])
+        method, size = METHODS[result["key"]["method"]], Target.read(result["key"]["bits"])
         if "refused" in result:
-            lines.setdefault(f"{method} refused: {' '.join(result['refused'].split())[:300]}", []).append(bits)
+            lines.setdefault(f"{method} refused: {' '.join(result['refused'].split())[:300]}", []).append(size)
         elif result["left_float"]:
             names = result["left_float"]
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            lines.setdefault(f"{method} leaves {len(names)} weights float: {shown}", []).append(bits)
-    for line, bits in lines.items():
-        yield f"- {line} ({', '.join(sorted(bits, reverse=True))} bits)"
+            lines.setdefault(f"{method} leaves {len(names)} weights float: {shown}", []).append(size)
+    for line, sizes in lines.items():
+        told = ", ".join(size.title for size in sorted(sizes, key=lambda size: (size.file, -size.bits)))
+        yield f"- {line} ({told})"
     yield ""
