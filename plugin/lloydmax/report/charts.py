@@ -206,7 +206,10 @@ def damage(curves: DamageCurves) -> Spec:
         for row in curves.rows
     ]
     what = "KL to the original (nats)" if curves.classes else "noise over signal of the outputs"
-    spans = {key: (min(row[key] for row in rows), max(row[key] for row in rows)) for key in ("bytes", "damage")}
+    x, y = (
+        span(max(value, least) for value in values)
+        for values, least in (([row.bytes for row in curves.rows], 1), ([row.damage for row in curves.rows], floor))
+    )
     lit = "datum.unit === shown"
     over = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout", "fields": ["unit"]}
     near: Spec = {"param": "near", "empty": False}
@@ -219,12 +222,12 @@ def damage(curves: DamageCurves) -> Spec:
         params=[{"name": "shown", "value": ""}],
         encoding={
             "x": {"field": "bytes", "type": "quantitative", "title": "bytes of codes and codebook",
-                  "scale": {"type": "log", "nice": False, "domain": spans["bytes"]},
+                  "scale": {"type": "log", "nice": False, "domain": x},
                   "axis": {"labelExpr": _BYTES, "labelOverlap": "greedy", "labelFlush": 20,
-                           "values": _round(*spans["bytes"])}},
+                           "values": _round(*x)}},
             "y": {"field": "damage", "type": "quantitative", "title": what,
-                  "scale": {"type": "log", "nice": False, "domain": spans["damage"]},
-                  "axis": {"format": "~g", "values": _round(*spans["damage"])}},
+                  "scale": {"type": "log", "nice": False, "domain": y},
+                  "axis": {"format": "~g", "values": _round(*y)}},
             "detail": {"field": "unit"},
             "tooltip": tooltip,
         },

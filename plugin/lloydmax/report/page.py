@@ -58,8 +58,8 @@ class _Page:
         if not self.two:
             (report,) = self.reports
             return (
-                f"<div><h1>{tables.breakable(report.model)}</h1><p class=lead>compressed by recipe {escape(report.recipe)}</p>"
-                f"{tables.key_figures(report)}</div>"
+                f"<div><h1>{tables.breakable(report.model)}</h1>"
+                f"<p class=lead>compressed by recipe {escape(report.recipe)}</p>{tables.key_figures(report)}</div>"
             )
         title = " and ".join(dict.fromkeys(report.model for report in self.reports))
         return f"<div><h1>{tables.breakable(title)}, two runs</h1>{tables.compared(*self.reports)}</div>"

@@ -134,9 +134,10 @@ def layers(report: Report, curves: DamageCurves | None) -> str:
     if report.recovery and report.trained:
         names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
         others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
+    long = " long" if len(report.layers) > _LONG else ""
     return (
-        f'<div class="scroll layers{" long" if len(report.layers) > _LONG else ""}" tabindex=0 role=region aria-label="Compressed parameters">'
-        f'<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll layers{long}" tabindex=0 role=region aria-label="Compressed parameters">'
+        f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f"<p class=small>{said}</p>{others}"
     )
 
