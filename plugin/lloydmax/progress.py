@@ -112,7 +112,7 @@ class _Pace(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """One cell."""
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         pace = "" if not speed or task.total == 1 else _rate(speed, task.fields["unit"])
         if task.finished:
             when = f"in {_clock(task.finished_time or 0)}"

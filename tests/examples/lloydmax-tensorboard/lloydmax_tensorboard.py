@@ -45,7 +45,7 @@ class TensorBoard:
     @lloydmax.hookimpl
     def lloydmax_parameter_fitted(self, name: str, codebook: lloydmax.Codebook) -> None:
         """What the codebook looks like before recovery."""
-        self._writer.add_scalar(f"bits/{name}", codebook.bits, 0)
+        self._writer.add_scalar(f"bits/{name}", codebook.bits_per_weight, 0)
         self._writer.add_histogram(f"centroids/{name}", codebook.centroids.detach().float(), 0)
 
     @lloydmax.hookimpl
