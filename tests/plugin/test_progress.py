@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import time
@@ -103,7 +104,7 @@ def test_json_lines_tell_the_same_to_a_machine(small_net: SmallNet, pictures: Te
     assert all(set(line) == KEYS for line in lines)
     steps = [line for line in lines if (line["event"], line["stage"]) == ("step", "distill")]
     assert steps[-1]["index"] == steps[-1]["total"] == 6 and steps[-1]["metrics"]["agreement"] <= 1
-    assert all(a["seconds"] <= b["seconds"] for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(steps))
     fitted = [line["metrics"]["parameter"] for line in lines if line["event"] == "parameter_fitted"]
     assert len(fitted) == 5 and "head.2.weight" in fitted
     open_stages: list[str] = []
