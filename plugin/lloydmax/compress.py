@@ -185,7 +185,7 @@ def compress(
             model=plan.model,
             bytes=sizes,
             stages=stages,
-            measured_on=yardstick_source.describe() if yardstick_source else None,
+            measured_on=yardstick.describe() if isinstance(yardstick, Yardstick) else None,
             layers=layer_reports(plan, weights, codebooks(student)),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=said,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 
 from lloydmax import plugins
 from lloydmax.cache import Cache, fingerprint
-from lloydmax.choosing.rates import priced
+from lloydmax.choosing.rates import ROUNDS, priced
 from lloydmax.codebook import check_weight
-from lloydmax.data import Source
+from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
 from lloydmax.plan import Plan, PlannedParameter
 from lloydmax.strategy import Events, evaluating
@@ -54,7 +56,18 @@ def fit(
     if plan.recipe.bits is not None:
         with events.stage("price"):
             means, weighted = weighted, {}
-            plan = priced(model, plan, means, lambda tried: {p.name: fitted(p) for p in tried.parameters.values()})
+            done = 0
+
+            def attempt(tried: Plan) -> dict[str, Codebook]:
+                nonlocal done
+                made = {}
+                for p in tried.parameters.values():
+                    made[p.name] = fitted(p)
+                    done += 1
+                    events.step("price", done, ROUNDS * len(plan.parameters))
+                return made
+
+            plan = priced(model, plan, means, attempt)
     found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(plan.parameters.values(), start=1):
@@ -74,9 +87,35 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         if source is None:
             raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
-        with events.stage(f"importance {kind}"), evaluating(model), torch.enable_grad():
-            found |= plugins.make("importance", kind, {}).measure(model, names, source)
+        stage = f"importance {kind}"
+        with events.stage(stage), evaluating(model), torch.enable_grad():
+            heard = _Heard(source, partial(events.step, stage))
+            found |= plugins.make("importance", kind, {}).measure(model, names, heard)
     return found
+
+
+class _Heard(Source):
+    """A source that tells how many of the samples of an order were read: ``tell(done, total)``."""
+
+    def __init__(self, source: Source, tell: Callable[[int, int], None]) -> None:
+        self._source, self._tell = source, tell
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def deterministic(self) -> bool:
+        return self._source.deterministic
+
+    def describe(self) -> str:
+        return self._source.describe()
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        done = 0
+        for indices, batch in self._source.batches(batch_size, order, drop_last):
+            yield indices, batch
+            done += len(indices)
+            self._tell(done, len(order))
 
 
 def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:

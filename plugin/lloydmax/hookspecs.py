@@ -49,8 +49,9 @@ def lloydmax_search_methods() -> dict[str, type]:  # type: ignore[empty-body]
 def lloydmax_stage_started(stage: str, total: int | None) -> None:
     """A stage starts; ``total`` units if known.
 
-    Stages are ``prepare``, ``fit``, ``measure``, ``finish``, ``estimate``, ``sweep``, ``search``, and recovery steps by
-    their names. One may start within another: ``teacher`` (the teacher's outputs are computed) in ``distill``.
+    Stages are ``prepare``, ``importance NAME``, ``price``, ``fit``, ``calibrate``, ``measure``, ``finish``,
+    ``estimate``, ``sweep``, ``search``, ``synthesize``, and recovery steps by their names. One may start within
+    another: ``teacher`` (the teacher's outputs are computed) in ``distill``.
     """
 
 

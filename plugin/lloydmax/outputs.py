@@ -232,6 +232,11 @@ class Yardstick:
         self.order = drawn.sort().values
         self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache, events=events)
 
+    def describe(self) -> str:
+        """What is measured on, for people."""
+        what = self.source.describe()
+        return what if len(self.order) == len(self.source) else f"{len(self.order):,} of {what}"
+
     def measure(self, student: nn.Module, told: Callable[[int, int], None] | None = None) -> Agreement:
         """Compare; the student runs in evaluation mode and is left as it was.
 

@@ -21,6 +21,8 @@ UNITS = {
     "sweep": "choices",
     "search": "choices",
     "estimate": "parts",
+    "price": "layers",
+    "importance": "samples",
 }
 """What the stages count; all others count ``it``, iterations."""
 
@@ -61,7 +63,7 @@ class ProgressBars:
     def lloydmax_stage_started(self, stage: str, total: int | None) -> None:
         """A new line."""
         indent = "  " if self._open else ""
-        task = self._progress.add_task(indent + stage, total=total, news="", unit=UNITS.get(stage, "it"))
+        task = self._progress.add_task(indent + stage, total=total, news="", unit=UNITS.get(stage.split()[0], "it"))
         self._open.append((stage, task))
         self._known[stage] = {}
 
@@ -110,7 +112,7 @@ class _Pace(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """One cell."""
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         pace = "" if not speed or task.total == 1 else _rate(speed, task.fields["unit"])
         if task.finished:
             when = f"in {_clock(task.finished_time or 0)}"
@@ -132,12 +134,15 @@ def _clock(seconds: float) -> str:
 
 
 def _news(metrics: dict[str, Any]) -> str:
-    """The numbers that matter: the loss, and how good the model is."""
-    shown = []
-    for name in (
-        ("loss", "agreement", "kl", "score") if {"loss", "agreement", "kl"} & set(metrics) else ("mse", "score")
-    ):
-        value = metrics.get(name)
-        if isinstance(value, (int, float)):
-            shown.append(f"{name} {100 * value:.1f} %" if name == "agreement" else f"{name} {value:.4g}")
-    return "  ".join(shown)
+    """The numbers that matter: the loss and how good the model is; of a stage without these, its first two."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    known: list[str] = [name for name in ("loss", "agreement", "kl", "score") if name in numbers]
+    if set(known) <= {"score"}:
+        known = sorted({"mse", "score"} & set(numbers)) or list(numbers)[:2]
+    return "  ".join(f"{name.replace('_', ' ')} {_written(name, numbers[name])}" for name in known)
+
+
+def _written(name: str, value: float) -> str:
+    if name.startswith("agreement"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

@@ -139,7 +139,7 @@ def test_events_reach_the_listeners_of_this_run_only(small_net: SmallNet, pictur
 
     heard, deaf = Listener(), Listener()
     lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, listeners=[heard])
-    assert heard.stages[:2] == ["prepare", "fit"] and heard.stages[-1] == "finish"
+    assert heard.stages[:3] == ["prepare", "teacher", "fit"] and heard.stages[-2:] == ["finish", "measure"]
     assert heard.fitted == ["stem.weight", "depthwise.weight", "padded.weight", "head.0.weight", "head.2.weight"]
     last = [step for step in heard.steps if step[0] == "distill"][-1]
     assert last[1] == last[2] > 0 and deaf.steps == []

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from lloydmax.plan import Plan
 
 _LEAST, _MOST = 1e-12, 1e2  # prices over importance x mean square: of no consequence, and nothing but one centroid
-_ROUNDS = 5
+ROUNDS = 5
+"""Sets of codebooks that are fitted at most."""
 _CLOSE, _EXACT = 1e-3, 5e-4
 TEMPER = 2 / 3
 """Exponent of importance x mean square."""
@@ -79,7 +80,7 @@ def priced(
         )
     found: dict[int, Plan] = {}
     price = sum(layer.energy for layer in layers.values()) / len(layers)
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         price = _price(layers.values(), wanted, price)
         tried = _with(plan, {name: price / layer.importance for name, layer in layers.items()})
         size = _file_bytes(model, tried, fitted(tried))

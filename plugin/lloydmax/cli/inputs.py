@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lloydmax.cli.options import listeners
 from lloydmax.errors import DataError
 
 _SYNTHESIZE = "synthesize:"
@@ -54,12 +55,11 @@ def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str 
 
 def _synthesized(count: str, model: Any, size: int) -> Any:
     from lloydmax import synthesize
-    from lloydmax.progress import ProgressBars
 
     if not count.isdecimal():
         raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
-    with ProgressBars() as bars:
-        return synthesize(model, int(count), size, listeners=[bars])
+    with listeners() as heard:
+        return synthesize(model, int(count), size, listeners=heard)
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:

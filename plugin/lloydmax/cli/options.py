@@ -12,7 +12,7 @@ import click
 from lloydmax.errors import LloydmaxError
 
 Command = Callable[..., Any]
-_LOG_JSON = "lloydmax.log_json"
+_LOG_JSON, _QUIET = "lloydmax.log_json", "lloydmax.quiet"
 
 
 class Main(click.Group):
@@ -59,8 +59,8 @@ def data_options(command: Command) -> Command:
 DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
 
 
-def _logs_json(ctx: click.Context, _: click.Parameter, given: bool) -> bool:
-    ctx.meta[_LOG_JSON] = given
+def _noted(ctx: click.Context, parameter: click.Parameter, given: bool) -> bool:
+    ctx.meta[f"lloydmax.{parameter.name}"] = given
     return given
 
 
@@ -70,10 +70,10 @@ def progress_options(command: Command) -> Command:
         click.option(
             "--log-json",
             is_flag=True,
-            callback=_logs_json,
+            callback=_noted,
             help="Progress, warnings and errors as JSON lines on stderr.",
         ),
-        click.option("--quiet", is_flag=True, help="No progress."),
+        click.option("--quiet", is_flag=True, callback=_noted, help="No progress."),
     ):
         command = option(command)
     return command
@@ -89,6 +89,23 @@ def progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
 
     with JsonLog() as log:
         yield {"progress": False, "listeners": [log]}
+
+
+@contextmanager
+def listeners() -> Iterator[list[object]]:
+    """What hears a stage before the run itself, as the options of the command say."""
+    told = click.get_current_context().meta
+    if told.get(_LOG_JSON):
+        from lloydmax.jsonlog import JsonLog
+
+        yield [JsonLog()]
+    elif told.get(_QUIET):
+        yield []
+    else:
+        from lloydmax.progress import ProgressBars
+
+        with ProgressBars() as bars:
+            yield [bars]
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

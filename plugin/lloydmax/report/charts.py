@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,8 +26,7 @@ INK, MUTED, LINE, SOFT, ACCENT, PAPER = (
 _FEW = 12
 _HEIGHT = 170
 _ROW = 20
-_BYTES = "indexof('125', slice(format(datum.value, '.0e'), 0, 1)) >= 0 ? format(datum.value, '~s') + 'B' : ''"
-_POWERS = "slice(format(datum.value, '.0e'), 0, 1) === '1' ? format(datum.value, '~g') : ''"
+_BYTES = "replace(format(datum.value, '~s'), /([kMG]?)$/, ' $1B')"
 _CONFIG: Spec = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
@@ -192,7 +192,7 @@ def histogram() -> Spec:
 
 
 def damage(curves: DamageCurves) -> Spec:
-    """Damage against bytes, a line for each unit; the parameter ``unit`` names the one to show in the accent."""
+    """Damage against bytes, a line for each unit; the parameter ``shown`` names the one to show in the accent."""
     floor = min((row.damage for row in curves.rows if row.damage > 0), default=1e-9)
     rows = [
         {
@@ -206,19 +206,28 @@ def damage(curves: DamageCurves) -> Spec:
         for row in curves.rows
     ]
     what = "KL to the original (nats)" if curves.classes else "noise over signal of the outputs"
-    lit = "datum.unit === unit"
+    x, y = (
+        span(max(value, least) for value in values)
+        for values, least in (([row.bytes for row in curves.rows], 1), ([row.damage for row in curves.rows], floor))
+    )
+    lit = "datum.unit === shown"
+    over = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout", "fields": ["unit"]}
+    near: Spec = {"param": "near", "empty": False}
     tooltip = [{"field": "unit"}, {"field": "centroids"}, {"field": "bytes", "format": ",d"},
                {"field": "damage", "format": ".3g"}, {"field": "by", "title": "how"}]  # fmt: skip
     return _chart(
         "Damage of every layer alone against its bytes",
         360,
         rows,
-        params=[{"name": "unit", "value": ""}],
+        params=[{"name": "shown", "value": ""}],
         encoding={
-            "x": {"field": "bytes", "type": "quantitative", "scale": {"type": "log", "nice": False},
-                  "title": "bytes of codes and codebook", "axis": {"labelExpr": _BYTES, "labelOverlap": "greedy"}},
-            "y": {"field": "damage", "type": "quantitative", "scale": {"type": "log", "nice": False}, "title": what,
-                  "axis": {"labelExpr": _POWERS, "tickCount": 6}},
+            "x": {"field": "bytes", "type": "quantitative", "title": "bytes of codes and codebook",
+                  "scale": {"type": "log", "nice": False, "domain": x},
+                  "axis": {"labelExpr": _BYTES, "labelOverlap": "greedy", "labelFlush": 20,
+                           "values": _round(*x)}},
+            "y": {"field": "damage", "type": "quantitative", "title": what,
+                  "scale": {"type": "log", "nice": False, "domain": y},
+                  "axis": {"format": "~g", "values": _round(*y)}},
             "detail": {"field": "unit"},
             "tooltip": tooltip,
         },
@@ -226,16 +235,21 @@ def damage(curves: DamageCurves) -> Spec:
             {
                 "mark": {"type": "line", "strokeWidth": 1.5},
                 "encoding": {
-                    "color": {"condition": {"test": lit, "value": ACCENT}, "value": MUTED},
-                    "opacity": {"condition": {"test": f"unit === '' || {lit}", "value": 0.7}, "value": 0.25},
+                    "color": {"condition": [near | {"value": ACCENT}, {"test": lit, "value": ACCENT}], "value": MUTED},
+                    "opacity": {
+                        "condition": [near | {"value": 1}, {"test": f"shown === '' || {lit}", "value": 0.7}],
+                        "value": 0.25,
+                    },
                 },
             },
             {
-                "transform": [{"filter": f"datum.chosen || {lit}"}],
-                "mark": {"type": "point", "opacity": 1},
+                "params": [{"name": "near", "select": over}],
+                "mark": {"type": "point", "tooltip": True},
                 "encoding": {
                     "size": {"condition": {"test": "datum.chosen", "value": 70}, "value": 25},
-                    "color": {"condition": {"test": f"unit === '' || {lit}", "value": ACCENT}, "value": MUTED},
+                    "color": {"condition": {"test": f"shown === '' || {lit}", "value": ACCENT}, "value": MUTED},
+                    "opacity": {"condition": [{"test": f"datum.chosen || {lit}", "value": 1}, near | {"value": 1}],
+                                "value": 0},
                 },
             },
         ],
@@ -252,7 +266,7 @@ def allocation(curves: DamageCurves) -> Spec:
     ]  # fmt: skip
     axis = {"labelColor": INK, "labelLimit": 190}
     return _chart(
-        "Bits of a weight that the search chose",
+        "Bits of a code in every layer, as the search chose them",
         _ROW * len(rows) + 45,
         rows,
         encoding={
@@ -273,6 +287,16 @@ def allocation(curves: DamageCurves) -> Spec:
             },
         ],
     )  # fmt: skip
+
+
+def _round(low: float, high: float) -> list[float]:
+    """Powers of ten from ``low`` to ``high``, and where these are few their multiples by 2 and 5."""
+    ends = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5)):
+        found = [factor * 10.0**end for end in ends for factor in factors if low <= factor * 10.0**end <= high]
+        if len(found) > _FEW // 3:
+            break
+    return found
 
 
 def _labels(**mark: Any) -> list[Spec]:

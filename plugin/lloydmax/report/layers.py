@@ -49,6 +49,7 @@ class LayerReport:
         snr: signal-to-noise ratio in dB of the weight, after recovery; infinite where it is kept exactly.
         trained: whether its centroids were trained.
         weights: the original weights, and the centroids after recovery.
+        block: weights that one centroid replaces: of vector codebooks more than 1.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerReport:
     snr: float
     trained: bool
     weights: Histogram
+    block: int = 1
 
 
 def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook]) -> list[LayerReport]:
@@ -85,6 +87,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 snr=codebook.snr(weights[p.name]),
                 trained=p.name in plan.trainable,
                 weights=histogram(weights[p.name], codebook.centroids),
+                block=codebook.block,
             )
         )
     return reports

@@ -12,8 +12,9 @@ from typing import Any
 from lloydmax.errors import IntegrationError
 from lloydmax.report import charts, tables
 from lloydmax.report.curves import DamageCurves
-from lloydmax.report.layers import Histogram
+from lloydmax.report.layers import LayerReport
 from lloydmax.report.report import Report
+from lloydmax.tables import percent
 
 LETTERS = "AB"
 
@@ -57,11 +58,11 @@ class _Page:
         if not self.two:
             (report,) = self.reports
             return (
-                f"<div><h1>{escape(report.model)}</h1><p class=lead>compressed by recipe {escape(report.recipe)}</p>"
-                f"{tables.key_figures(report)}</div>"
+                f"<div><h1>{tables.breakable(report.model)}</h1>"
+                f"<p class=lead>compressed by recipe {escape(report.recipe)}</p>{tables.key_figures(report)}</div>"
             )
         title = " and ".join(dict.fromkeys(report.model for report in self.reports))
-        return f"<div><h1>{escape(title)}, two runs</h1>{tables.compared(*self.reports)}</div>"
+        return f"<div><h1>{tables.breakable(title)}, two runs</h1>{tables.compared(*self.reports)}</div>"
 
     def sections(self) -> list[str]:
         """The sections that these reports have something for."""
@@ -79,7 +80,7 @@ class _Page:
                     "high": layer.weights.high,
                     "counts": layer.weights.counts,
                     "centroids": layer.weights.centroids,
-                    "said": _drawn(layer.weights, layer.granularity),
+                    "said": _drawn(layer),
                 }
                 for layer in report.layers
             }
@@ -96,10 +97,11 @@ class _Page:
         )
 
     def _stages(self) -> str:
+        title = "Accuracy through the stages"
         agreements = charts.span(s.top1 for r in self.reports for s in r.stages)
         scores = charts.span(s.score for r in self.reports for s in r.stages)
         if not agreements and not scores and all(report.measured_on is None for report in self.reports):
-            return ""
+            return _section(title, "Not measured: this run had no data and no evaluate.", "")
 
         def side(report: Report, side: int) -> str:
             parts = []
@@ -107,22 +109,23 @@ class _Page:
                 ("agreement", "Agreement with the original", agreements),
                 ("score", "Your score", scores),
             ):
-                if span:
-                    spec = charts.stages(report, what, span)
-                    parts.append(self._chart(f"{what}-{side}", spec, title))
+                if any((stage.score if what == "score" else stage.top1) is not None for stage in report.stages):
+                    parts.append(self._chart(f"{what}-{side}", charts.stages(report, what, span), title))
+                elif span:
+                    parts.append(f"<div><h4>{title}</h4><p class=small>Not measured in this run.</p></div>")
             measured = f"<p class=small>Measured on {escape(report.measured_on)}.</p>" if report.measured_on else ""
-            return f"<div class=pair>{''.join(parts)}</div>{measured}{tables.stages(report)}"
+            return f"<div class=pair>{''.join(parts)}</div>{tables.stages(report)}{measured}"
 
         return _section(
-            "Accuracy through the stages",
+            title,
             "Agreement is the share of inputs on which the compressed model answers as the original does.",
             self._sides(side),
         )
 
     def _recovery(self) -> str:
+        if not any(report.recovery for report in self.reports):
+            return _section("Recovery", "No recovery step ran.", "")
         curves = [_curves(report) for report in self.reports]
-        if not any(curves):
-            return ""
         spans = {
             key: charts.span(value for known in curves for _, value in known.get(key, (0, []))[1])
             for key in dict.fromkeys(key for known in curves for key in known)
@@ -140,10 +143,10 @@ class _Page:
                     for (at, metric), (total, points) in curves[side].items()
                     if at == number
                 ]
-                figures = f"<p class=said>{escape(_figures(step))}</p>"
+                figures = _figures(step)
                 pair = f"<div class=pair>{''.join(drawn)}</div>" if drawn else ""
                 parts.append(f"<h3>{escape(step['step'])}</h3>{figures}{pair}")
-            return "".join(parts)
+            return "".join(parts) or "<p class=small>No recovery step ran.</p>"
 
         return _section("Recovery", "Without labels: the student learns to answer as the original.", self._sides(side))
 
@@ -181,8 +184,8 @@ class _Page:
         parts = [chooser, self._chart("damage", charts.damage(curves))]
         if curves.searched:
             uniform = " The marks: the same number of centroids for all." if curves.uniform else ""
-            parts.append(f"<h3>Allocation</h3><p class=said>Bits of a code in every layer.{uniform}</p>")
-            parts.append(self._chart("allocation", charts.allocation(curves)))
+            chart = self._chart("allocation", charts.allocation(curves))
+            parts.append(f"<h3>Allocation</h3><p class=said>Bits of a code in every layer.{uniform}</p>{chart}")
         return _section("Damage against bytes", note, "".join(parts))
 
     def _facts(self) -> str:
@@ -220,21 +223,32 @@ def _curves(report: Report) -> dict[tuple[int, str], tuple[int, list[list[float]
 
 
 def _figures(step: dict[str, Any]) -> str:
-    """What a step said, in words."""
-    said = []
-    for key, value in step.items():
-        if key not in ("step", "history") and isinstance(value, (str, int, float)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            said.append(f"{key.replace('_', ' ')} {f'{value:,.4g}' if isinstance(value, float) and number else value}")
-    return " · ".join(said)
+    """What a step said, as a list of names and values."""
+    said = [
+        f"<div><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(_written(key, value))}</dd></div>"
+        for key, value in step.items()
+        if key not in ("step", "history") and isinstance(value, (str, int, float))
+    ]
+    return f"<dl class=said>{''.join(said)}</dl>" if said else ""
 
 
-def _drawn(weights: Histogram, granularity: str) -> str:
-    held, count = len(weights.centroids), f"{sum(weights.counts):,} weights"
+def _written(name: str, value: str | float) -> str:
+    """A value of a step as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return percent(value, 1) if name.startswith("agreement") else f"{value:,.4g}"
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def _drawn(layer: LayerReport) -> str:
+    weights, held = layer.weights, len(layer.weights.centroids)
+    what = "values of centroids" if layer.block > 1 else "centroids" if weights.values != 1 else "centroid"
+    count = f"{sum(weights.counts):,} weights"
     if held == weights.values:
-        return f"{count}, {held} centroid{'s' if held > 1 else ''}."
-    shared = "" if granularity == "tensor" else f" in the codebooks of granularity {granularity}"
-    return f"{count}; {held} of the {weights.values:,} centroids{shared} are drawn, evenly by rank."
+        return f"{count}, {held} {what}."
+    shared = "" if layer.granularity == "tensor" else f" in the codebooks of granularity {layer.granularity}"
+    return f"{count}; {held} of the {weights.values:,} {what}{shared} are drawn, evenly by rank."
 
 
 def _safe_json(data: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from html import escape
 
@@ -12,6 +13,7 @@ from lloydmax.report.report import Report
 from lloydmax.tables import percent, size
 
 NONE = "–"
+_LONG = 24
 
 
 def key_figures(report: Report) -> str:
@@ -27,7 +29,8 @@ def key_figures(report: Report) -> str:
     if last is not None:
         entries.append(("Your score", f"{last:.4g}", f"the original {first:.4g}"))
     if agreement.after is not None:
-        entries.append(("Agreement", percent(agreement.after, 1), f"{percent(agreement.before, 1)} before recovery"))
+        compared = f"{percent(agreement.before, 1)} before recovery" if report.recovery else "no recovery step ran"
+        entries.append(("Agreement", percent(agreement.after, 1), compared))
     entries.append(("Bits of a weight", f"{bits(report):.2f}", f"{weights(report):,} weights, codebooks counted"))
     threads = report.environment.get("threads", "?")
     entries.append(
@@ -85,7 +88,7 @@ def stages(report: Report) -> str:
         rows.append(f"<tr><th scope=row class=word>{escape(stage.name)}</th>{_cells('td', cells + score)}</tr>")
     heads = _cells("th scope=col", ["agreement", "KL (nats)", "output MSE", *(["your score"] if scored else [])])
     return (
-        f"<div class=scroll><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
+        f"<div class='scroll stages'><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -117,19 +120,25 @@ def layers(report: Report, curves: DamageCurves | None) -> str:
         _layer(number, layer, most, finer, curves if swept else None)
         for number, layer in enumerate(report.layers, start=1)
     )
-    trained = sum(layer.trained for layer in report.layers)
     total = sum(layer.bytes for layer in report.layers)
     said = (
-        f"{len(report.layers)} parameters, {total:,} bytes of fixed-width codes and codebooks; {trained} with trained "
-        f"centroids. Of the uncompressed parameters {len(report.trained)} were trained."
+        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}, {total:,} bytes of fixed-width codes "
+        "and codebooks."
     )
+    if any(layer.block > 1 for layer in report.layers):
+        said += " 32 × 4: 32 centroids, each a vector of 4 weights."
     others = ""
-    if report.trained:
+    if report.recovery:
+        trained = sum(layer.trained for layer in report.layers)
+        said += f" {trained} with trained centroids; of the uncompressed parameters {len(report.trained)} were trained."
+    if report.recovery and report.trained:
         names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
         others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
+    long = " long" if len(report.layers) > _LONG else ""
     return (
-        f'<div class="scroll layers"><table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"</div><p class=small>{said}</p>{others}"
+        f'<div class="scroll layers{long}" tabindex=0 role=region aria-label="Compressed parameters">'
+        f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<p class=small>{said}</p>{others}"
     )
 
 
@@ -140,17 +149,23 @@ def _layer(number: int, layer: LayerReport, most: int, finer: bool, curves: Dama
         damage = f"<td data-value={-1 if found is None else found}>{NONE if found is None else f'{found:.2g}'}</td>"
     exact = math.isinf(layer.snr)
     name = escape(layer.name, quote=True)
+    vectors = f" × {layer.block}" if layer.block > 1 else ""
     granularity = f"<td class=wide>{escape(layer.granularity)}</td>" if finer else ""
     return (
         f'<tr data-layer="{name}"><td class=wide data-value={number}>{number}</td>'
-        f"<td class=word><button type=button>{name.replace('.', '.<wbr>')}</button></td>"
+        f"<td class=word><button type=button>{breakable(layer.name)}</button></td>"
         f"<td class=wide data-value={math.prod(layer.shape)}>{' × '.join(map(str, layer.shape))}</td>"
-        f"<td data-value={layer.centroids}>{layer.centroids:,}</td>{granularity}"
+        f"<td data-value={layer.centroids}>{layer.centroids:,}{vectors}</td>{granularity}"
         f"<td class=wide data-value={layer.bits}>{layer.bits:g}</td>"
         f'<td class=bar style="--share:{100 * layer.bytes / most:.1f}%" data-value={layer.bytes}>{layer.bytes:,}</td>'
         f"<td data-value={1e9 if exact else layer.snr}>{'exact' if exact else f'{layer.snr:.1f}'}</td>{damage}"
         f"<td>{'yes' if layer.trained else 'no'}</td></tr>"
     )
+
+
+def breakable(name: str) -> str:
+    """A name of code as HTML that may break between its parts."""
+    return re.sub(r"(?<=[._])(?=[^._])|(?<=[a-z])(?=[A-Z])", "<wbr>", escape(name))
 
 
 def facts(report: Report) -> str:

@@ -76,7 +76,7 @@ async function main() {
   }));
   showLayer(layer.value, histograms);
   const unit = document.getElementById("unit");
-  if (unit) unit.addEventListener("change", () => views.damage.signal("unit", unit.value).run());
+  if (unit) unit.addEventListener("change", () => views.damage.signal("shown", unit.value).run());
   root.dataset.ready = "true";
 }
 

@@ -1,0 +1,51 @@
+"""The picture of the report page in the README: the demo's report with a search, in a headless Chromium.
+
+python tests/benchmarks/report_page.py
+
+It needs the extras ``report`` and ``test``, Chromium and its driver. It runs ``lloydmax demo`` and ``lloydmax search``
+on the demo's network and pictures, which takes about two minutes on one thread, and writes ``plots/report_page.png``.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import lloydmax
+from lloydmax import demo
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import browser
+
+PICTURE = Path(__file__).parent / "plots" / "report_page.png"
+WIDTH = 1120
+END = "return Math.floor(document.querySelectorAll('section')[2].getBoundingClientRect().top + scrollY) - 1"
+"""Where the third section begins."""
+
+
+def main() -> None:
+    """Write the picture."""
+    if (problem := browser.missing()) is not None:
+        sys.exit(problem)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        report = demo.run(folder).report
+        recipe = lloydmax.Recipe.load("demo")
+        found = lloydmax.search(
+            demo.network(), recipe, demo.silhouettes()[:500], {"bits": 2.3}, centroids=[2, 4, 8, 16, 64], samples=200
+        )
+        report.to_html(folder / "report.html", sweep=found)
+        with browser.chromium() as chrome:
+            browser.opened(chrome, folder / "report.html", WIDTH)
+            png = browser.screenshot(chrome, chrome.execute_script(END))
+    PICTURE.parent.mkdir(exist_ok=True)
+    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture.save(PICTURE, optimize=True)
+    print(f"{PICTURE.name}: {PICTURE.stat().st_size:,} bytes, {picture.width} x {picture.height}")
+
+
+if __name__ == "__main__":
+    main()

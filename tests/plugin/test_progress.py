@@ -1,0 +1,141 @@
+"""One line for each stage on a terminal, nothing elsewhere, JSON lines for machines."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallNet
+from lloydmax.cli import main
+from lloydmax.jsonlog import JsonLog
+from lloydmax.progress import ProgressBars
+from rich.console import Console
+from torch import Tensor
+
+RECIPE: dict[str, Any] = {
+    "quantize": [{"layers": "all", "centroids": 4, "importance": "fisher"}],
+    "trainable": ["all"],
+    "recover": [
+        {"step": "renormalize", "samples": 64},
+        {"step": "distill", "epochs": 2, "batch_size": 24, "held_out": 0.25},
+    ],
+}
+KEYS = {"event", "stage", "index", "total", "seconds", "metrics"}
+
+
+def drawn(run: Any, terminal: bool = True) -> str:
+    """What is left on a screen when ``run(listener)`` is through."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=150, color_system=None, _environ={"TERM": "xterm"})
+    with ProgressBars(console) as bars:
+        run(bars)
+    frame = re.split(r"\x1b\[\d*A|\x1b\[2K", screen.getvalue())
+    return "\n".join(re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", part) for part in frame)
+
+
+def last_line(text: str, stage: str) -> str:
+    return [line for line in text.splitlines() if line.startswith(f"{stage} ")][-1]
+
+
+def compress(net: SmallNet, pictures: Tensor, recipe: dict[str, Any], *listeners: object) -> None:
+    lloydmax.compress(net, recipe, pictures, progress=False, listeners=listeners)
+
+
+def test_every_stage_has_a_line_with_pace_and_number(small_net: SmallNet, pictures: Tensor) -> None:
+    text = drawn(lambda bars: compress(small_net, pictures, RECIPE, bars))
+    for stage, counted, number in (
+        ("importance fisher", r"96/96 .* samples/s", ""),
+        ("fit", r"5/5 .* layers/s", r"4 centroids  head\.2\.weight"),
+        ("measure", r"96/96 .* samples/s", r"agreement \d+\.\d %"),
+        ("renormalize", "", r"layers 2"),
+        ("distill", r"6/6 .* it/s", r"loss \S+  agreement \d+\.\d %"),
+    ):
+        line = last_line(text, stage)
+        assert re.search(counted, line) and re.search(r"in \d+:\d\d", line) and re.search(number, line), line
+
+
+def test_a_running_stage_tells_its_pace_the_time_left_and_its_number() -> None:
+    def stage(bars: ProgressBars) -> None:
+        bars.lloydmax_stage_started("distill", None)
+        for index in range(1, 6):
+            bars.lloydmax_step("distill", index, 1000, {"loss": 0.25, "agreement": 0.5} if index == 1 else {})
+            time.sleep(0.1)
+
+    assert re.search(r"distill .* \d/1,000 +\d\.\d it/s +1:\d\d left loss 0\.25  agreement 50\.0 %", drawn(stage))
+
+
+def test_the_search_and_a_recipe_of_bits_have_lines(small_net: SmallNet, pictures: Tensor) -> None:
+    quiet = {"centroids": [2, 4, 16], "progress": False}
+    text = drawn(lambda bars: lloydmax.search(small_net, RECIPE, pictures, {"bits": 5}, listeners=[bars], **quiet))
+    assert re.search(r"choices/s .* kl \S+", last_line(text, "search"))
+    assert re.search(r"choices/s", last_line(text, "sweep"))
+    priced = {"quantize": [{"layers": "all", "centroids": 64}], "bits": 12, "storage": {"codes": "entropy"}}
+    text = drawn(lambda bars: compress(small_net, pictures, priced, bars))
+    assert re.search(r"layers/s", last_line(text, "price"))
+
+
+def test_images_that_are_made_have_a_line(small_net: SmallNet) -> None:
+    text = drawn(lambda bars: lloydmax.synthesize(small_net, 4, 12, steps=5, batch_size=4, listeners=[bars]))
+    assert re.search(r"5/5 .* it/s +in 0:0\d gap \S+", last_line(text, "synthesize"))
+
+
+def test_nothing_is_written_where_there_is_no_terminal(
+    small_net: SmallNet, pictures: Tensor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert drawn(lambda bars: compress(small_net, pictures, RECIPE, bars), terminal=False) == ""
+    lloydmax.compress(small_net, {"quantize": RECIPE["quantize"]}, pictures)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_json_lines_tell_the_same_to_a_machine(small_net: SmallNet, pictures: Tensor) -> None:
+    stream = io.StringIO()
+    compress(small_net, pictures, RECIPE, JsonLog(stream))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert all(set(line) == KEYS for line in lines)
+    steps = [line for line in lines if (line["event"], line["stage"]) == ("step", "distill")]
+    assert steps[-1]["index"] == steps[-1]["total"] == 6 and steps[-1]["metrics"]["agreement"] <= 1
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(steps))
+    fitted = [line["metrics"]["parameter"] for line in lines if line["event"] == "parameter_fitted"]
+    assert len(fitted) == 5 and "head.2.weight" in fitted
+    open_stages: list[str] = []
+    for line in lines:
+        if line["event"] == "stage_started":
+            open_stages.append(line["stage"])
+        elif line["event"] == "stage_finished":
+            assert open_stages.pop() == line["stage"]
+    assert not open_stages
+
+
+@pytest.mark.parametrize(("option", "told"), [("--quiet", False), ("--log-json", True)])
+def test_options_hold_for_images_that_are_made_too(
+    small_net: SmallNet, tmp_path: Path, option: str, told: bool
+) -> None:
+    torch.save(small_net.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
+    arguments = ["compress", "--model", "conftest:SmallNet", "--weights", tmp_path / "weights.pt", "--recipe",
+                 tmp_path / "recipe.yaml", "--data", "synthesize:2", "--image-size", 12, "--out",
+                 tmp_path / "model.safetensors", option]  # fmt: skip
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    stages = {json.loads(line)["stage"] for line in done.stderr.splitlines()}
+    assert {"synthesize", "fit"} <= stages if told else not stages
+
+
+def test_errors_and_warnings_are_json_lines_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.zeros((0, 3, 12, 12), np.float32))
+    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
+    arguments = ["compress", "--model", "conftest:SmallNet", "--recipe", tmp_path / "recipe.yaml", "--data",
+                 tmp_path / "data.npy", "--out", tmp_path / "model.safetensors", "--log-json"]  # fmt: skip
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert done.exit_code == 2 and last["event"] == "error" and "is empty" in last["metrics"]["message"]
