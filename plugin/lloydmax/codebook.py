@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from lloydmax.blocks import code_shape, features, from_blocks, grouped, misfit, nearest, to_blocks
+from lloydmax.envelope import envelope
 from lloydmax.errors import FitError
 
+CENTROID_BITS = 16
+"""What a centroid costs where bits have a price; its members bear it."""
 _CHUNK = 1 << 18
 """Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
 _CHUNK_ELSEWHERE = 1 << 24
@@ -259,9 +262,7 @@ class Codebook:
         table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
         limits = (table[:, 1:] + table[:, :-1]) / 2
         if self.price:
-            bits = -(self.member_counts().view(1, -1).gather(1, order) / self.codes.numel()).clamp(min=1e-7).log2()
-            gaps = (table[:, 1:] - table[:, :-1]).clamp(min=1e-12)
-            limits = (limits + self.price * (bits[:, 1:] - bits[:, :-1]) / (2 * gaps)).cummax(1).values
+            order, limits = self._priced(table[0], order[0])
         moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
         channels = channels_per_codebook(self.granularity) if weight.dim() else None
         rows = moved.reshape(1, -1)
@@ -269,10 +270,20 @@ class Codebook:
             rows = moved.reshape(moved.shape[0], -1)
             owner = torch.arange(moved.shape[0], device=weight.device) // channels
             limits, order = limits[owner], order[owner]
-        codes = order.gather(1, torch.searchsorted(limits.contiguous(), rows.contiguous()))
+        if len(limits) == 1:
+            chosen = torch.bucketize(rows, limits[0], out_int32=True)
+            codes = chosen if bool((order[0].diff() == 1).all()) else order[0][chosen]
+        else:
+            codes = order.gather(1, torch.searchsorted(limits.contiguous(), rows.contiguous()))
         codes = codes.to(self.codes.dtype).view(moved.shape)
         codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
         return replace(self, codes=codes)
+
+    def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        counts = self.member_counts()[order].double().clamp(min=0.01).cpu()
+        bits = CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
+        kept, limits = envelope(table.double().cpu().numpy(), bits.numpy(), self.price)
+        return order[torch.from_numpy(kept).to(order.device)][None], torch.from_numpy(limits).to(table)[None]
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:
         blocks = to_blocks(weight.detach().float(), self.axis, self.block)

@@ -104,7 +104,8 @@ class KMeans:
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 
     def rate(self, weight: Tensor) -> Callable[[float], float]:
-        """How many bits a weight the codes cost, entropy coded, at a price of more than 0; one pass serves all prices.
+        """How many bits a weight entropy-coded codes and their codebook cost, at a price of more than 0; one pass
+        serves all prices.
 
         Args:
             weight: see :meth:`fit`.

@@ -1,4 +1,4 @@
-"""Entropy-constrained codebooks: the least squared error plus a price for every bit of an entropy coder.
+"""Entropy-constrained codebooks: the least squared error plus a price for every bit of codes and centroids.
 
 The iteration is that of Chou, Lookabaugh & Gray (1989), "Entropy-constrained vector quantization", in one dimension,
 where the weights of a centroid lie between two thresholds: on the points of a histogram every step is cheap.
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lloydmax.codebook import Codebook, code_dtype
+from lloydmax.codebook import CENTROID_BITS, Codebook, code_dtype
+from lloydmax.envelope import envelope
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram, Points
@@ -30,7 +31,7 @@ class Priced:
     Attributes:
         centroids: float64 ``(k,)``, ascending.
         thresholds: float64 ``(k - 1,)``; a weight above ``thresholds[j]`` belongs to a centroid beyond j.
-        bits: entropy of the codes, in bits a weight.
+        bits: entropy of the codes and the codebook itself, in bits a weight.
     """
 
     centroids: Floats
@@ -60,21 +61,13 @@ def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
     return Codebook(means.to(weight.device), codes.view(weight.shape).to(weight.device), price=price)
 
 
-def thresholds(centroids: Floats, bits: Floats, price: float) -> Floats:
-    """Where ``(w - c) ** 2 + price * bits`` of neighbouring centroids is equal, ascending."""
-    gap = np.diff(centroids)
-    middle = (centroids[1:] + centroids[:-1]) / 2
-    shifted = middle + price * np.diff(bits) / (2 * np.where(gap > 0, gap, np.inf))
-    return np.maximum.accumulate(shifted)
-
-
 def unpriced(points: Points, k: int) -> Floats:
     """At most k centroids with the least squared error."""
     return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
 
 
 def rate(points: Points, k: int) -> Callable[[float], float]:
-    """The entropy of the codes, nearly, in bits a weight, at any price of more than 0."""
+    """The entropy of the codes and the codebook itself, nearly, in bits a weight, at any price of more than 0."""
     start = functools.cache(lambda: unpriced(points, k))
     return lambda price: solve(points, k, price, start, _FEW).bits
 
@@ -82,7 +75,8 @@ def rate(points: Points, k: int) -> Callable[[float], float]:
 def solve(
     points: Points, k: int, price: float, otherwise: Callable[[], Floats] | None = None, rounds: int = _ROUNDS
 ) -> Priced:
-    """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``.
+    """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``, where the bits of a
+    centroid itself are borne by its members.
 
     It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or from those
     without a price where k does not reach that far. Centroids that no weight wants any more are dropped.
@@ -98,18 +92,23 @@ def solve(
     if centroids is None:
         centroids = unpriced(points, k) if otherwise is None else otherwise()
     everything = points.total[-1]
-    bits = np.zeros(len(centroids))
+    bits, limits = np.zeros(len(centroids)), np.empty(0)
+    mass = bits
     for _ in range(rounds):
-        limits = thresholds(centroids, bits, price)
+        kept, limits = envelope(centroids, bits, price)
         total, moment = (np.concatenate([[0.0], part]) for part in _up_to_end(points, limits))
         mass = np.diff(total)
-        kept = mass > 1e-9 * everything
-        means = np.diff(moment)[kept] / mass[kept] + points.centre
-        settled = kept.all() and (np.abs(means - centroids) <= _SETTLED * np.abs(centroids).max()).all()
-        centroids, bits = means, -np.log2(mass[kept] / everything)
+        held = mass > 1e-9 * everything
+        mass = mass[held]
+        means = np.diff(moment)[held] / mass + points.centre
+        settled = len(means) == len(centroids) and bool(
+            (np.abs(means - centroids) <= _SETTLED * np.abs(centroids).max()).all()
+        )
+        centroids, bits = means, CENTROID_BITS / mass - np.log2(mass / everything)
         if settled:
             break
-    return Priced(centroids, thresholds(centroids, bits, price), float((mass[kept] * bits).sum() / everything))
+    kept, limits = envelope(centroids, bits, price)
+    return Priced(centroids[kept], limits, float((mass * bits).sum() / everything))
 
 
 def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:

@@ -8,6 +8,7 @@ codes, so that what the file takes stays what it was.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,7 @@ class _Learned:
     holder: CodebookWeight
     centroids: Tensor
     through: StraightThrough
+    bits: float = 0.0
 
 
 class Latents:
@@ -84,8 +86,10 @@ class Latents:
                 stacklevel=2,
             )
         self.multiplier = 1.0
-        self._priced = [each for each in self._learned.values() if each.holder.price]
-        self._weights = sum(each.holder.codes.numel() for each in self._priced)
+        priced = [each for each in self._learned.values() if each.holder.price]
+        for each in priced:
+            each.bits = _bits(each.holder.holding(each.centroids).member_counts())
+        self._weights = sum(each.holder.codes.numel() for each in priced)
         self._wanted = self.bits()
         self._first = [each.holder.codes.clone() for each in self._learned.values()]
 
@@ -108,24 +112,31 @@ class Latents:
             codebook = replace(codebook, price=codebook.price * self.multiplier)
             chosen = codebook.reassigned(through.latent * through.scale)
             holder.codes.copy_(chosen.codes)
-            holder.counts.copy_(chosen.member_counts().clamp(min=1).view_as(holder.counts))
-        if self._priced:
+            counts = chosen.member_counts()
+            holder.counts.copy_(counts.clamp(min=1).view_as(holder.counts))
+            each.bits = _bits(counts) if holder.price else 0.0
+        if self._weights:
             self.multiplier *= 4 ** (_GAIN * (self.bits() - self._wanted))
 
     def bits(self) -> float:
         """Entropy of all codes whose bits have a price, in bits a weight."""
-        entropies = (each.holder.holding(each.centroids).entropy * each.holder.codes.numel() for each in self._priced)
-        return sum(entropies) / max(self._weights, 1)
+        return sum(each.bits for each in self._learned.values()) / max(self._weights, 1)
 
     def measured(self) -> dict[str, float]:
         """The share of the codes that are not what they were at first, and the entropy, where bits have a price."""
         pairs = [(each.holder.codes, first) for each, first in zip(self._learned.values(), self._first, strict=True)]
         changed = sum(int((now != first).sum()) for now, first in pairs)
         told = {"codes_changed": changed / max(sum(first.numel() for _, first in pairs), 1)}
-        return told | ({"code_bits": self.bits()} if self._priced else {})
+        return told | ({"code_bits": self.bits()} if self._weights else {})
 
     def remove(self) -> None:
         """Take the second parametrizations away; the codes stay as they were chosen last."""
         for held in self._lists:
             del held[len(held) - 1]
         self._lists = []
+
+
+def _bits(counts: Tensor) -> float:
+    """Entropy of so many codes, in bits altogether."""
+    total = counts.sum().double()
+    return float(torch.special.entr(counts.double() / total).sum() * total) / math.log(2)

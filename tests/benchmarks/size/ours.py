@@ -30,20 +30,16 @@ MOST = 256
 Recipe = dict[str, Any]
 
 
-def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort: str) -> Recipe:
+def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort: str) -> lloydmax.Recipe:
     """The best that lloydmax can do for a size, training included.
 
     Args:
         model: the teacher.
-        target: the size.
+        target: the size; the whole file has its bits, also where others have only codes of so many.
         inputs: batches of unlabelled inputs.
         effort: how long the training may take: ``low``, ``medium`` or ``high``.
     """
-    centroids = largest(model, target, "tensor")
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    epochs = {"low": 1, "medium": 4, "high": 12}[effort]
-    distill = {"step": "distill", "loss": "kl" if norms else "mse", "epochs": epochs, "lr": 2e-4, "batch_size": 50}
-    return {**_recipe(model, centroids, "tensor", [_statistics(model), distill]), "trainable": ["all"]}
+    return lloydmax.recipe_for(model, target.bits, inputs, {"low": 0.3, "medium": 1.0, "high": 3.4}[effort])
 
 
 def compress(

@@ -1,0 +1,48 @@
+"""Which centroid a weight chooses where bits have a price: the lower envelope of ``(w - c) ** 2 + price * bits``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def envelope(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.int64], Floats]:
+    """The centroids that are the cheapest somewhere, and where one gives way to the next.
+
+    Args:
+        centroids: ``(k,)``, ascending.
+        bits: of the code of each.
+        price: of one bit, in squared units of the centroids.
+
+    Returns:
+        Indices ``(n,)``, ascending, and thresholds ``(n - 1,)``, strictly ascending.
+    """
+    limits = _crossings(centroids, bits, price)
+    if bool((np.diff(centroids) > 0).all()) and bool((np.diff(limits) > 0).all()):
+        return np.arange(len(centroids)), limits
+    kept: list[int] = []
+    found: list[float] = []
+    for index in range(len(centroids)):
+        while kept:
+            pair = [kept[-1], index]
+            if centroids[index] <= centroids[kept[-1]]:
+                if bits[index] >= bits[kept[-1]]:
+                    break
+            else:
+                limit = float(_crossings(centroids[pair], bits[pair], price)[0])
+                if not found or limit > found[-1]:
+                    kept.append(index)
+                    found.append(limit)
+                    break
+            kept.pop()
+            found = found[: max(len(kept) - 1, 0)]
+        else:
+            kept.append(index)
+    return np.array(kept, np.int64), np.array(found)
+
+
+def _crossings(centroids: Floats, bits: Floats, price: float) -> Floats:
+    gaps = np.diff(centroids)
+    return (centroids[1:] + centroids[:-1]) / 2 + price * np.diff(bits) / (2 * np.where(gaps > 0, gaps, 1))
