@@ -1,9 +1,9 @@
-"""The picture of the report page in the README: the demo's report with a search, in a headless Chromium.
+"""The picture of the report page in the README: the demo's report in a headless Chromium.
 
 python tests/benchmarks/report_page.py
 
-It needs the extras ``report`` and ``test``, Chromium and its driver. It runs ``lloydmax demo`` and ``lloydmax search``
-on the demo's network and pictures, which takes about two minutes on one thread, and writes ``plots/report_page.png``.
+It needs the extras ``report`` and ``test``, Chromium and its driver. It runs ``lloydmax demo``,
+which takes a minute or two on one thread, and writes the first two sections as ``plots/report_page.png``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lloydmax
 from lloydmax import demo
 from PIL import Image
 
@@ -33,11 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         report = demo.run(folder).report
-        recipe = lloydmax.Recipe.load("demo")
-        found = lloydmax.search(
-            demo.network(), recipe, demo.silhouettes()[:500], {"bits": 2.3}, centroids=[2, 4, 8, 16, 64], samples=200
-        )
-        report.to_html(folder / "report.html", sweep=found)
+        report.to_html(folder / "report.html")
         with browser.chromium() as chrome:
             browser.opened(chrome, folder / "report.html", WIDTH)
             png = browser.screenshot(chrome, chrome.execute_script(END))

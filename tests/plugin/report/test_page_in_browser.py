@@ -60,6 +60,14 @@ def test_every_chart_is_drawn_within_the_screen(
     assert (sum(int(part) for part in paper[4:-1].split(",")) < 3 * 64) == (scheme == "dark")
 
 
+def test_two_runs_fit_on_a_phone(chrome: Chrome, pages: dict[str, Path]) -> None:
+    browser.opened(chrome, pages["two"], 390)
+    table = "document.querySelector('.compared')"
+    assert chrome.execute_script(f"return {table}.scrollWidth <= {table}.clientWidth")
+    lines = f"return [...{table}.querySelectorAll('td')].every(cell => cell.offsetHeight < 64)"
+    assert chrome.execute_script(lines)
+
+
 def test_the_keyboard_sorts_the_layers(chrome: Chrome, pages: dict[str, Path]) -> None:
     browser.opened(chrome, pages["one"])
     forward = [layer.name for layer in measured()[0].layers]
