@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LEAST, _MOST = 1e-12, 1e2  # prices over importance x mean square: of no consequence, and nothing but one centroid
 ROUNDS = 5
 """Sets of codebooks that are fitted at most."""
-_CLOSE, _EXACT = 1e-3, 5e-4
+_CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
 TEMPER = 2 / 3
 """Exponent of importance x mean square."""
 
@@ -86,10 +86,10 @@ def priced(
         size = _file_bytes(model, tried, fitted(tried))
         found[size] = tried
         missing = plan.predicted_bytes - size
-        if 0 <= missing <= _CLOSE * plan.predicted_bytes:
+        if _CLOSE[0] <= missing / plan.predicted_bytes <= _CLOSE[1]:
             break
-        wanted = max(wanted + 8 * (missing - _CLOSE / 2 * plan.predicted_bytes), 0.0)
-    within = [size for size in found if size <= plan.predicted_bytes]
+        wanted = max(wanted + 8 * (missing - sum(_CLOSE) / 2 * plan.predicted_bytes), 0.0)
+    within = [size for size in found if size <= (1 - _CLOSE[0]) * plan.predicted_bytes]
     return found[max(within) if within else min(found)]
 
 
