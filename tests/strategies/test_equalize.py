@@ -139,6 +139,15 @@ def test_efficientnet_on_photos(method: str) -> None:
     assert found["spread_after"] < found["spread_before"]
 
 
+def test_batch_norms_can_take_back_the_rms(small_net: SmallNet, pictures: Tensor) -> None:
+    student, _ = equalized(small_net, None, method="batch_norm", measure="rms")
+    rms = student.stem.weight.square().mean((1, 2, 3)).sqrt()
+    assert torch.allclose(rms, rms[:1].expand_as(rms), rtol=1e-4)
+    before = small_net.stem.weight.square().mean((1, 2, 3)).sqrt()
+    assert float(before.detach().max() / before.detach().min()) > 1.2
+    assert torch.allclose(student(pictures), small_net(pictures), atol=1e-4)
+
+
 def test_into_batch_norms_whatever_comes_after_and_statistics_stay_true(small_net: SmallNet, pictures: Tensor) -> None:
     with torch.no_grad():
         small_net.stem.weight.mul_(2.0 ** torch.arange(-4, 4).view(-1, 1, 1, 1))

@@ -61,9 +61,18 @@ def test_views_keep_shape_dtype_and_memory_format(pictures: Tensor, dtype: torch
 def test_a_resized_crop_is_the_part_that_was_meant() -> None:
     ramp = torch.linspace(0, 1, 21)
     x = torch.stack([ramp[:, None].expand(21, 21), ramp.expand(21, 21)])[None]
-    assert torch.allclose(_enlarged(x, torch.ones(2, 1), torch.zeros(2, 1)), x, atol=1e-6)
-    part = _enlarged(x, torch.tensor([[0.5], [0.25]]), torch.tensor([[0.2], [0.6]]))[0, :, 10, 10]
+    assert torch.allclose(_enlarged(x, torch.ones(2, 1), torch.zeros(2, 1), (21, 21)), x, atol=1e-6)
+    part = _enlarged(x, torch.tensor([[0.5], [0.25]]), torch.tensor([[0.2], [0.6]]), (21, 21))[0, :, 10, 10]
     assert torch.allclose(part, (torch.tensor([0.45, 0.725]) * 21 - 0.5) / 20, atol=1e-5), "its centre, down and right"
+
+
+@pytest.mark.parametrize("augment", [[], ["resized_crop"], ["flip", "color"]], ids=str)
+def test_views_can_be_smaller(pictures: Tensor, augment: list[str]) -> None:
+    view = seen(pictures, augment=augment, resize=0.5)
+    assert view.shape == (96, 3, 6, 6) and view.amax() <= pictures.amax() and view.amin() >= pictures.amin()
+    flat = torch.linspace(-1, 1, 96)[:, None, None, None].expand(96, 3, 12, 12)
+    if "color" not in augment:
+        assert torch.allclose(seen(flat, augment=augment, resize=0.5), flat[..., ::2, ::2], atol=1e-6)
 
 
 def test_resized_crops_stay_inside_and_differ(pictures: Tensor) -> None:
