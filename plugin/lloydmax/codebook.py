@@ -279,10 +279,14 @@ class Codebook:
         codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
         return replace(self, codes=codes)
 
+    def priced_bits(self) -> Tensor:
+        """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of
+        members, and a member's share of those of the centroid; float64 ``(k,)``."""
+        counts = self.member_counts().double().clamp(min=0.01)
+        return CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
+
     def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        counts = self.member_counts()[order].double().clamp(min=0.01).cpu()
-        bits = CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
-        kept, limits = envelope(table.double().cpu().numpy(), bits.numpy(), self.price)
+        kept, limits = envelope(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
         return order[torch.from_numpy(kept).to(order.device)][None], torch.from_numpy(limits).to(table)[None]
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:

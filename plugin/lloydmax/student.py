@@ -58,6 +58,12 @@ class CodebookWeight(CodesHolder):
             centroids = _MeanGradient.apply(centroids, self.counts)
         return self.decoded(centroids)
 
+    def recode(self, codebook: Codebook) -> None:
+        """Take over the codes of a codebook of the same shape, in place."""
+        self.codes.copy_(codebook.codes)
+        self.counts.copy_(codebook.member_counts().clamp(min=1).view_as(self.counts))
+        self._forget()
+
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The fitted centroids, when the parametrization is registered."""
         return self._fitted.clone()

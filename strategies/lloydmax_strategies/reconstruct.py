@@ -1,0 +1,236 @@
+"""Reconstruction: codes that keep the outputs of each layer, not each weight.
+
+Frantar, Ashkboos, Hoefler & Alistarh (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", layer by layer on inputs that the compressed layers before have made, with codebooks in place of a grid,
+and Chou, Lookabaugh & Gray (1989), "Entropy-constrained vector quantization", in the choice where bits have a price.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from lloydmax.channels import grouped
+from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.data import random_order
+from lloydmax.errors import RecoveryError
+from lloydmax.hookspecs import hookimpl
+from lloydmax.integer import even
+from lloydmax.strategy import Recovery, evaluating
+from lloydmax.student import CodebookWeight, attached
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
+from lloydmax_strategies.reconstruction.gram import Gram, NotPlain
+from lloydmax_strategies.tap import forward_order, read
+
+_ROUNDS, _TOLERANCE = 8, 0.005
+"""Until codes whose bits have a price have the entropy from before, or a little less."""
+_STEEPER = 4
+"""Times as much must a price alone grow, as one with the distance of centroids, to save a bit."""
+
+
+class Reconstruct:
+    """Chooses the codes of each layer anew, so that its outputs stay: the weights of an output channel make up for each
+    other's errors (Frantar et al. 2023, GPTQ).
+
+    Convolutions and linear layers with one code for each weight, one after the other on the outputs of the compressed
+    layers before. Where bits have a price, the codes keep their entropy, and bits go to the inputs that matter most.
+    Put it before the steps that train. It starts from the weights that the codebooks were fitted to; where only a host
+    knows these, from the decoded ones, of which ``refit`` and ``bias`` alone can make something better.
+    """
+
+    needs_data = True
+
+    class Options(BaseModel):
+        """Options of ``reconstruct``.
+
+        Attributes:
+            samples: inputs, drawn at random; the network runs up to each layer on all of them.
+            batch_size: of one forward pass.
+            damping: of the mean second moment of a layer's inputs, is added to all of them.
+            columns: of the largest layer that is done, weights of an output channel; larger ones stay as they are.
+            refit: fit the centroids that are trained to the outputs, too, by least squares.
+            bias: move the mean output error into the bias where there is one in floats; the codes then see to the
+                rest alone.
+            source: ``data`` or ``reference_data``.
+        """
+
+        model_config = ConfigDict(extra="forbid")
+
+        samples: PositiveInt = 512
+        batch_size: PositiveInt = 32
+        damping: PositiveFloat = 0.01
+        columns: PositiveInt = 4096
+        refit: bool = False
+        bias: bool = True
+        source: Literal["data", "reference_data"] = "data"
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def run(self, recovery: Recovery) -> dict[str, Any]:
+        """Choose the codes of every layer that can be done; names the others."""
+        options, student = self.options, recovery.student
+        source = recovery.source(options.source)
+        order = random_order(len(source), options.samples, recovery.seed)
+        found = _targets(student, recovery.original, options.columns)
+        errors: list[tuple[float, float]] = []
+        changed = codes = 0
+        with evaluating(student):
+            calls = forward_order(student, list(found), source, order[:2])
+            for index, module in enumerate(calls, start=1):
+                target = found[module]
+                gram = Gram(module, target.decoded())
+                try:
+                    read(student, module, source, order, options.batch_size, gram.add, calls=calls[module])
+                except NotPlain:
+                    continue
+                before = target.holder.codes.clone()
+                errors.append(target.reconstruct(gram, options))
+                changed += int((target.holder.codes != before).sum())
+                codes += before.numel()
+                target.done = True
+                recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1]})
+        names = {target.name for target in found.values() if target.done}
+        done = {id(target.holder) for target in found.values() if target.done}
+        skipped = [name for name, _, _, holder, _ in attached(student) if id(holder) not in done]
+        if not names:
+            warnings.warn(
+                "reconstruct: no convolution or linear layer could be done, so nothing was: " + ", ".join(skipped),
+                stacklevel=2,
+            )
+        first, last = zip(*errors, strict=True) if errors else ((0.0,), (0.0,))
+        figures: dict[str, Any] = {"layers": len(names), "samples": len(order), "skipped": skipped}
+        if options.refit:
+            figures["frozen"] = [t.name for t in found.values() if t.done and not t.refittable()]
+        figures |= {"error_before": sum(first) / len(first), "error": sum(last) / len(last)}
+        return figures | {"codes_changed": changed / max(codes, 1)}
+
+
+@dataclass
+class _Target:
+    name: str
+    module: nn.Module
+    holder: CodebookWeight
+    centroids: Tensor
+    weight: Tensor
+    done: bool = False
+
+    def codebook(self) -> Codebook:
+        return self.holder.holding(self.centroids)
+
+    def decoded(self) -> Tensor:
+        return self.codebook().dequantize()
+
+    def refittable(self) -> bool:
+        return self.centroids.requires_grad and even(self.codebook()) is None
+
+    def reconstruct(self, gram: Gram, options: Reconstruct.Options) -> tuple[float, float]:
+        """The error of the outputs relative to their mean square, before and after."""
+        moments, means = gram.moments()
+        if not bool(torch.isfinite(moments).all()):
+            raise RecoveryError(f"reconstruct: the inputs of {self.name!r} are not finite")
+        bias = self.module._parameters.get("bias") if options.bias else None
+        power = max(float(output_errors(self._grouped(self.weight), moments).sum()), 1e-30)
+        first = float(output_errors(self._missing(), moments).sum()) / power
+        if bias is not None:
+            moments = moments - means[:, :, None] * means[:, None, :]
+        damped = Factors(moments, options.damping)
+        chosen = self._chosen(moments, damped)
+        self.holder.recode(chosen)
+        self.centroids.copy_(chosen.centroids)
+        if options.refit and self.refittable():
+            self._refit(moments)
+        if bias is not None:
+            bias.add_((self._missing() @ means.float()[:, :, None]).flatten().to(bias))
+        return first, float(output_errors(self._missing(), moments).sum()) / power
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        return grouped(self.module, weight.float()).flatten(2)
+
+    def _missing(self) -> Tensor:
+        return self._grouped(self.weight - self.decoded().float())
+
+    def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
+        held, weight = self.codebook(), self._grouped(self.weight)
+        table = held.centroids.float()
+        if held.granularity != "tensor":
+            channels = channels_per_codebook(held.granularity)
+            owner = torch.arange(held.shape[0], device=table.device) // (channels or 1)
+            table = table[owner].view(*weight.shape[:2], held.k)
+
+        def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
+            bits = None if price is None else book.priced_bits().float()
+            codes = feedback(weight, factors, table * scale, bits, price)
+            return replace(held, centroids=held.centroids * scale, codes=codes.view(held.shape).to(held.codes.dtype))
+
+        if not held.price:
+            return self._better(coded(held), moments)
+        price = held.price * factors.relief / factors.relief.log().mean().exp()
+        free, wanted, tried, step = self.refittable(), held.entropy, held, 1.0
+        for _ in range(_ROUNDS):
+            tried = coded(tried, step if free else 1.0, price * step**2)
+            if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
+                return tried
+            step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
+        return tried if tried.entropy <= wanted else held
+
+    def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
+        """With the codes from before for output channels that have less error with them."""
+        new, old = (
+            output_errors(self._grouped(self.weight - book.dequantize().float()), moments).flatten()
+            for book in (tried, self.codebook())
+        )
+        better = (new < old).view(-1, *[1] * (tried.codes.dim() - 1))
+        return replace(tried, codes=torch.where(better, tried.codes, self.holder.codes))
+
+    def _refit(self, moments: Tensor) -> None:
+        held = self.codebook()
+        owner = torch.zeros_like(held.codes, dtype=torch.int64)
+        if (channels := channels_per_codebook(held.granularity)) is not None:
+            owner += (torch.arange(held.shape[0], device=owner.device) // channels).view(-1, *[1] * (owner.dim() - 1))
+        slots = (owner * held.k + held.codes.long()).flatten()
+        shape = self._grouped(self.weight).shape
+
+        def decode(centroids: Tensor) -> Tensor:
+            return centroids.flatten()[slots].view(shape)
+
+        def gather(values: Tensor) -> Tensor:
+            sums = torch.zeros(held.centroids.numel(), dtype=torch.float64, device=values.device)
+            return sums.index_add_(0, slots, values.flatten().double()).view(held.centroids.shape).float()
+
+        found = refitted(held.centroids.float(), self._grouped(self.weight), moments, decode, gather)
+        self.centroids.copy_(found)
+
+
+def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> dict[nn.Module, _Target]:
+    """The layers that can be done, with the weights to come close to."""
+    weights = {} if original is None else dict(original.named_parameters())
+    places = list(attached(student))
+    uses: dict[int, int] = {}
+    for *_, holder, _ in places:
+        uses[id(holder)] = uses.get(id(holder), 0) + 1
+    found = {}
+    for name, module, leaf, holder, centroids in places:
+        plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+        if not plain or leaf != "weight" or holder.block > 1 or uses[id(holder)] > 1:
+            continue
+        if holder.codes[0].numel() > columns:
+            continue
+        weight = weights.get(name)
+        if weight is None or tuple(weight.shape) != holder.shape:
+            weight = holder.holding(centroids).dequantize()
+        weight = weight.detach().to(centroids.device, torch.float32)
+        found[module] = _Target(name, module, holder, centroids, weight)
+    return found
+
+
+@hookimpl
+def lloydmax_recovery_steps() -> dict[str, type]:
+    """Register ``reconstruct``."""
+    return {"reconstruct": Reconstruct}

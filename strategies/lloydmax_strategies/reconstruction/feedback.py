@@ -1,0 +1,130 @@
+"""Codes chosen column by column: the columns that are left make up for the errors of those before.
+
+Frantar, Ashkboos, Hoefler & Alistarh (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", with the centroids of a codebook as the levels, and, where bits have a price, with the price in the
+choice. The output error of a weight's error is ``e H e^T``, ``H`` the second moments of the layer's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_BLOCK = 128
+_FLOATS = 1 << 22
+_ITERATIONS = 30
+
+
+class Factors:
+    """``H``, damped, its columns sorted by falling diagonal, as what error feedback needs.
+
+    Args:
+        moments: ``(groups, columns, columns)``, float64.
+        damping: of the mean of the diagonal of each group, is added to the diagonal.
+
+    Attributes:
+        order: of the columns, int64 ``(groups, columns)``.
+        upper: float32 ``U`` with ``U^T U`` the inverse of the damped moments.
+        relief: float32 ``(groups, columns)``: squares of the diagonal of ``U``. The output error that an error ``e`` in
+            a column adds, once the columns after it have made up for what they can, is ``e ** 2 / relief``.
+    """
+
+    def __init__(self, moments: Tensor, damping: float) -> None:
+        diagonal = moments.diagonal(dim1=1, dim2=2)
+        self.order = diagonal.argsort(dim=1, descending=True, stable=True)
+        mean = diagonal.mean(1, keepdim=True)
+        mean = torch.where(mean > 0, mean, 1.0)
+        sorted_ = moments.gather(1, self.order[:, :, None].expand_as(moments))
+        sorted_ = sorted_.gather(2, self.order[:, None, :].expand_as(moments))
+        sorted_.diagonal(dim1=1, dim2=2).add_(damping * mean)
+        lower = torch.linalg.cholesky(sorted_.flip(1, 2)).flip(1, 2)
+        unit = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
+        self.upper = torch.linalg.solve_triangular(lower, unit.expand_as(lower), upper=True).float()
+        self.relief = self.upper.diagonal(dim1=1, dim2=2).square()
+
+
+def feedback(
+    weight: Tensor, factors: Factors, table: Tensor, bits: Tensor | None = None, price: Tensor | None = None
+) -> Tensor:
+    """Codes with a small output error.
+
+    Args:
+        weight: float32 ``(groups, rows, columns)``.
+        factors: of the same groups and columns.
+        table: centroids, float32 ``(k,)`` for all rows, or ``(groups, rows, k)``.
+        bits: of every code, float32 ``(k,)``; ``None``: every weight takes the nearest centroid.
+        price: of a bit in squared units of the weight, float32 ``(groups, columns)``, columns in the order of
+            ``factors``.
+
+    Returns:
+        int64 in the shape of ``weight``.
+    """
+    places = factors.order[:, None, :].expand_as(weight)
+    left, upper = weight.gather(2, places), factors.upper
+    codes = torch.empty_like(places, memory_format=torch.contiguous_format)
+    count = weight.shape[2]
+    for start in range(0, count, _BLOCK):
+        end = min(start + _BLOCK, count)
+        block = left[..., start:end].clone()
+        errors = torch.empty_like(block)
+        for column in range(start, end):
+            values = block[..., column - start]
+            cost = None if bits is None or price is None else price[:, column, None, None] * bits
+            codes[..., column] = chosen = _cheapest(values, table, cost)
+            decoded = table[chosen] if table.dim() == 1 else table.gather(2, chosen[..., None])[..., 0]
+            error = (values - decoded) / upper[:, column, column, None]
+            block[..., column - start + 1 :] -= error[..., None] * upper[:, None, column, column + 1 : end]
+            errors[..., column - start] = error
+        left[..., end:] -= errors @ upper[:, start:end, end:]
+    return torch.empty_like(codes).scatter_(2, places, codes)
+
+
+def _cheapest(values: Tensor, table: Tensor, cost: Tensor | None) -> Tensor:
+    """The code of each of the values ``(groups, rows)``; ``cost`` is ``(groups, 1, k)``."""
+    step = max(1, _FLOATS // (len(values) * table.shape[-1]))
+    found = []
+    for start in range(0, values.shape[1], step):
+        here = table if table.dim() == 1 else table[:, start : start + step]
+        distance = (values[:, start : start + step, None] - here).square_()
+        found.append((distance if cost is None else distance.add_(cost)).argmin(2))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def output_errors(error: Tensor, moments: Tensor) -> Tensor:
+    """The mean squares that an error of the weight, float32 ``(groups, rows, columns)``, makes in the outputs: float64
+    ``(groups, rows)``, one for each output channel."""
+    return ((error @ moments.float()) * error).sum(2, dtype=torch.float64)
+
+
+def refitted(
+    centroids: Tensor, weight: Tensor, moments: Tensor, decode: Callable[[Tensor], Tensor], gather: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The centroids with the least output error for fixed codes: least squares, by conjugate gradients, which need no
+    matrix of all pairs of centroids.
+
+    Args:
+        centroids: to start from; any shape, float32.
+        weight: float32 ``(groups, rows, columns)``.
+        moments: float64 ``(groups, columns, columns)``.
+        decode: centroids -> weight in the shape of ``weight``; linear.
+        gather: its transpose: sums over the members of each centroid.
+    """
+    moments, found = moments.float(), centroids.clone()
+    residual = gather((weight - decode(found)) @ moments)
+    direction, power = residual, float(residual.square().sum(dtype=torch.float64))
+    enough = 1e-10 * power
+    for _ in range(_ITERATIONS):
+        if power <= enough:
+            break
+        image = decode(direction)
+        curvature = float(((image @ moments) * image).sum(dtype=torch.float64))
+        if curvature <= 0:
+            break
+        step = power / curvature
+        found = found + step * direction
+        residual = residual - step * gather(image @ moments)
+        before, power = power, float(residual.square().sum(dtype=torch.float64))
+        direction = residual + power / before * direction
+    return found

@@ -1,0 +1,113 @@
+"""The second moments of what the weights of a layer multiply, from the layer's inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lloydmax.channels import grouped
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_FLOATS = 1 << 24
+"""Of the unfolded input at once."""
+_SPATIAL: dict[Callable[..., Tensor], int] = {F.linear: 0, F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+class NotPlain(Exception):
+    """The layer does something else with its weight than one convolution or one product."""
+
+
+class Gram:
+    """``X^T X`` of a convolution or linear layer, for each group of its channels.
+
+    A column of ``X`` is what one weight of an output channel multiplies, a row one position of one sample, as the layer
+    itself hands them to PyTorch: padding of its own making is seen, too.
+
+    Args:
+        layer: called with one input.
+        weight: of the layer, dense.
+    """
+
+    def __init__(self, layer: nn.Module, weight: Tensor) -> None:
+        self._layer, self._weight = layer, weight
+        groups, _, columns = grouped(layer, weight).flatten(2).shape
+        self._products = torch.zeros((groups, columns, columns), dtype=torch.float64, device=weight.device)
+        self._sums = torch.zeros((groups, columns), dtype=torch.float64, device=weight.device)
+        self._rows = 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in one input of the layer.
+
+        Raises:
+            NotPlain: the weight is not used once, as it is, by a convolution or a product.
+        """
+        with _Calls() as made:
+            self._layer.forward(x)
+        if len(made.found) != 1 or not torch.equal(made.found[0][1]["weight"], self._weight):
+            raise NotPlain
+        ((spatial, call),) = made.found
+        given = call["input"].detach()
+        if spatial == 0:
+            given = given.reshape(-1, given.shape[-1])
+        elif given.dim() == spatial + 1:
+            given = given[None]
+        padded = _padded(given, spatial, call)
+        each = padded[0].numel() * self._weight[0, 0].numel()
+        for part in padded.split(max(1, _FLOATS // max(each, 1))):
+            rows = _unfolded(part, spatial, call).float()
+            self._products += rows.mT @ rows
+            self._sums += rows.sum(1, dtype=torch.float64)
+            self._rows += rows.shape[1]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean of ``x x^T``, ``(groups, columns, columns)``, and of ``x``, ``(groups, columns)``; float64."""
+        return self._products / max(self._rows, 1), self._sums / max(self._rows, 1)
+
+
+class _Calls(TorchFunctionMode):
+    """Sees the convolutions and products that run: the number of spatial axes, and the arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, dict[str, Any]]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (spatial := _SPATIAL.get(func)) is not None:
+            self.found.append((spatial, {**dict(zip(_ARGUMENTS, args, strict=False)), **(kwargs or {})}))
+        return func(*args, **(kwargs or {}))
+
+
+def _padded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
+    padding = call.get("padding", 0)
+    if not spatial or padding in (0, "valid"):
+        return x
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(_each(call, "dilation", spatial), call["weight"].shape[2:], strict=True)]
+        sides = [side for total in reversed(reach) for side in (total // 2, total - total // 2)]
+    else:
+        sides = [side for one in reversed(_each(call, "padding", spatial)) for side in (one, one)]
+    return F.pad(x, sides)
+
+
+def _unfolded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
+    """``(groups, rows, columns)`` of a padded input."""
+    if not spatial:
+        return x[None]
+    kernel = call["weight"].shape[2:]
+    steps, spread = _each(call, "stride", spatial), _each(call, "dilation", spatial)
+    for axis, (size, step, dilation) in enumerate(zip(kernel, steps, spread, strict=True), start=2):
+        x = x.unfold(axis, dilation * (size - 1) + 1, step)[..., ::dilation]
+    groups = call.get("groups", 1)
+    x = x.unflatten(1, (groups, -1))  # samples, groups, inputs of a group, *positions, *kernel
+    places, offsets = range(3, 3 + spatial), range(3 + spatial, 3 + 2 * spatial)
+    return x.permute(1, 0, *places, 2, *offsets).reshape(groups, -1, x.shape[2] * math.prod(kernel))
+
+
+def _each(call: dict[str, Any], name: str, spatial: int) -> list[int]:
+    value = call.get(name, 0 if name == "padding" else 1)
+    return [value] * spatial if isinstance(value, int) else [*value] * (spatial // len(value))

@@ -1,0 +1,204 @@
+"""Reconstruction: outputs stay, entropy too, what cannot be done is named."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import pytest
+import torch
+from conftest import PaddedConv, SmallNet, TextNet
+from lloydmax import demo
+from lloydmax.student import attach
+from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
+from lloydmax_strategies.reconstruction.gram import Gram
+from torch import Tensor, nn
+
+STEP = {"step": "reconstruct", "samples": 96, "batch_size": 40}
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "linear": (nn.Linear(24, 16), (50, 24)),
+    "linear over tokens": (nn.Linear(24, 16, bias=False), (10, 7, 24)),
+    "conv1d": (nn.Conv1d(6, 8, 5, stride=2, padding=3), (10, 6, 21)),
+    "conv2d": (nn.Conv2d(6, 8, 3, padding=1), (10, 6, 9, 8)),
+    "dilated, reflecting": (nn.Conv2d(6, 8, 3, padding=2, dilation=2, padding_mode="reflect"), (10, 6, 9, 8)),
+    "uneven, same": (nn.Conv2d(6, 8, (3, 5), padding="same"), (10, 6, 9, 8)),
+    "grouped": (nn.Conv2d(6, 8, 3, stride=2, groups=2), (10, 6, 9, 8)),
+    "depthwise": (nn.Conv2d(6, 12, 5, groups=6, bias=False), (10, 6, 9, 8)),
+    "conv3d": (nn.Conv3d(2, 4, 3, padding=(0, 1, 2)), (5, 2, 5, 4, 6)),
+    "padding by itself": (PaddedConv(6, 8, 3), (10, 6, 9, 8)),
+}
+
+
+def correlated(shape: tuple[int, ...]) -> Tensor:
+    """Positive inputs whose neighbours are alike, as those of real layers."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.relu(x + x.roll(1, 1) + x.roll(1, -1) + x.mean(1, keepdim=True) + 0.5)
+
+
+def recipe(rule: dict[str, Any] | None = None, *later: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Few centroids for all layers, reconstructed."""
+    rules = [{"layers": "all", "centroids": 4, **(rule or {})}]
+    return {"version": 1, "quantize": rules, "trainable": ["all"], "recover": [{**STEP, **options}, *later]}
+
+
+def mse(result: lloydmax.Result, stage: int = -1) -> float:
+    agreement = result.report.stages[stage].agreement
+    assert agreement is not None
+    return agreement.mse
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_the_moments_tell_the_output_error(kind: str) -> None:
+    layer, shape = LAYERS[kind]
+    x, weight = correlated(shape), layer.get_parameter("weight")
+    gram = Gram(layer, weight)
+    for part in x.split(3):
+        gram.add(part)
+    groups = getattr(layer, "groups", 1)
+    nearest = lloydmax.fit_codebook(weight, 3).dequantize()
+    error = (weight - nearest).view(groups, weight.shape[0] // groups, -1)
+    other = copy.deepcopy(layer)
+    other.get_parameter("weight").copy_(nearest)
+    axis = 1 if weight.dim() > 2 else -1
+    expected = (layer(x) - other(x)).movedim(axis, 0).flatten(1)
+    moments, means = gram.moments()
+    assert float(output_errors(error, moments).sum()) == pytest.approx(float(expected.square().mean(1).sum()), rel=1e-4)
+    shift = (error @ means.float()[:, :, None]).flatten()
+    assert torch.allclose(shift, expected.mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group:3"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_come_closer_than_with_the_nearest_centroids(kind: str, granularity: str, bias: bool) -> None:
+    layer, shape = LAYERS[kind]
+    model, x = nn.Sequential(copy.deepcopy(layer)).eval(), correlated(shape)
+    made = recipe({"granularity": granularity}, bias=bias)
+    result = lloydmax.compress(model, made, x, progress=False)
+    said = result.report.recovery[-1]
+    assert said["layers"] == 1 and said["skipped"] == [] and said["codes_changed"] > 0
+    assert said["error"] < said["error_before"] and mse(result) < mse(result, 1)
+    fitted = lloydmax.codebooks(lloydmax.compress(model, made | {"recover": []}, progress=False).model)["0.weight"]
+    assert torch.equal(lloydmax.codebooks(result.model)["0.weight"].centroids, fitted.centroids)
+
+
+def test_without_correlations_every_weight_takes_the_nearest() -> None:
+    weight = torch.randn(2, 8, 40, generator=torch.Generator().manual_seed(0))
+    table = torch.linspace(-2, 2, 5)
+    factors = Factors(torch.eye(40).double().expand(2, 40, 40) * torch.arange(1, 41), 0.01)
+    nearest = (weight[..., None] - table).abs().argmin(-1)
+    assert torch.equal(feedback(weight, factors, table), nearest)
+
+
+def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(500, 40, generator=generator).double().cumsum(1), torch.randn(1, 30, 40, generator=generator)
+    factors, table = Factors((x.T @ x)[None] / 500, 0.01), torch.linspace(-2, 2, 5)
+    whole = feedback(weight, factors, table)
+    monkeypatch.setattr("lloydmax_strategies.reconstruction.feedback._BLOCK", 7)
+    monkeypatch.setattr("lloydmax_strategies.reconstruction.feedback._FLOATS", 11)
+    assert (feedback(weight, factors, table) == whole).float().mean() > 0.99
+
+
+def test_refitted_centroids_are_those_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(99, 12, generator=generator).cumsum(1), torch.randn(1, 10, 12, generator=generator)
+    book = lloydmax.fit_codebook(weight[0], 4)
+    slots = book.codes.long().flatten()
+    found = refitted(
+        book.centroids,
+        weight,
+        (x.T @ x)[None].double() / 99,
+        lambda centroids: centroids[slots].view(weight.shape),
+        lambda values: torch.zeros(4).index_add_(0, slots, values.flatten()),
+    )
+    members = nn.functional.one_hot(slots, 4).float().view(10, 12, 4)
+    design, wanted = (x @ members).flatten(0, 1), (weight[0] @ x.T).flatten()
+    assert torch.allclose(found, torch.linalg.lstsq(design, wanted).solution, atol=1e-3)
+
+
+def test_a_real_network_comes_closer_at_the_same_entropy() -> None:
+    model, data = demo.network(), demo.silhouettes()[:64]
+    made = recipe({"centroids": 64}, samples=64, batch_size=64)
+    made |= {"bits": 2.5, "storage": {"floats": "float16", "codes": "entropy"}}
+    before = lloydmax.compress(model, made | {"recover": []}, data, progress=False)
+    entropies = {name: book.entropy for name, book in lloydmax.codebooks(before.model).items()}
+    for options in ({}, {"refit": True}):
+        step = [{**made["recover"][0], **options}]
+        after = lloydmax.compress(model, made | {"recover": step}, data, progress=False)
+        assert mse(after) < 0.6 * mse(before)
+        found = lloydmax.codebooks(after.model)
+        assert all(0.97 * entropies[name] < found[name].entropy <= entropies[name] for name in entropies)
+        assert abs(after.report.bytes.file / before.report.bytes.file - 1) < 0.02
+        assert after.report.recovery[-1]["codes_changed"] > 0.1
+
+
+def test_frozen_centroids_stay_and_are_named(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 32), nn.ReLU(), nn.Linear(32, 64)).eval()
+    pictures = pictures + pictures.roll(1, 3) + pictures.roll(1, 2)
+    made = recipe({"centroids": 64}, refit=True) | {"bits": 3.0, "storage": {"codes": "entropy"}}
+    trained = lloydmax.compress(model, made, pictures, progress=False)
+    frozen = lloydmax.compress(model, made | {"trainable": ["biases"]}, pictures, progress=False)
+    fitted = lloydmax.codebooks(lloydmax.compress(model, made | {"recover": []}, progress=False).model)
+    assert trained.report.recovery[-1]["frozen"] == []
+    assert frozen.report.recovery[-1]["frozen"] == list(fitted)
+    for name, book in lloydmax.codebooks(frozen.model).items():
+        assert torch.equal(book.centroids, fitted[name].centroids)
+        assert book.entropy <= fitted[name].entropy
+    assert mse(trained) < mse(frozen) < mse(frozen, 1)
+
+
+def test_what_cannot_be_done_is_named(small_net: SmallNet, text_net: TextNet, pictures: Tensor) -> None:
+    made = recipe(columns=70)
+    made["quantize"].append({"layers": ["stem"], "block": 3})
+    result = lloydmax.compress(small_net, made, pictures, progress=False)
+    said = result.report.recovery[-1]
+    assert said["skipped"] == ["stem.weight", "padded.weight"] and said["layers"] == 3
+    fitted = lloydmax.codebooks(lloydmax.compress(small_net, made | {"recover": []}, progress=False).model)
+    for name in said["skipped"]:
+        assert torch.equal(lloydmax.codebooks(result.model)[name].codes, fitted[name].codes)
+    made = recipe()
+    made["quantize"] += [{"layers": ["lstm"], "parameter": "weight_hh_l0", "centroids": 4}]
+    made["quantize"] += [{"layers": ["attention"], "parameter": "in_proj_weight", "centroids": 4}]
+    tokens = torch.randint(0, 50, (40, 6), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="reconstruct: no convolution or linear layer could be done"):
+        said = lloydmax.compress(text_net, made, tokens, progress=False).report.recovery[-1]
+    assert said["layers"] == 0 and {"lstm.weight_hh_l0", "attention.in_proj_weight"} <= set(said["skipped"])
+
+
+def test_a_weight_that_is_not_used_as_it_is_stays() -> None:
+    class Standardized(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+    model = nn.Sequential(Standardized(24, 16), nn.ReLU(), nn.Linear(16, 8)).eval()
+    said = lloydmax.compress(model, recipe(), correlated((50, 24)), progress=False).report.recovery[-1]
+    assert said["layers"] == 1 and said["skipped"] == ["0.weight"]
+
+
+def test_the_same_run_gives_the_same_bytes_and_goes_on_to_train(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path
+) -> None:
+    distill = {"step": "distill", "epochs": 2, "batch_size": 32, "codes": "learn", "optimizer": "adam"}
+    made = recipe(None, distill, refit=True)
+    for file in ("a", "b"):
+        result = lloydmax.compress(small_net, made, pictures, progress=False)
+        result.save(tmp_path / file)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert mse(result) < mse(result, 1) and mse(result, 2) < mse(result, 1)
+    loaded = lloydmax.load(tmp_path / "a", copy.deepcopy(small_net))
+    assert torch.equal(loaded(pictures), result.model(pictures))
+
+
+def test_a_host_without_the_original_gets_its_centroids_refitted_to_what_they_are(pictures: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    student = copy.deepcopy(model)
+    attach(student, "1.weight", lloydmax.fit_codebook(student.get_parameter("1.weight"), 4))
+    before = student(pictures)
+    said = lloydmax.run_step("reconstruct", student, model, pictures)
+    assert said["layers"] == 1 and said["error_before"] == said["error"] == said["codes_changed"] == 0.0
+    assert torch.equal(student(pictures), before)
