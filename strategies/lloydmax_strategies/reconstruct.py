@@ -222,9 +222,9 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
             continue
         if holder.codes[0].numel() > columns:
             continue
-        weight = weights.get(name)
-        if weight is None or tuple(weight.shape) != holder.shape:
-            weight = holder.holding(centroids).dequantize()
+        given = weights.get(name)
+        fits = given is not None and tuple(given.shape) == holder.shape
+        weight: Tensor = given if given is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
         found[module] = _Target(name, module, holder, centroids, weight)
     return found
