@@ -25,6 +25,23 @@ def problems(recipe: Recipe) -> list[str]:
     return [*_requirements(recipe), *_option_problems(recipe)] or _order_problems(recipe)
 
 
+def refuse_bits(recipe: Recipe, who: str) -> None:
+    """Refuse a recipe that names the size of its file where there is no such file to aim at.
+
+    Args:
+        recipe: checked.
+        who: cannot do it.
+
+    Raises:
+        RecipeError: the recipe has ``bits``.
+    """
+    if recipe.bits is not None:
+        raise RecipeError(
+            f"{recipe.at('bits')}: {who} cannot aim at the size of a file: leave 'bits' out, give 'centroids', or use "
+            "lloydmax.compress or Intel Neural Compressor, which can"
+        )
+
+
 def is_choice(value: Any, field: FieldInfo) -> bool:
     """Whether a list stands where the option takes a single value."""
     kinds = (field.annotation, *get_args(field.annotation))
@@ -54,6 +71,8 @@ def _option_problems(recipe: Recipe) -> list[str]:
     problems: list[str] = []
     if recipe.bits is not None and recipe.storage.codes != "entropy":
         problems.append(f"{recipe.at('bits')}: needs entropy-coded codes: write 'storage: {{codes: entropy}}'")
+    if recipe.bits is not None and recipe.activations is not None:
+        problems.append(f"{recipe.at('bits')}: a model on int8 kernels has 8 bits a weight; leave 'activations' out")
     for index, rule in enumerate(recipe.quantize):
         if recipe.bits is not None and not _priced(rule):
             problems.append(

@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import BudgetError, FitError, RecipeError, demo
-from torch import nn
+from lloydmax.integrations.torch_ao import apply_recipe
+from torch import Tensor, nn
 
 STORAGE = {"floats": "float16", "codes": "entropy"}
 
@@ -77,6 +78,7 @@ def test_a_broken_weight_is_named() -> None:
         ({"quantize": [{"layers": "all", "granularity": "channel"}]}, "use kmeans, granularity tensor"),
         ({"quantize": [{"layers": "all", "price": 0.1}]}, "no 'price'"),
         ({"bits": 0}, "bits"),
+        ({"activations": {"bits": 8}}, "leave 'activations' out"),
     ],
 )
 def test_a_recipe_that_cannot_be_priced_is_refused(change: dict[str, Any], message: str) -> None:
@@ -92,3 +94,10 @@ def test_layers_that_are_kept_count_in_the_size() -> None:
     count = sum(p.numel() for p in model.parameters())
     assert "fc.weight" not in lloydmax.codebooks(result.model)
     assert 0.98 * 6 * count / 8 < result.report.bytes.file <= 1.002 * 6 * count / 8
+
+
+def test_what_has_no_file_to_aim_at_refuses(small_net: SmallNet, pictures: Tensor) -> None:
+    with pytest.raises(RecipeError, match="a sweep or search.*cannot aim at the size of a file"):
+        lloydmax.sweep(small_net, recipe(20), pictures, progress=False)
+    with pytest.raises(RecipeError, match=r"torch\.ao\.quantization cannot aim"):
+        apply_recipe(None, recipe(20), small_net)

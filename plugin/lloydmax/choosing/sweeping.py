@@ -18,6 +18,7 @@ from torch import nn
 
 from lloydmax import packing
 from lloydmax.cache import Cache, fingerprint, model_fingerprint
+from lloydmax.checks import refuse_bits
 from lloydmax.choosing.budget import Search
 from lloydmax.choosing.damage import Bench, Floats
 from lloydmax.choosing.journal import Journal
@@ -104,6 +105,7 @@ class Trials:
 def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iterator[Trials]:
     """Read and check everything; see :func:`lloydmax.sweep` for the arguments and errors."""
     recipe = Recipe.load(recipe)
+    refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
     samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
     started, place, listeners = time.perf_counter(), folder(settings.workdir), settings.listeners

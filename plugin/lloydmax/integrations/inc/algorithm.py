@@ -121,7 +121,14 @@ class Run:
         if self.steps:
             assert self.teacher is not None
             recovery = Recovery(
-                model, self.teacher, source, reference, self.recipe.seed, events=self.events, cache=self.cache
+                model,
+                self.teacher,
+                source,
+                reference,
+                self.recipe.seed,
+                events=self.events,
+                cache=self.cache,
+                original=self.teacher,
             )
             for figures in recover(recovery, self.steps):
                 logger.info("codebook: %s", figures)

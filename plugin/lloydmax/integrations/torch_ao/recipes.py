@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lloydmax.checks import refuse_bits
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.torch_ao.host import QConfig, QConfigMapping, nni
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
@@ -70,6 +71,7 @@ def apply_recipe(
             importances, int8 layers with float activations.
     """
     plan = recipe if isinstance(recipe, Plan) else make_plan(_unfused(model), Recipe.load(recipe), example_inputs)
+    refuse_bits(plan.recipe, "torch.ao.quantization")
     if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
     settings = plan.recipe.activations

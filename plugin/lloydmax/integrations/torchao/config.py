@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lloydmax.checks import refuse_bits
 from lloydmax.codebook import FLOAT_DTYPES, fit_codebook
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.integrations.torchao.host import (
@@ -69,6 +70,7 @@ def recipe_to_config(
         RecipeError: the recipe is invalid or does not fit the model. IntegrationError: tied parameters, importances.
     """
     plan = make_plan(model, Recipe.load(recipe))
+    refuse_bits(plan.recipe, "torchao")
     configs: OrderedDict[str, AOBaseConfig] = OrderedDict()
     for p in plan.parameters.values():
         if p.tied or p.importance is not None:

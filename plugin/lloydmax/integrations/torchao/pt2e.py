@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lloydmax.checks import refuse_bits
 from lloydmax.codebook import decode
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.fake_quantize import CodebookWeightFakeQuantize
@@ -74,6 +75,7 @@ class CodebookQuantizer(Quantizer):
     def __init__(self, recipe: Any, model: nn.Module) -> None:
         super().__init__()
         self.plan: Plan = make_plan(model, Recipe.load(recipe))
+        refuse_bits(self.plan.recipe, "PT2E")
         needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
         if needy:
             raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")
