@@ -68,7 +68,7 @@ def main() -> None:
             said, report = result.report.recovery[len(base["recover"])], result.report
             print(
                 f"\n{report.bytes.file:,} bytes; output error {said['error_before']:.4f} -> {said['error']:.4f}; "
-                f"{said['codes_changed']:.0%} of the codes changed; {said['layers']} layers, skipped {said['skipped']}; "
+                f"{said['codes_changed']:.0%} of the codes changed; {said['layers']} layers, not {said['skipped']}; "
                 f"{report.seconds['reconstruct']:.0f} s of {sum(report.seconds.values()):.0f} s\n",
                 flush=True,
             )
