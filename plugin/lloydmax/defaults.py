@@ -86,7 +86,7 @@ def _is_large(layer: Layer, leaf: str, parameter: Tensor) -> bool:
 
 def _training(model: nn.Module, source: Source, steps: int) -> dict[str, Any]:
     inputs, outputs = _looked_at(model, source)
-    step: dict[str, Any] = {"step": "distill", "loss": "kl" if _tells_classes(outputs) else "mse", "features": 10.0}
+    step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": 1e-3, "lr": 1e-3, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
     images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
@@ -106,6 +106,17 @@ def _looked_at(model: nn.Module, source: Source) -> tuple[list[Tensor], list[Ten
 
 def _first(source: Source, samples: int) -> Batch:
     return next(iter(source.batches(samples, torch.arange(min(samples, len(source))))))[1]
+
+
+def _loss(outputs: list[Tensor]) -> str:
+    """What suits the outputs: scores of classes, embeddings of length 1, or anything else."""
+    if _tells_classes(outputs):
+        return "kl"
+    axes = [class_axis(output) for output in outputs]
+    lengths = [o.float().norm(dim=axis) for o, axis in zip(outputs, axes, strict=True) if axis is not None]
+    if len(lengths) == len(outputs) and all(bool(((length - 1).abs() < 1e-3).all()) for length in lengths):
+        return "cosine"
+    return "mse"
 
 
 def _tells_classes(outputs: list[Tensor]) -> bool:

@@ -39,9 +39,11 @@ class Reconstruct:
     other's errors (Frantar et al. 2023, GPTQ).
 
     Convolutions and linear layers with one code for each weight, one after the other on the outputs of the compressed
-    layers before. Where bits have a price, the codes keep their entropy, and bits go to the inputs that matter most.
-    Put it before the steps that train. It starts from the weights that the codebooks were fitted to; where only a host
-    knows these, from the decoded ones, of which ``refit`` and ``bias`` alone can make something better.
+    layers before. Where bits have a price, the codes keep their entropy, if need be by a larger distance of all
+    centroids (a higher price where these are not trained), and bits go to the inputs that matter most. The others,
+    transposed convolutions, blocks of weights, tied weights, recurrent layers and attention, are named in ``skipped``.
+    Put it before the steps that train. It comes close to the weights that the codebooks were fitted to; where only a
+    host knows these (``run_step``), it takes the decoded ones for them, and changes nothing.
     """
 
     needs_data = True
@@ -137,7 +139,7 @@ class _Target:
             raise RecoveryError(f"reconstruct: the inputs of {self.name!r} are not finite")
         bias = self.module._parameters.get("bias") if options.bias else None
         power = max(float(output_errors(self._grouped(self.weight), moments).sum()), 1e-30)
-        first = float(output_errors(self._missing(), moments).sum()) / power
+        first = float(self._errors(self.codebook(), moments).sum()) / power
         if bias is not None:
             moments = moments - means[:, :, None] * means[:, None, :]
         damped = Factors(moments, options.damping)
@@ -147,14 +149,12 @@ class _Target:
         if options.refit and self.refittable():
             self._refit(moments)
         if bias is not None:
-            bias.add_((self._missing() @ means.float()[:, :, None]).flatten().to(bias))
-        return first, float(output_errors(self._missing(), moments).sum()) / power
+            missing = self._grouped(self.weight - self.decoded().float())
+            bias.add_((missing @ means.float()[:, :, None]).flatten().to(bias))
+        return first, float(self._errors(self.codebook(), moments).sum()) / power
 
     def _grouped(self, weight: Tensor) -> Tensor:
         return grouped(self.module, weight.float()).flatten(2)
-
-    def _missing(self) -> Tensor:
-        return self._grouped(self.weight - self.decoded().float())
 
     def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
         held, weight = self.codebook(), self._grouped(self.weight)
@@ -176,18 +176,20 @@ class _Target:
         for _ in range(_ROUNDS):
             tried = coded(tried, step if free else 1.0, price * step**2)
             if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
-                return tried
+                break
             step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
-        return tried if tried.entropy <= wanted else held
+        errors = [float(self._errors(book, moments).sum()) for book in (tried, held)]
+        return tried if tried.entropy <= wanted and errors[0] < errors[1] else held
 
     def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
-        """With the codes from before for output channels that have less error with them."""
-        new, old = (
-            output_errors(self._grouped(self.weight - book.dequantize().float()), moments).flatten()
-            for book in (tried, self.codebook())
-        )
-        better = (new < old).view(-1, *[1] * (tried.codes.dim() - 1))
+        """With the codes from before for output channels that have no less error with the new ones."""
+        better = self._errors(tried, moments) < self._errors(self.codebook(), moments)
+        better = better.view(-1, *[1] * (tried.codes.dim() - 1))
         return replace(tried, codes=torch.where(better, tried.codes, self.holder.codes))
+
+    def _errors(self, book: Codebook, moments: Tensor) -> Tensor:
+        """Of the outputs, for each output channel."""
+        return output_errors(self._grouped(self.weight - book.dequantize().float()), moments).flatten()
 
     def _refit(self, moments: Tensor) -> None:
         held = self.codebook()
@@ -222,9 +224,9 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
             continue
         if holder.codes[0].numel() > columns:
             continue
-        given = weights.get(name)
-        fits = given is not None and tuple(given.shape) == holder.shape
-        weight: Tensor = given if given is not None and fits else holder.holding(centroids).dequantize()
+        kept = weights.get(name)
+        fits = kept is not None and tuple(kept.shape) == holder.shape
+        weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
         found[module] = _Target(name, module, holder, centroids, weight)
     return found

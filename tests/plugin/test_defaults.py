@@ -60,7 +60,9 @@ def test_embeddings_are_not_taken_for_classes() -> None:
             return nn.functional.normalize(self.layer(x), dim=1)
 
     data = torch.randn(64, 32)
-    assert steps(lloydmax.recipe_for(Embedding(), 8, data))["distill"]["loss"] == "mse"
+    assert steps(lloydmax.recipe_for(Embedding(), 8, data))["distill"]["loss"] == "cosine"
+    values = nn.Sequential(nn.Linear(32, 64))
+    assert steps(lloydmax.recipe_for(values, 8, data))["distill"]["loss"] == "mse"
     classes = nn.Sequential(nn.Linear(32, 64))
     with torch.no_grad():
         classes[0].weight.mul_(20)

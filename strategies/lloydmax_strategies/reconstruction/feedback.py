@@ -99,7 +99,11 @@ def output_errors(error: Tensor, moments: Tensor) -> Tensor:
 
 
 def refitted(
-    centroids: Tensor, weight: Tensor, moments: Tensor, decode: Callable[[Tensor], Tensor], gather: Callable[[Tensor], Tensor]
+    centroids: Tensor,
+    weight: Tensor,
+    moments: Tensor,
+    decode: Callable[[Tensor], Tensor],
+    gather: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The centroids with the least output error for fixed codes: least squares, by conjugate gradients, which need no
     matrix of all pairs of centroids.

@@ -339,3 +339,15 @@ def test_callers_may_have_gradients_off(guard: Any, small_net: nn.Module, pictur
     with guard():
         found = quantize(small_net, CodebookConfig.from_recipe(RECIPE), run_args=(pictures,))
     assert not any(tensor.is_inference() for tensor in (*found.parameters(), *found.buffers()))
+
+
+def test_a_size_gives_the_same_bytes_as_compress(small_net: nn.Module, pictures: Tensor, tmp_path: Path) -> None:
+    step = {"step": "distill", "codes": "learn", "steps": 3, "batch_size": 16}
+    recipe = {
+        "bits": 24, "quantize": [{"layers": "all", "centroids": 64, "importance": "fisher"}], "trainable": ["all"],
+        "recover": [step], "storage": {"codes": "entropy"},
+    }  # fmt: skip
+    lloydmax.compress(copy.deepcopy(small_net), recipe, data=pictures, progress=False).save(tmp_path / "a.safetensors")
+    found = quantize(small_net, CodebookConfig.from_recipe(recipe), run_args=(pictures,))
+    save(found, str(tmp_path))
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
