@@ -11,6 +11,7 @@ after, mean of all layers.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from size.networks import Prepared, outputs, quality
 from torch import Tensor, nn
 
 WAYS: dict[str, dict[str, Any]] = {"plain": {}, "refit": {"refit": True}, "no bias": {"bias": False}}
+STEPS = ("renormalize", "reconstruct", "renormalize")
 
 
 def prepared(array: np.ndarray, side: int) -> Tensor:
@@ -49,25 +51,26 @@ def main() -> None:
     wanted = outputs(model, inputs)
     print(", ".join(f"{key} {value}" for key, value in environment().items()))
     print(f"{len(data)} photographs for recovery, {len(test)} of the test, {given.side} x {given.side} pixels\n")
-    print("| bits | options | stage | agreement | KL (nats) |\n|---|---|---|---|---|")
+    print("| bits | options | stage | agreement | KL (nats) |\n|---|---|---|---|---|", flush=True)
     cache = lloydmax.Cache()
     for bits in given.bits:
         base = lloydmax.recipe_for(model, bits=bits, data=data, effort=0).data()
         for way in given.ways:
-            seen: list[dict[str, float]] = []
+            stages = iter(["original", "compressed", *(f"{n}: {name}" for n, name in enumerate(STEPS, start=1))])
 
-            def evaluate(student: nn.Module, seen: list[dict[str, float]] = seen) -> float:
-                seen.append(quality(outputs(student, inputs), wanted, torch.empty(0, dtype=torch.long), False))
-                return seen[-1]["agreement"]
+            def evaluate(
+                student: nn.Module, told: str = f"| {bits:g} | {way} |", stages: Iterator[str] = stages
+            ) -> float:
+                good = quality(outputs(student, inputs), wanted, torch.empty(0, dtype=torch.long), False)
+                print(f"{told} {next(stages)} | {good['agreement']:.1%} | {good['kl']:.3f} |", flush=True)
+                return good["agreement"]
 
             step = {"step": "reconstruct", "samples": given.samples, **WAYS[way]}
             made = base | {"recover": [*base["recover"], step, *base["recover"]]}
             result = lloydmax.compress(model, made, data, evaluate=evaluate, progress=False, cache=cache)
-            for stage, good in zip(result.report.stages, seen, strict=True):
-                print(f"| {bits:g} | {way} | {stage.name} | {good['agreement']:.1%} | {good['kl']:.3f} |", flush=True)
             said, report = result.report.recovery[len(base["recover"])], result.report
             print(
-                f"\n{report.bytes.file:,} bytes; output error {said['error_before']:.4f} -> {said['error']:.4f}; "
+                f"{report.bytes.file:,} bytes; output error {said['error_before']:.4f} -> {said['error']:.4f}; "
                 f"{said['codes_changed']:.0%} of the codes changed; {said['layers']} layers, not {said['skipped']}; "
                 f"{report.seconds['reconstruct']:.0f} s of {sum(report.seconds.values()):.0f} s\n",
                 flush=True,
