@@ -111,7 +111,8 @@ def _strategies() -> dict[tuple[str, str], Registered]:
                 if not (isinstance(cls, type) and issubclass(getattr(cls, "Options", object), BaseModel)):
                     raise PluginError(f"plugin {plugin!r}: {kind} {name!r} needs a class attribute Options (pydantic)")
                 if (other := found.get((kind, name))) is not None:
-                    raise PluginError(f"{kind} {name!r} is registered by two plugins: {other.plugin!r} and {plugin!r}")
+                    first, second = sorted((other.plugin, plugin))
+                    raise PluginError(f"{kind} {name!r} is registered by two plugins: {first!r} and {second!r}")
                 source = origin.get(id(implementation.plugin), "registered in this process")
                 found[kind, name] = Registered(kind, name, cls, plugin, source)
     return dict(sorted(found.items()))

@@ -37,9 +37,9 @@ def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort:
         model: the teacher.
         target: the size; the whole file has its bits, also where others have only codes of so many.
         inputs: batches of unlabelled inputs.
-        effort: how long the training may take: ``low``, ``medium`` or ``high``.
+        effort: how long the training may take: ``low``, ``medium``, ``high`` or ``highest``.
     """
-    return lloydmax.recipe_for(model, target.bits, inputs, {"low": 0.3, "medium": 1.0, "high": 2.5}[effort])
+    return lloydmax.recipe_for(model, target.bits, inputs, {"low": 0.3, "medium": 1.0, "high": 2.5, "highest": 10.0}[effort])
 
 
 def compress(
