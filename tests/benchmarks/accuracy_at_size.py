@@ -37,7 +37,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
     parser.add_argument("--teachers", type=Path, default=teachers.FOLDER)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--effort", choices=("low", "medium", "high", "highest"), default="medium", help="of the full recovery")
+    parser.add_argument(
+        "--effort", choices=("low", "medium", "high", "highest"), default="medium", help="of the full recovery"
+    )
     parser.add_argument("--list", action="store_true", help="list the cells, run nothing")
     parser.add_argument("--tables", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--json", action="store_true", help="print JSON in place of Markdown")

@@ -39,7 +39,9 @@ def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort:
         inputs: batches of unlabelled inputs.
         effort: how long the training may take: ``low``, ``medium``, ``high`` or ``highest``.
     """
-    return lloydmax.recipe_for(model, target.bits, inputs, {"low": 0.3, "medium": 1.0, "high": 2.5, "highest": 10.0}[effort])
+    return lloydmax.recipe_for(
+        model, target.bits, inputs, {"low": 0.3, "medium": 1.0, "high": 2.5, "highest": 10.0}[effort]
+    )
 
 
 def compress(
