@@ -21,7 +21,7 @@ SECTIONS = [section for section in sections(PAGE) if section.blocks]
 EXAMPLE = ROOT / "tests" / "example_plugin"
 DETAIL = {"Intel Neural Compressor in detail", "torch.ao.quantization and torchao in detail"}
 RESNET = {"My own model", *DETAIL}
-SLOW = {"Try it", "Choosing the centroids", *DETAIL}
+SLOW = {"Try it", "My own model", "Choosing the centroids", *DETAIL}
 OPTIONAL = ("neural_compressor", "torchao", "optuna")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -17,6 +17,7 @@ from lloydmax_strategies.reconstruction.gram import Gram
 from torch import Tensor, nn
 
 STEP = {"step": "reconstruct", "samples": 96, "batch_size": 40}
+torch.manual_seed(0)
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "linear": (nn.Linear(24, 16), (50, 24)),
     "linear over tokens": (nn.Linear(24, 16, bias=False), (10, 7, 24)),
