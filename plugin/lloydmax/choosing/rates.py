@@ -56,9 +56,9 @@ def priced(
 
     Where a rule names no importance, every layer may lose the same share of its energy, its mean square. Else that
     share counts the more the greater importance x mean square is, raised to two thirds: at few bits the damage
-    grows more slowly than the squared error from which importances are derived (measured by
-    tests/benchmarks/levers.py). That the coder needs more than the entropy, and what codebooks and header take,
-    is learned from codebooks that are fitted on the way.
+    grows more slowly than the squared error from which importances are derived (an empirical choice;
+    tests/benchmarks/levers.py compares exponents). That the coder needs more than the entropy, and what codebooks
+    and header take, is learned from codebooks that are fitted on the way.
 
     Args:
         model: the original.
