@@ -262,5 +262,5 @@ def _plotting_library() -> str:
         import vl_convert
     except ImportError:
         raise IntegrationError('the report page needs vl-convert; run: pip install "lloydmax[report]"') from None
-    script: str = vl_convert.javascript_bundle()
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed; window.vega = vega;")
     return script.replace("</script", "<\\/script")
