@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker: threads of torch that outnumber the cores spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 class PaddedConv(nn.Conv2d):

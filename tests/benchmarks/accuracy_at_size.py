@@ -3,10 +3,12 @@
     python tests/benchmarks/accuracy_at_size.py [--network GLOB ...] [--method GLOB ...] [--bits GLOB ...] [--list]
 
 Every cell (one network, one method, one size) runs in a process of its own, forked, and leaves one JSON file under
-FOLDER/cells, so that the command can be killed and started again. A size is the bits of a code (``4``), or those of
-the whole file for each parameter of the original, at most (``at4.3``). Figures go to stdout as Markdown (``--json``:
-as JSON) and to FOLDER as ``results.json`` and ``tables.md``; PLOTS gets one picture a network. What a method refuses is
-a result: its own words are in the cell. A cell whose network or package is not installed is told and left out.
+FOLDER/cells, so that the command can be killed and started again; lloydmax's files are kept under FOLDER/files, and
+a file that is there is measured as it is, so that it may come from another machine. A size is the bits of a code
+(``4``), or those of the whole file for each parameter of the original, at most (``at4.3``). Figures go to stdout as
+Markdown (``--json``: as JSON) and to FOLDER as ``results.json`` and ``tables.md``; PLOTS gets one picture a network.
+What a method refuses is a result: its own words are in the cell. A cell whose network or package is not installed is
+told and left out.
 
 Needs the extras ``test`` and ``bench``; pictures and texts: see ``size/photos.py`` and ``size/minilm.py``. The VGG-16
 and ResNet-50 for Fashion-MNIST are those of ``published/teachers.py`` (``--teachers``: its folder).
@@ -40,11 +42,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--effort", choices=("low", "medium", "high", "highest"), default="medium", help="of the full recovery"
     )
+    parser.add_argument("--device", default="cpu", help="of the networks, and of all that lloydmax does")
     parser.add_argument("--list", action="store_true", help="list the cells, run nothing")
     parser.add_argument("--tables", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--json", action="store_true", help="print JSON in place of Markdown")
     arguments = parser.parse_args(words)
-    settings = runs.Settings(arguments.folder, arguments.teachers, arguments.threads, arguments.effort)
+    settings = runs.Settings(
+        arguments.folder, arguments.teachers, arguments.threads, arguments.effort, arguments.device
+    )
     known = networks(settings.folder, settings.teachers)
 
     chosen = runs.keys(known, vars(arguments))

@@ -47,10 +47,11 @@ class Levers:
         bits: of the whole file.
         steps: of ``distill``.
         most: test inputs.
+        device: where all runs.
     """
 
-    def __init__(self, network: Network, bits: float, steps: int, most: int) -> None:
-        self.model, self.steps = network.model(), steps
+    def __init__(self, network: Network, bits: float, steps: int, most: int, device: str) -> None:
+        self.model, self.steps = network.model().to(device), steps
         self.data = Batches(network.unlabelled())
         test = network.test()
         self.yardstick = Yardstick(self.model, unlabelled(test.batch(0, most), self.model), most)
@@ -95,11 +96,13 @@ def main() -> None:
     parser.add_argument("--bits", type=float, default=2.3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--most", type=int, default=600, help="test inputs")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--teachers", type=Path, default=teachers.FOLDER)
     parser.add_argument("--folder", type=Path, default=Path("build/accuracy_at_size"))
     arguments = parser.parse_args()
-    network = networks(arguments.folder, teachers.FOLDER)[arguments.network]
+    network = networks(arguments.folder, arguments.teachers)[arguments.network]
     print(f"{network.title}, {arguments.bits:g} bits a weight, {arguments.steps} steps of 32. {environment()}")
-    levers = Levers(network, arguments.bits, arguments.steps, arguments.most)
+    levers = Levers(network, arguments.bits, arguments.steps, arguments.most, arguments.device)
     for part in arguments.parts:
         print(f"\n| {part} | agreement | KL | bits a weight | CPU seconds |\n|---|---|---|---|---|", flush=True)
         {"allocation": levers.allocation, "recovery": levers.recovery}[part]()

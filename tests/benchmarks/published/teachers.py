@@ -118,12 +118,13 @@ def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor, batch: int = 50
     return right / len(pictures)
 
 
-def train(name: str, pictures: Tensor, labels: Tensor, epochs: int | None = None) -> nn.Module:
+def train(name: str, pictures: Tensor, labels: Tensor, epochs: int | None = None, device: str = "cpu") -> nn.Module:
     """SGD with Nesterov momentum, one-cycle learning rate, random flips and shifts by up to two pixels."""
     make, usual, lr = TEACHERS[name]
     torch.manual_seed(0)
-    model = make().to(memory_format=torch.channels_last)
-    bfloat16 = name != "mobilenet_v2"  # depthwise convolutions are slower in it on CPUs
+    model = make().to(device, memory_format=torch.channels_last)
+    pictures, labels = pictures.to(device), labels.to(device)
+    bfloat16 = device != "cpu" or name != "mobilenet_v2"  # depthwise convolutions are slower in it on CPUs
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
@@ -133,18 +134,19 @@ def train(name: str, pictures: Tensor, labels: Tensor, epochs: int | None = None
         optimizer, lr, total_steps=epochs * steps, pct_start=0.25, final_div_factor=1e3
     )
     for epoch in range(epochs):
-        order, total, started = torch.randperm(len(pictures)), 0.0, time.perf_counter()
+        order = torch.randperm(len(pictures)).to(device)
+        total, started = torch.zeros((), device=device), time.perf_counter()
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             inputs = _augmented(normalized(pictures[rows])).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
                 loss = F.cross_entropy(model(inputs).float(), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            total += loss.item()
+            total += loss.detach()
         seconds = time.perf_counter() - started
         print(f"{name} epoch {epoch + 1} of {epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
     return model.eval()
@@ -153,7 +155,7 @@ def train(name: str, pictures: Tensor, labels: Tensor, epochs: int | None = None
 def _augmented(x: Tensor) -> Tensor:
     down, right = torch.randint(-2, 3, (2,)).tolist()
     x = torch.roll(x, (down, right), (2, 3))
-    flipped = torch.rand(len(x)) < 0.5
+    flipped = (torch.rand(len(x)) < 0.5).to(x.device)
     return torch.where(flipped[:, None, None, None], x.flip(3), x)
 
 
@@ -177,15 +179,16 @@ def main() -> None:
     parser.add_argument("--fashion", type=Path, default=FASHION)
     parser.add_argument("--only", nargs="*", choices=list(TEACHERS), default=list(TEACHERS))
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     (arguments.folder / "teachers").mkdir(parents=True, exist_ok=True)
     test = fashion("t10k", arguments.fashion)
     for name in arguments.only:
         path = arguments.folder / "teachers" / f"{name}.safetensors"
         if not path.exists():
-            model = train(name, *fashion("train", arguments.fashion), arguments.epochs)
+            model = train(name, *fashion("train", arguments.fashion), arguments.epochs, arguments.device)
             temporary = path.with_suffix(".part")
-            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
+            save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
             temporary.replace(path)
         model = teacher(name, arguments.folder)
         count = sum(p.numel() for p in model.parameters())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lloydmax import demo
-from lloydmax.strategy import evaluating
+from lloydmax.strategy import device_of, evaluating
 from published import lite, teachers
 from published.pictures import MissingPictures, silhouettes
 from torch import Tensor, nn
@@ -72,14 +72,14 @@ class Network:
 
 
 def outputs(model: nn.Module, inputs: Prepared) -> Tensor:
-    """Outputs ``(N, ...)`` for all inputs."""
+    """Outputs ``(N, ...)`` for all inputs, on the CPU; they are made where the model is."""
     with evaluating(model), torch.no_grad():
         parts: list[Tensor] = []
         for start in range(0, len(inputs), BATCH):
-            batch = inputs.batch(start, start + BATCH)
+            batch = inputs.batch(start, start + BATCH).to(device_of(model))
             if batch.dim() == 4:
                 batch = batch.contiguous(memory_format=torch.channels_last)
-            parts.append(model(batch).float())
+            parts.append(model(batch).float().cpu())
     return torch.cat(parts)
 
 

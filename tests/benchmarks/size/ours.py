@@ -44,10 +44,8 @@ def full_recipe(model: nn.Module, target: Target, inputs: Sequence[Any], effort:
     )
 
 
-def compress(
-    method: str, network: Network, model: nn.Module, target: Target, effort: str
-) -> tuple[nn.Module, int, str, list[str]]:
-    """One cell.
+def compress(method: str, network: Network, model: nn.Module, target: Target, effort: str, file: Path) -> None:
+    """The file of one cell.
 
     Args:
         method: one of :data:`LEVELS`.
@@ -55,10 +53,7 @@ def compress(
         model: the teacher.
         target: the size.
         effort: of the full recovery.
-
-    Returns:
-        The compressed model as loaded from its file, the bytes of the file, what they are of, and the names of the
-        weights left float.
+        file: to write.
 
     Raises:
         RuntimeError: the smallest file is too large.
@@ -72,16 +67,23 @@ def compress(
         steps = [_statistics(model)] if data is not None else []
         recipe = _recipe(model, largest(model, target, granularity), granularity, steps)
     result = lloydmax.compress(model, recipe, data=data, progress=False)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.safetensors"
-        result.save(file)
-        size = file.stat().st_size
-        if size > target.limit(scalars(model)):
-            raise RuntimeError(f"the file takes {size} bytes, more than {int(target.limit(scalars(model)))}")
-        student = lloydmax.load(file, copy.deepcopy(model))
+    result.save(file)
+    size = file.stat().st_size
+    if size > target.limit(scalars(model)):
+        file.unlink()
+        raise RuntimeError(f"the file takes {size} bytes, more than {int(target.limit(scalars(model)))}")
+
+
+def loaded(model: nn.Module, file: Path) -> tuple[nn.Module, list[str]]:
+    """The compressed model, and the names of the weights left float.
+
+    Args:
+        model: the teacher; not changed.
+        file: from :func:`compress`.
+    """
+    student = lloydmax.load(file, copy.deepcopy(model))
     held = lloydmax.codebooks(student)
-    left = [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name not in held]
-    return student, size, "the file, codes entropy coded, float16 for the rest", left
+    return student, [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name not in held]
 
 
 def largest(model: nn.Module, target: Target, granularity: str) -> int:

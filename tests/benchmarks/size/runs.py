@@ -12,7 +12,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ class Key:
 
     def file(self, folder: Path) -> Path:
         """Where the cell is kept."""
-        return folder / "cells" / f"{self.network}-{self.method}-{self.target}.json"
+        return folder / "cells" / f"{self}.json".replace("/", "-")
+
+    def model(self, folder: Path) -> Path:
+        """Where lloydmax's file is kept, and beside it, as JSON, how it was made."""
+        return folder / "files" / f"{self}.safetensors".replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,14 @@ class Settings:
         teachers: of ``published/teachers.py``.
         threads: of torch.
         effort: of lloydmax's full recovery.
+        device: where lloydmax's own cells and all networks run; the peers compress on the CPU.
     """
 
     folder: Path
     teachers: Path
     threads: int
     effort: str
+    device: str = "cpu"
 
 
 def keys(known: Mapping[str, Network], chosen: Mapping[str, Sequence[str]]) -> list[Key]:
@@ -129,7 +136,7 @@ def _one(key: Key, network: Network, settings: Settings, log: Path) -> None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
         torch.set_num_threads(settings.threads)
         try:
-            store(key, settings.folder, measure(key, network, settings))
+            store(key.file(settings.folder), measure(key, network, settings))
         except BaseException as failure:
             if not isinstance(failure, MissingPictures):
                 traceback.print_exc()
@@ -140,54 +147,76 @@ def _one(key: Key, network: Network, settings: Settings, log: Path) -> None:
 def measure(key: Key, network: Network, settings: Settings) -> Result:
     """One cell, in this process.
 
+    A file that lloydmax wrote already, here or on another machine, is measured as it is.
+
     Returns:
         ``figures``: ``bytes`` of the file, ``bits_per_weight`` (8 x bytes / parameters of the original), what
         :func:`quality` gives, ``seconds`` of CPU and ``wall`` seconds of the compression, and its peak ``memory`` in
         MB, of which ``memory_before`` were there when it began; or ``refused``: what the method said.
     """
-    model, inputs = network.model(), network.test()
-    wanted = _teacher_outputs(key.network, model, inputs, settings.folder)
     peer = peers.PEERS.get(key.method)
+    device = "cpu" if peer else settings.device
+    model, inputs = network.model().to(device), network.test()
+    wanted = _teacher_outputs(key.network, model, inputs, settings.folder)
     result: Result = {
         "key": {"network": key.network, "method": key.method, "bits": str(key.target)},
-        "environment": _environment(peer),
         "parameters": scalars(model),
     }
-    if key.method in LATE:
-        result["effort"] = settings.effort
     if peer:
         importlib.import_module(peer.module)
-    restart()
-    before, wall, cpu = resident(), time.perf_counter(), time.process_time()
     try:
         if peer:
-            packed = peers.compress(peer, model, key.target, inputs.batch(0, 2))
-            size, how, left = packed.bytes, packed.how, packed.left
+            with _watched(_environment(peer, device)) as made:
+                packed = peers.compress(peer, model, key.target, inputs.batch(0, 2))
+            student, left = installed(copy.deepcopy(model), packed), packed.left
+            size, how = packed.bytes, packed.how
         else:
-            student, size, how, left = ours.compress(key.method, network, model, key.target, settings.effort)
+            file = key.model(settings.folder)
+            made = _made(key, network, model, settings, file)
+            student, left = ours.loaded(model, file)
+            size, how = file.stat().st_size, "the file, codes entropy coded, float16 for the rest"
     except Exception as refusal:
         if not peer and not isinstance(refusal, RuntimeError):
             raise
-        return {**result, "refused": f"{type(refusal).__name__}: {refusal}"[:2000]}
-    figures = {
+        refused = f"{type(refusal).__name__}: {refusal}"[:2000]
+        return {**result, "environment": _environment(peer, device), "refused": refused}
+    figures = made.pop("figures") | {
+        "bytes": size,
+        "bits_per_weight": round(8 * size / scalars(model), 4),
+        **quality(outputs(student, inputs), wanted, network.labels(), network.sentences),
+    }
+    return {**result, **made, "figures": figures, "how": how, "left_float": left}
+
+
+def _made(key: Key, network: Network, model: nn.Module, settings: Settings, file: Path) -> Result:
+    """How lloydmax's file was made, which it is where it is not there yet."""
+    told = file.with_suffix(".json")
+    if not (file.exists() and told.exists()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _watched(_environment(None, settings.device)) as made:
+            ours.compress(key.method, network, model, key.target, settings.effort, file)
+        store(told, made | ({"effort": settings.effort} if key.method in LATE else {}))
+    result: Result = json.loads(told.read_text("utf-8"))
+    return result
+
+
+@contextmanager
+def _watched(environment: dict[str, str]) -> Iterator[Result]:
+    """Takes the time and memory of what happens inside."""
+    result: Result = {"environment": environment}
+    restart()
+    before, wall, cpu = resident(), time.perf_counter(), time.process_time()
+    yield result
+    result["figures"] = {
         "seconds": round(time.process_time() - cpu, 2),
         "wall": round(time.perf_counter() - wall, 2),
         "memory": peak(),
         "memory_before": before,
     }
-    if peer:
-        student = installed(copy.deepcopy(model), packed)
-    figures |= {
-        "bytes": size,
-        "bits_per_weight": round(8 * size / scalars(model), 4),
-        **quality(outputs(student, inputs), wanted, network.labels(), network.sentences),
-    }
-    return {**result, "figures": figures, "how": how, "left_float": left}
 
 
-def store(key: Key, folder: Path, result: Result) -> None:
-    """Keep a cell."""
-    path = key.file(folder)
+def store(path: Path, result: Result) -> None:
+    """Keep a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -211,6 +240,7 @@ def _teacher_outputs(name: str, model: nn.Module, inputs: Prepared, folder: Path
     return torch.from_numpy(np.load(path))
 
 
-def _environment(peer: peers.Peer | None) -> dict[str, str]:
+def _environment(peer: peers.Peer | None, device: str) -> dict[str, str]:
     version = {peer.distribution: importlib.metadata.version(peer.distribution)} if peer else {}
-    return environment() | version
+    named = {"device": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
+    return environment() | named | version
