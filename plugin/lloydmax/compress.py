@@ -179,6 +179,7 @@ def compress(
             stages.append(measured_at(INT8 if recipe.activations else last, student))
             sizes = replace(checkpoint.accountings(student), original=plan.original_bytes)
         _warn_of_harm(stages[1 + len(early) :])
+        _warn_of_size(sizes.file, plan)
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
             recipe=recipe.name,
@@ -263,6 +264,16 @@ def _one(recovery: Recovery, step: tuple[str, RecoveryStep], history: History) -
 def _interrupted(step: str, kept: Progress) -> str:
     said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
     return said if kept.folder is None else f"{said}; the same call goes on from {kept.folder}"
+
+
+def _warn_of_size(size: int, plan: Plan) -> None:
+    if plan.recipe.bits is not None and size > plan.predicted_bytes:
+        warnings.warn(
+            f"{plan.recipe.at('bits')}: the file takes {size} bytes, more than the {plan.predicted_bytes} that "
+            f"{plan.recipe.bits:g} bits a weight are: recovery changed the codes of a model this small too much, or no "
+            "price of a bit gives so small a file; ask for fewer bits, or for more recovery steps",
+            stacklevel=3,
+        )
 
 
 def _warn_of_harm(stages: Sequence[Stage]) -> None:

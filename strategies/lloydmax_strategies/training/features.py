@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from lloydmax.strategy import device_of
 from torch import Tensor, nn
 
 _FLOOR = 1e-6
@@ -41,7 +42,7 @@ class Features:
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self._stack = ExitStack()
         self._outputs: dict[int, list[Tensor]] = {id(student): [], id(teacher): []}
-        self._models, self._listening = (student, teacher), False
+        self._models, self._listening, self._device = (student, teacher), False, device_of(student)
         names = [name for name in blocks(teacher) if _has(student, name)]
         for model in self._models:
             for name in names:
@@ -68,7 +69,7 @@ class Features:
         parts = [(mine - goal).square().mean() / goal.square().mean().clamp(min=_FLOOR) for mine, goal in pairs]
         ours.clear()
         theirs.clear()
-        return torch.stack(parts).mean() if parts else torch.zeros(())
+        return torch.stack(parts).mean() if parts else torch.zeros((), device=self._device)
 
     def close(self) -> None:
         """Stop listening."""
