@@ -270,8 +270,8 @@ def _warn_of_size(size: int, plan: Plan) -> None:
     if plan.recipe.bits is not None and size > plan.predicted_bytes:
         warnings.warn(
             f"{plan.recipe.at('bits')}: the file takes {size} bytes, more than the {plan.predicted_bytes} that "
-            f"{plan.recipe.bits:g} bits a weight are: recovery changed the codes too much, or no price of a bit gives so "
-            "small a file; ask for fewer bits, or for more recovery steps",
+            f"{plan.recipe.bits:g} bits a weight are: recovery changed the codes too much, or no price of a bit gives "
+            "so small a file; ask for fewer bits, or for more recovery steps",
             stacklevel=3,
         )
 
