@@ -1,10 +1,10 @@
 """What each lever of the recipe that ``lloydmax.recipe_for`` makes is worth: the same recipe with one thing changed.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [PART ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART ...]
 
 Parts: ``allocation`` (importances and their exponent, no recovery), ``recovery`` (options of ``distill``), each a table
-of agreement with the teacher and KL divergence on test inputs. Networks and inputs are those of
-``accuracy_at_size.py``, with its ``--folder``.
+of agreement with the teacher and KL divergence on test inputs. ``--only`` runs the rows of ``recovery`` whose titles
+match. Networks and inputs are those of ``accuracy_at_size.py``, with its ``--folder``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ EXPONENTS = (0.0, 1 / 3, 2 / 3, 1.0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "as recipe_for makes it": {},
     "codes fixed": {"codes": "fixed"},
+    "codes annealed": {"codes": "anneal"},
+    "codes nearest or next": {"codes": "round"},
     "codes learn three times as fast": {"codes_lr": 3e-3},
     "no features": {"features": 0.0},
     "features count once": {"features": 1.0},
@@ -47,10 +50,11 @@ class Levers:
         bits: of the whole file.
         steps: of ``distill``.
         most: test inputs.
+        only: a glob of the rows of ``recovery``.
     """
 
-    def __init__(self, network: Network, bits: float, steps: int, most: int) -> None:
-        self.model, self.steps = network.model(), steps
+    def __init__(self, network: Network, bits: float, steps: int, most: int, only: str = "*") -> None:
+        self.model, self.steps, self.only = network.model(), steps, only
         self.data = Batches(network.unlabelled())
         test = network.test()
         self.yardstick = Yardstick(self.model, unlabelled(test.batch(0, most), self.model), most)
@@ -81,9 +85,12 @@ class Levers:
 
     def recovery(self) -> None:
         """Options of the training."""
-        print(self.row("no recovery", self.recipe | {"recover": []}), flush=True)
         (step,) = self.recipe["recover"]
+        if fnmatchcase("no recovery", self.only):
+            print(self.row("no recovery", self.recipe | {"recover": []}), flush=True)
         for title, options in VARIANTS.items():
+            if not fnmatchcase(title, self.only):
+                continue
             print(self.row(title, self.recipe | {"recover": [step | {"steps": self.steps} | options]}), flush=True)
 
 
@@ -95,11 +102,12 @@ def main() -> None:
     parser.add_argument("--bits", type=float, default=2.3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--most", type=int, default=600, help="test inputs")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="rows of the recovery, e.g. 'codes*'")
     parser.add_argument("--folder", type=Path, default=Path("build/accuracy_at_size"))
     arguments = parser.parse_args()
     network = networks(arguments.folder, teachers.FOLDER)[arguments.network]
     print(f"{network.title}, {arguments.bits:g} bits a weight, {arguments.steps} steps of 32. {environment()}")
-    levers = Levers(network, arguments.bits, arguments.steps, arguments.most)
+    levers = Levers(network, arguments.bits, arguments.steps, arguments.most, arguments.only)
     for part in arguments.parts:
         print(f"\n| {part} | agreement | KL | bits a weight | CPU seconds |\n|---|---|---|---|---|", flush=True)
         {"allocation": levers.allocation, "recovery": levers.recovery}[part]()
