@@ -259,25 +259,41 @@ class Codebook:
         """
         if self.block > 1:
             return self._blocks_reassigned(weight)
+        order, limits = self.choices()
+        cells = self.cells(weight, limits)
+        plain = len(order) == 1 and bool((order[0].diff() == 1).all())
+        return replace(self, codes=(cells if plain else self.looked_up(order, cells)).to(self.codes.dtype).contiguous())
+
+    def choices(self) -> tuple[Tensor, Tensor]:
+        """What :meth:`reassigned` chooses from: codes, their centroids ascending, int64 ``(codebooks, n)``, and the
+        limits between them, ascending, float32 ``(codebooks, n - 1)``. Codes that their price rules out are missing."""
         table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
-        limits = (table[:, 1:] + table[:, :-1]) / 2
         if self.price:
-            order, limits = self._priced(table[0], order[0])
+            return self._priced(table[0], order[0])
+        return order, (table[:, 1:] + table[:, :-1]) / 2
+
+    def cells(self, weight: Tensor, limits: Tensor) -> Tensor:
+        """Between which limits each weight lies: int32 ``0 .. n``, in the shape of the weight.
+
+        Args:
+            weight: in the shape of the compressed one, any floating dtype, finite.
+            limits: ascending, float32 ``(codebooks, n)``.
+        """
         moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
         channels = channels_per_codebook(self.granularity) if weight.dim() else None
-        rows = moved.reshape(1, -1)
         if channels is not None:
-            rows = moved.reshape(moved.shape[0], -1)
-            owner = torch.arange(moved.shape[0], device=weight.device) // channels
-            limits, order = limits[owner], order[owner]
+            limits = limits[torch.arange(moved.shape[0], device=weight.device) // channels]
         if len(limits) == 1:
-            chosen = torch.bucketize(rows, limits[0], out_int32=True)
-            codes = chosen if bool((order[0].diff() == 1).all()) else order[0][chosen]
+            cells = torch.bucketize(moved.reshape(-1), limits[0], out_int32=True)
         else:
-            codes = order.gather(1, torch.searchsorted(limits.contiguous(), rows.contiguous()))
-        codes = codes.to(self.codes.dtype).view(moved.shape)
-        codes = codes.movedim(0, self.axis).contiguous() if weight.dim() else codes
-        return replace(self, codes=codes)
+            cells = torch.searchsorted(limits.contiguous(), moved.reshape(len(moved), -1).contiguous(), out_int32=True)
+        cells = cells.view(moved.shape)
+        return cells.movedim(0, self.axis) if weight.dim() else cells
+
+    def looked_up(self, table: Tensor, codes: Tensor | None = None) -> Tensor:
+        """An entry of a table ``(codebooks, n)`` for each weight, by its code or by other integers ``0 .. n - 1``."""
+        codes = self.codes if codes is None else codes
+        return decode(table, codes, self.granularity if codes.dim() else "tensor", self.axis)
 
     def priced_bits(self) -> Tensor:
         """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of

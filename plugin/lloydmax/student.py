@@ -54,9 +54,14 @@ class CodebookWeight(CodesHolder):
 
     def forward(self, centroids: Tensor) -> Tensor:
         """Decode; differentiable with respect to the centroids."""
+        return self.decoded(self.averaging(centroids))
+
+    def averaging(self, centroids: Tensor) -> Tensor:
+        """The centroids as they are; a gradient that goes through what is returned is divided by the members."""
         if centroids.requires_grad and torch.is_grad_enabled():
-            centroids = _MeanGradient.apply(centroids, self.counts)
-        return self.decoded(centroids)
+            averaged: Tensor = _MeanGradient.apply(centroids, self.counts)
+            return averaged
+        return centroids
 
     def recode(self, codebook: Codebook) -> None:
         """Take over the codes of a codebook of the same shape, in place."""

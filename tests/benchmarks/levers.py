@@ -1,10 +1,12 @@
 """What each lever of the recipe that ``lloydmax.recipe_for`` makes is worth: the same recipe with one thing changed.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [PART ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART]
 
-Parts: ``allocation`` (importances and their exponent, no recovery), ``recovery`` (options of ``distill``), each a table
-of agreement with the teacher and KL divergence on test inputs. Networks and inputs are those of
-``accuracy_at_size.py``, with its ``--folder``.
+Parts: ``allocation`` (importances and their exponent, no recovery), ``recovery`` (options of ``distill``, and another
+step before it), each a table of agreement with the teacher and KL divergence on test inputs, or, with ``--held-out``,
+on a fifth of the unlabelled inputs that recovery does not get: whoever chooses by these figures has not seen the test.
+``--only`` runs the rows whose titles match. Networks and inputs are those of ``accuracy_at_size.py``, with its
+``--folder``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +24,27 @@ from lloydmax.data import unlabelled
 from lloydmax.outputs import Yardstick
 from lloydmax.report import environment
 from published import teachers
-from size.networks import Network, networks
+from size.networks import Network, Prepared, networks
 from size.ours import Batches
 
 EXPONENTS = (0.0, 1 / 3, 2 / 3, 1.0)
+AS_IS, BEFORE = "as recipe_for makes it", "reconstruct before it"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as recipe_for makes it": {},
+    AS_IS: {},
+    BEFORE: {},
     "codes fixed": {"codes": "fixed"},
+    "codes annealed": {"codes": "anneal"},
+    "codes nearest or next": {"codes": "round"},
     "codes learn three times as fast": {"codes_lr": 3e-3},
+    "codes learn a third as fast": {"codes_lr": 3e-4},
+    "all else learns three times as fast": {"lr": 3e-3},
+    "one learning rate for all else": {"relative_lr": False, "lr": 1e-4},
     "no features": {"features": 0.0},
     "features count once": {"features": 1.0},
     "no views": {"augment": [], "mixup": 0.0, "cutmix": 0.0},
     "no mixtures": {"mixup": 0.0, "cutmix": 0.0},
     "statistics of the batch": {"batch_norm": "train"},
     "squared difference of the outputs": {"loss": "mse"},
-    "one learning rate for all": {"relative_lr": False, "lr": 1e-4},
 }
 
 
@@ -44,28 +53,33 @@ class Levers:
 
     Args:
         network: of :mod:`size.networks`.
-        bits: of the whole file.
-        steps: of ``distill``.
-        most: test inputs.
-        device: where all runs.
+        given: ``bits`` of the whole file, ``steps`` of ``distill``, ``most`` test inputs, ``held_out``, ``only`` (a
+            glob of rows) and ``device``.
     """
 
-    def __init__(self, network: Network, bits: float, steps: int, most: int, device: str) -> None:
-        self.model, self.steps = network.model().to(device), steps
-        self.data = Batches(network.unlabelled())
-        test = network.test()
+    def __init__(self, network: Network, given: argparse.Namespace) -> None:
+        self.model, self.steps, self.only = network.model().to(given.device), given.steps, given.only
+        inputs, test = network.unlabelled(), network.test()
+        if given.held_out:
+            kept = 4 * len(inputs) // 5
+            test = Prepared(inputs.raw[kept:], inputs.prepare)
+            inputs = Prepared(inputs.raw[:kept], inputs.prepare)
+        self.data, self.cache = Batches(inputs), lloydmax.Cache()
+        most = min(given.most, len(test))
         self.yardstick = Yardstick(self.model, unlabelled(test.batch(0, most), self.model), most)
-        self.recipe = lloydmax.recipe_for(self.model, bits, self.data).data()
+        self.recipe = lloydmax.recipe_for(self.model, given.bits, self.data).data()
 
-    def row(self, title: str, recipe: dict[str, Any]) -> str:
-        """Compress by a recipe; the figures as a line of a table."""
-        start = time.process_time()
-        result = lloydmax.compress(copy.deepcopy(self.model), recipe, self.data, progress=False)
-        seconds = time.process_time() - start
+    def row(self, title: str, recipe: dict[str, Any]) -> None:
+        """Compress by a recipe; print the figures as a line of a table."""
+        if not fnmatchcase(title, self.only):
+            return
+        start = time.perf_counter()
+        result = lloydmax.compress(copy.deepcopy(self.model), recipe, self.data, progress=False, cache=self.cache)
+        seconds = time.perf_counter() - start
         found = self.yardstick.measure(result.model)
         bits = 8 * result.report.bytes.file / sum(p.numel() for p in self.model.parameters())
         share = "" if found.top1 is None else f"{100 * found.top1:.1f} %"
-        return f"| {title} | {share} | {found.kl or found.mse:.4f} | {bits:.3f} | {seconds:.0f} |"
+        print(f"| {title} | {share} | {found.kl or found.mse:.4f} | {bits:.3f} | {seconds:.0f} |", flush=True)
 
     def allocation(self) -> None:
         """Importances and their exponent."""
@@ -76,16 +90,17 @@ class Levers:
                 before, rates.TEMPER = rates.TEMPER, exponent
                 try:
                     title = f"{kind}, exponent {exponent:.2f}" if exponent else "the same share of every layer's energy"
-                    print(self.row(title, plain | {"quantize": rules}), flush=True)
+                    self.row(title, plain | {"quantize": rules})
                 finally:
                     rates.TEMPER = before
 
     def recovery(self) -> None:
         """Options of the training."""
-        print(self.row("no recovery", self.recipe | {"recover": []}), flush=True)
+        self.row("no recovery", self.recipe | {"recover": []})
         (step,) = self.recipe["recover"]
         for title, options in VARIANTS.items():
-            print(self.row(title, self.recipe | {"recover": [step | {"steps": self.steps} | options]}), flush=True)
+            before = [{"step": "reconstruct", "samples": 256}] if title == BEFORE else []
+            self.row(title, self.recipe | {"recover": [*before, step | {"steps": self.steps} | options]})
 
 
 def main() -> None:
@@ -96,15 +111,18 @@ def main() -> None:
     parser.add_argument("--bits", type=float, default=2.3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--most", type=int, default=600, help="test inputs")
+    parser.add_argument("--held-out", action="store_true", help="measure on a fifth of the unlabelled inputs")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="rows, e.g. 'codes*'")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--teachers", type=Path, default=teachers.FOLDER)
     parser.add_argument("--folder", type=Path, default=Path("build/accuracy_at_size"))
     arguments = parser.parse_args()
     network = networks(arguments.folder, arguments.teachers)[arguments.network]
-    print(f"{network.title}, {arguments.bits:g} bits a weight, {arguments.steps} steps of 32. {environment()}")
-    levers = Levers(network, arguments.bits, arguments.steps, arguments.most, arguments.device)
+    where = "held-out unlabelled inputs" if arguments.held_out else "test inputs"
+    print(f"{network.title}, {arguments.bits:g} bits a weight, {arguments.steps} steps of 32, {where}. {environment()}")
+    levers = Levers(network, arguments)
     for part in arguments.parts:
-        print(f"\n| {part} | agreement | KL | bits a weight | CPU seconds |\n|---|---|---|---|---|", flush=True)
+        print(f"\n| {part} | agreement | KL | bits a weight | seconds |\n|---|---|---|---|---|", flush=True)
         {"allocation": levers.allocation, "recovery": levers.recovery}[part]()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import demo, hookimpl
-from lloydmax.student import attached
+from lloydmax.student import CodebookWeight, attached
 from lloydmax_strategies.training.latent import Latents, StraightThrough
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -34,7 +34,9 @@ def last(result: lloydmax.Result) -> float:
 
 
 def test_the_gradient_of_the_decoded_weight_goes_to_the_latent_one() -> None:
-    through = StraightThrough(torch.tensor([3.0, -4.0]))
+    weight = torch.tensor([3.0, -4.0])
+    codebook = lloydmax.fit_codebook(weight, 2)
+    through = StraightThrough(weight, CodebookWeight(codebook), codebook.centroids)
     decoded = torch.tensor([2.5, -3.5], requires_grad=True)
     (through(decoded) * torch.tensor([1.0, 2.0])).sum().backward()
     assert torch.equal(through(decoded), decoded)

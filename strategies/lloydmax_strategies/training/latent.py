@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
+from lloydmax.codebook import Codebook
+from lloydmax.errors import RecoveryError
 from lloydmax.student import CodebookWeight, attached
 from torch import Tensor, nn
 
@@ -25,25 +28,49 @@ class StraightThrough(nn.Module):
 
     Args:
         weight: the first latent weight, in the shape of the decoded one; float32.
-        axis: of the output channels, each of which counts in units of its own rms, at least a hundredth of the whole
-            weight's.
+        holder: the first parametrization, whose codes stay as they are. Its output channels each count in units of
+            their own rms, at least a hundredth of the whole weight's.
+        centroids: that it decodes.
     """
 
+    option: ClassVar[str] = "learn"
+    vectors: ClassVar[bool] = True
     latent: nn.Parameter
 
-    def __init__(self, weight: Tensor, axis: int = 0) -> None:
+    def __init__(self, weight: Tensor, holder: CodebookWeight, centroids: Tensor) -> None:
         super().__init__()
+        self.held = holder, centroids  # of another module: not to be registered
         whole = float(weight.square().mean().sqrt().clamp(min=1e-12))
-        others = [dim for dim in range(weight.dim()) if dim != axis]
+        others = [dim for dim in range(weight.dim()) if dim != holder.axis]
         each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """The latent weight, in units of the decoded one."""
+        return self.latent * self.scale
+
+    @property
+    def state(self) -> list[Tensor]:
+        """What changes beside the latent weight: codes, and the numbers of members."""
+        return [self.held[0].codes, self.held[0].counts]
 
     def forward(self, decoded: Tensor) -> Tensor:
         """The decoded weight, as it is."""
         if not torch.is_grad_enabled():
             return decoded
         return decoded + ((self.latent - self.latent.detach()) * self.scale).to(decoded.dtype)
+
+    def begin_step(self, progress: float) -> None:
+        """Called before each step, with the share of the steps that are done."""
+
+    def after_backward(self) -> None:
+        """Called when the gradients of a step are there."""
+
+    def chosen(self, codebook: Codebook) -> Codebook:
+        """The codebook with the codes that the latent weight chooses now; no gradient."""
+        return codebook.reassigned(self.weight)
 
 
 @dataclass
@@ -61,28 +88,39 @@ class Latents:
         student: its codebook parametrizations get a second one, until :meth:`remove`.
         original: holds the weights from before the fit under the same names, where the latent weights start; ``None``:
             they start from the decoded ones.
+        kind: of the second parametrization.
+
+    Raises:
+        RecoveryError: a trained codebook of vectors, and a kind that cannot have one.
     """
 
-    def __init__(self, student: nn.Module, original: nn.Module | None) -> None:
+    def __init__(
+        self, student: nn.Module, original: nn.Module | None, kind: type[StraightThrough] = StraightThrough
+    ) -> None:
         weights = {} if original is None else dict(original.named_parameters())
         self._learned: dict[int, _Learned] = {}
         self._lists: list[nn.ModuleList] = []
         for name, module, leaf, holder, centroids in attached(student):
             if not centroids.requires_grad:
                 continue
+            if holder.block > 1 and not kind.vectors:
+                raise RecoveryError(
+                    f"'codes: {kind.option}' needs codebooks of single weights, and {name} has blocks of "
+                    f"{holder.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without 'block'"
+                )
             if id(holder) not in self._learned:
                 found = weights.get(name)
                 fits = found is not None and tuple(found.shape) == holder.shape
                 start = found if found is not None and fits else holder.holding(centroids).dequantize()
-                through = StraightThrough(start.detach().float().to(centroids.device), holder.axis)
+                through = kind(start.detach().float().to(centroids.device), holder, centroids)
                 self._learned[id(holder)] = _Learned(holder, centroids, through)
             held: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
             held.append(self._learned[id(holder)].through)
             self._lists.append(held)
         if not self._learned:
             warnings.warn(
-                "'codes: learn' changes nothing: no codebook of the student is trained; write 'trainable: [codebooks]' "
-                "or 'trainable: [all]'",
+                f"'codes: {kind.option}' changes nothing: no codebook of the student is trained; write "
+                "'trainable: [codebooks]' or 'trainable: [all]'",
                 stacklevel=2,
             )
         self.multiplier = 1.0
@@ -100,17 +138,25 @@ class Latents:
 
     @property
     def state(self) -> list[Tensor]:
-        """What changes beside the latent weights: codes, and the numbers of members."""
-        return [tensor for each in self._learned.values() for tensor in (each.holder.codes, each.holder.counts)]
+        """What changes beside the latent weights."""
+        return [tensor for each in self._learned.values() for tensor in each.through.state]
+
+    def begin_step(self, progress: float) -> None:
+        """Called before each step, with the share of the steps that are done."""
+        for each in self._learned.values():
+            each.through.begin_step(progress)
+
+    def after_backward(self) -> None:
+        """Called when the gradients of a step are there."""
+        for each in self._learned.values():
+            each.through.after_backward()
 
     @torch.no_grad()
     def choose(self) -> None:
         """Let every latent weight choose its code again."""
         for each in self._learned.values():
-            through, holder = each.through, each.holder
-            codebook = holder.holding(each.centroids)
-            codebook = replace(codebook, price=codebook.price * self.multiplier)
-            chosen = codebook.reassigned(through.latent * through.scale)
+            holder, codebook = each.holder, each.holder.holding(each.centroids)
+            chosen = each.through.chosen(replace(codebook, price=codebook.price * self.multiplier))
             holder.codes.copy_(chosen.codes)
             counts = chosen.member_counts()
             holder.counts.copy_(counts.clamp(min=1).view_as(holder.counts))

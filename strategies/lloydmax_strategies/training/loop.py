@@ -24,6 +24,7 @@ from lloydmax_strategies.training.latent import Latents
 from lloydmax_strategies.training.mimic import Mimic
 from lloydmax_strategies.training.precision import depthwise_in_float32, prefers_bfloat16
 from lloydmax_strategies.training.rates import learning_rates
+from lloydmax_strategies.training.soft import PARAMETRIZATIONS
 from lloydmax_strategies.training.views import ViewOptions, Views
 from lloydmax_strategies.training.weighting import WeightingOptions
 
@@ -42,7 +43,10 @@ class TrainingOptions(ViewOptions, WeightingOptions):
             runs in every step; 0: none.
         codes: ``fixed``, or ``learn``: behind the codes of every trained codebook stand latent weights, from before the
             fit, which learn by the straight-through estimator and choose their codes again after every step; where the
-            recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is.
+            recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is. ``anneal``:
+            the same, but for 85 % of the steps the network computes with mixtures of the two centroids next to each
+            latent weight, which harden (Cho et al. 2022, DKM). ``round``: with mixtures of the two next to the original
+            weight only, and a regularizer that hardens them (Nagel et al. 2020, AdaRound). Neither takes vectors.
         codes_lr: peak learning rate of the latent weights, in units of the rms of each output channel.
         epochs: passes over the data.
         steps: optimizer steps, instead of ``epochs``.
@@ -72,7 +76,7 @@ class TrainingOptions(ViewOptions, WeightingOptions):
     temperature: PositiveFloat = 1.0
     output: str | int | None = None
     features: NonNegativeFloat = 0.0
-    codes: Literal["fixed", "learn"] = "fixed"
+    codes: Literal["fixed", "learn", "anneal", "round"] = "fixed"
     codes_lr: PositiveFloat = 2e-3
     epochs: PositiveInt = 10
     steps: PositiveInt | None = None
@@ -128,8 +132,9 @@ class Training:
         self.steps_each = max(1, len(self.order) // self.batch_size)
         self.done, self.total = 0, options.steps or options.epochs * self.steps_each
         groups = learning_rates(recovery.student, self.parameters, options.lr, options.relative_lr)
-        self.latents = Latents(recovery.student, recovery.original) if options.codes == "learn" else None
-        if self.latents is not None:
+        self.latents: Latents | None = None
+        if options.codes != "fixed":
+            self.latents = Latents(recovery.student, recovery.original, PARAMETRIZATIONS[options.codes])
             self.parameters = [*self.parameters, *self.latents.parameters]
             groups.append({"params": self.latents.parameters, "lr": options.codes_lr})
         self.optimizer = _optimizer(options, groups)
@@ -246,6 +251,8 @@ class Training:
         return smooth
 
     def _step(self, indices: Tensor, batch: Batch) -> dict[str, float]:
+        if self.latents is not None:
+            self.latents.begin_step(self.done / self.total)
         parts = self.losses(indices, batch)
         values = torch.stack([part.detach() for part in parts.values()]).tolist()
         values = [value / distributed.size() for value in distributed.summed(values, self.device)]
@@ -253,6 +260,8 @@ class Training:
         if _finite(told):
             self.optimizer.zero_grad(set_to_none=True)
             reduce(add, parts.values()).backward()
+            if self.latents is not None:
+                self.latents.after_backward()
             if self.options.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
             self.optimizer.step()
