@@ -118,13 +118,16 @@ def compress(
         history = History()
         events = Events([*listeners, history])
         source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
-        with events.stage("prepare"):
+        with events.stage("prepare") as figures:
+            figures |= {"layers": len(plan.parameters), "model_bytes": plan.original_bytes}
+            events.step("prepare", 0, 1, figures)
             yardstick_source = reference or source
             yardstick = yardstick_source and Yardstick(
                 model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
             )
             student = copy.deepcopy(model)
             stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
+            events.step("prepare", 1, 1)
         said: list[dict[str, Any]] = []
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
@@ -152,7 +155,7 @@ def compress(
             calibration = source or reference
             assert calibration is not None
             with events.stage("calibrate"):
-                student = integer.prepare(student, plan, fitted, calibration, seed)
+                student = integer.prepare(student, plan, fitted, calibration, seed, partial(events.step, "calibrate"))
         else:
             prepare(student, plan, fitted)
         stages.append(measured_at("compressed", student))
@@ -170,14 +173,17 @@ def compress(
                 break
             if number < len(late) or recipe.activations:
                 stages.append(measured_at(step[0], student))
-        with events.stage("finish"):
+        with events.stage("finish") as figures:
+            events.step("finish", 0, len(plan.parameters), {"predicted_bytes": plan.predicted_bytes})
             if recipe.activations:
                 student = _remembering(integer.convert(student, plan, skeleton), plan)
             else:
                 student = finished(student, plan, gradients(original))
             last = late[-1][0] if late else "finished"
             stages.append(measured_at(INT8 if recipe.activations else last, student))
-            sizes = replace(checkpoint.accountings(student), original=plan.original_bytes)
+            sizes = checkpoint.accountings(student, tell=partial(events.step, "finish"))
+            sizes = replace(sizes, original=plan.original_bytes)
+            figures |= {"file_bytes": sizes.file, "times_smaller": sizes.original / sizes.file}
         _warn_of_harm(stages[1 + len(early) :])
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
