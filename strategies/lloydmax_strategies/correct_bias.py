@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.frontier import Frontier
+from lloydmax_strategies.tap import forward_order
 
 
 class CorrectBias:
@@ -67,10 +68,11 @@ class CorrectBias:
             names = {layers[module]: module for module in calls}
             wanted = _means(teacher, {name: teacher.get_submodule(name) for name in names}, source, order, options)
             found = {} if options.sequential else _means(student, names, source, order, options)
+            frontier = Frontier(student, source, order, options.batch_size)
             for index, (name, module) in enumerate(names.items(), start=1):
                 if options.sequential:
                     mean = _Mean(module)
-                    read(student, module, source, order, options.batch_size, mean.add, output=True, calls=calls[module])
+                    frontier.read(module, mean.add, output=True, calls=calls[module])
                     found[name] = mean.value()
                 bias: Any = module.bias
                 bias.add_((wanted[name] - found[name]).to(bias))
