@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,36 +50,37 @@ class Frontier:
         """Whether activations can be kept at all."""
         return self._walk is not None
 
-    def read(self, module: nn.Module, take: Callable[[Tensor], None], *, output: bool = False, calls: int = 1) -> None:
-        """Give every input (or output) of one module to ``take``.
+    def read(self, module: nn.Module, *, output: bool = False, calls: int = 1) -> Iterator[Any]:
+        """Every first argument (or output) of one module, call by call.
 
-        Until the next call this module may change, and no other.
+        After the last one this module may change, and no other until the next is read.
 
         Args:
             module: of the model.
-            take: gets the first argument (or the output) of each call.
             output: read the output in place of the input.
             calls: how often one forward pass calls the module.
         """
         place = None if self._walk is None else self._walk.places.get(module)
         if self._walk is None or place is None or calls > 1:
             self._kept, self._at = [], 0
-            read(self._model, module, self._source, self._order, self._batch_size, take, output=output, calls=calls)
+            order, size = self._order, self._batch_size
+            yield from read(self._model, module, self._source, order, size, output=output, calls=calls)
             return
         keep = self._walk.live[place] * len(self._order) <= self._memory
         kept: list[_Values] = []
         for values in self._up_to(self._walk, place):
-            take(self._walk.look(values, place, output))
+            yield self._walk.look(values, place, output)
             if keep:
                 kept.append(values)
         self._kept, self._at = kept, place if keep else 0
 
     def _up_to(self, walk: _Walk, place: int) -> Iterator[_Values]:
-        if self._kept and self._at <= place:
-            for values in self._kept:
+        kept, self._kept = self._kept, []
+        if kept and self._at <= place:
+            for values in kept:
                 yield walk.go_on(values, self._at, place)
             return
-        self._kept, walk.end = [], place
+        walk.end = place
         for _, batch in self._source.batches(self._batch_size, self._order):
             yield batch.to(device_of(self._model), channels_last=True).run(walk)
 

@@ -135,7 +135,8 @@ class Renormalize:
         frontier = Frontier(recovery.student, source, order, self.options.batch_size, self.options.memory * 2**30)
         for norm, count in told.calls.items():
             found[norm] = Moments()
-            frontier.read(norm, found[norm].add, calls=count)
+            for inputs in frontier.read(norm, calls=count):
+                found[norm].add(inputs)
             _write(norm, found[norm], taught and taught.of_all(norm), unbiased=False)
             told.done(norm)
         for norm, moments in found.items():
