@@ -134,7 +134,7 @@ def prepare(
             batch.to(device_of(graph)).run(graph)
             done, before, ranges = done + len(indices), ranges, _ranges(activations)
             widened = ((ranges - before) / ranges.clamp(min=1e-30)).mean()
-            tell(done, len(order), {"widened": float(widened), "activations": len(activations)})
+            tell(done, len(order), {"widened": float(widened), "activations": float(len(activations))})
     for threshold in _thresholds(graph).values():
         threshold.observer_enabled[0] = 0
     set_trainable(graph, plan)

@@ -102,7 +102,7 @@ def accountings(
             entropy[name] = length
         coded_bytes += min(length, most.packed_bytes)
         if tell is not None:
-            tell(index, len(parts.codebooks), {"coded_bytes": coded_bytes})
+            tell(index, len(parts.codebooks), {"coded_bytes": float(coded_bytes)})
     values, _ = contents(model)
     packed = file_size(parts.document, parts.entries())
     coded = file_size(parts.documented(entropy), parts.entries(entropy))

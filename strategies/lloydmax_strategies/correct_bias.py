@@ -9,13 +9,13 @@ from layer to layer. So the mean that is aimed at is made smaller, too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 import lloydmax
 import torch
-from lloydmax.data import random_order
+from lloydmax.data import Batch, Source, random_order
 from lloydmax.hookspecs import hookimpl
 from lloydmax.strategy import Recovery, evaluating
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -74,6 +74,8 @@ class CorrectBias:
             )
             return {"layers": 0, "corrected": 0.0, "samples": 0}
         order = random_order(len(source), options.samples, recovery.seed)
+        if not source.deterministic:
+            source = _Held(source, order, options.batch_size)
         moved: list[float] = []
         late: list[Callable[[], None]] = []
         with evaluating(student, teacher):
@@ -156,6 +158,27 @@ class _Pair:
     def variance(self) -> Tensor:
         """Of the outputs of the original, ``(channels,)``."""
         return self._squares / self._count
+
+
+class _Held(Source):
+    """Samples that differ each time they are read, as they were the first time: both models see the same."""
+
+    deterministic = True
+
+    def __init__(self, source: Source, order: Tensor, batch_size: int) -> None:
+        self._source, self._order = source, order
+        self._batches = list(source.batches(batch_size, order))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def describe(self) -> str:
+        return self._source.describe()
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        if torch.equal(order, self._order):
+            return iter(self._batches)
+        return self._source.batches(batch_size, order, drop_last)
 
 
 @hookimpl

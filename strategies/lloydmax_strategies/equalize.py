@@ -161,7 +161,7 @@ class Equalize:
             for indices, batch in source.batches(options.batch_size, order):
                 batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
                 done += len(indices)
-                locked = sum(int((extremes[name].most >= ceiling).sum()) for name, ceiling in ceilings.items())
+                locked = sum(float((extremes[name].most >= ceiling).sum()) for name, ceiling in ceilings.items())
                 recovery.events.step("ranges", done, len(order), {"locked": locked})
         least |= {name: extremes[name].least for name in absorbing if name not in least}
         return least, {name: extremes[name].most for name in limited}

@@ -44,9 +44,10 @@ class Renormalize:
             mode: ``exact``: the statistics are those of one forward pass of all samples in batch-statistics
                 mode, so that each layer sees inputs normalized with the pooled statistics of the layers before
                 it. Where that pass does not fit in ``memory`` the layers are estimated one after the other, from
-                small batches that run only up to the layer. ``fast``: one pass of small batches, each normalized
-                with its own statistics, which are pooled (mean of variances plus variance of means): approximate,
-                the more so the smaller the batches.
+                small batches; the activations between two layers are kept where they fit. ``fast``: one pass of
+                small batches, each normalized with its own statistics, which are pooled (mean of variances plus
+                variance of means): approximate, the more so the smaller the batches, but with ``relative``, where
+                each batch is compared with the same batch in the teacher, as good.
             batch_size: of small batches.
             memory: GiB that the one pass may take.
             source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
@@ -102,12 +103,12 @@ class Renormalize:
         """The teacher sees each batch just before the student, so that what is special to the batch cancels out."""
         student = recovery.student
         pooled = {norm: Moments() for norm in told.calls}
-        taught = _Taught(recovery, told.calls) if self.options.relative else None
+        taught = _Taught(recovery, told.calls if self.options.relative else ())
 
         def normalize_with_batch(norm: Any, args: tuple[Tensor]) -> None:
             batch = Moments.of(args[0])
             pooled[norm].merge(batch)
-            _write(norm, batch, taught and taught.of_batch(norm), unbiased=False)
+            _write(norm, batch, taught.of_batch(norm), unbiased=False)
             told.done(norm)
 
         told.total = sum(told.calls.values()) * -(-len(order) // batch_size)
@@ -115,15 +116,15 @@ class Renormalize:
             for norm in told.calls:
                 stack.callback(norm.register_forward_pre_hook(normalize_with_batch).remove)
             for _, batch in source.batches(batch_size, order):
-                if taught is not None:
-                    taught.see(batch)
+                taught.see(batch)
                 batch.to(device_of(student), channels_last=True).run(student)
         for norm, moments in pooled.items():
-            _write(norm, moments, taught and taught.of_all(norm), unbiased=True)
+            _write(norm, moments, taught.of_all(norm), unbiased=True)
+            told.note(norm)
 
     def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, told: _Told) -> None:
-        taught = _Taught(recovery, told.calls) if self.options.relative else None
-        if taught is not None:
+        taught = _Taught(recovery, told.calls if self.options.relative else ())
+        if self.options.relative:
             with recovery.events.stage("teacher", total=len(order)):
                 done = 0
                 for indices, batch in source.batches(self.options.batch_size, order):
@@ -137,10 +138,11 @@ class Renormalize:
             found[norm] = Moments()
             for inputs in frontier.read(norm, calls=count):
                 found[norm].add(inputs)
-            _write(norm, found[norm], taught and taught.of_all(norm), unbiased=False)
+            _write(norm, found[norm], taught.of_all(norm), unbiased=False)
             told.done(norm)
         for norm, moments in found.items():
-            _write(norm, moments, taught and taught.of_all(norm), unbiased=True)
+            _write(norm, moments, taught.of_all(norm), unbiased=True)
+            told.note(norm)
 
     def _fits(self, model: nn.Module, source: Source, order: Tensor) -> bool:
         """Whether a forward pass of all samples fits in the memory allowed, told from a pass of two."""
@@ -189,11 +191,15 @@ class _Told:
 
     def done(self, norm: _BatchNorm) -> None:
         """The statistics of one batch norm were estimated, from one batch or from all."""
+        self.note(norm)
+        self._index += 1
+        self._events.step("renormalize", self._index, self.total, {"moved": self.moved()})
+
+    def note(self, norm: _BatchNorm) -> None:
+        """Measure a batch norm."""
         (mean, variance), (own_mean, own_variance) = _statistics(norm), self._before[norm]
         shift, stretch = mean - own_mean, variance.sqrt() - own_variance.sqrt()
         self._moved[norm] = float(((shift.square() + stretch.square()) / own_variance).mean().sqrt())
-        self._index += 1
-        self._events.step("renormalize", self._index, self.total, {"moved": self.moved()})
 
     def moved(self) -> float:
         """Of means and deviations, in deviations: the root mean square over channels, its mean over batch norms."""
@@ -216,7 +222,9 @@ class _Taught:
         self._calls: dict[_BatchNorm, list[Moments]] = {}
 
     def see(self, batch: Batch) -> None:
-        """Run the teacher."""
+        """Run the teacher, if any batch norm is compared."""
+        if not self._twins:
+            return
         self._calls = {norm: [] for norm in self._twins}
 
         def hear(norm: _BatchNorm, args: tuple[Tensor]) -> None:
@@ -229,13 +237,13 @@ class _Taught:
                 stack.callback(hook.remove)
             batch.to(device_of(self._teacher), channels_last=True).run(self._teacher)
 
-    def of_all(self, norm: _BatchNorm) -> _Baseline:
-        """The baseline from all inputs."""
-        return _Baseline(self._all[norm], self._twins[norm])
+    def of_all(self, norm: _BatchNorm) -> _Baseline | None:
+        """The baseline from all inputs; ``None`` where statistics are taken as they are."""
+        return _Baseline(self._all[norm], self._twins[norm]) if norm in self._twins else None
 
-    def of_batch(self, norm: _BatchNorm) -> _Baseline:
-        """The baseline from the inputs that were seen last; of a norm with several calls, one after the other."""
-        return _Baseline(self._calls[norm].pop(0), self._twins[norm])
+    def of_batch(self, norm: _BatchNorm) -> _Baseline | None:
+        """The same from the inputs that were seen last; of a norm with several calls, one after the other."""
+        return _Baseline(self._calls[norm].pop(0), self._twins[norm]) if norm in self._twins else None
 
 
 @dataclass(frozen=True)

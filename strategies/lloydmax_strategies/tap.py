@@ -49,7 +49,7 @@ def read(
     *,
     output: bool = False,
     calls: int = 1,
-) -> Iterator[Tensor]:
+) -> Iterator[Any]:
     """Every first argument (or output) of one module; each forward pass ends there.
 
     Args:
@@ -61,10 +61,11 @@ def read(
         output: read the output in place of the input.
         calls: how often one forward pass calls the module.
     """
-    seen: list[Tensor] = []
+    seen: list[Any] = []
 
     def look(_: nn.Module, args: Any, result: Any = None) -> None:
-        seen.append(result if output else args[0])
+        value = result if output else args[0]
+        seen.append(value.clone() if calls > 1 and isinstance(value, Tensor) else value)  # what follows may write to it
         if len(seen) == calls:
             raise _Enough
 

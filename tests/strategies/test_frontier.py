@@ -72,6 +72,17 @@ def test_what_is_read_is_what_a_pass_gives(kind: type[nn.Module], memory: float,
         assert runs == {1e9: 2 * 3, 2e5: 12, 0: 5 * 3}[memory], "three batches, to read and to go on"
 
 
+def test_what_is_written_to_later_is_read_as_it_was(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model, heard = Residual().eval(), []
+    with evaluating(model):
+        hook = model.shared.register_forward_hook(lambda _, __, result: heard.append(result.clone()))
+        model(pictures)
+        hook.remove()
+        found = list(read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, output=True, calls=2))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, heard, strict=True))
+
+
 def test_arguments_that_were_not_traced_are_run_as_they_are(pictures: Tensor) -> None:
     torch.manual_seed(0)
     model, order = Residual().eval(), torch.arange(96)
