@@ -184,7 +184,7 @@ def compress(
             stages.append(measured_at(INT8 if recipe.activations else last, student))
             sizes = checkpoint.accountings(student, tell=partial(events.step, "finish"))
             sizes = replace(sizes, original=plan.original_bytes)
-            figures |= {"file_bytes": sizes.file, "times_smaller": sizes.original / sizes.file}
+            figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         _warn_of_harm(stages[1 + len(early) :])
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(

@@ -152,7 +152,7 @@ def _news(metrics: dict[str, Any]) -> str:
     )
 
 
-_SHARES = ("agreement", "moved", "corrected", "widened")
+_SHARES = ("agreement", "moved", "corrected", "widened", "reduction")
 
 
 def _written(name: str, value: float) -> str:
