@@ -19,18 +19,29 @@ class Moments:
         self.mean: Tensor | None = None
         self.squares: Tensor | None = None
 
-    def add(self, x: Tensor) -> None:
-        """Take in the activations ``(N, C, *)``."""
+    @classmethod
+    def of(cls, x: Tensor) -> Moments:
+        """Those of the activations ``(N, C, *)``."""
         axes = [axis for axis in range(x.dim()) if axis != 1]
         variance, mean = torch.var_mean(x.float(), axes, correction=0)
-        count = x.numel() // x.shape[1]
-        mean, squares = mean.double(), variance.double() * count
+        found = cls()
+        found.count = x.numel() // x.shape[1]
+        found.mean, found.squares = mean.double(), variance.double() * found.count
+        return found
+
+    def add(self, x: Tensor) -> None:
+        """Take in the activations ``(N, C, *)``."""
+        self.merge(Moments.of(x))
+
+    def merge(self, other: Moments) -> None:
+        """Take in what ``other`` was given."""
+        assert other.mean is not None and other.squares is not None
         if self.mean is None or self.squares is None:
-            self.count, self.mean, self.squares = count, mean, squares
+            self.count, self.mean, self.squares = other.count, other.mean, other.squares
             return
-        total, shift = self.count + count, mean - self.mean
-        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
-        self.mean, self.count = self.mean + shift * (count / total), total
+        total, shift = self.count + other.count, other.mean - self.mean
+        self.squares = self.squares + other.squares + shift.square() * (self.count * other.count / total)
+        self.mean, self.count = self.mean + shift * (other.count / total), total
 
     def mean_and_variance(self, unbiased: bool = False) -> tuple[Tensor, Tensor]:
         """``(C,)`` each, float64."""

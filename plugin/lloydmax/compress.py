@@ -21,7 +21,7 @@ from lloydmax.contents import remember
 from lloydmax.errors import RecoveryError
 from lloydmax.fit import fit
 from lloydmax.folding import fold_batch_norms
-from lloydmax.outputs import Yardstick
+from lloydmax.outputs import Agreement, Yardstick
 from lloydmax.plan import Plan, plan_as_is, verify_plan
 from lloydmax.plan import plan as make_plan
 from lloydmax.recipe import Recipe
@@ -33,7 +33,8 @@ from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluat
 from lloydmax.student import attach, attached, codebooks, finish
 
 AGREEMENT_SAMPLES = 1000
-_HARM = 1.1
+_HARM, _KL_SLACK = 1.1, 1e-3
+"""Factor, and nats beside it, from which a step did harm."""
 INT8 = "int8"
 """Name of the stage after conversion to int8 kernels."""
 Evaluate = Callable[[nn.Module], float]
@@ -118,13 +119,16 @@ def compress(
         history = History()
         events = Events([*listeners, history])
         source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
-        with events.stage("prepare"):
+        with events.stage("prepare") as figures:
+            figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
+            events.step("prepare", 0, 1, figures)
             yardstick_source = reference or source
             yardstick = yardstick_source and Yardstick(
                 model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
             )
             student = copy.deepcopy(model)
             stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
+            events.step("prepare", 1, 1)
         said: list[dict[str, Any]] = []
 
         def measured_at(stage: str, model: nn.Module) -> Stage:
@@ -152,7 +156,7 @@ def compress(
             calibration = source or reference
             assert calibration is not None
             with events.stage("calibrate"):
-                student = integer.prepare(student, plan, fitted, calibration, seed)
+                student = integer.prepare(student, plan, fitted, calibration, seed, partial(events.step, "calibrate"))
         else:
             prepare(student, plan, fitted)
         stages.append(measured_at("compressed", student))
@@ -170,14 +174,17 @@ def compress(
                 break
             if number < len(late) or recipe.activations:
                 stages.append(measured_at(step[0], student))
-        with events.stage("finish"):
+        with events.stage("finish") as figures:
+            events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
             if recipe.activations:
                 student = _remembering(integer.convert(student, plan, skeleton), plan)
             else:
                 student = finished(student, plan, gradients(original))
             last = late[-1][0] if late else "finished"
             stages.append(measured_at(INT8 if recipe.activations else last, student))
-            sizes = replace(checkpoint.accountings(student), original=plan.original_bytes)
+            sizes = checkpoint.accountings(student, tell=partial(events.step, "finish"))
+            sizes = replace(sizes, original=plan.original_bytes)
+            figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         _warn_of_harm(stages[1 + len(early) :])
         _warn_of_size(sizes.file, plan)
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
@@ -280,19 +287,31 @@ def _warn_of_harm(stages: Sequence[Stage]) -> None:
     for before, after in pairwise(stages):
         if before.agreement is None or after.agreement is None:
             continue
-        if after.agreement.mse > _HARM * before.agreement.mse:
+        if harm := _harm(before.agreement, after.agreement):
             what = f"recovery step {after.name!r}"
-            advice = "leave it out or change its options; for data of another domain renormalize has 'relative: true'"
+            advice = (
+                "leave it out or change its options; renormalize and correct_bias have 'relative: true', for data of "
+                "another domain and for few centroids"
+            )
             if after.name == INT8:
                 what, advice = (
                     "conversion to int8",
                     "the kernels of this machine compute something else than was trained",
                 )
             warnings.warn(
-                f"{what} moved the outputs away from the original's on this data (mean squared difference "
-                f"{before.agreement.mse:.3g} -> {after.agreement.mse:.3g}): {advice}",
+                f"{what} moved the outputs away from the original's on this data ({harm}): {advice}",
                 stacklevel=3,
             )
+
+
+def _harm(before: Agreement, after: Agreement) -> str | None:
+    for name, old, new, slack in (
+        ("mean squared difference", before.mse, after.mse, 0.0),
+        ("KL divergence", before.kl, after.kl, _KL_SLACK),
+    ):
+        if old is not None and new is not None and new > _HARM * old + slack:
+            return f"{name} {old:.3g} -> {new:.3g}"
+    return None
 
 
 def _score(evaluate: Evaluate, model: nn.Module) -> float:

@@ -56,7 +56,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         if effort:
             steps = [_training(model, source, max(1, round(_STEPS * effort)))]
         elif norms:
-            steps = [{"step": "renormalize", "relative": True}]
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True}]
     recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
     return Recipe.load(recipe | {"storage": _STORAGE})
 

@@ -51,7 +51,8 @@ def lloydmax_stage_started(stage: str, total: int | None) -> None:
 
     Stages are ``prepare``, ``importance NAME``, ``price``, ``fit``, ``calibrate``, ``measure``, ``finish``,
     ``estimate``, ``sweep``, ``search``, ``synthesize``, and recovery steps by their names. One may start within
-    another: ``teacher`` (the teacher's outputs are computed) in ``distill``.
+    another: ``teacher`` (the teacher's outputs are computed) in ``distill``, ``ranges`` (of activations) in
+    ``equalize``.
     """
 
 
@@ -67,8 +68,9 @@ def lloydmax_parameter_fitted(name: str, codebook: Codebook, index: int, total: 
 
 @hookspec
 def lloydmax_step(step: str, index: int, total: int, metrics: dict[str, float]) -> None:
-    """Unit ``index`` of ``total`` of the stage ``step`` is done: of a recovery step an optimizer step or batch, of
-    ``measure`` and ``teacher`` a sample, of ``sweep`` and ``search`` a choice that was measured.
+    """Unit ``index`` of ``total`` of the stage ``step`` is done: of a recovery step an optimizer step, layer or round,
+    of ``measure``, ``calibrate``, ``teacher`` and ``ranges`` a sample, of ``finish`` a layer, of ``sweep`` and
+    ``search`` a choice that was measured.
 
     ``metrics`` has what is known at this point, for example ``loss`` and, when it was just measured,
     ``agreement``. Raising :class:`lloydmax.StopRecovery` ends the whole run (for trial pruners).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,12 @@ def grid(weight: Tensor, count: int, low: int) -> Codebook:
 
 
 def prepare(
-    student: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook], source: Source, seed: int
+    student: nn.Module,
+    plan: Plan,
+    codebooks: Mapping[str, Codebook],
+    source: Source,
+    seed: int,
+    tell: Callable[[int, int, dict[str, float]], None],
 ) -> torch.fx.GraphModule:
     """The student as a graph with trained thresholds and codebooks in it, thresholds initialized from data.
 
@@ -107,6 +112,8 @@ def prepare(
         codebooks: of the parameters that get free centroids.
         source: unlabelled inputs.
         seed: of the choice of the calibration samples.
+        tell: gets the samples done, all of them, and ``{"widened": share of the ranges of activations that the last
+            batch added to them, the mean over activations; "activations": their number}``.
 
     Raises:
         IntegrationError: the model cannot be traced, or the plan asks for what the host cannot do.
@@ -120,9 +127,14 @@ def prepare(
             _fake_quantizer(graph, name).hold(codebook)
     assert plan.recipe.activations is not None
     order = random_order(len(source), plan.recipe.activations.samples, seed)
+    activations = [threshold for name, threshold in _thresholds(graph).items() if not _of_weight(name)]
+    done, ranges = 0, torch.zeros(len(activations))
     with evaluating(graph):
-        for _, batch in source.batches(_BATCH, order):
+        for indices, batch in source.batches(_BATCH, order):
             batch.to(device_of(graph)).run(graph)
+            done, before, ranges = done + len(indices), ranges, _ranges(activations)
+            widened = ((ranges - before) / ranges.clamp(min=1e-30)).mean()
+            tell(done, len(order), {"widened": float(widened), "activations": float(len(activations))})
     for threshold in _thresholds(graph).values():
         threshold.observer_enabled[0] = 0
     set_trainable(graph, plan)
@@ -264,6 +276,11 @@ def _thresholds(graph: nn.Module) -> dict[str, Any]:
     from lloydmax.thresholds import TrainedThreshold
 
     return {name: module for name, module in graph.named_modules() if isinstance(module, TrainedThreshold)}
+
+
+def _ranges(thresholds: Sequence[Any]) -> Tensor:
+    """Widths of the observed ranges, on the CPU; 0 where nothing was observed."""
+    return torch.tensor([float(t.max_val[0] - t.min_val[0]) if t.min_val.numel() else 0.0 for t in thresholds])
 
 
 def _of_weight(name: str) -> bool:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from lloydmax.hookspecs import hookimpl
+from lloydmax.tables import size
 
 if TYPE_CHECKING:
     from lloydmax.codebook import Codebook
@@ -23,6 +24,13 @@ UNITS = {
     "estimate": "parts",
     "price": "layers",
     "importance": "samples",
+    "calibrate": "samples",
+    "ranges": "samples",
+    "correct_bias": "layers",
+    "renormalize": "layers",
+    "reconstruct": "layers",
+    "finish": "layers",
+    "equalize": "rounds",
 }
 """What the stages count; all others count ``it``, iterations."""
 
@@ -139,10 +147,17 @@ def _news(metrics: dict[str, Any]) -> str:
     known: list[str] = [name for name in ("loss", "agreement", "kl", "score") if name in numbers]
     if set(known) <= {"score"}:
         known = sorted({"mse", "score"} & set(numbers)) or list(numbers)[:2]
-    return "  ".join(f"{name.replace('_', ' ')} {_written(name, numbers[name])}" for name in known)
+    return "  ".join(
+        f"{name.removesuffix('_bytes').replace('_', ' ')} {_written(name, numbers[name])}" for name in known
+    )
+
+
+_SHARES = ("agreement", "moved", "corrected", "widened", "reduction")
 
 
 def _written(name: str, value: float) -> str:
-    if name.startswith("agreement"):
+    if name.startswith(_SHARES):
         return f"{100 * value:.1f} %"
+    if name.endswith("_bytes"):
+        return size(value)
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

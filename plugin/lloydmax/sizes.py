@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -80,6 +80,7 @@ def accountings(
     model: nn.Module,
     recipe: Mapping[str, Any] | None = None,
     storage: Storage | Mapping[str, str] | None = None,
+    tell: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> Sizes:
     """Measure a compressed model.
 
@@ -87,17 +88,21 @@ def accountings(
         model: with at least one codebook.
         recipe: that the file keeps; absent, what the model remembers.
         storage: absent, what the model remembers.
+        tell: gets the codebooks done, all of them, and ``{"coded_bytes": of the codes so far}``.
 
     Raises:
         CheckpointError: the model holds no codebooks, or something that no file can hold.
     """
     kept, chosen = settings(model, recipe, storage)
     parts = take_apart(model, kept, chosen)
-    entropy = {}
-    for name, codebook in parts.codebooks.items():
-        length = len(packing.entropy_encode(codebook.codes, codebook.bits))
-        if length < parts.document.parameters[name].packed_bytes:
+    entropy, coded_bytes = {}, 0
+    for index, (name, codebook) in enumerate(parts.codebooks.items(), start=1):
+        length, most = len(packing.entropy_encode(codebook.codes, codebook.bits)), parts.document.parameters[name]
+        if length < most.packed_bytes:
             entropy[name] = length
+        coded_bytes += min(length, most.packed_bytes)
+        if tell is not None:
+            tell(index, len(parts.codebooks), {"coded_bytes": float(coded_bytes)})
     values, _ = contents(model)
     packed = file_size(parts.document, parts.entries())
     coded = file_size(parts.documented(entropy), parts.entries(entropy))

@@ -222,17 +222,15 @@ class AlignedTraining(Training):
         sizes = [min(size, _PROBE_SIZE) for size in shape[1:]]
         most = max(16, min(_PROBE_SAMPLES, _PROBE_FLOATS // (channels * math.prod(sizes))))
         pool: Any = {0: None, 1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(sizes)]
-        taken: list[Tensor] = []
 
-        def take(output: Any) -> None:
+        def taken(output: Any) -> Tensor:
             features = first_tensor(output).float().movedim(self.axis, 1)
-            taken.append(features if pool is None else pool(features, sizes))
+            return features if pool is None else pool(features, sizes)
 
         student = self.recovery.student
         module = student.get_submodule(self.tap.name)
         with torch.no_grad():
-            read(student, module, source, order[:most], _BATCH, take, output=True)
-        return torch.cat(taken)
+            return torch.cat([taken(x) for x in read(student, module, source, order[:most], _BATCH, output=True)])
 
 
 class _Reference:

@@ -1,24 +1,32 @@
 """Bias correction: the mean error that clustering adds to a layer's output goes into its bias.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2,
-with the mean measured on unlabelled inputs. It serves models without batch norm.
+with the mean measured on unlabelled inputs. It serves models without batch norm. Few centroids do not only add an
+error, they make outputs smaller as a whole: such outputs around the original's mean are shifted, and the shift grows
+from layer to layer. So the mean that is aimed at is made smaller, too.
 """
 
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import lloydmax
-from lloydmax.data import Source, random_order
+import torch
+from lloydmax.data import Batch, Source, random_order
 from lloydmax.hookspecs import hookimpl
-from lloydmax.strategy import Recovery, device_of, evaluating
+from lloydmax.strategy import Recovery, evaluating
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.frontier import Frontier
+from lloydmax_strategies.tap import forward_order
+
+_CONSTANT, _TINY = 1e-6, 1e-30
+"""Variance, relative to the squared mean and absolute, below which a channel counts as constant: its slope is 1."""
 
 
 class CorrectBias:
@@ -35,8 +43,11 @@ class CorrectBias:
         Attributes:
             samples: inputs, drawn at random.
             batch_size: of one forward pass.
-            sequential: correct each layer on top of the corrected layers before it; else all at once from one
-                pass, which is faster and corrects the same error several times in deep models.
+            relative: aim at the mean of the original's outputs times the slope (at most 1) of the outputs against
+                the original's, channel by channel, so that outputs which clustering made smaller stay in proportion;
+                else at the mean itself, as published, which few centroids turn into harm.
+            sequential: correct each layer on top of the corrected layers before it; else all from the model as it
+                was, which corrects the same error several times in deep models.
             source: ``data`` or ``reference_data``.
         """
 
@@ -44,6 +55,7 @@ class CorrectBias:
 
         samples: PositiveInt = 256
         batch_size: PositiveInt = 64
+        relative: bool = True
         sequential: bool = True
         source: Literal["data", "reference_data"] = "data"
 
@@ -60,22 +72,36 @@ class CorrectBias:
                 "correct_bias: no compressed convolution or linear layer has a bias in floats, so nothing was done",
                 stacklevel=2,
             )
-            return {"layers": 0, "samples": 0}
+            return {"layers": 0, "corrected": 0.0, "samples": 0}
         order = random_order(len(source), options.samples, recovery.seed)
+        if not source.deterministic:
+            source = _Held(source, order, options.batch_size)
+        moved: list[float] = []
+        late: list[Callable[[], None]] = []
         with evaluating(student, teacher):
             calls = forward_order(student, list(layers), source, order[:2])
-            names = {layers[module]: module for module in calls}
-            wanted = _means(teacher, {name: teacher.get_submodule(name) for name in names}, source, order, options)
-            found = {} if options.sequential else _means(student, names, source, order, options)
-            for index, (name, module) in enumerate(names.items(), start=1):
+            ours, theirs = (Frontier(model, source, order, options.batch_size) for model in (student, teacher))
+            for index, (module, count) in enumerate(calls.items(), start=1):
+                twin, pair = teacher.get_submodule(layers[module]), _Pair(module)
+                outputs = [
+                    frontier.read(m, output=True, calls=count) for frontier, m in ((theirs, twin), (ours, module))
+                ]
+                for wanted, found in zip(*outputs, strict=True):
+                    pair.add(wanted, found)
+                shift = pair.shift(options.relative)
+                moved.append(float((shift.square().mean() / pair.variance().mean().clamp(min=1e-30)).sqrt()))
+                late.append(partial(_add, module, shift))
                 if options.sequential:
-                    mean = _Mean(module)
-                    read(student, module, source, order, options.batch_size, mean.add, output=True, calls=calls[module])
-                    found[name] = mean.value()
-                bias: Any = module.bias
-                bias.add_((wanted[name] - found[name]).to(bias))
-                recovery.events.step("correct_bias", index, len(names), {})
-        return {"layers": len(names), "samples": len(order)}
+                    late.pop()()
+                recovery.events.step("correct_bias", index, len(calls), {"corrected": sum(moved) / index})
+            for correct in late:
+                correct()
+        return {"layers": len(calls), "corrected": sum(moved) / max(len(moved), 1), "samples": len(order)}
+
+
+def _add(module: nn.Module, shift: Tensor) -> None:
+    bias: Any = module.bias
+    bias.add_(shift.to(bias))
 
 
 def _correctable(student: nn.Module) -> dict[nn.Module, str]:
@@ -90,38 +116,69 @@ def _correctable(student: nn.Module) -> dict[nn.Module, str]:
     }
 
 
-def _means(
-    model: nn.Module, layers: dict[str, nn.Module], source: Source, order: Tensor, options: CorrectBias.Options
-) -> dict[str, Tensor]:
-    means = {name: _Mean(module) for name, module in layers.items()}
-    with ExitStack() as stack:
-        for name, module in layers.items():
-            hook = module.register_forward_hook(lambda _, __, result, mean=means[name]: mean.add(result))
-            stack.callback(hook.remove)
-        for _, batch in source.batches(options.batch_size, order):
-            batch.to(device_of(model), channels_last=True).run(model)
-    return {name: mean.value() for name, mean in means.items()}
-
-
-class _Mean:
-    """The mean output of each channel of a layer, over samples and positions, in float64."""
+class _Pair:
+    """Means, variances and covariance of the outputs of a layer and its original, channel by channel, in float64."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.axis = 1 if isinstance(module, _ConvNd) else -1
-        self.count = 0
-        self.total: Tensor | float = 0.0
+        self._axis = 1 if isinstance(module, _ConvNd) else -1
+        self._count = 0
+        self._mean = self._squares = self._products = torch.zeros(())
 
-    def add(self, output: Tensor) -> None:
-        """Take in the outputs of one batch."""
-        axis = self.axis % output.dim()
-        axes = [other for other in range(output.dim()) if other != axis]
-        self.total = self.total + (output.double().sum(axes) if axes else output.double())
-        self.count += output.numel() // output.shape[axis]
+    def add(self, wanted: Tensor, found: Tensor) -> None:
+        """Take in the outputs of one batch, of the original and of the layer (merged as by Chan et al. 1979)."""
+        both = torch.stack(
+            [
+                x.transpose(0, self._axis if x.dim() > 1 else 0).reshape(x.shape[self._axis], -1).float()
+                for x in (wanted, found)
+            ]
+        )
+        count = both.shape[2]
+        mean = both.mean(2, keepdim=True)
+        both = both - mean
+        squares, products = (x.sum(1, dtype=torch.float64) for x in (both[0].square(), both[0] * both[1]))
+        mean = mean[:, :, 0].double()
+        if self._count:
+            shift, total = mean - self._mean, self._count + count
+            weight = self._count * count / total
+            squares = squares + self._squares + weight * shift[0].square()
+            products = products + self._products + weight * shift[0] * shift[1]
+            mean = self._mean + shift * (count / total)
+        self._mean, self._squares, self._products = mean, squares, products
+        self._count += count
 
-    def value(self) -> Tensor:
-        """``(channels,)``, float64."""
-        assert isinstance(self.total, Tensor)
-        return self.total / self.count
+    def shift(self, relative: bool) -> Tensor:
+        """What the bias of the layer lacks, ``(channels,)``."""
+        wanted, found = self._mean
+        if not relative:
+            return wanted - found
+        constant = _CONSTANT * self._count * wanted.square() + _TINY
+        slope = (self._products + constant) / (self._squares + constant)
+        return wanted * slope.clamp(0, 1) - found
+
+    def variance(self) -> Tensor:
+        """Of the outputs of the original, ``(channels,)``."""
+        return self._squares / self._count
+
+
+class _Held(Source):
+    """Samples that differ each time they are read, as they were the first time: both models see the same."""
+
+    deterministic = True
+
+    def __init__(self, source: Source, order: Tensor, batch_size: int) -> None:
+        self._source, self._order = source, order
+        self._batches = list(source.batches(batch_size, order))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def describe(self) -> str:
+        return self._source.describe()
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        if torch.equal(order, self._order):
+            return iter(self._batches)
+        return self._source.batches(batch_size, order, drop_last)
 
 
 @hookimpl

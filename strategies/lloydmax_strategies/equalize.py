@@ -9,6 +9,7 @@ batch norm is not folded, it can take the scale back at once, whatever comes aft
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
 from lloydmax_strategies.fold_batch_norm import check_unchanged
-from lloydmax_strategies.scales import Scales, absorb, scale_into_norms
+from lloydmax_strategies.scales import LOCK, Scales, absorb, scale_into_norms
 
 
 class Equalize:
@@ -83,7 +84,7 @@ class Equalize:
         model, options = recovery.student, self.options
         with check_unchanged(recovery, "equalize") as measured, torch.no_grad():
             if options.method == "batch_norm":
-                measured |= self._into_norms(model, options.measure)
+                measured |= self._into_norms(recovery, options.measure)
                 return measured
             shapes = _norm_shapes(model) if options.absorb_bias and options.fold else {}
             self.restructure(model)
@@ -91,12 +92,17 @@ class Equalize:
             least, most = self._extremes(recovery, links, shapes)
             scales = Scales(model, links, most)
             before = scales.spread()
-            measured["rounds"] = scales.equalize(options.iterations) if options.method == "cross_layer" else 1
+
+            def tell(done: int) -> None:
+                recovery.events.step("equalize", done, options.iterations, {"spread": scales.spread()})
+
+            tell(0)
+            rounds = scales.equalize(options.iterations, tell) if options.method == "cross_layer" else 1
             if options.method == "rescale":
                 scales.rescale()
+            measured |= {"spread_before": before, "spread_after": scales.spread(), "rounds": rounds}
             measured |= {"chains": len(links), "folded": len(folded(model))}
             measured |= {"channels": scales.channels, "locked": scales.locked, "largest_scale": scales.largest}
-            measured |= {"spread_before": before, "spread_after": scales.spread()}
             scales.apply()
         if options.absorb_bias:
             measured["absorbed"] = sum(
@@ -105,8 +111,9 @@ class Equalize:
         return measured
 
     @staticmethod
-    def _into_norms(model: nn.Module, measure: str) -> dict[str, Any]:
-        found = scale_into_norms(model, conv_bn_pairs(model), measure)
+    def _into_norms(recovery: Recovery, measure: str) -> dict[str, Any]:
+        model, tell = recovery.student, partial(recovery.events.step, "equalize")
+        found = scale_into_norms(model, conv_bn_pairs(model), measure, tell)
         if not found["chains"]:
             raise RecoveryError(
                 f"no chain to equalize in {type(model).__name__}: no layer is followed by a batch norm of its own with "
@@ -145,12 +152,17 @@ class Equalize:
         extremes = {name: _Extremes(recovery.student.get_submodule(name)) for name in wanted}
         source, options = recovery.source(self.options.source), self.options
         order = random_order(len(source), options.samples, recovery.seed)
+        ceilings = {link.first: LOCK * link.ceiling for link in links if link.activation == "relu6"}
+        done = 0
         with evaluating(recovery.student), ExitStack() as stack:
             for found in extremes.values():
                 stack.callback(found.layer.register_forward_hook(found.add).remove)
-            for index, (_, batch) in enumerate(source.batches(options.batch_size, order), start=1):
+            stack.enter_context(recovery.events.stage("ranges", total=len(order)))
+            for indices, batch in source.batches(options.batch_size, order):
                 batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
-                recovery.events.step("equalize", index, -(-len(order) // options.batch_size), {})
+                done += len(indices)
+                locked = sum(float((extremes[name].most >= ceiling).sum()) for name, ceiling in ceilings.items())
+                recovery.events.step("ranges", done, len(order), {"locked": locked})
         least |= {name: extremes[name].least for name in absorbing if name not in least}
         return least, {name: extremes[name].most for name in limited}
 

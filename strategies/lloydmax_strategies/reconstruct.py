@@ -89,7 +89,8 @@ class Reconstruct:
                 target = found[module]
                 gram = Gram(module, target.decoded())
                 try:
-                    read(student, module, source, order, options.batch_size, gram.add, calls=calls[module])
+                    for inputs in read(student, module, source, order, options.batch_size, calls=calls[module]):
+                        gram.add(inputs)
                 except NotPlain:
                     continue
                 before = target.holder.codes.clone()

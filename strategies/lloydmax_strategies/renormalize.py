@@ -6,12 +6,13 @@ batch norm assumes; 1,000 unlabelled images suffice to estimate them anew. Nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lloydmax.batch_norm import Moments
-from lloydmax.data import Source, random_order
+from lloydmax.data import Batch, Source, random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.hookspecs import hookimpl
 from lloydmax.strategy import Recovery, device_of, evaluating
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.frontier import Frontier
+from lloydmax_strategies.tap import forward_order
 
 _LIVE = 3.0
 """Activations alive at once in a forward pass without gradients, in units of the largest layer's input + output."""
@@ -42,9 +44,10 @@ class Renormalize:
             mode: ``exact``: the statistics are those of one forward pass of all samples in batch-statistics
                 mode, so that each layer sees inputs normalized with the pooled statistics of the layers before
                 it. Where that pass does not fit in ``memory`` the layers are estimated one after the other, from
-                small batches that run only up to the layer. ``fast``: one pass of small batches, each normalized
-                with its own statistics, which are pooled (mean of variances plus variance of means): approximate,
-                the more so the smaller the batches.
+                small batches; the activations between two layers are kept where they fit. ``fast``: one pass of
+                small batches, each normalized with its own statistics, which are pooled (mean of variances plus
+                variance of means): approximate, the more so the smaller the batches, but with ``relative``, where
+                each batch is compared with the same batch in the teacher, as good.
             batch_size: of small batches.
             memory: GiB that the one pass may take.
             source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
@@ -64,7 +67,6 @@ class Renormalize:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._baseline: dict[_BatchNorm, _Baseline] = {}
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Re-estimate the running mean and variance of every batch norm that the student uses.
@@ -81,83 +83,66 @@ class Renormalize:
                 "folded, as 'activations:' does): leave the step out; 'correct_bias' is the one for such models"
             )
         order = random_order(len(source), options.samples, recovery.seed)
+        if options.relative and recovery.teacher is student:
+            raise RecoveryError("renormalize with relative: true compares with the original: pass teacher=...")
         with evaluating(student, recovery.teacher):
             calls = forward_order(student, found, source, order[:2])
-            norms = list(calls)
-            if options.relative:
-                self._measure_teacher(recovery, source, order, norms)
+            told = _Told(recovery, calls)
             if options.mode == "fast":
                 how = "one pass, pooled batch statistics"
-                self._one_pass(recovery, source, order, norms, options.batch_size)
+                self._one_pass(recovery, source, order, told, options.batch_size)
             elif max(calls.values()) == 1 and self._fits(student, source, order):
                 how = "one batch of all samples"
-                self._one_pass(recovery, source, order, norms, len(order))
+                self._one_pass(recovery, source, order, told, len(order))
             else:
                 how = "layer by layer"
-                self._layer_by_layer(recovery, source, order, calls)
-        return {"layers": len(norms), "samples": len(order), "how": how}
+                self._layer_by_layer(recovery, source, order, told)
+        return {"layers": len(calls), "moved": told.moved(), "samples": len(order), "how": how}
 
-    def _one_pass(
-        self, recovery: Recovery, source: Source, order: Tensor, norms: list[_BatchNorm], batch_size: int
-    ) -> None:
-        pooled = {norm: Moments() for norm in norms}
+    def _one_pass(self, recovery: Recovery, source: Source, order: Tensor, told: _Told, batch_size: int) -> None:
+        """The teacher sees each batch just before the student, so that what is special to the batch cancels out."""
+        student = recovery.student
+        pooled = {norm: Moments() for norm in told.calls}
+        taught = _Taught(recovery, told.calls if self.options.relative else ())
 
-        def normalize_with_batch(module: nn.Module, args: tuple[Tensor]) -> None:
-            assert isinstance(module, _BatchNorm)
-            batch = Moments()
-            batch.add(args[0])
-            self._write(module, batch, unbiased=False)
-            pooled[module].add(args[0])
+        def normalize_with_batch(norm: Any, args: tuple[Tensor]) -> None:
+            batch = Moments.of(args[0])
+            pooled[norm].merge(batch)
+            _write(norm, batch, taught.of_batch(norm), unbiased=False)
+            told.done(norm)
 
-        total = -(-len(order) // batch_size)
+        told.total = sum(told.calls.values()) * -(-len(order) // batch_size)
         with ExitStack() as stack:
-            for norm in norms:
+            for norm in told.calls:
                 stack.callback(norm.register_forward_pre_hook(normalize_with_batch).remove)
-            for index, (_, batch) in enumerate(source.batches(batch_size, order), start=1):
-                batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
-                recovery.events.step("renormalize", index, total, {})
+            for _, batch in source.batches(batch_size, order):
+                taught.see(batch)
+                batch.to(device_of(student), channels_last=True).run(student)
         for norm, moments in pooled.items():
-            self._write(norm, moments, unbiased=True)
+            _write(norm, moments, taught.of_all(norm), unbiased=True)
+            told.note(norm)
 
-    def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, calls: dict[_BatchNorm, int]) -> None:
-        done: list[tuple[_BatchNorm, Moments]] = []
-        for index, (norm, count) in enumerate(calls.items(), start=1):
-            moments = Moments()
-            read(recovery.student, norm, source, order, self.options.batch_size, moments.add, calls=count)
-            self._write(norm, moments, unbiased=False)
-            done.append((norm, moments))
-            recovery.events.step("renormalize", index, len(calls), {})
-        for norm, moments in done:
-            self._write(norm, moments, unbiased=True)
-
-    def _measure_teacher(self, recovery: Recovery, source: Source, order: Tensor, norms: list[_BatchNorm]) -> None:
-        """What reaches each batch norm in the teacher, from the same inputs."""
-        teacher = recovery.teacher
-        if teacher is recovery.student:
-            raise RecoveryError("renormalize with relative: true compares with the original: pass teacher=...")
-        names = {module: name for name, module in recovery.student.named_modules()}
-        with ExitStack() as stack:
-            for norm in norms:
-                twin, moments = teacher.get_submodule(names[norm]), Moments()
-                assert isinstance(twin, _BatchNorm)
-                self._baseline[norm] = _Baseline(moments, twin)
-                hook = twin.register_forward_pre_hook(lambda _, args, moments=moments: moments.add(args[0]))
-                stack.callback(hook.remove)
-            stack.enter_context(recovery.events.stage("teacher", total=len(order)))
-            done = 0
-            for indices, batch in source.batches(self.options.batch_size, order):
-                batch.to(device_of(teacher), channels_last=True).run(teacher)
-                done += len(indices)
-                recovery.events.step("teacher", done, len(order))
-
-    def _write(self, norm: _BatchNorm, moments: Moments, *, unbiased: bool) -> None:
-        """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
-        assert norm.running_mean is not None and norm.running_var is not None
-        mean, variance = moments.mean_and_variance(unbiased)
-        if (baseline := self._baseline.get(norm)) is not None:
-            mean, variance = baseline.moved(mean, variance)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
+    def _layer_by_layer(self, recovery: Recovery, source: Source, order: Tensor, told: _Told) -> None:
+        taught = _Taught(recovery, told.calls if self.options.relative else ())
+        if self.options.relative:
+            with recovery.events.stage("teacher", total=len(order)):
+                done = 0
+                for indices, batch in source.batches(self.options.batch_size, order):
+                    taught.see(batch)
+                    done += len(indices)
+                    recovery.events.step("teacher", done, len(order))
+        found: dict[_BatchNorm, Moments] = {}
+        told.total = len(told.calls)
+        frontier = Frontier(recovery.student, source, order, self.options.batch_size, self.options.memory * 2**30)
+        for norm, count in told.calls.items():
+            found[norm] = Moments()
+            for inputs in frontier.read(norm, calls=count):
+                found[norm].add(inputs)
+            _write(norm, found[norm], taught.of_all(norm), unbiased=False)
+            told.done(norm)
+        for norm, moments in found.items():
+            _write(norm, moments, taught.of_all(norm), unbiased=True)
+            told.note(norm)
 
     def _fits(self, model: nn.Module, source: Source, order: Tensor) -> bool:
         """Whether a forward pass of all samples fits in the memory allowed, told from a pass of two."""
@@ -178,6 +163,87 @@ class Renormalize:
             for _, batch in source.batches(len(few), few):
                 batch.to(device_of(model)).run(model)
         return _LIVE * largest / len(few) * len(order) <= self.options.memory * 2**30
+
+
+def _write(norm: _BatchNorm, moments: Moments, baseline: _Baseline | None, *, unbiased: bool) -> None:
+    """Store into the running statistics; batch norm keeps the unbiased variance, normalizes with the other."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, variance = moments.mean_and_variance(unbiased)
+    if baseline is not None:
+        mean, variance = baseline.moved(mean, variance)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+
+
+class _Told:
+    """How far the statistics have moved, for people who wait.
+
+    Attributes:
+        calls: batch norms, and how often a forward pass calls each.
+        total: statistics that will be estimated.
+    """
+
+    def __init__(self, recovery: Recovery, calls: dict[_BatchNorm, int]) -> None:
+        self.calls, self.total = calls, len(calls)
+        self._events, self._index = recovery.events, 0
+        self._before = {norm: _statistics(norm) for norm in calls}
+        self._moved: dict[_BatchNorm, float] = {}
+
+    def done(self, norm: _BatchNorm) -> None:
+        """The statistics of one batch norm were estimated, from one batch or from all."""
+        self.note(norm)
+        self._index += 1
+        self._events.step("renormalize", self._index, self.total, {"moved": self.moved()})
+
+    def note(self, norm: _BatchNorm) -> None:
+        """Measure a batch norm."""
+        (mean, variance), (own_mean, own_variance) = _statistics(norm), self._before[norm]
+        shift, stretch = mean - own_mean, variance.sqrt() - own_variance.sqrt()
+        self._moved[norm] = float(((shift.square() + stretch.square()) / own_variance).mean().sqrt())
+
+    def moved(self) -> float:
+        """Of means and deviations, in deviations: the root mean square over channels, its mean over batch norms."""
+        return sum(self._moved.values()) / len(self._moved)
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean.double().clone(), norm.running_var.double() + norm.eps
+
+
+class _Taught:
+    """What reaches the teacher's batch norms from the same inputs."""
+
+    def __init__(self, recovery: Recovery, norms: Iterable[_BatchNorm]) -> None:
+        names = {module: name for name, module in recovery.student.named_modules()}
+        self._teacher = recovery.teacher
+        self._twins: dict[_BatchNorm, Any] = {norm: self._teacher.get_submodule(names[norm]) for norm in norms}
+        self._all = {norm: Moments() for norm in self._twins}
+        self._calls: dict[_BatchNorm, list[Moments]] = {}
+
+    def see(self, batch: Batch) -> None:
+        """Run the teacher, if any batch norm is compared."""
+        if not self._twins:
+            return
+        self._calls = {norm: [] for norm in self._twins}
+
+        def hear(norm: _BatchNorm, args: tuple[Tensor]) -> None:
+            self._calls[norm].append(Moments.of(args[0]))
+            self._all[norm].merge(self._calls[norm][-1])
+
+        with ExitStack() as stack:
+            for norm, twin in self._twins.items():
+                hook = twin.register_forward_pre_hook(lambda _, args, norm=norm: hear(norm, args))
+                stack.callback(hook.remove)
+            batch.to(device_of(self._teacher), channels_last=True).run(self._teacher)
+
+    def of_all(self, norm: _BatchNorm) -> _Baseline | None:
+        """The baseline from all inputs; ``None`` where statistics are taken as they are."""
+        return _Baseline(self._all[norm], self._twins[norm]) if norm in self._twins else None
+
+    def of_batch(self, norm: _BatchNorm) -> _Baseline | None:
+        """The same from the inputs that were seen last; of a norm with several calls, one after the other."""
+        return _Baseline(self._calls[norm].pop(0), self._twins[norm]) if norm in self._twins else None
 
 
 @dataclass(frozen=True)

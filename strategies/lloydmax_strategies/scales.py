@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,10 +81,11 @@ class Scales:
                 bits.append((ranges.max() / ranges).log2())
         return float(torch.cat(bits).mean()) if bits else 0.0
 
-    def equalize(self, iterations: int) -> int:
+    def equalize(self, iterations: int, tell: Callable[[int], None]) -> int:
         """Until both ranges of every channel are the same, or as near as the limits allow; returns the rounds.
 
-        One round sets ``s = sqrt(r1 r2) / r1`` for one link after the other (Nagel et al. 2019, equation 11).
+        One round sets ``s = sqrt(r1 r2) / r1`` for one link after the other (Nagel et al. 2019, equation 11), and
+        ``tell`` gets its number.
         """
         done, change = 0, math.inf
         while done < iterations and change > _SETTLED:
@@ -91,6 +93,7 @@ class Scales:
             for link in self.links:
                 step = (self._inputs(link.second) / self._outputs(link.first)).sqrt()
                 change = max(change, self._set(link, self._scale[link.first] * step))
+            tell(done)
         return done
 
     def rescale(self) -> None:
@@ -189,7 +192,9 @@ def absorb(model: nn.Module, link: Link, least: Tensor) -> int:
 
 
 @torch.no_grad()
-def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]], measure: str = "range") -> dict[str, Any]:
+def scale_into_norms(
+    model: nn.Module, pairs: list[tuple[str, str]], measure: str, tell: Callable[[int, int, dict[str, float]], None]
+) -> dict[str, Any]:
     """Give all filters of a layer the range, or rms, of its largest; the batch norm after it takes the scales back.
 
     Running statistics are scaled along, so that they stay those of the layer's outputs.
@@ -198,12 +203,13 @@ def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]], measure: st
         model: holds the layers and batch norms.
         pairs: ``(layer, batch norm)`` by name; batch norms without a weight are left out.
         measure: ``range``, the largest magnitude, or ``rms``.
+        tell: gets the pairs done, all of them, and ``{"spread": bits of range that the last layer left unused}``.
 
     Returns:
         What was done, as the step reports it.
     """
     bits, count, largest = [], 0, 1.0
-    for layer_name, norm_name in pairs:
+    for index, (layer_name, norm_name) in enumerate(pairs, start=1):
         layer, norm = _any(model.get_submodule(layer_name)), _any(model.get_submodule(norm_name))
         filters = grouped(layer, layer.weight.double()).flatten(2)
         ranges = filters.abs().amax(2).flatten() if measure == "range" else filters.square().mean(2).sqrt().flatten()
@@ -222,14 +228,15 @@ def scale_into_norms(model: nn.Module, pairs: list[tuple[str, str]], measure: st
         _write(norm_name, norm.weight, norm.weight.double() * gain)
         bits.append(-ranges[live].log2())
         count, largest = count + len(ranges), max(largest, float(1 / ranges.min()))
+        tell(index, len(pairs), {"spread": float(bits[-1].mean())})
     spread = float(torch.cat(bits).mean()) if bits else 0.0
     return {
+        "spread_before": spread,
+        "spread_after": 0.0,
         "chains": len(bits),
         "channels": count,
         "locked": 0,
         "largest_scale": largest,
-        "spread_before": spread,
-        "spread_after": 0.0,
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from lloydmax.data import Source
@@ -46,12 +46,11 @@ def read(
     source: Source,
     order: Tensor,
     batch_size: int,
-    take: Callable[[Tensor], None],
     *,
     output: bool = False,
     calls: int = 1,
-) -> None:
-    """Give every input (or output) of one module to ``take``; each forward pass ends there.
+) -> Iterator[Any]:
+    """Every first argument (or output) of one module; each forward pass ends there.
 
     Args:
         model: run on the samples ``order`` of ``source``.
@@ -59,26 +58,23 @@ def read(
         source: inputs.
         order: int64 indices.
         batch_size: samples of one pass.
-        take: gets the first argument (or the output) of each call.
         output: read the output in place of the input.
         calls: how often one forward pass calls the module.
     """
-    seen = 0
+    seen: list[Any] = []
 
     def look(_: nn.Module, args: Any, result: Any = None) -> None:
-        nonlocal seen
-        take(result if output else args[0])
-        seen += 1
-        if seen == calls:
+        value = result if output else args[0]
+        seen.append(value.clone() if calls > 1 and isinstance(value, Tensor) else value)  # what follows may write to it
+        if len(seen) == calls:
             raise _Enough
 
     hook = module.register_forward_hook(look) if output else module.register_forward_pre_hook(look)
     try:
         for _, batch in source.batches(batch_size, order):
-            seen = 0
-            try:
+            with suppress(_Enough):
                 batch.to(device_of(model), channels_last=True).run(model)
-            except _Enough:
-                continue
+            yield from seen
+            seen.clear()
     finally:
         hook.remove()

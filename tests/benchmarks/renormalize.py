@@ -47,6 +47,7 @@ def main() -> None:
         "fast, batches of 64": {"mode": "fast"},
         "fast, batches of 16": {"mode": "fast", "batch_size": 16},
         "relative (another definition)": {"relative": True, "teacher": teacher},
+        "relative, fast, batches of 64": {"relative": True, "mode": "fast", "teacher": teacher},
     }
     for label, options in ways.items():
         model, started = copy.deepcopy(student), time.perf_counter()

@@ -57,7 +57,9 @@ def test_every_stage_has_a_line_with_pace_and_number(small_net: SmallNet, pictur
         ("importance fisher", r"96/96 .* samples/s", ""),
         ("fit", r"5/5 .* layers/s", r"4 centroids  head\.2\.weight"),
         ("measure", r"96/96 .* samples/s", r"agreement \d+\.\d %"),
-        ("renormalize", "", r"layers 2"),
+        ("renormalize", r"2/2 .* layers/s", r"layers 2  moved \d+\.\d %"),
+        ("prepare", "", r"layers 5  model 9\.09 kB"),
+        ("finish", r"5/5 .* layers/s", r"file \d\.\d\d kB  reduction \d\d\.\d %"),
         ("distill", r"6/6 .* it/s", r"loss \S+  agreement \d+\.\d %"),
     ):
         line = last_line(text, stage)
@@ -72,6 +74,51 @@ def test_a_running_stage_tells_its_pace_the_time_left_and_its_number() -> None:
             time.sleep(0.1)
 
     assert re.search(r"distill .* \d/1,000 +\d\.\d it/s +1:\d\d left loss 0\.25  agreement 50\.0 %", drawn(stage))
+
+
+def running(run: Any, stage: str) -> list[tuple[int, int, dict[str, float]]]:
+    """What a stage tells while it runs: ``(done, total, metrics)``."""
+    stream = io.StringIO()
+    run(JsonLog(stream))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [(x["index"], x["total"], x["metrics"]) for x in lines if (x["event"], x["stage"]) == ("step", stage)]
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "units", "number"),
+    [
+        ("renormalize", {"mode": "fast", "batch_size": 32}, 6, "moved"),
+        ("renormalize", {"memory": 1e-6, "relative": True}, 2, "moved"),
+        ("correct_bias", {}, 4, "corrected"),
+        ("equalize", {"method": "batch_norm"}, 2, "spread"),
+        ("equalize", {"iterations": 4}, 4, "spread"),
+    ],
+)
+def test_a_step_has_a_number_while_it_runs(
+    small_net: SmallNet, pictures: Tensor, step: str, options: dict[str, Any], units: int, number: str
+) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}], "recover": [{"step": step, **options}]}
+    told = running(lambda log: compress(small_net, pictures, recipe, log), step)
+    assert told[-1][0] <= told[-1][1] == units
+    assert all(index <= total and 0 <= metrics[number] < 10 for index, total, metrics in told)
+    text = drawn(lambda bars: compress(small_net, pictures, recipe, bars))
+    assert re.search(rf"{step} .* {number}( before)? \d", text)
+
+
+def test_file_and_calibration_have_numbers_while_they_run(small_net: SmallNet, pictures: Tensor) -> None:
+    recipe: dict[str, Any] = {"quantize": [{"layers": "all", "centroids": 4}], "storage": {"codes": "entropy"}}
+    told = running(lambda log: compress(small_net, pictures, recipe, log), "finish")
+    coded = [metrics["coded_bytes"] for _, _, metrics in told[1:]]
+    assert [(index, total) for index, total, _ in told] == [(n, 5) for n in range(6)]
+    assert told[0][2]["predicted_bytes"] > coded[-1] and coded == sorted(coded) and coded[0] > 0
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(400, 5))
+    recipe = {"quantize": [{"layers": "all", "centroids": 16}], "activations": {"samples": 96}}
+    told = running(
+        lambda log: lloydmax.compress(net.eval(), recipe, pictures, progress=False, listeners=[log]), "calibrate"
+    )
+    assert [(index, total) for index, total, _ in told] == [(32, 96), (64, 96), (96, 96)]
+    widened = [metrics["widened"] for _, _, metrics in told]
+    assert widened[0] == 1 and 0 <= widened[2] < 0.5 and told[0][2]["activations"] >= 2
 
 
 def test_the_search_and_a_recipe_of_bits_have_lines(small_net: SmallNet, pictures: Tensor) -> None:

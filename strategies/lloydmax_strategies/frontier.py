@@ -1,0 +1,187 @@
+"""Reading what reaches one layer after the other, each changed once it is read, without a pass for each of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lloydmax.data import Source
+from lloydmax.data.batch import leaves
+from lloydmax.graph import trace
+from lloydmax.outputs import output_tensors
+from lloydmax.strategy import device_of
+from torch import Tensor, fx, nn
+
+from lloydmax_strategies.tap import read
+
+MEMORY = 2 << 30
+"""Bytes that the activations kept between two layers may take."""
+
+_SAME = 1e-4
+
+
+class Frontier:
+    """All inputs side by side, as far as the layer that was read last: every layer runs about twice, not once a layer.
+
+    Models that cannot be traced, and layers where ``memory`` does not do, are run from the inputs as by
+    :func:`~lloydmax_strategies.tap.read`; what is read is the same.
+
+    Args:
+        model: in evaluation mode, without gradients.
+        source: inputs.
+        order: int64 indices.
+        batch_size: samples of one pass.
+        memory: bytes of activations that may be kept.
+    """
+
+    def __init__(
+        self, model: nn.Module, source: Source, order: Tensor, batch_size: int, memory: float = MEMORY
+    ) -> None:
+        self._model, self._source, self._order, self._batch_size = model, source, order, batch_size
+        self._memory = memory
+        self._walk = _walk(model, source, order[:2])
+        self._kept: list[_Values] = []
+        self._at = 0
+
+    @property
+    def traced(self) -> bool:
+        """Whether activations can be kept at all."""
+        return self._walk is not None
+
+    def read(self, module: nn.Module, *, output: bool = False, calls: int = 1) -> Iterator[Any]:
+        """Every first argument (or output) of one module, call by call.
+
+        After the last one this module may change, and no other until the next is read.
+
+        Args:
+            module: of the model.
+            output: read the output in place of the input.
+            calls: how often one forward pass calls the module.
+        """
+        place = None if self._walk is None else self._walk.places.get(module)
+        if self._walk is None or place is None or calls > 1:
+            self._kept, self._at = [], 0
+            order, size = self._order, self._batch_size
+            yield from read(self._model, module, self._source, order, size, output=output, calls=calls)
+            return
+        keep = self._walk.live[place] * len(self._order) <= self._memory
+        kept: list[_Values] = []
+        for values in self._up_to(self._walk, place):
+            yield self._walk.look(values, place, output)
+            if keep:
+                kept.append(values)
+        self._kept, self._at = kept, place if keep else 0
+
+    def _up_to(self, walk: _Walk, place: int) -> Iterator[_Values]:
+        kept, self._kept = self._kept, []
+        if kept and self._at <= place:
+            for values in kept:
+                yield walk.go_on(values, self._at, place)
+            return
+        walk.end = place
+        for _, batch in self._source.batches(self._batch_size, self._order):
+            yield batch.to(device_of(self._model), channels_last=True).run(walk)
+
+
+_Values = dict[fx.Node, Any]
+
+
+class _Walk(nn.Module):
+    """A model, traced, that runs up to any operation and on from there.
+
+    Attributes:
+        places: number of the operation that calls a module, of modules that are called once.
+        end: where :meth:`forward` stops.
+        live: bytes a sample of the values that are needed from each operation on; filled by :meth:`weigh`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._signature = inspect.signature(model.forward)
+        self._interpreter = fx.Interpreter(fx.GraphModule(model, trace(model)))
+        self._nodes = list(self._interpreter.graph.nodes)
+        modules = dict(self._interpreter.module.named_modules(remove_duplicate=False))
+        found: dict[nn.Module, list[int]] = {}
+        for place, node in enumerate(self._nodes):
+            if node.op == "call_module":
+                found.setdefault(modules[node.target], []).append(place)
+        self.places = {module: places[0] for module, places in found.items() if len(places) == 1}
+        self.end = len(self._nodes)
+        self.live: list[float] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> _Values:
+        """The values that are needed from the operation ``end`` on.
+
+        Raises:
+            TypeError: arguments that the trace has no place for.
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        parameters = self._signature.parameters
+        if any(
+            value is not parameters[name].default
+            for name, value in bound.arguments.items()
+            if _optional(parameters[name])
+        ):
+            raise TypeError("an argument differs from the default that was traced")
+        bound.apply_defaults()
+        starts = [node for node in self._nodes if node.op == "placeholder"]
+        values: _Values = dict(zip(starts, bound.arguments.values(), strict=True))
+        return self.go_on(values, 0, self.end)
+
+    def go_on(self, values: _Values, start: int, end: int) -> _Values:
+        """The values at the operation ``end`` from those at ``start``, which are used up."""
+        for node in self._nodes[start:end]:
+            if node.op != "placeholder":
+                values[node] = self._run(node, values)
+            for dead in self._interpreter.user_to_last_uses.get(node, []):
+                values.pop(dead, None)
+        return values
+
+    def look(self, values: _Values, place: int, output: bool) -> Any:
+        """The first input, or the output, of the operation at which these values are."""
+        node = self._nodes[place]
+        return self._run(node, values) if output else values[node.args[0]]
+
+    def weigh(self, values: _Values, samples: int) -> Any:
+        """Fill ``live`` on the way from the inputs to the output of the model, which is returned."""
+        constant = {node for node in self._nodes if node.op == "get_attr"}
+        for place in range(len(self._nodes)):
+            held = {
+                id(x): x.nbytes
+                for n, v in values.items()
+                if n not in constant
+                for x in leaves(v)
+                if isinstance(x, Tensor)
+            }
+            self.live.append(sum(held.values()) / samples)
+            self.go_on(values, place, place + 1)
+        return values[self._nodes[-1]]
+
+    def _run(self, node: fx.Node, values: _Values) -> Any:
+        self._interpreter.env = values
+        return self._interpreter.run_node(node)
+
+
+def _optional(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not parameter.empty
+
+
+def _walk(model: nn.Module, source: Source, few: Tensor) -> _Walk | None:
+    """The model as a walk, if a trial on a few inputs gives what the model gives; ``None`` where it does not."""
+    _, batch = next(iter(source.batches(len(few), few)))
+    batch = batch.to(device_of(model), channels_last=True)
+    expected = output_tensors(batch.run(model))
+    try:
+        walk = _Walk(model)
+        batch.run(walk)
+        walk.end = 0
+        found = output_tensors(walk.weigh(batch.run(walk), len(few)))
+    except Exception:
+        return None
+    same = len(found) == len(expected) and all(
+        a.shape == b.shape and bool(torch.allclose(a.float(), b.float(), rtol=_SAME, atol=_SAME * float(b.abs().max())))
+        for a, b in zip(found, expected, strict=True)
+    )
+    return walk if same else None

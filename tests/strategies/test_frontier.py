@@ -1,0 +1,111 @@
+"""The frontier: what is read is what a pass from the inputs gives, and every layer runs twice, not once a layer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import SmallNet, TextNet
+from lloydmax.data import unlabelled
+from lloydmax.strategy import evaluating
+from lloydmax_strategies.frontier import Frontier
+from lloydmax_strategies.tap import forward_order, read
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Adds in place, shares one layer between two places, takes an option."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 2)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        x = self.relu(self.first(x))
+        y = self.shared(x)
+        y += x
+        y = self.relu(self.shared(y)) * scale
+        return self.last(y.view(y.shape[0], y.shape[1], -1).mean(2))
+
+
+class Branching(Residual):
+    """Cannot be traced."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return super().forward(x if float(x.sum()) < 1e9 else -x, scale)
+
+
+def all_read(model: nn.Module, x: Tensor, how: str, memory: float = 1e9) -> tuple[dict[str, list[Tensor]], int]:
+    """Every output of every layer, each shifted once it is read, and how often the first layer ran."""
+    source, order, runs = unlabelled(x, model), torch.arange(len(x)), []
+    found: dict[str, list[Tensor]] = {}
+    layers = {m: n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    with evaluating(model):
+        calls = forward_order(model, list(layers), source, order[:2])
+        frontier = Frontier(model, source, order, 40, memory)
+        next(iter(calls)).register_forward_hook(lambda *_: runs.append(1))
+        for module, count in calls.items():
+            if how == "frontier":
+                outputs = frontier.read(module, output=True, calls=count)
+            else:
+                outputs = read(model, module, source, order, 40, output=True, calls=count)
+            found[layers[module]] = list(outputs)
+            bias = module.bias if module.bias is not None else module.weight
+            bias.add_(0.5)
+    return found, len(runs)
+
+
+@pytest.mark.parametrize("kind", [SmallNet, Residual, Branching])
+@pytest.mark.parametrize("memory", [1e9, 2e5, 0])
+def test_what_is_read_is_what_a_pass_gives(kind: type[nn.Module], memory: float, pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    expected, plain = all_read(copy.deepcopy(model), pictures, "read")
+    found, runs = all_read(model, pictures, "frontier", memory)
+    assert found.keys() == expected.keys()
+    for name, outputs in expected.items():
+        assert all(torch.equal(a, b) for a, b in zip(found[name], outputs, strict=True)), name
+    assert runs <= plain
+    if kind is SmallNet:
+        assert runs == {1e9: 2 * 3, 2e5: 12, 0: 5 * 3}[memory], "three batches, to read and to go on"
+
+
+def test_what_is_written_to_later_is_read_as_it_was(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model, heard = Residual().eval(), []
+    with evaluating(model):
+        hook = model.shared.register_forward_hook(lambda _, __, result: heard.append(result.clone()))
+        model(pictures)
+        hook.remove()
+        found = list(read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, output=True, calls=2))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, heard, strict=True))
+
+
+def test_arguments_that_were_not_traced_are_run_as_they_are(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model, order = Residual().eval(), torch.arange(96)
+    with evaluating(model):
+        source = unlabelled([{"x": part, "scale": 3.0} for part in pictures.split(48)], model)
+        assert Frontier(model, unlabelled(pictures, model), order, 48).traced
+        found = list(Frontier(model, source, order, 48).read(model.last))
+        expected = torch.cat([_before_last(model, part) for part in pictures.split(48)])
+    assert torch.allclose(torch.cat(found), expected, atol=1e-6)
+
+
+def _before_last(model: Residual, x: Tensor) -> Tensor:
+    heard: list[Tensor] = []
+    handle = model.last.register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    model(x, 3.0)
+    handle.remove()
+    return heard[0]
+
+
+def test_a_layer_inside_a_module_with_parameters_of_its_own(text_net: TextNet) -> None:
+    tokens = torch.randint(0, 50, (30, 7), generator=torch.Generator().manual_seed(0))
+    source, order = unlabelled(tokens, text_net), torch.arange(30)
+    with evaluating(text_net):
+        found = list(Frontier(text_net, source, order, 10).read(text_net.norm))
+        expected = list(read(text_net, text_net.norm, source, order, 10))
+    assert torch.equal(torch.cat(found), torch.cat(expected))
