@@ -163,8 +163,8 @@ PARAMETRIZATIONS = {kind.option: kind for kind in (StraightThrough, Annealed, Ro
 
 @torch.no_grad()
 def neighbours(codebook: Codebook, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of the centroids below and above each weight, in its shape; outside their range those of the two at the end,
-    of a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all.
+    """Codes of the centroids below and above each weight, in its shape; outside their range those of the two at the
+    end, of a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all.
 
     Args:
         codebook: of single weights.
