@@ -23,7 +23,7 @@ LEVELS = {
 }
 """Method -> title."""
 SAMPLES, CORRECTED = 1000, 256
-"""Inputs of the re-normalization, and of the correction of biases, which runs the network once for each layer."""
+"""Inputs of the re-normalization, and of the correction of biases."""
 MOST = 256
 """Centroids."""
 
