@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -179,12 +179,15 @@ class Recovery:
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """All models in evaluation mode; the mode of every module is restored afterwards."""
+    """All models in evaluation mode; the mode of every module is restored afterwards. With recurrent layers cuDNN is
+    off meanwhile: in this mode it gives them no gradients."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    recurrent = torch.cuda.is_available() and any(isinstance(module, nn.RNNBase) for module, _ in modes)
     try:
         for model in models:
             model.eval()
-        yield
+        with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+            yield
     finally:
         for module, training in modes:
             module.training = training

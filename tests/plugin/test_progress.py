@@ -73,7 +73,7 @@ def test_a_running_stage_tells_its_pace_the_time_left_and_its_number() -> None:
             bars.lloydmax_step("distill", index, 1000, {"loss": 0.25, "agreement": 0.5} if index == 1 else {})
             time.sleep(0.1)
 
-    assert re.search(r"distill .* \d/1,000 +\d\.\d it/s +1:\d\d left loss 0\.25  agreement 50\.0 %", drawn(stage))
+    assert re.search(r"distill .* \d/1,000 +\d+\.\d it/s +\d:\d\d left loss 0\.25  agreement 50\.0 %", drawn(stage))
 
 
 def running(run: Any, stage: str) -> list[tuple[int, int, dict[str, float]]]:

@@ -75,6 +75,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     reports = []
     for p in plan.parameters.values():
         codebook = held[p.name]
+        weight = weights[p.name].to(codebook.codes.device)
         codebook_bytes = replace(p, centroids=codebook.k).codebook_bytes(plan.recipe.storage)
         reports.append(
             LayerReport(
@@ -84,9 +85,9 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
                 granularity=p.granularity,
                 bits=codebook.bits_per_weight,
                 bytes=p.code_bytes + codebook_bytes,
-                snr=codebook.snr(weights[p.name]),
+                snr=codebook.snr(weight),
                 trained=p.name in plan.trainable,
-                weights=histogram(weights[p.name], codebook.centroids),
+                weights=histogram(weight, codebook.centroids),
                 block=codebook.block,
             )
         )
