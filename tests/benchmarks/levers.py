@@ -1,6 +1,6 @@
 """What each lever of the recipe that ``lloydmax.recipe_for`` makes is worth: the same recipe with one thing changed.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART]
 
 Parts: ``allocation`` (importances and their exponent, no recovery), ``recovery`` (options of ``distill``), each a table
 of agreement with the teacher and KL divergence on test inputs. ``--only`` runs the rows of ``recovery`` whose titles
@@ -32,6 +32,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "codes annealed": {"codes": "anneal"},
     "codes nearest or next": {"codes": "round"},
     "codes learn three times as fast": {"codes_lr": 3e-3},
+    "codes learn ten times as fast": {"codes_lr": 1e-2},
+    "codes annealed, ten times as fast": {"codes": "anneal", "codes_lr": 1e-2},
+    "codes nearest or next, ten times as fast": {"codes": "round", "codes_lr": 1e-2},
     "no features": {"features": 0.0},
     "features count once": {"features": 1.0},
     "no views": {"augment": [], "mixup": 0.0, "cutmix": 0.0},
