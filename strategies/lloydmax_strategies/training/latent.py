@@ -35,6 +35,7 @@ class StraightThrough(nn.Module):
 
     option: ClassVar[str] = "learn"
     vectors: ClassVar[bool] = True
+    from_decoded: ClassVar[bool] = True
     latent: nn.Parameter
 
     def __init__(self, weight: Tensor, holder: CodebookWeight, centroids: Tensor) -> None:
@@ -91,7 +92,7 @@ class Latents:
         kind: of the second parametrization.
 
     Raises:
-        RecoveryError: a trained codebook of vectors, and a kind that cannot have one.
+        RecoveryError: a trained codebook of vectors, or one whose original is not known, which the kind cannot have.
     """
 
     def __init__(
@@ -111,6 +112,11 @@ class Latents:
             if id(holder) not in self._learned:
                 found = weights.get(name)
                 fits = found is not None and tuple(found.shape) == holder.shape
+                if not (fits or kind.from_decoded):
+                    raise RecoveryError(
+                        f"'codes: {kind.option}' starts from the original weights, and those of {name} are not known "
+                        "here; write 'codes: learn' or 'codes: anneal'"
+                    )
                 start = found if found is not None and fits else holder.holding(centroids).dequantize()
                 through = kind(start.detach().float().to(centroids.device), holder, centroids)
                 self._learned[id(holder)] = _Learned(holder, centroids, through)

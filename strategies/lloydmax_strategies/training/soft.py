@@ -116,9 +116,11 @@ class Annealed(Soft):
 
 
 class Rounded(Soft):
-    """Shares by a rectified sigmoid, between the neighbours of the first weight, which it gives at first."""
+    """Shares by a rectified sigmoid, between the neighbours of the first weight, which it gives at first. Starting from
+    a centroid, it would stay there, where the sigmoid is cut off."""
 
     option: ClassVar[str] = "round"
+    from_decoded: ClassVar[bool] = False
 
     def __init__(self, weight: Tensor, holder: CodebookWeight, centroids: Tensor) -> None:
         super().__init__(weight, holder, centroids)
@@ -163,8 +165,8 @@ PARAMETRIZATIONS = {kind.option: kind for kind in (StraightThrough, Annealed, Ro
 
 @torch.no_grad()
 def neighbours(codebook: Codebook, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of the centroids below and above each weight, in its shape; outside their range those of the two at the
-    end, of a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all.
+    """Codes of the centroids below and above each weight, in its shape; outside their range of the two at that end, of
+    a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all.
 
     Args:
         codebook: of single weights.
