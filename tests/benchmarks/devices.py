@@ -19,7 +19,7 @@ from typing import Any
 import lloydmax
 import torch
 import torchvision
-from lloydmax import hookimpl
+from distill_step import Clock
 from lloydmax.report import environment
 from lloydmax.student import attach, finish
 from torch import nn
@@ -38,18 +38,6 @@ def seconds(run: Callable[[], Any], device: str, rounds: int = 5) -> float:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[1:])
-
-
-class Clock:
-    """Notes the time of every step of the recovery; each ends with its loss on the CPU."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    @hookimpl
-    def lloydmax_step(self, metrics: dict[str, Any]) -> None:
-        if "loss" in metrics:
-            self.times.append(time.perf_counter())
 
 
 def fits(device: str) -> dict[str, str]:

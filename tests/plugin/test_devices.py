@@ -48,6 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
     "reconstruction": {"quantize": [WIDE], "recover": [{"step": "reconstruct", "samples": 64}]},
     "alignment": {"quantize": [WIDE], "trainable": ["all"], "recover": [{"step": "align"} | FEW]},
     "folded": {"quantize": [WIDE], "recover": [{"step": "fold_batch_norm"}]},
+    "equalized": {"quantize": [WIDE], "recover": [{"step": "equalize"}]},
     "uniform": {"quantize": [{"layers": "all", "quantizer": "uniform", "bits": 4}]},
     "trained thresholds": {
         "quantize": [{"layers": ["stem", "depthwise", "head.*"], "quantizer": "uniform", "bits": 8}],

@@ -251,7 +251,7 @@ def test_on_a_gpu() -> None:
     first, second, cpu = fit(weight.cuda(), 16), fit(weight.cuda(), 16), fit(weight, 16)
     assert first.codes.is_cuda and torch.equal(first.codes, second.codes)
     assert torch.equal(first.centroids, second.centroids)
-    torch.testing.assert_close(first.centroids.cpu(), cpu.centroids, rtol=1e-3, atol=1e-4)
+    assert first.mse(weight.cuda()) <= 1.0005 * cpu.mse(weight)
 
 
 def test_one_histogram_serves_every_k_in_any_order() -> None:

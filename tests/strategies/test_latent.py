@@ -115,7 +115,10 @@ def test_the_best_state_has_the_codes_of_its_epoch(small_net: SmallNet, pictures
     assert said["agreement"] >= said["agreement_before"]
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["learn", "anneal", "round"])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path, option: str
+) -> None:
     class Killed(Exception):
         pass
 
@@ -125,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(small_net: SmallNet, pictures: T
             if step == "distill" and index == 5:
                 raise Killed
 
-    made = recipe("learn", codes_lr=2e-2)
+    made = recipe(option, codes_lr=2e-2)
     whole = lloydmax.compress(small_net, made, pictures, progress=False)
     (tmp_path / "work").mkdir()
     with pytest.raises(Killed):

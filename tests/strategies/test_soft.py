@@ -11,9 +11,10 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax import RecoveryError, demo, hookimpl
+from lloydmax import RecoveryError, demo
 from lloydmax.student import CodebookWeight
 from lloydmax_strategies.training.soft import PARAMETRIZATIONS, Rounded, Soft, neighbours
+from test_latent import last, recipe
 from torch import Tensor, nn
 
 SOFT = ("anneal", "round")
@@ -25,20 +26,6 @@ LAYOUTS = [
     ("tensor", 1, 0),
     ("channel", 2, 0),
 ]
-
-
-def recipe(codes: str, rule: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """Two bits for all layers, and a distillation."""
-    step = {"step": "distill", "epochs": 4, "batch_size": 32, "optimizer": "adam", "relative_lr": True, "codes": codes}
-    rules = [{"layers": "all", "centroids": 4, **(rule or {})}]
-    return {"version": 1, "quantize": rules, "trainable": ["all"], "recover": [step | more]}
-
-
-def last(result: lloydmax.Result) -> float:
-    """The mean squared difference from the teacher's outputs, at the end."""
-    agreement = result.report.stages[-1].agreement
-    assert agreement is not None
-    return agreement.mse
 
 
 def weights() -> Tensor:
@@ -192,30 +179,6 @@ def test_the_entropy_stays_where_bits_have_a_price(option: str) -> None:
     assert after.report.recovery[-1]["codes_changed"] > 0.01
     sizes = [result.report.bytes.file for result in (before, after)]
     assert abs(sizes[1] / sizes[0] - 1) < 0.02
-
-
-@pytest.mark.parametrize("option", SOFT)
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    small_net: SmallNet, pictures: Tensor, tmp_path: Path, option: str
-) -> None:
-    class Killed(Exception):
-        pass
-
-    class Killer:
-        @hookimpl
-        def lloydmax_step(self, step: str, index: int) -> None:
-            if step == "distill" and index == 5:
-                raise Killed
-
-    made = recipe(option, codes_lr=2e-2)
-    whole = lloydmax.compress(small_net, made, pictures, progress=False)
-    (tmp_path / "work").mkdir()
-    with pytest.raises(Killed):
-        lloydmax.compress(small_net, made, pictures, progress=False, workdir=tmp_path / "work", listeners=[Killer()])
-    again = lloydmax.compress(small_net, made, pictures, progress=False, workdir=tmp_path / "work")
-    for file, result in (("a", whole), ("b", again)):
-        result.save(tmp_path / file)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("option", SOFT)
