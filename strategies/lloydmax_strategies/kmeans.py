@@ -10,6 +10,7 @@ from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
 from lloydmax.hookspecs import hookimpl
 from torch import Tensor
 
+from lloydmax_strategies.clustering.gain import unbiased
 from lloydmax_strategies.clustering.histogram import Histogram
 from lloydmax_strategies.clustering.priced import fit_priced, rate
 from lloydmax_strategies.clustering.rows import fit_rows
@@ -36,6 +37,12 @@ class KMeans:
             ge=0,
             description="of one bit of entropy-coded codes, in squared units of the weight: the fit minimizes squared "
             "error + price x bits, with at most so many centroids; 0: no price. The recipe's bits choose it",
+        )
+
+        unbiased: bool = pydantic.Field(
+            False,
+            description="divide the centroids by what the means of their members make a weight smaller, so that errors "
+            "average out in the outputs; always done where bits have a price",
         )
 
         @pydantic.field_validator("granularity")
@@ -67,6 +74,10 @@ class KMeans:
         Raises:
             FitError: the option ``block`` does not divide the weights of an output channel.
         """
+        found = self._means(weight, importance, axis)
+        return unbiased(found, weight) if self.options.unbiased or self.options.price else found
+
+    def _means(self, weight: Tensor, importance: Tensor | None, axis: int) -> Codebook:
         k, granularity = self.options.centroids, self.options.granularity
         if weight.dim() == 0:
             granularity = "tensor"
@@ -99,13 +110,15 @@ class KMeans:
         """
         if self.options.granularity == "tensor" and self.options.block == 1 and weight.numel() > _SMALL:
             histogram = Histogram.of(weight.detach(), importance)
-            return [histogram.fit(k) for k in centroids]
+            found = [histogram.fit(k) for k in centroids]
+            return [unbiased(each, weight) for each in found] if self.options.unbiased else found
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 
-    def rate(self, weight: Tensor) -> Callable[[float], float]:
-        """How many bits a weight entropy-coded codes and their codebook cost, at a price of more than 0; one pass
-        serves all prices.
+    def rate(self, weight: Tensor) -> Callable[[float], tuple[float, float]]:
+        """What a price of more than 0 leads to: bits a weight of entropy-coded codes and their codebook, and the gain,
+        1 less the error's share of the mean square before the centroids are divided by the gain. One pass serves all
+        prices.
 
         Args:
             weight: see :meth:`fit`.

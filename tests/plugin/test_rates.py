@@ -37,17 +37,52 @@ def test_the_file_has_the_size_that_was_asked_for(bits: float, tmp_path: Path) -
     assert torch.equal(other(x), result.model(x))
 
 
-def test_the_importance_moves_bits_to_where_they_matter() -> None:
-    model, data = demo.network(), demo.silhouettes()[:64]
-    results = [
-        lloydmax.compress(model, recipe(2.5, **rule), data, progress=False) for rule in ({}, {"importance": "fisher"})
+class Unequal(nn.Module):
+    """Two layers of the same weights, the second of which hardly matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud, self.quiet = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.quiet.load_state_dict(self.loud.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first layer's outputs, and a hundredth of the second's."""
+        both: Tensor = self.loud(x) + 0.01 * self.quiet(x.flip(1))
+        return both
+
+
+@pytest.mark.parametrize("kinds", [("fisher", "fisher"), ("fisher", None), (None, "fisher")])
+def test_the_importance_moves_bits_to_where_they_matter(kinds: tuple[str | None, ...]) -> None:
+    torch.manual_seed(0)
+    model, data = Unequal(), torch.randn(64, 64)
+    rules = [
+        {"layers": [name], "centroids": 256} | ({"importance": kind} if kind else {})
+        for name, kind in zip(("loud", "quiet"), kinds, strict=True)
     ]
-    plain, weighed = (lloydmax.codebooks(result.model) for result in results)
-    gained = {name: weighed[name].entropy - plain[name].entropy for name in plain}
-    assert max(gained.values()) > 0.3 and min(gained.values()) < -0.02
-    images, labels = demo.test_set()
-    accuracies = [demo.accuracy(result.model, images[:400], labels[:400]) for result in results]
-    assert accuracies[1] > accuracies[0] + 0.01
+    results = [
+        lloydmax.compress(model, recipe(4) | {"quantize": given}, data, progress=False).model
+        for given in ([{"layers": "all", "centroids": 256}], rules)
+    ]
+    plain, weighed = (lloydmax.codebooks(result) for result in results)
+    assert abs(plain["loud.weight"].entropy - plain["quiet.weight"].entropy) < 0.05
+    if all(kinds):
+        assert weighed["loud.weight"].entropy > weighed["quiet.weight"].entropy + 2
+        errors = [float((result(data) - model(data)).detach().square().mean()) for result in results]
+        assert errors[1] < errors[0] / 4
+    else:
+        assert abs(weighed["loud.weight"].entropy - weighed["quiet.weight"].entropy) < 0.05
+
+
+def test_without_importance_large_layers_get_fewer_bits() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 64), nn.Linear(64, 16))
+    held = lloydmax.codebooks(lloydmax.compress(model, recipe(3), progress=False).model)
+    assert held["2.weight"].entropy > max(held["0.weight"].entropy, held["1.weight"].entropy) + 0.7
+
+
+def test_no_layer_loses_all_its_bits() -> None:
+    held = lloydmax.codebooks(lloydmax.compress(demo.network(), recipe(0.9), progress=False).model)
+    assert min(codebook.entropy for codebook in held.values()) > 0.2
 
 
 def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -23,23 +23,39 @@ def fitted(weight: Tensor, price: float, k: int = 64) -> lloydmax.Codebook:
     return lloydmax.fit_codebook(weight, k, price=price)
 
 
+def shrunk(weight: Tensor, price: float) -> lloydmax.Codebook:
+    """The same codes with the mean of its members as every centroid, and the price that they were chosen at."""
+    found = fitted(weight, price)
+    means = torch.stack([weight[found.codes == code].double().mean() for code in range(found.k)])
+    return lloydmax.Codebook(means.float(), found.codes, price=price)
+
+
 @pytest.mark.parametrize("count", [4000, 200_000])
 def test_every_weight_has_the_code_that_costs_least(count: int) -> None:
     weight, price = weights(count), 2e-4
-    found = fitted(weight, price)
+    found, means = fitted(weight, price), shrunk(weight, price)
     bits = -(found.member_counts().double() / count).log2()
-    cost = (weight.double()[:, None] - found.centroids.double()) ** 2 + price * bits
+    cost = (weight.double()[:, None] - means.centroids.double()) ** 2 + price * bits
     best = cost.amin(1)
     own = cost.gather(1, found.codes.long()[:, None])[:, 0]
     assert float((own - best).mean()) < 2e-3 * float(best.mean())
-    means = torch.stack([weight[found.codes == code].double().mean() for code in range(found.k)])
-    assert torch.allclose(found.centroids.double(), means, atol=1e-6)
+    exact = torch.stack([weight[found.codes == code].double().mean() for code in range(found.k)])
+    assert torch.allclose(means.centroids.double(), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("price", [1e-5, 2e-4, 2e-3])
+def test_errors_do_not_make_the_weight_smaller(price: float) -> None:
+    weight = weights(100_000).double()
+    decoded = fitted(weight.float(), price).dequantize().double()
+    assert math.isclose(float(decoded @ weight), float(weight @ weight), rel_tol=1e-5)
+    means = shrunk(weight.float(), price).dequantize().double()
+    assert float(means @ weight) < (1 - 30 * price) * float(weight @ weight)
 
 
 @pytest.mark.parametrize("price", [1e-5, 2e-4, 2e-3])
 def test_it_beats_plain_kmeans_at_the_same_entropy(price: float) -> None:
     weight = weights(200_000)
-    found = fitted(weight, price)
+    found = shrunk(weight, price)
     plain = [lloydmax.fit_codebook(weight, k) for k in range(2, 65, 4)]
     objective = [c.mse(weight) + price * c.entropy for c in (found, *plain)]
     assert objective[0] <= (1.002 if price < 1e-4 else 0.99) * min(objective[1:])
@@ -52,7 +68,10 @@ def test_a_higher_price_buys_fewer_bits_and_the_rate_tells_how_many() -> None:
     entropies = [codebook.entropy for codebook in found]
     assert entropies == sorted(entropies, reverse=True) and entropies[0] > entropies[-1] + 2
     for price, codebook in zip((1e-6, 1e-4, 1e-3, 1e-2), found, strict=True):
-        assert math.isclose(rate(price), codebook.entropy, abs_tol=0.02)
+        bits, gain = rate(price)
+        assert math.isclose(bits, codebook.entropy, abs_tol=0.02)
+        share = shrunk(weight, price).mse(weight) / float(weight.double().square().mean())
+        assert math.isclose(share, 1 - gain, rel_tol=0.03, abs_tol=1e-3)
 
 
 def test_a_ruinous_price_leaves_the_mean() -> None:
@@ -77,7 +96,7 @@ def test_the_same_weight_gives_the_same_bytes_in_any_dtype() -> None:
 
 def test_reassignment_keeps_the_price_in_mind() -> None:
     weight = weights(50_000)
-    found = fitted(weight, 5e-4)
+    found = shrunk(weight, 5e-4)
     again = found.reassigned(weight)
     assert float((again.codes != found.codes).float().mean()) < 0.01
     free = lloydmax.Codebook(found.centroids, found.codes).reassigned(weight)

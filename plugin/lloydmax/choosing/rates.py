@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -24,29 +24,57 @@ if TYPE_CHECKING:
     from lloydmax.codebook import Codebook
     from lloydmax.plan import Plan
 
-_LEAST, _MOST = 1e-12, 1e2  # prices over importance x mean square: of no consequence, and nothing but one centroid
 ROUNDS = 5
 """Sets of codebooks that are fitted at most."""
 _CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
 TEMPER = 2 / 3
 """Exponent of importance x mean square."""
+ALONE = 1 / 2
+"""Exponent of the number of a parameter's weights, where nothing else tells what it is worth."""
+_FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
+_LEAST_GAIN = 1e-3
 
 
-@dataclass(frozen=True)
 class _Layer:
-    """What a price does to one parameter.
+    """What bits do to one parameter: price, bits and damage on a grid of prices, whose points are made when needed.
 
-    Attributes:
+    Its damage is energy x the squared error over the mean square, of centroids that were divided by the gain:
+    ``1 / gain - 1``. So no price takes all bits from a layer.
+
+    Args:
         weights: their number.
-        importance: of a squared error.
-        energy: importance x mean square.
-        rate: price in squared units of the weight -> bits a weight.
+        square: their mean square.
+        energy: damage, for each weight, of an error as large as the weight.
+        tradeoff: price in squared units of the weight -> bits a weight, gain.
     """
 
-    weights: int
-    importance: float
-    energy: float
-    rate: Callable[[float], float]
+    def __init__(
+        self, weights: int, square: float, energy: float, tradeoff: Callable[[float], tuple[float, float]]
+    ) -> None:
+        self.weights, self.energy = weights, energy
+        self._square, self._tradeoff = square, tradeoff
+        self._points: dict[int, tuple[float, float]] = {}
+
+    def at(self, worth: float) -> tuple[float, float]:
+        """Price, and bits a weight, where one bit more would spare ``2 ** worth`` of damage."""
+        low, high = _FEWEST, _MOST
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._point(middle)[0] > worth else (low, middle)
+        (more, few), (less, many) = self._point(low), self._point(high)
+        along = min(max((more - worth) / (more - less), 0.0), 1.0) if more > less else 1.0
+        return self._price(low + along), few + along * (many - few)
+
+    def _price(self, halvings: float) -> float:
+        return self._square * 2 ** (-halvings / 2)
+
+    def _point(self, halvings: int) -> tuple[float, float]:
+        """What a bit is worth, as a power of two, and bits a weight."""
+        if halvings not in self._points:
+            bits, gain = self._tradeoff(self._price(halvings))
+            worth = math.log2(self.energy) - halvings / 2 - 2 * math.log2(max(gain, _LEAST_GAIN))
+            self._points[halvings] = worth, bits
+        return self._points[halvings]
 
 
 def priced(
@@ -54,11 +82,11 @@ def priced(
 ) -> Plan:
     """The plan with a price of a bit in every parameter's options, at which the file has the size of ``plan``.
 
-    Where a rule names no importance, every layer may lose the same share of its energy, its mean square. Else that
-    share counts the more the greater importance x mean square is, raised to two thirds: at few bits the damage
-    grows more slowly than the squared error from which importances are derived (an empirical choice;
-    tests/benchmarks/levers.py compares exponents). That the coder needs more than the entropy, and what codebooks
-    and header take, is learned from codebooks that are fitted on the way.
+    The damage of a parameter is the squared error over the mean square, times importance x mean square raised to two
+    thirds, summed over its weights: at few bits the damage grows more slowly than the squared error from which
+    importances are derived. Where a rule names no importance, it is times the root of the number of weights, and as
+    much as others' on average. (Both are empirical; tests/benchmarks/levers.py compares exponents.) That the coder
+    needs more than the entropy, and what codebooks and header take, is learned from codebooks fitted on the way.
 
     Args:
         model: the original.
@@ -70,7 +98,7 @@ def priced(
         BudgetError: even without any bit for codes the file would be larger.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers = {name: _layer(model, plan, name, importances.get(name)) for name in plan.parameters}
+    layers = _layers(model, plan, importances)
     wanted = _code_bits(model, plan)
     if wanted <= 0:
         raise BudgetError(
@@ -79,10 +107,9 @@ def priced(
             "parameters (embeddings, for example), or store floats as float16"
         )
     found: dict[int, Plan] = {}
-    price = sum(layer.energy for layer in layers.values()) / len(layers)
     for _ in range(ROUNDS):
-        price = _price(layers.values(), wanted, price)
-        tried = _with(plan, {name: price / layer.importance for name, layer in layers.items()})
+        worth = _worth(layers.values(), wanted)
+        tried = _with(plan, {name: layer.at(worth)[0] for name, layer in layers.items()})
         size = _file_bytes(model, tried, fitted(tried))
         found[size] = tried
         missing = plan.predicted_bytes - size
@@ -93,38 +120,38 @@ def priced(
     return found[max(within) if within else min(found)]
 
 
-def _layer(model: nn.Module, plan: Plan, name: str, importance: Tensor | None) -> _Layer:
-    p, weight = plan.parameters[name], model.get_parameter(name).detach()
-    try:
-        check_weight(weight, importance)
-    except FitError as error:
-        raise FitError(f"{name}: {error}") from None
-    square = float(weight.double().square().mean())
-    square = max(square, 1e-30)
-    energy = 1.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30) ** TEMPER
-    quantizer = plugins.make("quantizer", p.quantizer, p.options)
-    return _Layer(p.weights, energy / square, energy, quantizer.rate(weight))
+def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, _Layer]:
+    squares, energies = {}, {}
+    for name in plan.parameters:
+        weight, importance = model.get_parameter(name).detach(), importances.get(name)
+        try:
+            check_weight(weight, importance)
+        except FitError as error:
+            raise FitError(f"{name}: {error}") from None
+        squares[name] = max(float(weight.double().square().mean()), 1e-30)
+        if importance is not None:
+            energies[name] = max(float(importance.double().mean()) * squares[name], 1e-30) ** TEMPER
+    logs = [math.log(energy * plan.parameters[name].weights ** ALONE) for name, energy in energies.items()]
+    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    layers = {}
+    for name, p in plan.parameters.items():
+        tradeoff = plugins.make("quantizer", p.quantizer, p.options).rate(model.get_parameter(name).detach())
+        energy = energies.get(name, usual * p.weights**-ALONE)
+        layers[name] = _Layer(p.weights, squares[name], energy, tradeoff)
+    return layers
 
 
-def _price(layers: Collection[_Layer], bits: float, guess: float) -> float:
-    """The least price, nearly, at which all codes take at most so many bits.
-
-    At high rates a bit more costs a quarter of the price (Bennett 1948), which gives the next guess within the bracket.
-    """
-    weights = sum(layer.weights for layer in layers)
-    low = math.log(_LEAST * min(layer.energy for layer in layers))
-    high = math.log(_MOST * max(layer.energy for layer in layers))
-    at = math.log(guess)
+def _worth(layers: Collection[_Layer], bits: float) -> float:
+    """What a bit is worth, as a power of two, where all codes take at most so many bits, nearly as many."""
+    low = math.log2(min(layer.energy for layer in layers)) - _MOST / 2
+    high = math.log2(max(layer.energy for layer in layers)) - _FEWEST / 2 - 2 * math.log2(_LEAST_GAIN)
     while high - low > _EXACT:
-        price = math.exp(at)
-        excess = sum(layer.weights * layer.rate(price / layer.importance) for layer in layers) - bits
+        worth = (low + high) / 2
+        excess = sum(layer.weights * layer.at(worth)[1] for layer in layers) - bits
         if -_EXACT * bits <= excess <= 0:
-            return price
-        low, high = (at, high) if excess > 0 else (low, at)
-        at += math.log(4) * excess / weights
-        if not low < at < high:
-            at = (low + high) / 2
-    return math.exp(high)
+            return worth
+        low, high = (worth, high) if excess > 0 else (low, worth)
+    return high
 
 
 def _with(plan: Plan, prices: Mapping[str, float]) -> Plan:

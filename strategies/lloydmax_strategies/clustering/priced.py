@@ -29,14 +29,16 @@ class Priced:
     """A codebook and what it costs.
 
     Attributes:
-        centroids: float64 ``(k,)``, ascending.
+        centroids: float64 ``(k,)``, ascending, the means of their members.
         thresholds: float64 ``(k - 1,)``; a weight above ``thresholds[j]`` belongs to a centroid beyond j.
         bits: entropy of the codes and the codebook itself, in bits a weight.
+        gain: mean of weight times centroid over the mean square of the weights.
     """
 
     centroids: Floats
     thresholds: Floats
     bits: float
+    gain: float
 
 
 def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
@@ -66,10 +68,15 @@ def unpriced(points: Points, k: int) -> Floats:
     return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
 
 
-def rate(points: Points, k: int) -> Callable[[float], float]:
-    """The entropy of the codes and the codebook itself, nearly, in bits a weight, at any price of more than 0."""
+def rate(points: Points, k: int) -> Callable[[float], tuple[float, float]]:
+    """What :class:`Priced` calls bits and gain, nearly, at any price of more than 0."""
     start = functools.cache(lambda: unpriced(points, k))
-    return lambda price: solve(points, k, price, start, _FEW).bits
+
+    def at(price: float) -> tuple[float, float]:
+        found = solve(points, k, price, start, _FEW)
+        return found.bits, found.gain
+
+    return at
 
 
 def solve(
@@ -108,7 +115,9 @@ def solve(
         if settled:
             break
     kept, limits = envelope(centroids, bits, price)
-    return Priced(centroids[kept], limits, float((mass * bits).sum() / everything))
+    energy = float((points.mass * np.square(points.middle)).sum())
+    gain = float((mass * centroids**2).sum()) / energy if energy else 1.0
+    return Priced(centroids[kept], limits, float((mass * bits).sum() / everything), gain)
 
 
 def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:

@@ -19,6 +19,8 @@ from lloydmax.errors import RecoveryError
 from lloydmax.student import CodebookWeight, attached
 from torch import Tensor, nn
 
+from lloydmax_strategies.clustering.gain import suited
+
 _GAIN = 1.0
 _LEAST = 0.01
 
@@ -117,12 +119,13 @@ class Latents:
                         f"'codes: {kind.option}' starts from the original weights, and those of {name} are not known "
                         "here; write 'codes: learn' or 'codes: anneal'"
                     )
-                start = found if found is not None and fits else holder.holding(centroids).dequantize()
-                through = kind(start.detach().float().to(centroids.device), holder, centroids)
+                held = holder.holding(centroids)
+                start = suited(held, found.to(centroids.device)) if found is not None and fits else held.dequantize()
+                through = kind(start.detach().float(), holder, centroids)
                 self._learned[id(holder)] = _Learned(holder, centroids, through)
-            held: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
-            held.append(self._learned[id(holder)].through)
-            self._lists.append(held)
+            kept: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
+            kept.append(self._learned[id(holder)].through)
+            self._lists.append(kept)
         if not self._learned:
             warnings.warn(
                 f"'codes: {kind.option}' changes nothing: no codebook of the student is trained; write "

@@ -12,8 +12,7 @@ SHOWN = {"agreement": "agreement with the original, %", "accuracy": "accuracy, %
 """Figure -> label of its axis."""
 STYLES = {
     "lloydmax": ("#9ec5e8", "o", "-"),
-    "lloydmax-channel": ("#5aa0d6", "s", "-"),
-    "lloydmax-renormalize": ("#2471b5", "D", "-"),
+    "lloydmax-renormalize": ("#4292c6", "D", "-"),
     "lloydmax-full": ("#08306b", "o", "-"),
     "coremltools-tensor": ("#fdae6b", "o", "--"),
     "coremltools-group": ("#f07818", "s", "--"),

@@ -1,0 +1,64 @@
+"""Codebooks whose errors do not make a weight smaller.
+
+A codebook whose centroids are the means of their members decodes to ``gain * weight`` and an error that has nothing to
+do with the weight (Bussgang 1952), where the gain is 1 less the relative squared error. Errors average out in the sums
+of a layer; gains do not, and those of all layers multiply. Centroids over the gain leave nothing but errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from lloydmax.codebook import Codebook, channels_per_codebook
+from torch import Tensor
+
+_LEAST = 0.1
+
+
+def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
+    """The same codes, and the centroids of each codebook over its gain, the sum of decoded weight x weight over that of
+    the weight's squares, at least 0.1; the price of a bit over its square. A single centroid stays.
+
+    Args:
+        codebook: centroids are the means of their members.
+        weight: what it was fitted to, in its shape.
+    """
+    if codebook.k == 1:
+        return codebook
+    decoded, exact = codebook.dequantize().double(), weight.detach().double()
+    gain = _sums(codebook, decoded * exact) / _sums(codebook, exact.square()).clamp(min=1e-300)
+    gain = torch.where(gain > 0, gain.clamp(min=_LEAST), 1.0)
+    each = gain.view(-1, *[1] * (codebook.centroids.dim() - 1)) if len(gain) > 1 else gain
+    return replace(
+        codebook,
+        centroids=(codebook.centroids.double() / each).to(codebook.centroids.dtype),
+        price=codebook.price / float(gain[0]) ** 2,
+    )
+
+
+def suited(codebook: Codebook, weight: Tensor) -> Tensor:
+    """The weight that suits the centroids: over the gain of each codebook that has been made unbiased, as it is where
+    centroids are means (whose product with the weight is that with themselves); float32.
+
+    Args:
+        codebook: of the weight.
+        weight: in its shape.
+    """
+    decoded, exact = codebook.dequantize().double(), weight.detach().double()
+    common, own = _sums(codebook, decoded * exact), _sums(codebook, decoded.square())
+    stretch = torch.where(common > 0, own / common, 1.0)
+    channels = channels_per_codebook(codebook.granularity)
+    if channels is not None:
+        stretch = stretch.repeat_interleave(channels)[: weight.shape[codebook.axis]]
+        stretch = stretch.view([-1 if axis == codebook.axis else 1 for axis in range(weight.dim())])
+    return (exact * stretch).float()
+
+
+def _sums(codebook: Codebook, values: Tensor) -> Tensor:
+    """Of the values of each codebook, ``(codebooks,)``."""
+    channels = channels_per_codebook(codebook.granularity)
+    if channels is None:
+        return values.sum().view(1)
+    sums = values.movedim(codebook.axis, 0).flatten(1).sum(1)
+    return torch.stack([part.sum() for part in sums.split(channels)])
