@@ -14,24 +14,29 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lloydmax
 from lloydmax.choosing import rates
 from lloydmax.data import unlabelled
 from lloydmax.outputs import Yardstick
 from lloydmax.report import environment
+from lloydmax_strategies import kmeans
 from published import teachers
 from size.networks import Network, Prepared, networks
 from size.ours import Batches
 
-EXPONENTS = (0.0, 1 / 3, 2 / 3, 1.0)
-AS_IS, BEFORE = "as recipe_for makes it", "reconstruct before it"
+EXPONENTS = (1 / 3, 2 / 3, 1.0)
+AS_IS, BEFORE, MEANS = "as recipe_for makes it", "reconstruct before it", "centroids that are means"
 VARIANTS: dict[str, dict[str, Any]] = {
     AS_IS: {},
     BEFORE: {},
+    MEANS: {},
     "codes fixed": {"codes": "fixed"},
     "codes annealed": {"codes": "anneal"},
     "codes nearest or next": {"codes": "round"},
@@ -84,17 +89,20 @@ class Levers:
         print(f"| {title} | {share} | {found.kl or found.mse:.4f} | {bits:.3f} | {seconds:.0f} |", flush=True)
 
     def allocation(self) -> None:
-        """Importances and their exponent."""
-        plain = copy.deepcopy(self.recipe) | {"recover": []}
-        for kind in ("fisher", "inputs"):
-            rules = [rule | {"importance": kind} for rule in plain["quantize"]]
+        """Importances and their exponent, and centroids as they come out of k-means."""
+        rules = {
+            kind: [rule | {"importance": kind} for rule in self.recipe["quantize"]]
+            for kind in (None, "fisher", "inputs")
+        }
+        plain = self.recipe | {"recover": []}
+        for kind in rules:
             for exponent in EXPONENTS if kind == "fisher" else (rates.TEMPER,):
-                before, rates.TEMPER = rates.TEMPER, exponent
-                try:
-                    title = f"{kind}, exponent {exponent:.2f}" if exponent else "the same share of every layer's energy"
-                    self.row(title, plain | {"quantize": rules})
-                finally:
-                    rates.TEMPER = before
+                title = f"{kind}, exponent {exponent:.2f}" if kind else "no importance"
+                with patch.object(rates, "TEMPER", exponent):
+                    self.row(title, plain | {"quantize": rules[kind]})
+        with self._means():
+            self.row("no importance, centroids that are means", plain | {"quantize": rules[None]})
+            self.row("fisher, centroids that are means", plain | {"quantize": rules["fisher"]})
 
     def recovery(self) -> None:
         """Options of the training."""
@@ -102,7 +110,15 @@ class Levers:
         (step,) = self.recipe["recover"]
         for title, options in VARIANTS.items():
             before = [{"step": "reconstruct", "samples": 256}] if title == BEFORE else []
-            self.row(title, self.recipe | {"recover": [*before, step | {"steps": self.steps} | options]})
+            with self._means() if title == MEANS else nullcontext():
+                self.row(title, self.recipe | {"recover": [*before, step | {"steps": self.steps} | options]})
+
+    @contextmanager
+    def _means(self) -> Iterator[None]:
+        """Centroids as k-means finds them, not over their gain."""
+        as_found = patch.object(kmeans, "unbiased", lambda codebook, weight: codebook)
+        with as_found, patch.object(self, "cache", lloydmax.Cache()):
+            yield
 
 
 def main() -> None:

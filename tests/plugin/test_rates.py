@@ -77,7 +77,7 @@ def test_without_importance_large_layers_get_fewer_bits() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 64), nn.Linear(64, 16))
     held = lloydmax.codebooks(lloydmax.compress(model, recipe(3), progress=False).model)
-    assert held["2.weight"].entropy > max(held["0.weight"].entropy, held["1.weight"].entropy) + 0.7
+    assert held["2.weight"].entropy > max(held["0.weight"].entropy, held["1.weight"].entropy) + 1.5
 
 
 def test_no_layer_loses_all_its_bits() -> None:

@@ -29,8 +29,6 @@ ROUNDS = 5
 _CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
 TEMPER = 2 / 3
 """Exponent of importance x mean square."""
-ALONE = 1 / 2
-"""Exponent of the number of a parameter's weights, where nothing else tells what it is worth."""
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
 
@@ -84,9 +82,9 @@ def priced(
 
     The damage of a parameter is the squared error over the mean square, times importance x mean square raised to two
     thirds, summed over its weights: at few bits the damage grows more slowly than the squared error from which
-    importances are derived. Where a rule names no importance, it is times the root of the number of weights, and as
-    much as others' on average. (Both are empirical; tests/benchmarks/levers.py compares exponents.) That the coder
-    needs more than the entropy, and what codebooks and header take, is learned from codebooks fitted on the way.
+    importances are derived (an empirical choice; tests/benchmarks/levers.py compares exponents). Parameters whose rules
+    name no importance count alike, each as a whole, and as others do on average. That the coder needs more than the
+    entropy, and what codebooks and header take, is learned from codebooks that are fitted on the way.
 
     Args:
         model: the original.
@@ -131,12 +129,12 @@ def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> 
         squares[name] = max(float(weight.double().square().mean()), 1e-30)
         if importance is not None:
             energies[name] = max(float(importance.double().mean()) * squares[name], 1e-30) ** TEMPER
-    logs = [math.log(energy * plan.parameters[name].weights ** ALONE) for name, energy in energies.items()]
+    logs = [math.log(energy * plan.parameters[name].weights) for name, energy in energies.items()]
     usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
     layers = {}
     for name, p in plan.parameters.items():
         tradeoff = plugins.make("quantizer", p.quantizer, p.options).rate(model.get_parameter(name).detach())
-        energy = energies.get(name, usual * p.weights**-ALONE)
+        energy = energies.get(name, usual / p.weights)
         layers[name] = _Layer(p.weights, squares[name], energy, tradeoff)
     return layers
 
