@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART]
 
-Parts: ``allocation`` (importances and their exponent, no recovery), ``recovery`` (options of ``distill``, and another
-step before it), each a table of agreement with the teacher and KL divergence on test inputs, or, with ``--held-out``,
-on a fifth of the unlabelled inputs that recovery does not get: whoever chooses by these figures has not seen the test.
+Parts: ``allocation`` (importances and their exponent, no recovery), ``plain`` (k-means without data), ``recovery``
+(options of ``distill``, and another step before it), each a table of agreement with the teacher and KL divergence on
+test inputs, or, with ``--held-out``, on a fifth of the unlabelled inputs that recovery does not get: whoever chooses by
+these figures has not seen the test.
 ``--only`` runs the rows whose titles match. Networks and inputs are those of ``accuracy_at_size.py``, with its
 ``--folder``.
 """
@@ -104,6 +105,15 @@ class Levers:
             self.row("no importance, centroids that are means", plain | {"quantize": rules[None]})
             self.row("fisher, centroids that are means", plain | {"quantize": rules["fisher"]})
 
+    def plain(self) -> None:
+        """k-means by itself, no data, with and without the option ``unbiased``."""
+        for granularity in ("tensor", "channel"):
+            for centroids in (3, 4, 8, 16):
+                for unbiased in (False, True):
+                    rule = {"layers": "all", "granularity": granularity, "centroids": centroids, "unbiased": unbiased}
+                    title = f"{centroids} centroids a {granularity}, {'unbiased' if unbiased else 'means'}"
+                    self.row(title, {"version": 1, "quantize": [rule], "storage": self.recipe["storage"]})
+
     def recovery(self) -> None:
         """Options of the training."""
         self.row("no recovery", self.recipe | {"recover": []})
@@ -124,7 +134,7 @@ class Levers:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["allocation", "recovery"], metavar="PART")
+    parser.add_argument("parts", nargs="*", default=["allocation", "plain", "recovery"], metavar="PART")
     parser.add_argument("--network", default="fashion-demo")
     parser.add_argument("--bits", type=float, default=2.3)
     parser.add_argument("--steps", type=int, default=60)
@@ -141,7 +151,7 @@ def main() -> None:
     levers = Levers(network, arguments)
     for part in arguments.parts:
         print(f"\n| {part} | agreement | KL | bits a weight | seconds |\n|---|---|---|---|---|", flush=True)
-        {"allocation": levers.allocation, "recovery": levers.recovery}[part]()
+        {"allocation": levers.allocation, "plain": levers.plain, "recovery": levers.recovery}[part]()
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ def _machine(results: Sequence[Result]) -> str:
 
 
 def _overview(results: Sequence[Result]) -> str:
-    """Accuracy with labels, else agreement or cosine."""
+    """Agreement or cosine."""
     shown = [result["figures"] for result in results if "figures" in result]
-    name = next((name for name in ("cosine", "accuracy") if any(name in figures for figures in shown)), "agreement")
+    name = "cosine" if any("cosine" in figures for figures in shown) else "agreement"
     _, form, scale = COLUMNS[name]
     sizes, cells = _sizes(results), _cells(results)
     rows = []
