@@ -115,7 +115,7 @@ def test_the_best_state_has_the_codes_of_its_epoch(small_net: SmallNet, pictures
     assert said["agreement"] >= said["agreement_before"]
 
 
-@pytest.mark.parametrize("option", ["learn", "anneal", "round"])
+@pytest.mark.parametrize("option", ["learn", "anneal"])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     small_net: SmallNet, pictures: Tensor, tmp_path: Path, option: str
 ) -> None:

@@ -13,11 +13,10 @@ import torch
 from conftest import SmallNet
 from lloydmax import RecoveryError, demo
 from lloydmax.student import CodebookWeight
-from lloydmax_strategies.training.soft import PARAMETRIZATIONS, Rounded, Soft, neighbours
+from lloydmax_strategies.training.soft import Annealed, neighbours
 from test_latent import last, recipe
 from torch import Tensor, nn
 
-SOFT = ("anneal", "round")
 LAYOUTS = [
     ("tensor", 4, 0),
     ("channel", 4, 0),
@@ -42,12 +41,10 @@ def fitted(granularity: str, k: int, axis: int) -> lloydmax.Codebook:
     return lloydmax.Codebook(centroids, codes, granularity, axis).reassigned(weights())
 
 
-def held(codebook: lloydmax.Codebook, option: str) -> tuple[CodebookWeight, nn.Parameter, Soft]:
+def held(codebook: lloydmax.Codebook) -> tuple[CodebookWeight, nn.Parameter, Annealed]:
     """The two parametrizations of a weight, and the centroids."""
     holder, centroids = CodebookWeight(codebook), nn.Parameter(codebook.centroids.clone())
-    through = PARAMETRIZATIONS[option](weights(), holder, centroids)
-    assert isinstance(through, Soft)
-    return holder, centroids, through
+    return holder, centroids, Annealed(weights(), holder, centroids)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -66,32 +63,27 @@ def test_the_neighbours_enclose_the_weight(layout: tuple[str, int, int]) -> None
     assert bool(enclosed.any()) or table.shape[1] == 1
 
 
-@pytest.mark.parametrize("option", SOFT)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_hard_choice_is_the_nearest_centroid(layout: tuple[str, int, int], option: str) -> None:
+def test_the_hard_choice_is_the_nearest_centroid(layout: tuple[str, int, int]) -> None:
     codebook = fitted(*layout)
-    _, _, through = held(codebook, option)
+    _, _, through = held(codebook)
     with torch.no_grad():
         assert torch.equal(through.chosen(codebook).codes, codebook.codes)
 
 
 def test_the_annealed_choice_is_the_cheapest_where_bits_have_a_price() -> None:
     codebook = lloydmax.fit_codebook(weights(), 32, price=0.02)
-    _, _, through = held(codebook, "anneal")
+    _, _, through = held(codebook)
     with torch.no_grad():
         chosen = through.chosen(codebook)
     plain = replace(codebook, price=0.0).reassigned(weights())
     assert torch.equal(chosen.codes, codebook.reassigned(weights()).codes)
     assert not torch.equal(chosen.codes, plain.codes)
-    _, _, through = held(codebook, "round")
-    with torch.no_grad():
-        rounded = through.chosen(codebook)
-    assert float((rounded.codes != chosen.codes).float().mean()) < 0.01
 
 
 def test_the_annealed_mixture_is_the_softmax_of_the_squared_distances() -> None:
     codebook = fitted("tensor", 2, 0)
-    holder, centroids, through = held(codebook, "anneal")
+    holder, centroids, through = held(codebook)
     low, high = codebook.centroids.sort().values
     distances = (weights()[..., None] - torch.stack([low, high])).square() / (0.5 * (high - low) ** 2)
     wanted = (torch.softmax(-distances, -1) * torch.stack([low, high])).sum(-1)
@@ -101,7 +93,7 @@ def test_the_annealed_mixture_is_the_softmax_of_the_squared_distances() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_annealing_ends_at_the_hard_weight(layout: tuple[str, int, int]) -> None:
     codebook = fitted(*layout)
-    holder, centroids, through = held(codebook, "anneal")
+    holder, centroids, through = held(codebook)
     apart = []
     for progress in (0.0, 0.3, 0.6, 0.849, 0.85):
         through.begin_step(progress)
@@ -113,19 +105,10 @@ def test_annealing_ends_at_the_hard_weight(layout: tuple[str, int, int]) -> None
         assert torch.equal(through(holder(centroids)), codebook.dequantize())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_rounding_starts_from_the_original_weight(layout: tuple[str, int, int]) -> None:
-    codebook = fitted(*layout)
-    holder, centroids, through = held(codebook, "round")
-    low, high = (replace(codebook, codes=codes).dequantize() for codes in (through.lower, through.upper))
-    assert torch.allclose(through(holder(centroids)), weights().clamp(low, high), atol=1e-5)
-
-
-@pytest.mark.parametrize("option", SOFT)
 @pytest.mark.parametrize("layout", LAYOUTS[:4], ids=str)
-def test_gradients_reach_latent_weights_and_centroids(layout: tuple[str, int, int], option: str) -> None:
+def test_gradients_reach_latent_weights_and_centroids(layout: tuple[str, int, int]) -> None:
     codebook = fitted(*layout)
-    holder, centroids, through = held(codebook, option)
+    holder, centroids, through = held(codebook)
     slope = torch.randn(weights().shape, generator=torch.Generator().manual_seed(4))
     (through(holder(centroids)) * slope).sum().backward()
     assert through.latent.grad is not None and centroids.grad is not None
@@ -138,29 +121,11 @@ def test_gradients_reach_latent_weights_and_centroids(layout: tuple[str, int, in
     assert 0.2 < float(centroids.grad.norm() / plain.grad.norm()) < 5
 
 
-def test_the_regularizer_pushes_to_the_nearer_end_and_as_hard_as_the_loss() -> None:
-    holder, centroids, through = held(fitted("tensor", 4, 0), "round")
-    assert isinstance(through, Rounded)
-    through(holder(centroids)).square().sum().backward()
-    assert through.latent.grad is not None
-    before = through.latent.grad.clone()
-    through.begin_step(0.0)
-    through.after_backward()
-    assert torch.equal(through.latent.grad, before)
-    through.begin_step(0.8)
-    through.after_backward()
-    push = through.latent.grad - before
-    assert torch.isclose(push.norm(), before.norm() * through.hardness, rtol=1e-3)
-    above = through.weight > through.limit
-    assert bool((push[above] <= 0).all()) and bool((push[~above] >= 0).all())
-
-
-@pytest.mark.parametrize("option", SOFT)
 @pytest.mark.parametrize("rule", [{}, {"granularity": "channel"}, {"granularity": "group:3"}], ids=str)
 def test_the_outputs_come_closer_and_the_file_holds_them(
-    small_net: SmallNet, pictures: Tensor, tmp_path: Path, option: str, rule: dict[str, Any]
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path, rule: dict[str, Any]
 ) -> None:
-    made = recipe(option, rule, codes_lr=3e-2, epochs=20, held_out=0.0)
+    made = recipe("anneal", rule, codes_lr=3e-2, epochs=20, held_out=0.0)
     before = lloydmax.compress(small_net, made | {"recover": []}, pictures, progress=False)
     result = lloydmax.compress(small_net, made, pictures, progress=False)
     assert last(result) < 0.7 * last(before)
@@ -169,10 +134,9 @@ def test_the_outputs_come_closer_and_the_file_holds_them(
     assert torch.equal(lloydmax.load(tmp_path / "a", copy.deepcopy(small_net))(pictures), result.model(pictures))
 
 
-@pytest.mark.parametrize("option", SOFT)
-def test_the_entropy_stays_where_bits_have_a_price(option: str) -> None:
+def test_the_entropy_stays_where_bits_have_a_price() -> None:
     model, data = demo.network(), demo.silhouettes()[:96]
-    made = recipe(option, {"centroids": 64}, epochs=4, codes_lr=1e-2, held_out=0.0)
+    made = recipe("anneal", {"centroids": 64}, epochs=4, codes_lr=2e-2, held_out=0.0)
     made |= {"bits": 2.5, "storage": {"floats": "float16", "codes": "entropy"}}
     before = lloydmax.compress(model, made | {"recover": []}, data, progress=False)
     after = lloydmax.compress(model, made, data, progress=False)
@@ -181,10 +145,9 @@ def test_the_entropy_stays_where_bits_have_a_price(option: str) -> None:
     assert abs(sizes[1] / sizes[0] - 1) < 0.02
 
 
-@pytest.mark.parametrize("option", SOFT)
-def test_vectors_are_refused(small_net: SmallNet, pictures: Tensor, option: str) -> None:
-    made = recipe(option, {"layers": ["padded", "head.*"], "block": 2, "centroids": 16})
-    with pytest.raises(RecoveryError, match=f"'codes: {option}' needs codebooks of single weights, and padded.weight"):
+def test_vectors_are_refused(small_net: SmallNet, pictures: Tensor) -> None:
+    made = recipe("anneal", {"layers": ["padded", "head.*"], "block": 2, "centroids": 16})
+    with pytest.raises(RecoveryError, match="'codes: anneal' needs codebooks of single weights, and padded.weight"):
         lloydmax.compress(small_net, made, pictures, progress=False)
 
 
@@ -195,5 +158,3 @@ def test_without_an_original_annealing_starts_from_the_decoded_weights(pictures:
         lloydmax.student.attach(student, name, lloydmax.fit_codebook(student.get_parameter(name), 4))
     found = lloydmax.distill(student, model, pictures, codes="anneal", codes_lr=5e-2, epochs=6, batch_size=16)
     assert found["codes_changed"] > 0
-    with pytest.raises(RecoveryError, match="'codes: round' starts from the original weights, and those of 1.weight"):
-        lloydmax.distill(student, model, pictures, codes="round", epochs=1)

@@ -37,7 +37,6 @@ class StraightThrough(nn.Module):
 
     option: ClassVar[str] = "learn"
     vectors: ClassVar[bool] = True
-    from_decoded: ClassVar[bool] = True
     latent: nn.Parameter
 
     def __init__(self, weight: Tensor, holder: CodebookWeight, centroids: Tensor) -> None:
@@ -68,9 +67,6 @@ class StraightThrough(nn.Module):
     def begin_step(self, progress: float) -> None:
         """Called before each step, with the share of the steps that are done."""
 
-    def after_backward(self) -> None:
-        """Called when the gradients of a step are there."""
-
     def chosen(self, codebook: Codebook) -> Codebook:
         """The codebook with the codes that the latent weight chooses now; no gradient."""
         return codebook.reassigned(self.weight)
@@ -94,7 +90,7 @@ class Latents:
         kind: of the second parametrization.
 
     Raises:
-        RecoveryError: a trained codebook of vectors, or one whose original is not known, which the kind cannot have.
+        RecoveryError: a trained codebook of vectors, which the kind cannot have.
     """
 
     def __init__(
@@ -114,11 +110,6 @@ class Latents:
             if id(holder) not in self._learned:
                 found = weights.get(name)
                 fits = found is not None and tuple(found.shape) == holder.shape
-                if not (fits or kind.from_decoded):
-                    raise RecoveryError(
-                        f"'codes: {kind.option}' starts from the original weights, and those of {name} are not known "
-                        "here; write 'codes: learn' or 'codes: anneal'"
-                    )
                 held = holder.holding(centroids)
                 start = suited(held, found.to(centroids.device)) if found is not None and fits else held.dequantize()
                 through = kind(start.detach().float(), holder, centroids)
@@ -154,11 +145,6 @@ class Latents:
         """Called before each step, with the share of the steps that are done."""
         for each in self._learned.values():
             each.through.begin_step(progress)
-
-    def after_backward(self) -> None:
-        """Called when the gradients of a step are there."""
-        for each in self._learned.values():
-            each.through.after_backward()
 
     @torch.no_grad()
     def choose(self) -> None:

@@ -20,11 +20,11 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax_strategies.training.latent import Latents
+from lloydmax_strategies.training.latent import Latents, StraightThrough
 from lloydmax_strategies.training.mimic import Mimic
 from lloydmax_strategies.training.precision import depthwise_in_float32, prefers_bfloat16
 from lloydmax_strategies.training.rates import learning_rates
-from lloydmax_strategies.training.soft import PARAMETRIZATIONS
+from lloydmax_strategies.training.soft import Annealed
 from lloydmax_strategies.training.views import ViewOptions, Views
 from lloydmax_strategies.training.weighting import WeightingOptions
 
@@ -45,8 +45,7 @@ class TrainingOptions(ViewOptions, WeightingOptions):
             fit, which learn by the straight-through estimator and choose their codes again after every step; where the
             recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is. ``anneal``:
             the same, but for 85 % of the steps the network computes with mixtures of the two centroids next to each
-            latent weight, which harden (Cho et al. 2022, DKM). ``round``: with mixtures of the two next to the original
-            weight only, and a regularizer that hardens them (Nagel et al. 2020, AdaRound). Neither takes vectors.
+            latent weight, which harden (Cho et al. 2022, DKM); not for vectors.
         codes_lr: peak learning rate of the latent weights, in units of the rms of each output channel.
         epochs: passes over the data.
         steps: optimizer steps, instead of ``epochs``.
@@ -76,7 +75,7 @@ class TrainingOptions(ViewOptions, WeightingOptions):
     temperature: PositiveFloat = 1.0
     output: str | int | None = None
     features: NonNegativeFloat = 0.0
-    codes: Literal["fixed", "learn", "anneal", "round"] = "fixed"
+    codes: Literal["fixed", "learn", "anneal"] = "fixed"
     codes_lr: PositiveFloat = 2e-3
     epochs: PositiveInt = 10
     steps: PositiveInt | None = None
@@ -134,7 +133,8 @@ class Training:
         groups = learning_rates(recovery.student, self.parameters, options.lr, options.relative_lr)
         self.latents: Latents | None = None
         if options.codes != "fixed":
-            self.latents = Latents(recovery.student, recovery.original, PARAMETRIZATIONS[options.codes])
+            kind = Annealed if options.codes == "anneal" else StraightThrough
+            self.latents = Latents(recovery.student, recovery.original, kind)
             self.parameters = [*self.parameters, *self.latents.parameters]
             groups.append({"params": self.latents.parameters, "lr": options.codes_lr})
         self.optimizer = _optimizer(options, groups)
@@ -260,8 +260,6 @@ class Training:
         if _finite(told):
             self.optimizer.zero_grad(set_to_none=True)
             reduce(add, parts.values()).backward()
-            if self.latents is not None:
-                self.latents.after_backward()
             if self.options.clip is not None:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
             self.optimizer.step()
