@@ -33,10 +33,14 @@ from size.networks import Network, Prepared, networks
 from size.ours import Batches
 
 EXPONENTS = (1 / 3, 2 / 3, 1.0)
-AS_IS, BEFORE, MEANS = "as recipe_for makes it", "reconstruct before it", "centroids that are means"
+MEANS = "centroids that are means"
+BEFORE: dict[str, dict[str, Any]] = {
+    "reconstruct before it": {"step": "reconstruct", "samples": 256},
+    "re-normalization before it": {"step": "renormalize", "mode": "fast", "relative": True},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
-    AS_IS: {},
-    BEFORE: {},
+    "as recipe_for makes it": {},
+    **{title: {} for title in BEFORE},
     MEANS: {},
     "codes fixed": {"codes": "fixed"},
     "codes annealed": {"codes": "anneal"},
@@ -117,7 +121,7 @@ class Levers:
         self.row("no recovery", self.recipe | {"recover": []})
         (step,) = self.recipe["recover"]
         for title, options in VARIANTS.items():
-            before = [{"step": "reconstruct", "samples": 256}] if title == BEFORE else []
+            before = [BEFORE[title]] if title in BEFORE else []
             with self._means() if title == MEANS else nullcontext():
                 self.row(title, self.recipe | {"recover": [*before, step | {"steps": self.steps} | options]})
 
