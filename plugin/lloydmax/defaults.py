@@ -30,14 +30,14 @@ _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout"
 def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: float = 1.0) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
-    weighed by the Fisher information of the teacher's outputs, and then codes, centroids and all that is left learn to
-    give these outputs, and those of every block, on random views.
+    weighed by the Fisher information of the teacher's outputs, batch norms are re-normalized, and then codes, centroids
+    and all that is left learn to give these outputs, and those of every block, on random views.
 
     Args:
         model: the teacher; not changed.
         bits: size of the whole file, in bits for each parameter of the model.
         data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
-        effort: times the usual number of steps, 300 of 32 inputs; 0: no training, but batch norms are re-normalized.
+        effort: times the usual number of steps, 300 of 32 inputs; 0: no training.
 
     Raises:
         RecipeError: ``effort`` is negative, or the model has no parameters to compress. DataError: unusable data.
@@ -53,10 +53,9 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
     if source is not None:
         rules = [rule | {"importance": "fisher"} for rule in rules]
         norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+        steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
         if effort:
-            steps = [_training(model, source, max(1, round(_STEPS * effort)))]
-        elif norms:
-            steps = [{"step": "renormalize", "mode": "fast", "relative": True}]
+            steps.append(_training(model, source, max(1, round(_STEPS * effort))))
     recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
     return Recipe.load(recipe | {"storage": _STORAGE})
 

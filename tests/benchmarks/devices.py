@@ -56,7 +56,7 @@ def recovery(device: str, steps: int) -> dict[str, str]:
     model = torchvision.models.mobilenet_v2(weights=None).eval().to(device)
     data = torch.randn(4 * BATCH, 3, 224, 224)
     recipe = lloydmax.recipe_for(model, 4, data).data()
-    step = {**recipe["recover"][0], "steps": steps + 2, "held_out": 0.0}
+    step = {**recipe["recover"][-1], "steps": steps + 2, "held_out": 0.0}
     quick = {"quantize": [rule | {"importance": None} for rule in recipe["quantize"]], "recover": [step]}
     clock = Clock()
     lloydmax.compress(model, recipe | quick, data, listeners=[clock], progress=False)

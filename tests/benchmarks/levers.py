@@ -33,14 +33,11 @@ from size.networks import Network, Prepared, networks
 from size.ours import Batches
 
 EXPONENTS = (1 / 3, 2 / 3, 1.0)
-MEANS = "centroids that are means"
-BEFORE: dict[str, dict[str, Any]] = {
-    "reconstruct before it": {"step": "reconstruct", "samples": 256},
-    "re-normalization before it": {"step": "renormalize", "mode": "fast", "relative": True},
-}
+MEANS, RECONSTRUCTED, ALONE = "centroids that are means", "reconstruct before it", "no other step before it"
 VARIANTS: dict[str, dict[str, Any]] = {
     "as recipe_for makes it": {},
-    **{title: {} for title in BEFORE},
+    RECONSTRUCTED: {},
+    ALONE: {},
     MEANS: {},
     "codes fixed": {"codes": "fixed"},
     "codes annealed": {"codes": "anneal"},
@@ -119,9 +116,11 @@ class Levers:
     def recovery(self) -> None:
         """Options of the training."""
         self.row("no recovery", self.recipe | {"recover": []})
-        (step,) = self.recipe["recover"]
+        *first, step = self.recipe["recover"]
+        self.row("no training", self.recipe | {"recover": first})
+        reconstruct = {"step": "reconstruct", "samples": 256}
         for title, options in VARIANTS.items():
-            before = [BEFORE[title]] if title in BEFORE else []
+            before = {RECONSTRUCTED: [*first, reconstruct], ALONE: []}.get(title, first)
             with self._means() if title == MEANS else nullcontext():
                 self.row(title, self.recipe | {"recover": [*before, step | {"steps": self.steps} | options]})
 
