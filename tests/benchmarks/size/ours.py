@@ -16,7 +16,7 @@ from size.target import Target
 
 LEVELS = {
     "lloydmax": "lloydmax, without data",
-    "lloydmax-renormalize": "lloydmax, not trained (bits by Fisher information, batch norms re-normalized)",
+    "lloydmax-renormalize": "lloydmax, with data, not trained",
     "lloydmax-full": "lloydmax, full label-free recovery",
 }
 """Method -> title."""
