@@ -1,6 +1,6 @@
 """What each lever of the recipe that ``lloydmax.recipe_for`` makes is worth: the same recipe with one thing changed.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [--only GLOB] [PART]
+    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [PART] [--only GLOB ...]
 
 Parts: ``allocation`` (importances and their exponent, no recovery), ``plain`` (k-means without data), ``recovery``
 (options of ``distill``, and another step before it), each a table of agreement with the teacher and KL divergence on
@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "features count once": {"features": 1.0},
     "no views": {"augment": [], "mixup": 0.0, "cutmix": 0.0},
     "no mixtures": {"mixup": 0.0, "cutmix": 0.0},
+    "pictures in their full size": {"resize": 1.0},
+    "all learns a third as fast": {"codes_lr": 3e-4, "lr": 3e-4},
     "statistics of the batch": {"batch_norm": "train"},
     "squared difference of the outputs": {"loss": "mse"},
 }
@@ -60,8 +62,8 @@ class Levers:
 
     Args:
         network: of :mod:`size.networks`.
-        given: ``bits`` of the whole file, ``steps`` of ``distill``, ``most`` test inputs, ``held_out``, ``only`` (a
-            glob of rows) and ``device``.
+        given: ``bits`` of the whole file, ``steps`` of ``distill``, ``most`` test inputs, ``held_out``, ``only`` (globs
+            of rows) and ``device``.
     """
 
     def __init__(self, network: Network, given: argparse.Namespace) -> None:
@@ -78,7 +80,7 @@ class Levers:
 
     def row(self, title: str, recipe: dict[str, Any]) -> None:
         """Compress by a recipe; print the figures as a line of a table."""
-        if not fnmatchcase(title, self.only):
+        if not any(fnmatchcase(title, pattern) for pattern in self.only):
             return
         start = time.perf_counter()
         result = lloydmax.compress(copy.deepcopy(self.model), recipe, self.data, progress=False, cache=self.cache)
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--most", type=int, default=600, help="test inputs")
     parser.add_argument("--held-out", action="store_true", help="measure on a fifth of the unlabelled inputs")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="rows, e.g. 'codes*'")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="rows, e.g. 'codes*'")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--teachers", type=Path, default=teachers.FOLDER)
     parser.add_argument("--folder", type=Path, default=Path("build/accuracy_at_size"))
