@@ -1,6 +1,6 @@
 """What each lever of the recipe that ``lloydmax.recipe_for`` makes is worth: the same recipe with one thing changed.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [--network NAME] [--bits 2.3] [--steps 60] [PART] [--only GLOB ...]
+    OMP_NUM_THREADS=1 python tests/benchmarks/levers.py [PART] [--network NAME] [--bits 2.3] [--steps 60] [--only ...]
 
 Parts: ``allocation`` (importances and their exponent, no recovery), ``plain`` (k-means without data), ``recovery``
 (options of ``distill``, and another step before it), each a table of agreement with the teacher and KL divergence on
