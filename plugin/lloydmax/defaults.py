@@ -22,7 +22,6 @@ _CENTROIDS = 256
 _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
-_LARGE = 96  # pixels from which views are made smaller
 _STEPS, _BATCH = 300, 32
 _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
 
@@ -91,9 +90,6 @@ def _training(model: nn.Module, source: Source, steps: int) -> dict[str, Any]:
     images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
     if images:
         step |= {"augment": ["resized_crop", "flip"], "mixup": 0.2, "cutmix": 1.0}
-        side = min(min(x.shape[-2:]) for x in images)
-        if side >= _LARGE and _takes_smaller(model, source):
-            step["resize"] = 0.58
     return step
 
 
@@ -130,15 +126,3 @@ def _tells_classes(outputs: list[Tensor]) -> bool:
         if entropy > _TELLING * math.log(output.shape[axis]):
             return False
     return True
-
-
-def _takes_smaller(model: nn.Module, source: Source) -> bool:
-    """Whether the model runs on images of another size."""
-    batch = _first(source, 1).to(device_of(model))
-    smaller = batch.map(lambda x: x[..., ::2, ::2].contiguous() if x.dim() == 4 and x.is_floating_point() else x)
-    try:
-        with evaluating(model):
-            shapes = [[o.shape for o in output_tensors(given.run(model))] for given in (batch, smaller)]
-    except Exception:
-        return False
-    return shapes[0] == shapes[1]

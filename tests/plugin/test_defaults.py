@@ -30,14 +30,6 @@ def test_pictures_and_classes(small_net: SmallNet, pictures: Tensor) -> None:
     assert made["augment"] == ["resized_crop", "flip"] and made["codes"] == "learn" and "resize" not in made
 
 
-def test_large_pictures_are_made_smaller_where_the_model_takes_them() -> None:
-    pooled = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    fixed = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.Flatten(), nn.Linear(4 * 144, 10))
-    data = torch.randn(4, 3, 96, 96)
-    assert steps(lloydmax.recipe_for(pooled, 8, data))["distill"]["resize"] == 0.58
-    assert "resize" not in steps(lloydmax.recipe_for(fixed, 8, data))["distill"]
-
-
 def test_text_models_get_rules_for_every_large_parameter() -> None:
     model = TextNet()
     tokens = torch.randint(0, 50, (16, 7))
