@@ -18,7 +18,8 @@ from lloydmax.recovery import open_source
 from lloydmax.selection import Layer, layers_of
 from lloydmax.strategy import device_of, evaluating
 
-_CENTROIDS = 256
+_CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
+_MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
@@ -34,7 +35,8 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
 
     Args:
         model: the teacher; not changed.
-        bits: size of the whole file, in bits for each parameter of the model.
+        bits: size of the whole file, in bits for each parameter of the model. Codebooks have at most 256 centroids, as
+            Core ML asks for, or above 7 bits 1024.
         data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training.
 
@@ -43,7 +45,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
     """
     if not (math.isfinite(effort) and effort >= 0):
         raise RecipeError(f"effort must be 0 or more, not {effort}")
-    rules = _rules(model)
+    rules = _rules(model, _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
     if not rules:
         raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
     recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
@@ -59,19 +61,19 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
     return Recipe.load(recipe | {"storage": _STORAGE})
 
 
-def _rules(model: nn.Module) -> list[dict[str, Any]]:
+def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
     """Convolutions and linear layers, and every other large parameter by name."""
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
     if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):
-        rules.append({"layers": "all", "centroids": _CENTROIDS})
+        rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
     for layer in layers:
         for leaf, parameter in layer.module._parameters.items():
             if parameter is not None and layer.name and _is_large(layer, leaf, parameter):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
-        {"layers": names, "parameter": leaf, "centroids": _CENTROIDS} for leaf, names in sorted(others.items())
+        {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())
     ]
 
 

@@ -22,22 +22,24 @@ def envelope(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.
     limits = _crossings(centroids, bits, price)
     if bool((np.diff(centroids) > 0).all()) and bool((np.diff(limits) > 0).all()):
         return np.arange(len(centroids)), limits
+    places, costs = centroids.tolist(), bits.tolist()
     kept: list[int] = []
     found: list[float] = []
-    for index in range(len(centroids)):
+    for index, (place, cost) in enumerate(zip(places, costs, strict=True)):
         while kept:
-            pair = [kept[-1], index]
-            if centroids[index] <= centroids[kept[-1]]:
-                if bits[index] >= bits[kept[-1]]:
+            last = kept[-1]
+            gap = place - places[last]
+            if gap <= 0:
+                if cost >= costs[last]:
                     break
             else:
-                limit = float(_crossings(centroids[pair], bits[pair], price)[0])
+                limit = (place + places[last]) / 2 + price * (cost - costs[last]) / (2 * gap)
                 if not found or limit > found[-1]:
                     kept.append(index)
                     found.append(limit)
                     break
             kept.pop()
-            found = found[: max(len(kept) - 1, 0)]
+            del found[max(len(kept) - 1, 0) :]
         else:
             kept.append(index)
     return np.array(kept, np.int64), np.array(found)

@@ -30,6 +30,21 @@ def test_pictures_and_classes(small_net: SmallNet, pictures: Tensor) -> None:
     assert made["augment"] == ["resized_crop", "flip"] and made["codes"] == "learn" and "resize" not in made
 
 
+def test_more_centroids_only_where_bits_are_many(small_net: SmallNet) -> None:
+    found = {bits: {rule.centroids for rule in lloydmax.recipe_for(small_net, bits).quantize} for bits in (2, 7, 7.5, 12)}
+    assert found == {2: {256}, 7: {256}, 7.5: {1024}, 12: {1024}}
+
+
+def test_many_centroids_are_trained_and_kept_in_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10)), torch.randn(64, 64)
+    result = lloydmax.compress(model, lloydmax.recipe_for(model, 9, data, effort=0.02), data)
+    assert max(codebook.k for codebook in lloydmax.codebooks(result.model).values()) > 256
+    result.save(tmp_path / "a.safetensors")
+    loaded = lloydmax.load(tmp_path / "a.safetensors", model)
+    assert torch.equal(loaded(data), result.model(data))
+
+
 def test_text_models_get_rules_for_every_large_parameter() -> None:
     model = TextNet()
     tokens = torch.randint(0, 50, (16, 7))

@@ -74,6 +74,17 @@ def test_a_higher_price_buys_fewer_bits_and_the_rate_tells_how_many() -> None:
         assert math.isclose(share, 1 - gain, rel_tol=0.03, abs_tol=1e-3)
 
 
+@pytest.mark.parametrize("price", [2e-5, 2e-4])
+def test_a_few_outliers_do_not_spoil_the_rest(price: float) -> None:
+    weight = weights(100_000)
+    alone = shrunk(weight, price)
+    weight[:3] = torch.tensor([4.0, -6.0, 9.0])
+    found = shrunk(weight, price)
+    assert found.k <= 64 and found.mse(weight) + price * found.entropy < 1.01 * (
+        alone.mse(weights(100_000)) + price * alone.entropy
+    )
+
+
 def test_a_ruinous_price_leaves_the_mean() -> None:
     found = fitted(weights(5000), 1e3)
     assert found.k == 1 and found.entropy == 0

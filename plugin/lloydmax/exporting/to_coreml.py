@@ -51,7 +51,8 @@ class To(Format):
         for name, codebook in palettized(subject.model).items():
             if codebook.k > _SIZES[-1]:
                 raise ExportError(
-                    f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries"
+                    f"{name} has {codebook.k} centroids; a lookup table of Core ML has at most 256 entries: compress "
+                    "with centroids: 256, or without a recipe at 7 bits or fewer"
                 )
             if codebook.block > 1 and vector_axis(codebook) is None:
                 raise ExportError(

@@ -22,6 +22,7 @@ from lloydmax_strategies.clustering.partition import Floats
 
 _ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
 _CHUNK = 1 << 22
+_SURPLUS = 2  # times as many centroids as there may be, in the beginning: some are dropped
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def solve(
     """At most k centroids that (locally) minimize the mean of ``(w - c) ** 2 + price * bits``, where the bits of a
     centroid itself are borne by its members.
 
-    It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or from those
-    without a price where k does not reach that far. Centroids that no weight wants any more are dropped.
+    It starts from evenly spaced centroids whose distance is the best one for this price at high rates, or, where these
+    leave more than k, from those without a price. Centroids that no weight wants any more are dropped.
 
     Args:
         points: of the weight.
@@ -95,9 +96,16 @@ def solve(
         otherwise: gives what :func:`unpriced` would, where that is known.
         rounds: of the iteration, at most.
     """
-    centroids = _evenly(points, k, price)
-    if centroids is None:
-        centroids = unpriced(points, k) if otherwise is None else otherwise()
+    even = _evenly(points, price)
+    if len(even) <= _SURPLUS * k:
+        found = _settled(points, even, price, rounds)
+        if len(found.centroids) <= k:
+            return found
+    return _settled(points, unpriced(points, k) if otherwise is None else otherwise(), price, rounds)
+
+
+def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Priced:
+    """What the iteration makes of these centroids."""
     everything = points.total[-1]
     bits, limits = np.zeros(len(centroids)), np.empty(0)
     mass = bits
@@ -127,10 +135,8 @@ def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:
     return np.append(total, points.total[-1]), np.append(moment, points.moment[-1]) - start
 
 
-def _evenly(points: Points, k: int, price: float) -> Floats | None:
+def _evenly(points: Points, price: float) -> Floats:
+    """Those of the evenly spaced centroids that are the nearest to some point, ascending."""
     step = math.sqrt(6 * price / math.log(2))
     centre = float((points.mass * points.middle).sum() / points.total[-1])
-    below, above = ((centre - points.low[0]) / step, (points.high[-1] - centre) / step)
-    if not math.isfinite(below + above) or math.ceil(below) + math.ceil(above) + 1 > k:
-        return None
-    return centre + step * np.arange(-math.ceil(below), math.ceil(above) + 1)
+    return centre + step * np.unique(np.rint((points.middle - centre) / step))
