@@ -81,7 +81,8 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 
     Without matches or, where that is smaller, with long ones: channels that are alike, or empty. Up to 8 bits a symbol
-    holds ``8 // bits`` whole codes, the first one lowest; wider codes become byte planes, the lowest first.
+    holds ``8 // bits`` whole codes, the first one lowest. Wider codes leave their highest 8 bits to symbols; the rest,
+    which hardly depends on them and is nearly uniform, comes before these, packed at fixed width.
 
     Args:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
@@ -238,13 +239,13 @@ def _unpack_block(stream: Bytes, bits: int) -> Codes:
 def _symbol_count(count: int, bits: int) -> int:
     if not bits:
         return 0
-    return -(-count // (8 // bits)) if bits <= 8 else count * -(-bits // 8)
+    return -(-count // (8 // bits)) if bits <= 8 else packed_bytes(count, bits - 8) + count
 
 
 def _to_symbols(codes: Codes, bits: int) -> Bytes:
     if bits > 8:
-        planes = codes.astype("<u4").view(np.uint8).reshape(-1, 4)[:, : -(-bits // 8)]
-        return np.ascontiguousarray(planes.T).reshape(-1)
+        rest = bits - 8
+        return np.concatenate([_pack_block(codes & ((1 << rest) - 1), rest), (codes >> rest).astype(np.uint8)])
     each = 8 // bits
     padded = np.zeros(_symbol_count(codes.size, bits) * each, np.uint8)
     padded[: codes.size] = codes
@@ -256,12 +257,8 @@ def _to_symbols(codes: Codes, bits: int) -> Bytes:
 
 def _from_symbols(symbols: Bytes, bits: int, count: int) -> Codes:
     if bits > 8:
-        planes = np.zeros((count, 4), np.uint8)
-        planes[:, : -(-bits // 8)] = symbols.reshape(-1, count).T
-        wide = planes.reshape(-1).view("<u4")
-        if int(wide.max()) >> bits:
-            raise ValueError(f"a code has more than {bits} bits")
-        return wide.astype(_dtype(bits))
+        rest, high = bits - 8, symbols[-count:].astype(_dtype(bits))
+        return (high << rest) | _unpack_block(symbols[:-count], rest)[:count]
     each = 8 // bits
     if int(symbols.max()) >> (bits * each):
         raise ValueError(f"a code has more than {bits} bits")

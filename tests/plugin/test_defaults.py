@@ -31,7 +31,9 @@ def test_pictures_and_classes(small_net: SmallNet, pictures: Tensor) -> None:
 
 
 def test_more_centroids_only_where_bits_are_many(small_net: SmallNet) -> None:
-    found = {bits: {rule.centroids for rule in lloydmax.recipe_for(small_net, bits).quantize} for bits in (2, 7, 7.5, 12)}
+    found = {
+        bits: {rule.centroids for rule in lloydmax.recipe_for(small_net, bits).quantize} for bits in (2, 7, 7.5, 12)
+    }
     assert found == {2: {256}, 7: {256}, 7.5: {1024}, 12: {1024}}
 
 

@@ -22,6 +22,7 @@ from lloydmax_strategies.clustering.partition import Floats
 
 _ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
 _CHUNK = 1 << 22
+_LARGE = 256
 _SURPLUS = 2  # times as many centroids as there may be, in the beginning: some are dropped
 
 
@@ -65,8 +66,10 @@ def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
 
 
 def unpriced(points: Points, k: int) -> Floats:
-    """At most k centroids with the least squared error."""
-    return points.solve(k, torch.float64)[0].numpy() if len(points.mass) > k else np.unique(points.middle)
+    """At most k centroids with the least squared error, or nearly so where k is large."""
+    if len(points.mass) <= k:
+        return np.unique(points.middle)
+    return points.companded(k) if k > _LARGE else points.solve(k, torch.float64)[0].numpy()
 
 
 def rate(points: Points, k: int) -> Callable[[float], tuple[float, float]]:
