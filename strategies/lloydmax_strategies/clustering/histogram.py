@@ -17,16 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lloydmax_strategies.clustering.device_scan import DeviceScan
-from lloydmax_strategies.clustering.partition import (
-    SCARCE,
-    Floats,
-    desire,
-    outward,
-    panter_dite,
-    partition,
-    prefix,
-    quantiles,
-)
+from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
 from lloydmax_strategies.clustering.scan import KEYS, Scan
 
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
@@ -108,11 +99,6 @@ class Points:
                 break
             centroids = torch.from_numpy(means).to(dtype)
         return centroids, float((squares + self.spread).sum() - (np.diff(total) * np.square(means - self.centre)).sum())
-
-    def companded(self, k: int) -> Floats:
-        """At most k centroids with nearly the least squared error where k is large (Panter & Dite 1951), ascending."""
-        borders = np.unique(quantiles(panter_dite(self.desire, k)[0], k))
-        return np.add.reduceat(self.sums, borders[:-1]) / np.add.reduceat(self.mass, borders[:-1])
 
     def _means(self, total: Floats, moment: Floats, otherwise: Floats) -> Floats:
         """Means of the clusters between cumulative masses and moments; ``otherwise`` where there is no mass."""

@@ -103,11 +103,11 @@ def partition(
     reach = min(_WIDE, max(_LITTLE, _PATIENCE // k))
     thorough = reach if len(mass) == 1 or cells >= m else _BRIEF
     if cells >= m:
-        return _descend(mass, moment, square, quantiles(measure, k), thorough, (True, False))
+        return _descend(mass, moment, square, _edges(measure, k), thorough, (True, False))
     borders = np.broadcast_to(np.arange(k + 1) * cells // k, (len(mass), k + 1))
     wide = True
     while True:
-        edges = quantiles(measure, cells)
+        edges = _edges(measure, cells)
         coarse = None if square is None else _at(square, edges)
         borders = _descend(_at(mass, edges), _at(moment, edges), coarse, borders, reach, (wide,))
         if finest is not None and cells >= finest * k:
@@ -123,7 +123,7 @@ def _at(table: NDArray, index: Ints, rows: Ints | None = None) -> NDArray:
     return table.reshape(-1).take(index + owner.reshape(-1, *[1] * (index.ndim - 1)) * table.shape[1])
 
 
-def quantiles(measure: Floats, cells: int) -> Ints:
+def _edges(measure: Floats, cells: int) -> Ints:
     """First point of each of ``cells`` cells of equal measure: ``(rows, cells + 1)``."""
     rows, width = measure.shape
     cell = (measure * cells).astype(np.int64)

@@ -22,7 +22,7 @@ from lloydmax_strategies.clustering.partition import Floats
 
 _ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
 _CHUNK = 1 << 22
-_LARGE = 256
+_LARGE, _CLOSER = 256, 2**-0.125
 _SURPLUS = 2  # times as many centroids as there may be, in the beginning: some are dropped
 
 
@@ -66,10 +66,17 @@ def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
 
 
 def unpriced(points: Points, k: int) -> Floats:
-    """At most k centroids with the least squared error, or nearly so where k is large."""
+    """At most k centroids with the least squared error; many are spaced evenly, as closely as k allows."""
     if len(points.mass) <= k:
         return np.unique(points.middle)
-    return points.companded(k) if k > _LARGE else points.solve(k, torch.float64)[0].numpy()
+    if k <= _LARGE:
+        return points.solve(k, torch.float64)[0].numpy()
+    step = (points.middle[-1] - points.middle[0]) / (k - 1)
+    found = closer = _evenly(points, step)
+    while len(closer) <= k:
+        found, step = closer, step * _CLOSER
+        closer = _evenly(points, step)
+    return found
 
 
 def rate(points: Points, k: int) -> Callable[[float], tuple[float, float]]:
@@ -99,7 +106,7 @@ def solve(
         otherwise: gives what :func:`unpriced` would, where that is known.
         rounds: of the iteration, at most.
     """
-    even = _evenly(points, price)
+    even = _evenly(points, math.sqrt(6 * price / math.log(2)))
     if len(even) <= _SURPLUS * k:
         found = _settled(points, even, price, rounds)
         if len(found.centroids) <= k:
@@ -138,8 +145,7 @@ def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:
     return np.append(total, points.total[-1]), np.append(moment, points.moment[-1]) - start
 
 
-def _evenly(points: Points, price: float) -> Floats:
+def _evenly(points: Points, step: float) -> Floats:
     """Those of the evenly spaced centroids that are the nearest to some point, ascending."""
-    step = math.sqrt(6 * price / math.log(2))
     centre = float((points.mass * points.middle).sum() / points.total[-1])
     return centre + step * np.unique(np.rint((points.middle - centre) / step))
