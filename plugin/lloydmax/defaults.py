@@ -24,6 +24,7 @@ _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
 _STEPS, _BATCH = 300, 32
+_RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
 
 
@@ -56,7 +57,8 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
         steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
         if effort:
-            steps.append(_training(model, source, max(1, round(_STEPS * effort))))
+            rate = _RATE * min(1.0, 2 ** (_COARSE - bits))
+            steps.append(_training(model, source, max(1, round(_STEPS * effort)), rate))
     recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
     return Recipe.load(recipe | {"storage": _STORAGE})
 
@@ -84,10 +86,10 @@ def _is_large(layer: Layer, leaf: str, parameter: Tensor) -> bool:
     return not lazy and parameter.dtype in FLOAT_DTYPES and parameter.dim() > 1 and parameter.numel() >= _SMALLEST
 
 
-def _training(model: nn.Module, source: Source, steps: int) -> dict[str, Any]:
+def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict[str, Any]:
     inputs, outputs = _looked_at(model, source)
     step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs), "features": 10.0}
-    step |= {"codes": "learn", "codes_lr": 1e-3, "lr": 1e-3, "relative_lr": True, "optimizer": "adam"}
+    step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
     images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
     if images:

@@ -37,6 +37,12 @@ def test_more_centroids_only_where_bits_are_many(small_net: SmallNet) -> None:
     assert found == {2: {256}, 7: {256}, 7.5: {1024}, 12: {1024}}
 
 
+def test_the_closer_the_centroids_the_slower_they_learn(small_net: SmallNet, pictures: Tensor) -> None:
+    made = {bits: steps(lloydmax.recipe_for(small_net, bits, pictures))["distill"] for bits in (2, 4, 5, 8)}
+    assert {bits: step["codes_lr"] for bits, step in made.items()} == {2: 1e-3, 4: 1e-3, 5: 5e-4, 8: 6.25e-5}
+    assert all(step["lr"] == step["codes_lr"] for step in made.values())
+
+
 def test_many_centroids_are_trained_and_kept_in_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10)), torch.randn(64, 64)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import RecoveryError, outputs
+from lloydmax.outputs import Agreement
+from lloydmax_strategies.training.loop import is_better
 from torch import Tensor, nn
 
 OPTIONS: dict[str, Any] = {"epochs": 20, "batch_size": 32, "lr": 0.02, "precision": "float32", "held_out": 0.1}
@@ -141,11 +143,18 @@ def test_the_best_state_on_held_out_inputs_is_kept() -> None:
     assert found["agreement"] == 1.0 and gap(student, teacher) == 0.0
 
 
+def test_the_divergence_tells_which_state_is_better() -> None:
+    near, far = Agreement(0.90, 0.010, 2.0, 100), Agreement(0.91, 0.020, 1.0, 100)
+    assert is_better(near, far) and not is_better(far, near)
+    values = Agreement(None, None, 2.0, 100), Agreement(None, None, 1.0, 100)
+    assert is_better(values[1], values[0]) and not is_better(*values)
+
+
 def test_patience_stops_early() -> None:
     student, teacher, x = pair()
     student.load_state_dict(teacher.state_dict())
     found = lloydmax.distill(student, teacher, x, **OPTIONS, patience=2)
-    assert found["steps"] == 2 * (288 // 32) and "no better held-out agreement" in found["stopped"]
+    assert found["steps"] == 2 * (288 // 32) and "no better held-out state" in found["stopped"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_best_state() -> None:

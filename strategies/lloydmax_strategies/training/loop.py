@@ -65,8 +65,9 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
             the running ones, which stay.
         samples: use at most so many inputs, drawn at random.
-        held_out: share of the inputs (at most 1,000) kept aside to choose the best state.
-        patience: stop after so many epochs without a better held-out agreement; ``null``: never.
+        held_out: share of the inputs (at most 1,000) kept aside to choose the best state: the one with the least KL
+            divergence of the softmax from the teacher's, or, where no output has classes, the least squared difference.
+        patience: stop after so many epochs without a better state; ``null``: never.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -186,13 +187,13 @@ class Training:
                 warnings.warn(f"{self.name}: {stopped}; try a smaller lr, or clip: 1.0", stacklevel=2)
                 break
             found = self._measured()
-            better = _better(found, best)
+            better = is_better(found, best)
             best, waited = (found, 0) if better else (best, waited + 1)
             if better:
                 self.state.keep()
             self._keep_part(first, best, waited)
             if options.patience is not None and waited >= options.patience:
-                stopped = f"no better held-out agreement for {waited} epochs"
+                stopped = f"no better held-out state for {waited} epochs"
                 break
         if best is not None or not _finite(parts):
             self.state.restore()
@@ -383,10 +384,13 @@ def _optimizer(options: TrainingOptions, groups: list[dict[str, Any]]) -> torch.
     return kind(groups, fused=fused or None, **shared)
 
 
-def _better(found: Agreement | None, best: Agreement | None) -> bool:
+def is_better(found: Agreement | None, best: Agreement | None) -> bool:
+    """Whether a state is nearer to the teacher than the best so far; agreement alone is too coarse on few inputs."""
     if found is None or best is None:
         return True
-    return (found.top1 or 0.0, -found.mse) > (best.top1 or 0.0, -best.mse)
+    if found.kl is None or best.kl is None:
+        return found.mse < best.mse
+    return found.kl < best.kl
 
 
 def _finite(parts: dict[str, float]) -> bool:
