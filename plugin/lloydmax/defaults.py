@@ -42,11 +42,15 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training.
 
     Raises:
-        RecipeError: ``effort`` is negative, or the model has no parameters to compress. DataError: unusable data.
+        RecipeError: ``bits`` is not above 0, ``effort`` is negative, or the model has no parameters to compress.
+        DataError: unusable data.
     """
+    if not (math.isfinite(bits) and bits > 0):
+        raise RecipeError(f"bits must be a number above 0, not {bits}")
     if not (math.isfinite(effort) and effort >= 0):
         raise RecipeError(f"effort must be 0 or more, not {effort}")
-    rules = _rules(model, _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
+    centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
+    rules = _rules(model, centroids)
     if not rules:
         raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
     recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
@@ -57,7 +61,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
         steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
         if effort:
-            rate = _RATE * min(1.0, 2 ** (_COARSE - bits))
+            rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
             steps.append(_training(model, source, max(1, round(_STEPS * effort)), rate))
     recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
     return Recipe.load(recipe | {"storage": _STORAGE})

@@ -38,8 +38,9 @@ def test_more_centroids_only_where_bits_are_many(small_net: SmallNet) -> None:
 
 
 def test_the_closer_the_centroids_the_slower_they_learn(small_net: SmallNet, pictures: Tensor) -> None:
-    made = {bits: steps(lloydmax.recipe_for(small_net, bits, pictures))["distill"] for bits in (2, 4, 5, 8)}
-    assert {bits: step["codes_lr"] for bits, step in made.items()} == {2: 1e-3, 4: 1e-3, 5: 5e-4, 8: 6.25e-5}
+    made = {bits: steps(lloydmax.recipe_for(small_net, bits, pictures))["distill"] for bits in (2, 4, 5, 8, 10, 32)}
+    rates = {bits: step["codes_lr"] for bits, step in made.items()}
+    assert rates == {2: 1e-3, 4: 1e-3, 5: 5e-4, 8: 1e-3 / 16, 10: 1e-3 / 64, 32: 1e-3 / 64}
     assert all(step["lr"] == step["codes_lr"] for step in made.values())
 
 
@@ -101,6 +102,12 @@ def test_the_recipe_can_be_saved_and_read_again(small_net: SmallNet, pictures: T
 def test_a_wrong_effort_is_refused(small_net: SmallNet, effort: float) -> None:
     with pytest.raises(RecipeError, match="effort must be 0 or more"):
         lloydmax.recipe_for(small_net, 4, effort=effort)
+
+
+@pytest.mark.parametrize("bits", [0, -1e5, float("nan"), float("inf")])
+def test_wrong_bits_are_refused(small_net: SmallNet, pictures: Tensor, bits: float) -> None:
+    with pytest.raises(RecipeError, match="bits must be a number above 0"):
+        lloydmax.recipe_for(small_net, bits, pictures)
 
 
 def test_a_model_without_weights_is_refused() -> None:

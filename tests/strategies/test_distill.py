@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,28 @@ def test_the_best_state_on_held_out_inputs_is_kept() -> None:
     assert found["agreement"] == 1.0 and gap(student, teacher) == 0.0
 
 
-def test_the_divergence_tells_which_state_is_better() -> None:
-    near, far = Agreement(0.90, 0.010, 2.0, 100), Agreement(0.91, 0.020, 1.0, 100)
-    assert is_better(near, far) and not is_better(far, near)
+def test_what_is_trained_tells_which_state_is_better() -> None:
+    one, other = Agreement(0.90, 0.010, 2.0, 100), Agreement(0.91, 0.020, 1.0, 100)
+    assert is_better(one, other, "kl") and not is_better(other, one, "kl")
+    assert is_better(other, one, "mse") and not is_better(one, other, "mse")
     values = Agreement(None, None, 2.0, 100), Agreement(None, None, 1.0, 100)
-    assert is_better(values[1], values[0]) and not is_better(*values)
+    assert is_better(values[1], values[0], "kl") and not is_better(*values, "kl")
+
+
+def test_any_number_is_better_than_none() -> None:
+    broken, whole = Agreement(0.0, math.nan, math.nan, 100), Agreement(0.1, 3.0, 9.0, 100)
+    for loss in ("kl", "mse"):
+        assert is_better(whole, broken, loss) and not is_better(broken, whole, loss)
+
+
+def test_a_shift_of_regression_outputs_is_seen() -> None:
+    teacher = nn.Linear(16, 4)
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        student.bias += 1.0
+    options = OPTIONS | {"epochs": 3, "loss": "mse"}
+    lloydmax.distill(student, teacher, torch.randn(320, 16, generator=torch.Generator().manual_seed(0)), **options)
+    assert float((student.bias - teacher.bias).abs().max()) < 0.9
 
 
 def test_patience_stops_early() -> None:

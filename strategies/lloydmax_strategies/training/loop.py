@@ -65,8 +65,8 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
             the running ones, which stay.
         samples: use at most so many inputs, drawn at random.
-        held_out: share of the inputs (at most 1,000) kept aside to choose the best state: the one with the least KL
-            divergence of the softmax from the teacher's, or, where no output has classes, the least squared difference.
+        held_out: share of the inputs (at most 1,000) kept aside to choose the best state: with ``loss: kl`` the one
+            with the least divergence, else with the least squared difference from the teacher's outputs.
         patience: stop after so many epochs without a better state; ``null``: never.
     """
 
@@ -187,7 +187,7 @@ class Training:
                 warnings.warn(f"{self.name}: {stopped}; try a smaller lr, or clip: 1.0", stacklevel=2)
                 break
             found = self._measured()
-            better = is_better(found, best)
+            better = is_better(found, best, options.loss)
             best, waited = (found, 0) if better else (best, waited + 1)
             if better:
                 self.state.keep()
@@ -384,13 +384,12 @@ def _optimizer(options: TrainingOptions, groups: list[dict[str, Any]]) -> torch.
     return kind(groups, fused=fused or None, **shared)
 
 
-def is_better(found: Agreement | None, best: Agreement | None) -> bool:
+def is_better(found: Agreement | None, best: Agreement | None, loss: str) -> bool:
     """Whether a state is nearer to the teacher than the best so far; agreement alone is too coarse on few inputs."""
     if found is None or best is None:
         return True
-    if found.kl is None or best.kl is None:
-        return found.mse < best.mse
-    return found.kl < best.kl
+    distance, least = (a.kl if loss == "kl" and a.kl is not None else a.mse for a in (found, best))
+    return distance < least or (math.isnan(least) and not math.isnan(distance))
 
 
 def _finite(parts: dict[str, float]) -> bool:
