@@ -305,6 +305,8 @@ def _warn_of_harm(stages: Sequence[Stage]) -> None:
 
 
 def _harm(before: Agreement, after: Agreement) -> str | None:
+    if before.kl is not None and after.kl is not None and after.kl < before.kl:
+        return None
     for name, old, new, slack in (
         ("mean squared difference", before.mse, after.mse, 0.0),
         ("KL divergence", before.kl, after.kl, _KL_SLACK),

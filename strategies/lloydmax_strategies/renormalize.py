@@ -51,9 +51,10 @@ class Renormalize:
             batch_size: of small batches.
             memory: GiB that the one pass may take.
             source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
-            relative: for data of another domain: the teacher's own statistics, moved by the difference, and scaled
-                by the ratio, that clustering makes on these inputs, so that the domain cancels out. Where the
-                inputs are of the teacher's domain it comes to the same.
+            relative: for data of another domain: the teacher's own statistics, moved by the difference (by less in
+                channels that these inputs excite more), and scaled by the ratio, that clustering makes on these
+                inputs, so that the domain cancels out. Where the inputs are of the teacher's domain it comes to the
+                same.
         """
 
         model_config = ConfigDict(extra="forbid")
@@ -254,12 +255,16 @@ class _Baseline:
     norm: _BatchNorm
 
     def moved(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's statistics, moved as the student's inputs differ from the teacher's."""
+        """The teacher's statistics, moved as the student's inputs differ from the teacher's.
+
+        A mean moves less where these inputs excite a channel more than those of the teacher's domain did, but never
+        more: the mean of a channel that they hardly excite tells nothing about its scale.
+        """
         assert self.norm.running_mean is not None and self.norm.running_var is not None
         own_mean, own_variance = self.norm.running_mean.double(), self.norm.running_var.double()
         seen_mean, seen_variance = self.moments.mean_and_variance()
         ratio = ((variance + self.norm.eps) / (seen_variance + self.norm.eps)).clamp(1 / _MOST, _MOST)
-        scale = ((own_variance + self.norm.eps) / (seen_variance + self.norm.eps)).sqrt().clamp(1 / _MOST, _MOST)
+        scale = ((own_variance + self.norm.eps) / (seen_variance + self.norm.eps)).sqrt().clamp(1 / _MOST, 1.0)
         return own_mean + (mean - seen_mean) * scale, own_variance * ratio
 
 

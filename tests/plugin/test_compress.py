@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import DataError, FitError, RecoveryError, StopRecovery, hookimpl
+from lloydmax.compress import _harm
+from lloydmax.outputs import Agreement
 from torch import Tensor, nn
 
 RECIPE = {
@@ -71,6 +73,13 @@ def test_a_step_that_does_harm_is_told(small_net: SmallNet, pictures: Tensor) ->
     recipe = {"quantize": [{"layers": "all", "centroids": 64}], "recover": [{"step": "renormalize"}]}
     with pytest.warns(UserWarning, match="'renormalize' moved the outputs away .*relative: true"):
         lloydmax.compress(small_net, recipe, data=5 * pictures + 9, progress=False)
+
+
+def test_a_step_that_lowers_the_divergence_does_no_harm() -> None:
+    before = Agreement(top1=0.9, kl=0.02, mse=1.0, samples=100)
+    assert _harm(before, Agreement(top1=0.9, kl=0.01, mse=1.5, samples=100)) is None
+    assert _harm(before, Agreement(top1=0.9, kl=0.02, mse=1.5, samples=100)) is not None
+    assert _harm(Agreement(None, None, 1.0, 100), Agreement(None, None, 1.5, 100)) is not None
 
 
 def test_without_data_and_recovery(small_net: SmallNet) -> None:

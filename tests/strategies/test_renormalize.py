@@ -8,6 +8,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
+from lloydmax import demo
 from lloydmax.student import attach
 from torch import Tensor, nn
 
@@ -152,6 +153,22 @@ def test_relative_statistics_survive_another_domain(student: SmallNet, pictures:
             return float((model(pictures) - teacher(pictures)).square().mean())
 
     assert error(teacher=teacher, relative=True) < 0.5 * error()
+
+
+def test_inputs_that_hardly_excite_a_network_do_no_harm() -> None:
+    """Pictures that were normalized twice are nearly constant."""
+    teacher, pictures = demo.network(), demo.silhouettes()[:200]
+    twice = (pictures / 255 - 0.286) / 0.353
+    assert float(twice.std()) < 0.02
+    recipe = {
+        "quantize": [{"layers": "all", "centroids": 8}],
+        "recover": [{"step": "renormalize", "relative": True}],
+    }
+    result = lloydmax.compress(teacher, recipe, twice, progress=False)
+    assert result.report.kl.after < result.report.kl.before
+    with torch.no_grad():
+        same = result.model(pictures).argmax(1) == teacher(pictures).argmax(1)
+    assert float(same.float().mean()) > 0.7
 
 
 def test_relative_statistics_need_the_original(student: SmallNet, pictures: Tensor) -> None:
