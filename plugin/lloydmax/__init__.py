@@ -1,15 +1,11 @@
 """lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
 
-from lloydmax.cache import Cache
 from lloydmax.checkpoint import inspect, load, save, verify
-from lloydmax.choosing.allocation import BudgetError
 from lloydmax.choosing.search import SearchResult, search
 from lloydmax.choosing.sweep import Sweep, sweep
-from lloydmax.codebook import Codebook, fit_codebook
+from lloydmax.codebook.codebook import Codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images
-from lloydmax.data.fitness import Fitness, data_fitness
-from lloydmax.data.synthesis import synthesize
 from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
@@ -26,13 +22,18 @@ from lloydmax.errors import (
     ReportError,
 )
 from lloydmax.exporting.export import Export, export
-from lloydmax.hookspecs import hookimpl
-from lloydmax.plan import Plan, plan, verify_plan
-from lloydmax.recipe import Recipe
-from lloydmax.recovery import distill, renormalize, run_step
+from lloydmax.fitting.one import fit_codebook
+from lloydmax.hooks.events import StopRecovery
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.units import BudgetError
+from lloydmax.plan.plan import Plan, plan, verify_plan
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.steps import distill, renormalize, run_step
 from lloydmax.report import Report
-from lloydmax.strategy import StopRecovery
-from lloydmax.student import codebooks, set_cache, set_kernel
+from lloydmax.runtime.cache import Cache
+from lloydmax.student.codebooks import codebooks, set_cache, set_kernel
+from lloydmax.teacher.fitness import Fitness, data_fitness
+from lloydmax.teacher.synthesis import synthesize
 
 __all__ = [
     "BudgetError",

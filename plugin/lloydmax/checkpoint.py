@@ -17,29 +17,26 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lloydmax import compact, distributed, integer, meta, packing
-from lloydmax.codebook import Codebook, code_dtype
-from lloydmax.contents import (
-    check_state,
-    contents,
-    ordinary,
-    remember,
-    round_floats,
-    settings,
-    take_apart,
-)
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import code_dtype
 from lloydmax.errors import CheckpointError, RecipeError
-from lloydmax.fileformat import KEY, Document, file_size
-from lloydmax.folding import fold_structure
-from lloydmax.inspection import Inspection, inspect, verify
-from lloydmax.reader import File, checksum, naming
-from lloydmax.rounding import fits
-from lloydmax.sizes import Sizes, accountings, predicted_size
-from lloydmax.stored import Parameter
-from lloydmax.student import attach, finish
+from lloydmax.format import compact, packing
+from lloydmax.format.document import KEY, Document, file_size
+from lloydmax.format.inspection import Inspection, inspect, verify
+from lloydmax.format.parts import round_floats, settings, take_apart
+from lloydmax.format.reader import File, checksum, naming
+from lloydmax.format.record import Parameter
+from lloydmax.format.rounding import fits
+from lloydmax.format.sizes import Sizes, accountings, predicted_size
+from lloydmax.network import meta
+from lloydmax.network.folding import fold_structure
+from lloydmax.runtime import processes
+from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.held import check_state, contents, ordinary, remember
+from lloydmax.student.int8 import graph as int8_graph
 
 if TYPE_CHECKING:
-    from lloydmax.recipe import Storage
+    from lloydmax.recipe.sections import Storage
 
 __all__ = [
     "Inspection",
@@ -103,7 +100,7 @@ def save(
         checksums = tuple(checksum(tensors[name]) for name in sorted(tensors))
         document = replace(parts.documented(entropy), crc32=checksums)
         document.check({entry.name: entry for entry in entries})
-        if not distributed.writes():
+        if not processes.writes():
             return file_size(document, entries)
         if document.compact:
             return _write(Path(path), *compact.written(document.text(entries), entries, tensors, checksums))
@@ -196,8 +193,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 def _on_int8(
     model: nn.Module, document: Document, codebooks: dict[str, Codebook], values: Mapping[str, Tensor | Codebook]
 ) -> nn.Module:
-    from lloydmax.plan import plan_as_is
-    from lloydmax.recipe import Recipe
+    from lloydmax.plan.plan import plan_as_is
+    from lloydmax.recipe.recipe import Recipe
 
     if document.recipe is None or document.activations is None:
         raise CheckpointError("has quantized activations, but not the recipe that made them")
@@ -210,7 +207,7 @@ def _on_int8(
         raise CheckpointError(f"its recipe does not fit this model: {error}") from error
     if set(plan.parameters) != set(codebooks):
         raise CheckpointError("its recipe does not name the parameters that it compressed")
-    return integer.restore(model, plan, codebooks, document.activations)
+    return int8_graph.restore(model, plan, codebooks, document.activations)
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,23 +14,26 @@ from typing import Any
 
 from torch import nn
 
-from lloydmax import checkpoint, distributed, integer
-from lloydmax.cache import Cache
-from lloydmax.codebook import Codebook
-from lloydmax.contents import remember
+from lloydmax import checkpoint
 from lloydmax.errors import RecoveryError
-from lloydmax.fit import fit
-from lloydmax.folding import fold_batch_norms
-from lloydmax.outputs import Agreement, Yardstick
-from lloydmax.plan import Plan, plan_as_is, verify_plan
-from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import Recipe
-from lloydmax.recovery import folder, needs_data, open_source, recover, recovery_steps
+from lloydmax.fitting.fit import fit
+from lloydmax.hooks.events import Events
+from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.folding import fold_batch_norms
+from lloydmax.plan.plan import Plan, plan_as_is
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.progress.history import History
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.preparation import _remembering, finished, gradients, prepare
+from lloydmax.recovery.resume import Progress, identity
+from lloydmax.recovery.steps import folder, needs_data, open_source, recover, recovery_steps
 from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.report.history import History
-from lloydmax.resume import Progress, identity
-from lloydmax.strategy import Events, Recovery, RecoveryStep, device_of, evaluating, seeded
-from lloydmax.student import attach, attached, codebooks, finish
+from lloydmax.runtime import processes
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.student.codebooks import codebooks
+from lloydmax.student.int8 import graph as int8_graph
+from lloydmax.teacher.agreement import Agreement, Yardstick
 
 AGREEMENT_SAMPLES = 1000
 _HARM, _KL_SLACK = 1.1, 1e-3
@@ -110,11 +113,11 @@ def compress(
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
 
     with ExitStack() as stack:
-        if progress and distributed.writes():
-            from lloydmax.progress import ProgressBars
+        if progress and processes.writes():
+            from lloydmax.progress.bars import ProgressBars
 
             listeners = [*listeners, stack.enter_context(ProgressBars())]
-        stack.enter_context(distributed.together(device_of(model)))
+        stack.enter_context(processes.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
         history = History()
         events = Events([*listeners, history])
@@ -156,7 +159,9 @@ def compress(
             calibration = source or reference
             assert calibration is not None
             with events.stage("calibrate"):
-                student = integer.prepare(student, plan, fitted, calibration, seed, partial(events.step, "calibrate"))
+                student = int8_graph.prepare(
+                    student, plan, fitted, calibration, seed, partial(events.step, "calibrate")
+                )
         else:
             prepare(student, plan, fitted)
         stages.append(measured_at("compressed", student))
@@ -177,7 +182,7 @@ def compress(
         with events.stage("finish") as figures:
             events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
             if recipe.activations:
-                student = _remembering(integer.convert(student, plan, skeleton), plan)
+                student = _remembering(int8_graph.convert(student, plan, skeleton), plan)
             else:
                 student = finished(student, plan, gradients(original))
             last = late[-1][0] if late else "finished"
@@ -201,67 +206,6 @@ def compress(
             seed=seed,
         )
     return Result(student, report, plan)
-
-
-def prepare(student: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> None:
-    """Turn a model, in place, into a student: codebooks attached, verified, trainable what the plan says.
-
-    Args:
-        student: the original or a copy of it; left in evaluation mode.
-        plan: of the original.
-        codebooks: from :func:`fit`.
-
-    Raises:
-        PlanMismatchError: the student does not hold what the plan says.
-    """
-    for name, codebook in codebooks.items():
-        attach(student, name, codebook)
-    verify_plan(plan, student)
-    _set_trainable(student, plan)
-    student.eval()
-
-
-def gradients(model: nn.Module) -> dict[str, bool]:
-    """``requires_grad`` of every parameter, by name."""
-    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-
-
-def finished(student: nn.Module, plan: Plan, gradients: Mapping[str, bool]) -> nn.Module:
-    """The student as it is run and stored: codebook modules, values as the file keeps them, verified.
-
-    Args:
-        student: changed in place.
-        plan: what the student must hold.
-        gradients: ``requires_grad`` that the remaining parameters get, by name: see :func:`gradients`.
-
-    Returns:
-        ``student``, or its replacement when it is itself a single layer; in evaluation mode.
-
-    Raises:
-        PlanMismatchError: the student does not hold what the plan says.
-    """
-    student = finish(student).eval()
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(gradients.get(name, False))
-        parameter.grad = None
-    return _remembering(student, plan)
-
-
-def _remembering(student: nn.Module, plan: Plan) -> nn.Module:
-    """The finished student, verified, with its recipe; values as the file keeps them."""
-    remember(student, plan.recipe.data(), plan.recipe.storage.model_dump())
-    checkpoint.round_floats(student)
-    verify_plan(plan, student)
-    return student
-
-
-def _set_trainable(student: nn.Module, plan: Plan) -> None:
-    for parameter in student.parameters():
-        parameter.requires_grad_(False)
-    centroids = {name: original for name, _, _, _, original in attached(student)}
-    plain = dict(student.named_parameters())
-    for name in plan.trainable:
-        (centroids[name] if name in centroids else plain[name]).requires_grad_(True)
 
 
 def _one(recovery: Recovery, step: tuple[str, RecoveryStep], history: History) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax.codebook import FLOAT_DTYPES
+from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecipeError
-from lloydmax.outputs import class_axis, output_tensors
-from lloydmax.recipe import Recipe
-from lloydmax.recovery import open_source
-from lloydmax.selection import Layer, layers_of
-from lloydmax.strategy import device_of, evaluating
+from lloydmax.network.layers import Layer, layers_of
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.steps import open_source
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.outputs import class_axis, output_tensors
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them

@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lloydmax import distributed
 from lloydmax.data import Batch, Source, split
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.outputs import Agreement, Yardstick, class_axis
-from lloydmax.strategy import Recovery, device_of
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime import processes
+from lloydmax.runtime.modes import device_of
+from lloydmax.teacher.agreement import Agreement, Yardstick
+from lloydmax.teacher.outputs import class_axis
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -103,8 +105,8 @@ class AlignedTraining(Training):
     resumable = False
 
     def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
-        if distributed.size() > 1:
-            raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {distributed.size()}")
+        if processes.size() > 1:
+            raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {processes.size()}")
         self.alignment, student, source = alignment, recovery.student, recovery.source()
         calls = record(student, source)
         self.tap = find(student, calls, alignment.layer)

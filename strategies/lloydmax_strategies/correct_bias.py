@@ -16,8 +16,9 @@ from typing import Any, Literal
 import lloydmax
 import torch
 from lloydmax.data import Batch, Source, random_order
-from lloydmax.hookspecs import hookimpl
-from lloydmax.strategy import Recovery, evaluating
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import evaluating
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd

@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lloydmax.channels import inputs_of, outputs_of
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.folding import fold_batch_norms, folded
-from lloydmax.graph import Link, chains, conv_bn_pairs
-from lloydmax.hookspecs import hookimpl
-from lloydmax.strategy import Recovery, device_of, evaluating
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.channels import inputs_of, outputs_of
+from lloydmax.network.folding import fold_batch_norms, folded
+from lloydmax.network.graph import Link, chains, conv_bn_pairs
+from lloydmax.runtime.modes import device_of, evaluating
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 

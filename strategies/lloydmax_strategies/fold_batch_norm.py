@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from lloydmax.data import Batch
 from lloydmax.errors import RecoveryError
-from lloydmax.folding import fold_batch_norms
-from lloydmax.hookspecs import hookimpl
-from lloydmax.outputs import output_tensors
-from lloydmax.strategy import Recovery, device_of, evaluating
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.folding import fold_batch_norms
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.outputs import output_tensors
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,7 +37,7 @@ class FoldBatchNorm:
         self.options = options
 
     def restructure(self, model: nn.Module) -> None:
-        """Fold in place; see :func:`lloydmax.folding.fold_batch_norms`.
+        """Fold in place; see :func:`lloydmax.network.folding.fold_batch_norms`.
 
         Raises:
             RecoveryError: nothing can be folded, or the model cannot be traced.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from lloydmax.data import Source
 from lloydmax.data.batch import leaves
-from lloydmax.graph import trace
-from lloydmax.outputs import output_tensors
-from lloydmax.strategy import device_of
+from lloydmax.network.graph import trace
+from lloydmax.runtime.modes import device_of
+from lloydmax.teacher.outputs import output_tensors
 from torch import Tensor, fx, nn
 
 from lloydmax_strategies.tap import read

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydantic
-from lloydmax.choosing.allocation import Unit, smallest
-from lloydmax.hookspecs import hookimpl
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.units import Unit, smallest
 
 
 class Greedy:

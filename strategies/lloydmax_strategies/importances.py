@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
-from lloydmax.channels import grouped
 from lloydmax.data import Source, random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.outputs import fisher_draws, output_tensors
-from lloydmax.strategy import device_of, evaluation_mode
-from lloydmax.student import owners
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.network.channels import grouped
+from lloydmax.network.parameters import owners
+from lloydmax.runtime.modes import device_of, evaluation_mode
+from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.outputs import output_tensors
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pydantic
 import torch
-from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
-from lloydmax.hookspecs import hookimpl
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import channels_per_codebook, code_dtype
+from lloydmax.hooks.hookspecs import hookimpl
 from torch import Tensor
 
 from lloydmax_strategies.clustering.gain import unbiased

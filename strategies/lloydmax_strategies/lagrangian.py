@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pydantic
-from lloydmax.choosing.allocation import Unit, smallest, total_damage
-from lloydmax.hookspecs import hookimpl
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.units import Unit, smallest, total_damage
 from numpy.typing import NDArray
 
 from lloydmax_strategies.greedy import Greedy

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from lloydmax.channels import grouped
-from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import even
+from lloydmax.codebook.layout import channels_per_codebook
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.integer import even
-from lloydmax.strategy import Recovery, evaluating
-from lloydmax.student import CodebookWeight, attached
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.channels import grouped
+from lloydmax.runtime.modes import evaluating
+from lloydmax.student.codebooks import CodebookWeight, attached
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd

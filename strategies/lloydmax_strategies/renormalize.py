@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lloydmax.batch_norm import Moments
 from lloydmax.data import Batch, Source, random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.strategy import Recovery, device_of, evaluating
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.batch_norm import Moments
+from lloydmax.runtime.modes import device_of, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lloydmax.channels import grouped, inputs_of, outputs_of, scaled
 from lloydmax.errors import RecoveryError
-from lloydmax.graph import Link
+from lloydmax.network.channels import grouped, inputs_of, outputs_of, scaled
+from lloydmax.network.graph import Link
 from torch import Tensor, nn
 
 LOCK = 5.9 / 6

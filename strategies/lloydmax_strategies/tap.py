@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from lloydmax.data import Source
-from lloydmax.strategy import device_of
+from lloydmax.runtime.modes import device_of
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)

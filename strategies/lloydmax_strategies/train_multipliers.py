@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.integrations.fake_quantize import CodebookWeightFakeQuantize
-from lloydmax.strategy import Recovery, device_of, evaluating, evaluation_mode
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
+from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 

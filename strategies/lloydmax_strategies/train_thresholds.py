@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.hookspecs import hookimpl
-from lloydmax.strategy import Recovery, device_of, evaluating, evaluation_mode
-from lloydmax.thresholds import TrainedThreshold
+from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
+from lloydmax.student.thresholds import TrainedThreshold
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 

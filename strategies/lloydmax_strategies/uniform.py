@@ -6,8 +6,9 @@ from typing import Literal
 
 import pydantic
 import torch
-from lloydmax.codebook import Codebook, channels_per_codebook
-from lloydmax.hookspecs import hookimpl
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import channels_per_codebook
+from lloydmax.hooks.hookspecs import hookimpl
 from torch import Tensor
 
 _COARSE = [round(1 - 0.05 * step, 2) for step in range(20)]

@@ -24,7 +24,7 @@ from typing import Any
 import lloydmax
 import numpy as np
 import numpy.typing as npt
-from lloydmax import packing
+from lloydmax.format import packing
 from lloydmax.report import environment
 from torch import Tensor, nn
 

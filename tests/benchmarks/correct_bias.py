@@ -20,11 +20,11 @@ import lloydmax
 import torch
 import torchvision
 from lloydmax import demo
-from lloydmax.folding import fold_batch_norms
-from lloydmax.outputs import divergence
+from lloydmax.network.folding import fold_batch_norms
 from lloydmax.report import environment
-from lloydmax.strategy import evaluating
-from lloydmax.student import attach
+from lloydmax.runtime.modes import evaluating
+from lloydmax.student.codebooks import attach
+from lloydmax.teacher.agreement import divergence
 from lloydmax_strategies import frontier
 from size.networks import networks
 from torch import Tensor, nn

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 import torchvision
+from ao_models import efficientnet, folder_of
 from lloydmax import fit_codebook, run_step
-from lloydmax.graph import chains
+from lloydmax.network.graph import chains
 from lloydmax.report import environment
-from lloydmax.student import attach
+from lloydmax.student.codebooks import attach
 from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
 
-from ao_models import efficientnet, folder_of
 
 CROPS, SIDE, BITS = 66, 224, (8, 6, 5)
 PICTURES = (

@@ -24,11 +24,11 @@ import lloydmax
 import numpy as np
 import torch
 from lloydmax import demo
-from lloydmax.compress import prepare
-from lloydmax.fit import fit
-from lloydmax.outputs import divergence
+from lloydmax.fitting.fit import fit
+from lloydmax.hooks.events import Events
+from lloydmax.recovery.preparation import prepare
 from lloydmax.report import environment
-from lloydmax.strategy import Events
+from lloydmax.teacher.agreement import divergence
 from published.cells import Cell, Store, interval, markdown
 from published.pictures import FOREIGN, MissingPictures
 from safetensors.torch import load_file, save_file

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
 from lloydmax_strategies.clustering.histogram import Histogram
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.kmeans import KMeans

@@ -23,10 +23,10 @@ from typing import Any
 from unittest.mock import patch
 
 import lloydmax
-from lloydmax.choosing import rates
 from lloydmax.data import unlabelled
-from lloydmax.outputs import Yardstick
+from lloydmax.fitting import price
 from lloydmax.report import environment
+from lloydmax.teacher.agreement import Yardstick
 from lloydmax_strategies import kmeans
 from published import teachers
 from size.networks import Network, Prepared, networks
@@ -98,9 +98,9 @@ class Levers:
         }
         plain = self.recipe | {"recover": []}
         for kind in rules:
-            for exponent in EXPONENTS if kind == "fisher" else (rates.TEMPER,):
+            for exponent in EXPONENTS if kind == "fisher" else (price.TEMPER,):
                 title = f"{kind}, exponent {exponent:.2f}" if kind else "no importance"
-                with patch.object(rates, "TEMPER", exponent):
+                with patch.object(price, "TEMPER", exponent):
                     self.row(title, plain | {"quantize": rules[kind]})
         with self._means():
             self.row("no importance, centroids that are means", plain | {"quantize": rules[None]})

@@ -13,11 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import browser
 from lloydmax import demo
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import browser
 
 PICTURE = Path(__file__).parent / "plots" / "report_page.png"
 WIDTH = 1120

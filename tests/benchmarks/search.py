@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from lloydmax import demo
 from lloydmax.data import unlabelled
-from lloydmax.outputs import Yardstick
 from lloydmax.report import environment
+from lloydmax.teacher.agreement import Yardstick
 from torch import Tensor, nn
 from torchvision.models import resnet50
 

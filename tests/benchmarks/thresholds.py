@@ -16,19 +16,19 @@ import time
 import warnings
 from typing import Any
 
-import torch
-
-warnings.simplefilter("ignore")
-
 import lloydmax.demo
+import torch
 import torchvision
 from lloydmax.data import unlabelled
 from lloydmax.integrations.torch_ao import threshold_qconfig_mapping, train_thresholds
-from lloydmax.outputs import accuracy
 from lloydmax.report import environment
+from lloydmax.teacher.agreement import accuracy
 from torch import Tensor, nn
 from torch.ao.quantization import disable_observer
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+
+warnings.simplefilter("ignore")
+
 
 PAIRS = {1: 15, 32: 3}
 STEPS, BATCH, SAMPLES, PICTURES = 60, 50, 2000, 500

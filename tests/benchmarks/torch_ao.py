@@ -16,18 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
-warnings.simplefilter("ignore")
-
 import lloydmax
+import torch
 import torch.ao.quantization as tq
 from ao_models import agreement, digit_cnn, digits, efficientnet, minilm, photos, sentences
 from lloydmax.integrations.torch_ao import apply_recipe, backend_config
 from lloydmax.integrations.torch_ao import verify as verify_fx
 from lloydmax.integrations.torchao import CodebookQuantizer, CodebookWeightConfig, recipe_to_config, verify
+from torch import Tensor, nn
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -36,6 +32,9 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
+warnings.simplefilter("ignore")
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -20,8 +20,9 @@ from typing import Any
 import lloydmax
 import numpy as np
 import torch
-from lloydmax.codebook import Codebook, code_dtype
-from lloydmax.packing import entropy_encode
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import code_dtype
+from lloydmax.format.packing import entropy_encode
 from lloydmax.report import environment
 from published.lite import network
 from torch import Tensor, nn

@@ -8,7 +8,8 @@ from typing import Any
 
 import lloydmax
 import torch
-from lloydmax.strategy import Recovery, device_of, evaluating
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import device_of, evaluating
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 

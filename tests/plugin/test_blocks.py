@@ -11,9 +11,9 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.codebook import Codebook, decode
-from lloydmax.layers import CodebookConvTranspose2d
-from lloydmax.student import attach, attached, finish
+from lloydmax.codebook.codebook import Codebook, decode
+from lloydmax.student.codebooks import attach, attached, finish
+from lloydmax.student.layers import CodebookConvTranspose2d
 from test_fileformat import change, forge
 from torch import Tensor, nn
 

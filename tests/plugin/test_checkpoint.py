@@ -13,10 +13,11 @@ import torch
 from conftest import SmallNet, TextNet
 from lloydmax import checkpoint
 from lloydmax.checkpoint import Parameter, accountings, contents, fits, load, predicted_size, round_floats, save
-from lloydmax.codebook import Codebook, code_dtype, codebook_count
-from lloydmax.entries import DTYPES
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import code_dtype, codebook_count
 from lloydmax.errors import CheckpointError
-from lloydmax.student import attach, codebooks, finish
+from lloydmax.format.entries import DTYPES
+from lloydmax.student.codebooks import attach, codebooks, finish
 from safetensors.torch import load_file
 from torch import nn
 
@@ -365,7 +366,7 @@ def test_gzip_counts_the_dense_float32_tensors(tmp_path, monkeypatch):
     raw = b"".join(tensor.float().numpy().tobytes() for tensor in dense)
     whole = accountings(model).gzip_float32
     assert abs(whole - len(gzip.compress(raw, 6))) < 20
-    monkeypatch.setattr(lloydmax.sizes, "_GZIP_BLOCK", 10_007)
+    monkeypatch.setattr(lloydmax.format.sizes, "_GZIP_BLOCK", 10_007)
     assert whole < accountings(model).gzip_float32 < 1.2 * whole
 
 

@@ -12,7 +12,7 @@ import torch
 from conftest import SmallNet, TextNet
 from lloydmax import DataError, FitError, RecoveryError, StopRecovery, hookimpl
 from lloydmax.compress import _harm
-from lloydmax.outputs import Agreement
+from lloydmax.teacher.agreement import Agreement
 from torch import Tensor, nn
 
 RECIPE = {
@@ -179,7 +179,7 @@ def test_errors_come_before_work(small_net: SmallNet, pictures: Tensor, tmp_path
 
 
 def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures: Tensor) -> None:
-    from lloydmax import plugins
+    from lloydmax.hooks import registry
     from pydantic import BaseModel
 
     class FirstRow:
@@ -200,7 +200,7 @@ def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures
             return {"first_row": FirstRow}
 
     plugin = Plugin()
-    plugins.register(plugin, "importance-test")
+    registry.register(plugin, "importance-test")
     try:
         rule = {"layers": "head.0", "centroids": 16, "importance": "first_row"}
         result = lloydmax.compress(small_net, {"quantize": [rule]}, data=pictures, progress=False)
@@ -210,7 +210,7 @@ def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures
         with pytest.raises(RecoveryError, match="first_row"):
             lloydmax.compress(small_net, {"quantize": [rule]}, progress=False)
     finally:
-        plugins.unregister(plugin)
+        registry.unregister(plugin)
 
 
 def test_runs_that_share_a_cache_share_codebooks_inputs_and_the_teachers_outputs(

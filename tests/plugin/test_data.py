@@ -515,7 +515,7 @@ def test_several_inputs_are_kept_together():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_spooling_to_disk(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr("lloydmax.data.spooled.SEGMENT_BYTES", 256)
+    monkeypatch.setattr("lloydmax.data.kept.SEGMENT_BYTES", 256)
     rows = (X.to(dtype)[i : i + 2] for i in range(0, N, 2))
     source = spool((Batch((row,)) for row in rows), "a test", workdir=tmp_path, memory_limit=15 * dtype.itemsize)
     assert list(tmp_path.iterdir())
@@ -528,7 +528,7 @@ def test_spooling_to_disk(tmp_path, monkeypatch, dtype):
 
 
 def test_large_tensors_and_many_segments(tmp_path, monkeypatch):
-    monkeypatch.setattr("lloydmax.data.spooled.SEGMENT_BYTES", 64)
+    monkeypatch.setattr("lloydmax.data.kept.SEGMENT_BYTES", 64)
     source = spool((Batch((X[i : i + 5],)) for i in (0, 5)), "a test", workdir=tmp_path, memory_limit=0)
     assert_holds_x(source)  # 60 bytes a batch: the second needs a second file
     big = spool((Batch((X,)) for _ in range(2)), "a test", workdir=tmp_path, memory_limit=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lloydmax.envelope import envelope
+from lloydmax.codebook.cheapest import envelope
 
 
 @pytest.mark.parametrize("price", [1e-6, 0.01, 0.3, 10.0])

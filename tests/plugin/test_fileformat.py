@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax import reader
 from lloydmax.checkpoint import inspect, load, save, verify
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
-from lloydmax.packing import entropy_encode
-from lloydmax.student import attach
+from lloydmax.format import reader
+from lloydmax.format.packing import entropy_encode
+from lloydmax.student.codebooks import attach
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -13,8 +13,8 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet, TextNet
 from lloydmax import DataError, demo
-from lloydmax.batch_norm import bhattacharyya
 from lloydmax.cli import main
+from lloydmax.network.batch_norm import bhattacharyya
 from torch import Tensor, nn
 
 

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from conftest import SmallNet
 from lloydmax import demo
-from lloydmax.folding import Folded, fold_batch_norms, fold_structure, folded
+from lloydmax.network.folding import Folded, fold_batch_norms, fold_structure, folded
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent / "integrations"))

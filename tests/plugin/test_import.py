@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from import_time import imported_hosts, seconds_beyond_torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def test_import_is_cheap() -> None:

@@ -9,10 +9,11 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import even, spread
 from lloydmax.errors import CheckpointError, IntegrationError, RecoveryError
-from lloydmax.folding import Folded
-from lloydmax.integer import IntegerModel, even, spread
+from lloydmax.network.folding import Folded
+from lloydmax.student.int8.model import IntegerModel
 from torch import Tensor, nn
 
 UNIFORM = {"layers": "all", "except": ["padded"], "quantizer": "uniform", "granularity": "channel"}

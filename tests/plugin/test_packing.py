@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax import packing
-from lloydmax.codebook import code_bits, code_dtype
+from lloydmax.codebook.layout import code_bits, code_dtype
+from lloydmax.format import packing
 
 WIDTHS = [*range(18), 20, 24]
 LENGTHS = [1, 7, 8, 9, 63, 64, 65, (1 << 18) - 1, 1 << 18, (1 << 18) + 3]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import lloydmax
 import pytest
 import torch
-from lloydmax import PluginError, hookimpl, plugins
+from lloydmax import PluginError, hookimpl
+from lloydmax.hooks import registry
 from pydantic import BaseModel
 
 
@@ -32,15 +33,15 @@ class ThirdParty:
 
 def test_a_third_partys_quantizer_works_in_a_recipe(small_net: torch.nn.Module) -> None:
     plugin = ThirdParty()
-    plugins.register(plugin, "third-party")
+    registry.register(plugin, "third-party")
     try:
         result = lloydmax.compress(
             small_net, {"quantize": [{"layers": "head.*", "quantizer": "signs"}]}, progress=False
         )
         assert lloydmax.codebooks(result.model)["head.0.weight"].k == 2
-        assert ("quantizer", "signs") in {(s.kind, s.name) for s in plugins.strategies()}
+        assert ("quantizer", "signs") in {(s.kind, s.name) for s in registry.strategies()}
     finally:
-        plugins.unregister(plugin)
+        registry.unregister(plugin)
     with pytest.raises(lloydmax.RecipeError, match="signs"):
         lloydmax.Recipe.load({"quantize": [{"layers": "all", "quantizer": "signs"}]})
 
@@ -52,8 +53,8 @@ def test_a_name_registered_twice_names_both_plugins() -> None:
             return {"kmeans": Signs}
 
     with pytest.raises(PluginError, match="'kmeans'.*'kmeans'.*'again'|'kmeans'.*'again'.*'kmeans'"):
-        plugins.register(Again(), "again")
-    plugins.find("quantizer", "kmeans")
+        registry.register(Again(), "again")
+    registry.find("quantizer", "kmeans")
 
 
 def test_a_misspelt_hook_is_an_error() -> None:
@@ -63,8 +64,8 @@ def test_a_misspelt_hook_is_an_error() -> None:
             return {}
 
     with pytest.raises(PluginError, match="lloydmax_quantisers"):
-        plugins.register(Typo(), "typo")
-    plugins.manager().check_pending()
+        registry.register(Typo(), "typo")
+    registry.manager().check_pending()
 
 
 def test_a_class_without_options_is_an_error() -> None:
@@ -74,10 +75,10 @@ def test_a_class_without_options_is_an_error() -> None:
             return {"bare": object}
 
     with pytest.raises(PluginError, match="Options"):
-        plugins.register(Bare(), "bare")
+        registry.register(Bare(), "bare")
 
 
 def test_builtin_strategies_come_from_entry_points() -> None:
-    found = {(s.kind, s.name): s.distribution for s in plugins.strategies()}
+    found = {(s.kind, s.name): s.distribution for s in registry.strategies()}
     for key in (("quantizer", "kmeans"), ("step", "distill"), ("step", "renormalize"), ("step", "correct_bias")):
         assert found[key] == "lloydmax"

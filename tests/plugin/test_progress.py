@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax.cli import main
-from lloydmax.jsonlog import JsonLog
-from lloydmax.progress import ProgressBars
+from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.jsonlog import JsonLog
 from rich.console import Console
 from torch import Tensor
 

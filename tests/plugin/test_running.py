@@ -15,10 +15,11 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax import running
-from lloydmax.blocks import code_shape
-from lloydmax.codebook import Codebook, codebook_count
-from lloydmax.student import attach, finish
+from lloydmax.codebook.blocks import code_shape
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import codebook_count
+from lloydmax.student import kernels
+from lloydmax.student.codebooks import attach, finish
 from torch import Tensor, nn
 
 
@@ -57,7 +58,7 @@ def test_parts_are_the_codebook(granularity: str, axis: int, block: int) -> None
     codes = torch.randint(0, k, code_shape(shape, axis, block), dtype=torch.uint8)
     book = Codebook(torch.randn(size if block == 1 else (*size, block)), codes, granularity, axis, block, shape)
     parts, dense = list(book.parts()), book.dequantize()
-    assert torch.equal(running.dense(book), dense)
+    assert torch.equal(kernels.dense(book), dense)
     assert all(torch.equal(part.dequantize(), dense[rows]) for rows, part in parts)
     assert (len(parts) > 1) == (axis == 0 or block == 1)
     assert book.member_counts().shape == size and int(book.member_counts().sum()) == codes.numel()
@@ -104,7 +105,7 @@ def test_int8_agrees_with_the_decoded_weight(granularity: str, dtype: torch.dtyp
 def test_the_int8_codebook_has_the_best_scale() -> None:
     torch.manual_seed(0)
     book = lloydmax.fit_codebook(torch.randn(64, 256), 8)
-    values, scale, rest = running.int8_weight(book)
+    values, scale, rest = kernels.int8_weight(book)
     assert values.dtype == torch.int8 and scale.dtype == torch.bfloat16 and scale.shape == (64,)
     dense, largest = book.dequantize(), float(book.centroids.abs().max()) / 127
     held = values * scale.float()[:, None]
@@ -112,7 +113,7 @@ def test_the_int8_codebook_has_the_best_scale() -> None:
     assert off(held, dense) < 1.2 * best < off((dense / largest).round() * largest, dense)
     assert torch.allclose(rest, (dense - held).sum(1), atol=1e-4)
     zero = Codebook(torch.zeros(2), torch.zeros(4, 16, dtype=torch.uint8))
-    assert not running.int8_weight(zero)[0].any(), "an empty scale divides nothing"
+    assert not kernels.int8_weight(zero)[0].any(), "an empty scale divides nothing"
 
 
 def test_positive_inputs_do_not_add_up_what_rounding_lost() -> None:

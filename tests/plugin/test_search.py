@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import BudgetError, Cache, Recipe, RecipeError, compress, demo, hookimpl, plan, search
-from lloydmax.choosing.allocation import Unit
 from lloydmax.cli import main
-from lloydmax.plugins import register, unregister
+from lloydmax.hooks.registry import register, unregister
+from lloydmax.hooks.units import Unit
 from pydantic import BaseModel
 from torch import Tensor, nn
 

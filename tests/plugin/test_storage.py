@@ -11,13 +11,15 @@ import torch
 from conftest import SmallNet, TextNet
 from hypothesis import given
 from hypothesis import strategies as st
-from lloydmax import compact, int8
 from lloydmax.checkpoint import accountings, inspect, load, predicted_size, round_floats, save, verify
-from lloydmax.codebook import Codebook, codebook_count
-from lloydmax.entries import DTYPES, Entry, constant, filled
+from lloydmax.codebook import int8
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import codebook_count
 from lloydmax.errors import CheckpointError
-from lloydmax.norms import merge_norms, mergeable
-from lloydmax.student import attach, codebooks, finish
+from lloydmax.format import compact
+from lloydmax.format.entries import DTYPES, Entry, constant, filled
+from lloydmax.network.merging import merge_norms, mergeable
+from lloydmax.student.codebooks import attach, codebooks, finish
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import PaddedConv, SmallNet, TextNet
 from lloydmax import codebooks, fit_codebook, set_cache
-from lloydmax.codebook import Codebook
-from lloydmax.layers import CodebookLinear, CodesHolder
-from lloydmax.student import attach, attached, finish
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.student.codebooks import attach, attached, finish
+from lloydmax.student.layers import CodebookLinear, CodesHolder
 from torch import Tensor, nn
 
 

@@ -17,8 +17,8 @@ from conftest import SmallNet, TextNet
 from lloydmax import IntegrationError, RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
 from lloydmax.choosing.journal import Journal
 from lloydmax.choosing.sweep import Sweep
-from lloydmax.codebook import fit_codebook
-from lloydmax.outputs import fisher_draws
+from lloydmax.fitting.one import fit_codebook
+from lloydmax.teacher.fisher import fisher_draws
 from torch import Tensor, nn
 
 KS = [2, 4, 16, 64]
@@ -211,7 +211,7 @@ def test_journal_survives_broken_lines(tmp_path: Path) -> None:
 
 
 def test_one_histogram_gives_the_same_codebooks() -> None:
-    from lloydmax.plugins import make
+    from lloydmax.hooks.registry import make
 
     for shape in ((300, 300), (20, 30)):
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import SmallNet, TextNet
 from lloydmax import DataError
 from lloydmax.cli import main
-from lloydmax.hookspecs import hookimpl
+from lloydmax.hooks.hookspecs import hookimpl
 from torch import Tensor, nn
 
 

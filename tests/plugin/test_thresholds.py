@@ -9,7 +9,7 @@ from typing import Any
 import lloydmax
 import pytest
 import torch
-from lloydmax.thresholds import TrainedThreshold
+from lloydmax.student.thresholds import TrainedThreshold
 from torch import Tensor
 
 

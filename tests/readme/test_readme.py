@@ -11,7 +11,8 @@ from typing import Any
 import lloydmax
 import pytest
 from click.testing import CliRunner
-from lloydmax import cli, tables
+from lloydmax import cli
+from lloydmax.runtime import text
 from page import README, ROOT, Section, anchors, links, sections
 from surroundings import names, write_files
 from update import updated
@@ -87,7 +88,7 @@ def test_the_demos_table_looks_like_the_page() -> None:
     stages = [SimpleNamespace(name=name, score=0.9) for name in ("", "compressed", "renormalize", "distill")]
     report: Any = SimpleNamespace(stages=stages, bytes=SimpleNamespace(original=2.12e6, file=141.38e3))
     block = next(block for section in SECTIONS if section.title == "Try it" for block in section.blocks[1:])
-    assert shape(block.text).startswith(shape(tables.render(tables.demo_table(report))))
+    assert shape(block.text).startswith(shape(text.render(text.demo_table(report))))
 
 
 def test_every_block_has_a_language_that_is_checked() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from lloydmax.plugins import strategies
-from lloydmax.reference import markdown
+from lloydmax.hooks.registry import strategies
+from lloydmax.recipe.reference import markdown
 from page import README
 
 START, END = "<!-- recipe reference -->\n", "<!-- end of the recipe reference -->\n"

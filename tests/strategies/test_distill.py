@@ -12,8 +12,9 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax import RecoveryError, outputs
-from lloydmax.outputs import Agreement
+from lloydmax import RecoveryError
+from lloydmax.teacher import outputs
+from lloydmax.teacher.agreement import Agreement
 from lloydmax_strategies.training.loop import is_better
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ def test_the_student_learns_the_teachers_outputs(form: str) -> None:
 @pytest.mark.parametrize("loss", ["mse", "l1", "kl", "cosine"])
 def test_every_loss_goes_down(loss: str) -> None:
     student, teacher, x = pair()
-    before = lloydmax.outputs.Yardstick(teacher, lloydmax.data.unlabelled(x, teacher)).measure(student)
+    before = lloydmax.teacher.agreement.Yardstick(teacher, lloydmax.data.unlabelled(x, teacher)).measure(student)
     found = lloydmax.distill(student, teacher, x, **OPTIONS, loss=loss, temperature=2.0 if loss == "kl" else 1.0)
     assert found["agreement"] > max(0.9, before.top1)
 

@@ -15,13 +15,12 @@ from conftest import SmallNet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lloydmax import demo
-from lloydmax.folding import fold_batch_norms
+from lloydmax.network.folding import fold_batch_norms
+from test_folding import difference, shuffled
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugin"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
-
-from test_folding import difference, shuffled
 
 
 def equalized(model: nn.Module, data: Tensor | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax.data import unlabelled
-from lloydmax.strategy import evaluating
+from lloydmax.runtime.modes import evaluating
 from lloydmax_strategies.frontier import Frontier
 from lloydmax_strategies.tap import forward_order, read
 from torch import Tensor, nn

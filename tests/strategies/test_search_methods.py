@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lloydmax import BudgetError
-from lloydmax.choosing.allocation import Option, Unit, total_bytes, total_damage
-from lloydmax.plugins import find, make
+from lloydmax.hooks.registry import find, make
+from lloydmax.hooks.units import Option, Unit, total_bytes, total_damage
 
 
 def problem(seed: int) -> list[Unit]:

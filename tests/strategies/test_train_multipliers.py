@@ -10,7 +10,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.folding import fold_batch_norms
+from lloydmax.network.folding import fold_batch_norms
 from torch import Tensor, nn
 
 

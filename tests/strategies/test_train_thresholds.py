@@ -9,8 +9,9 @@ from typing import Any
 import lloydmax
 import pytest
 import torch
-from lloydmax import hookimpl, plugins
-from lloydmax.thresholds import TrainedThreshold
+from lloydmax import hookimpl
+from lloydmax.hooks import registry
+from lloydmax.student.thresholds import TrainedThreshold
 from lloydmax_strategies.train_thresholds import TrainThresholds
 from torch import Tensor, nn
 
@@ -205,8 +206,8 @@ def test_it_needs_data(teacher: Any) -> None:
 
 
 def test_options_are_in_the_schema() -> None:
-    assert plugins.find("step", "train_thresholds").options is TrainThresholds.Options
+    assert registry.find("step", "train_thresholds").options is TrainThresholds.Options
     with pytest.raises(lloydmax.RecoveryError, match="preset"):
-        plugins.make("step", "train_thresholds", {"preset": "paper"}, lloydmax.RecoveryError)
+        registry.make("step", "train_thresholds", {"preset": "paper"}, lloydmax.RecoveryError)
     with pytest.raises(lloydmax.RecoveryError, match="did you mean 'restart'"):
-        plugins.make("step", "train_thresholds", {"restarts": 3}, lloydmax.RecoveryError)
+        registry.make("step", "train_thresholds", {"restarts": 3}, lloydmax.RecoveryError)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax import plugins
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.hooks import registry
 from lloydmax_strategies.uniform import Uniform
 from torch import Tensor
 
@@ -128,7 +128,7 @@ def test_half_precision_and_scalars(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("options", [{"bits": 1}, {"bits": 9}, {"scheme": "signed"}, {"granularity": "row"}])
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(lloydmax.FitError, match=next(iter(options))):
-        plugins.make("quantizer", "uniform", options, lloydmax.FitError)
+        registry.make("quantizer", "uniform", options, lloydmax.FitError)
 
 
 def test_in_a_recipe(small_net: torch.nn.Module) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
 from lloydmax_strategies.clustering.vectors import fit_blocks
 from torch import Tensor
 

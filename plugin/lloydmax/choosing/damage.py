@@ -22,16 +22,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lloydmax import plugins
-from lloydmax.cache import Cache, fingerprint
 from lloydmax.choosing.journal import Journal
-from lloydmax.codebook import Codebook, check_weight
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
-from lloydmax.fit import importances
-from lloydmax.outputs import Agreement, Yardstick, class_axis, divergence, fisher_draws, output_tensors
-from lloydmax.plan import Plan, PlannedParameter
-from lloydmax.strategy import Events, device_of, evaluating, evaluation_mode
+from lloydmax.fitting.fit import importances
+from lloydmax.hooks import registry
+from lloydmax.hooks.events import Events
+from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import fingerprint
+from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
+from lloydmax.teacher.agreement import Agreement, Yardstick, divergence
+from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.outputs import class_axis, output_tensors
 
 Floats = NDArray[np.float64]
 _BATCH = 64
@@ -285,11 +290,11 @@ def fit_many(
     go (kmeans: one histogram serves all); of any other one ``fit`` is called for each number.
     """
     options = [type(p.options).model_validate({**p.options.model_dump(), "centroids": k}) for k in centroids]
-    first = plugins.make("quantizer", p.quantizer, options[0])
+    first = registry.make("quantizer", p.quantizer, options[0])
     if hasattr(first, "fit_many"):
         many = first.fit_many(weight, centroids, importance=importance, axis=p.axis)
     else:
-        makers = (plugins.make("quantizer", p.quantizer, option) for option in options)
+        makers = (registry.make("quantizer", p.quantizer, option) for option in options)
         many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
     return dict(zip(centroids, many, strict=True))
 

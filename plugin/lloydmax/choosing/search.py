@@ -10,16 +10,18 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from lloydmax import plugins, textfile
-from lloydmax.cache import Cache
-from lloydmax.choosing.budget import Budget, Search
+from lloydmax.choosing.rows import Units
 from lloydmax.choosing.searching import Searcher, Trial, resolved_recipe
-from lloydmax.choosing.sweep import Sweep, Units
+from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
-from lloydmax.outputs import Agreement
-from lloydmax.recipe import Recipe
-from lloydmax.strategy import SearchMethod
+from lloydmax.hooks import registry
+from lloydmax.hooks.protocols import SearchMethod
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.search import Budget, Search
+from lloydmax.runtime import files
+from lloydmax.runtime.cache import Cache
+from lloydmax.teacher.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,11 @@ class SearchResult:
 
     def to_json(self, path: str | Path) -> None:
         """Write the result as JSON."""
-        textfile.write_json(path, self.to_dict())
+        files.write_json(path, self.to_dict())
 
     def __str__(self) -> str:
         from lloydmax.choosing.tables import search_tables
-        from lloydmax.tables import render
+        from lloydmax.runtime.text import render
 
         return render(*search_tables(self))
 
@@ -143,7 +145,7 @@ def search(
     section = recipe.search or Search()
     wanted = _budget(budget, section, recipe)
     name = method or section.method
-    chooser: SearchMethod = plugins.make(
+    chooser: SearchMethod = registry.make(
         "search method", name, section.options if name == section.method else {}, RecipeError
     )
     settings = Settings(
@@ -171,5 +173,5 @@ def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe
         return Budget.model_validate(budget)
     except ValidationError as failure:
         raise RecipeError(
-            "budget: " + "; ".join(plugins.problem(error, Budget) for error in failure.errors())
+            "budget: " + "; ".join(registry.problem(error, Budget) for error in failure.errors())
         ) from None

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from lloydmax import checkpoint
-from lloydmax.choosing.allocation import BudgetError, Choice, Unit, total_bytes, total_damage
-from lloydmax.choosing.budget import Budget
 from lloydmax.choosing.damage import Floats
 from lloydmax.choosing.sweeping import Trials
-from lloydmax.outputs import Agreement
-from lloydmax.plan import Plan
-from lloydmax.recipe import Recipe
-from lloydmax.strategy import SearchMethod
+from lloydmax.hooks.protocols import SearchMethod
+from lloydmax.hooks.units import BudgetError, Choice, Unit, total_bytes, total_damage
+from lloydmax.plan.plan import Plan
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.search import Budget
+from lloydmax.teacher.agreement import Agreement
 
 _PRECISION = 500
 _REACH = 2

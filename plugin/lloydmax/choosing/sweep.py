@@ -6,49 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from lloydmax import textfile
-from lloydmax.cache import Cache
-from lloydmax.choosing.allocation import Option, Unit
-
-Units = Literal["parameters", "rules"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One unit (a parameter, or all of a rule) with one number of centroids, everything else as it was.
-
-    Attributes:
-        unit: name of the parameter, or the rule's layers.
-        layer: number of the parameter's layer, if it has one.
-        weights: in the unit.
-        centroids: of one codebook.
-        bits: fixed-width code bits of one weight.
-        bytes: codes and codebooks as stored.
-        kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are no classes.
-        agreement: share of decisions with the teacher's top-1; ``None`` likewise.
-        snr: signal-to-noise ratio of the outputs in dB; infinite where they are the same.
-        measured: whether it was measured; else estimated (see :mod:`lloydmax.choosing.damage`).
-    """
-
-    unit: str
-    layer: int | None
-    weights: int
-    centroids: int
-    bits: float
-    bytes: int
-    kl: float | None
-    agreement: float | None
-    snr: float
-    measured: bool
-
-    @property
-    def damage(self) -> float:
-        """The KL divergence; without classes, the noise over the signal of the outputs."""
-        return self.kl if self.kl is not None else 10 ** (-self.snr / 10)
+from lloydmax.choosing.rows import Row, Units
+from lloydmax.hooks.units import Option, Unit
+from lloydmax.runtime import files
+from lloydmax.runtime.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -102,7 +67,7 @@ class Sweep:
 
     def to_json(self, path: str | Path) -> None:
         """Write the sweep as JSON."""
-        textfile.write_json(path, self.to_dict())
+        files.write_json(path, self.to_dict())
 
     def plot(self, path: str | Path) -> None:
         """Draw damage against bytes, a line for each unit; the ending decides the format (``.svg``, ``.png``).
@@ -116,7 +81,7 @@ class Sweep:
 
     def __str__(self) -> str:
         from lloydmax.choosing.tables import sweep_table
-        from lloydmax.tables import render
+        from lloydmax.runtime.text import render
 
         return render(sweep_table(self))
 

@@ -16,22 +16,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from lloydmax import packing
-from lloydmax.cache import Cache, fingerprint, model_fingerprint
-from lloydmax.checks import refuse_bits
-from lloydmax.choosing.budget import Search
 from lloydmax.choosing.damage import Bench, Floats
 from lloydmax.choosing.journal import Journal
-from lloydmax.choosing.sweep import Row, Sweep, Units
-from lloydmax.codebook import code_bits
+from lloydmax.choosing.rows import Row, Units
+from lloydmax.choosing.sweep import Sweep
+from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import RecipeError, RecoveryError
-from lloydmax.folding import fold_batch_norms
-from lloydmax.outputs import Agreement
-from lloydmax.plan import Plan, PlannedParameter, most_centroids, plan_as_is
-from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import Recipe
-from lloydmax.recovery import folder, open_source, recover, recovery_steps
-from lloydmax.strategy import Events, Recovery, seeded
+from lloydmax.format import packing
+from lloydmax.hooks.events import Events
+from lloydmax.hooks.protocols import Recovery, seeded
+from lloydmax.network.folding import fold_batch_norms
+from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids, plan_as_is
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.checks import refuse_bits
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.search import Search
+from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.teacher.agreement import Agreement
 
 _MEASURED_OF = 32
 _FEWEST = 3
@@ -113,7 +116,7 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
     plan = make_plan(model, single, settings.example_inputs)
     with ExitStack() as stack:
         if settings.progress:
-            from lloydmax.progress import ProgressBars
+            from lloydmax.progress.bars import ProgressBars
 
             listeners = (*listeners, stack.enter_context(ProgressBars()))
         stack.enter_context(seeded(seed, model))
@@ -250,10 +253,10 @@ def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int]
 
 
 def _chooses(quantizer: str) -> bool:
-    from lloydmax import plugins
-    from lloydmax.recipe import KEEP
+    from lloydmax.hooks import registry
+    from lloydmax.recipe.recipe import KEEP
 
-    return quantizer != KEEP and "centroids" in plugins.find("quantizer", quantizer, RecipeError).options.model_fields
+    return quantizer != KEEP and "centroids" in registry.find("quantizer", quantizer, RecipeError).options.model_fields
 
 
 def _original(recovery: Recovery, recipe: Recipe, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
-from lloydmax.codebook import code_bits
-from lloydmax.tables import percent, size
+from lloydmax.codebook.layout import code_bits
+from lloydmax.runtime.text import percent, size
 
 if TYPE_CHECKING:
     from lloydmax.choosing.search import SearchResult

@@ -208,7 +208,7 @@ def evaluate(
 
     from lloydmax import load
     from lloydmax.data import unlabelled
-    from lloydmax.outputs import Yardstick, accuracy
+    from lloydmax.teacher.agreement import Yardstick, accuracy
 
     if data_fitness:
         if not sets or student or data or labels:
@@ -312,7 +312,7 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
 @as_json_option
 def plugins(as_json: bool) -> None:
     """List what is installed, and from where."""
-    from lloydmax.plugins import strategies
+    from lloydmax.hooks.registry import strategies
 
     rows = [{"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution} for s in strategies()]
     text = "\n".join(f"{r['kind']:14} {r['name']:16} {r['plugin']:16} {r['distribution']}" for r in rows)
@@ -327,8 +327,8 @@ def schema(as_markdown: bool) -> None:
     A JSON schema for editors and checkers, with the options of every installed plugin.
     """
     from lloydmax import Recipe
-    from lloydmax.plugins import strategies
-    from lloydmax.reference import markdown
+    from lloydmax.hooks.registry import strategies
+    from lloydmax.recipe.reference import markdown
 
     click.echo(
         markdown(strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2), nl=not as_markdown
@@ -350,7 +350,8 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
     from lloydmax import data_fitness
-    from lloydmax.tables import fitness_table, render
+    from lloydmax.runtime.text import render
+    from lloydmax.teacher.fitness_table import fitness_table
 
     found = data_fitness(model, sets, **({} if samples is None else {"samples": samples}))
     show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)

@@ -33,7 +33,7 @@ def budget_of(text: str | None) -> dict[str, float] | None:
 
 def build_model(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:
     """The model that a callable and a file of weights make."""
-    from lloydmax.models import build
+    from lloydmax.cli.models import build
 
     try:
         keywords = json.loads(arguments) if arguments else {}

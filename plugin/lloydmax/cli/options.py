@@ -23,7 +23,7 @@ class Main(click.Group):
             return super().invoke(ctx)
         except (LloydmaxError, OSError) as error:
             if ctx.meta.get(_LOG_JSON):
-                from lloydmax.jsonlog import JsonLog
+                from lloydmax.progress.jsonlog import JsonLog
 
                 JsonLog().write("error", str(error))
             else:
@@ -85,7 +85,7 @@ def progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
     if not log_json:
         yield {"progress": not quiet}
         return
-    from lloydmax.jsonlog import JsonLog
+    from lloydmax.progress.jsonlog import JsonLog
 
     with JsonLog() as log:
         yield {"progress": False, "listeners": [log]}
@@ -96,13 +96,13 @@ def listeners() -> Iterator[list[object]]:
     """What hears a stage before the run itself, as the options of the command say."""
     told = click.get_current_context().meta
     if told.get(_LOG_JSON):
-        from lloydmax.jsonlog import JsonLog
+        from lloydmax.progress.jsonlog import JsonLog
 
         yield [JsonLog()]
     elif told.get(_QUIET):
         yield []
     else:
-        from lloydmax.progress import ProgressBars
+        from lloydmax.progress.bars import ProgressBars
 
         with ProgressBars() as bars:
             yield [bars]
@@ -114,7 +114,7 @@ recipe_option = click.option("--recipe", required=True, type=click.Path(), help=
 
 def show(data: Any, text: str, as_json: bool) -> None:
     """Print the result, once per run."""
-    from lloydmax import distributed
+    from lloydmax.runtime import processes
 
-    if distributed.writes():
+    if processes.writes():
         click.echo(json.dumps(data, indent=2) if as_json else text)

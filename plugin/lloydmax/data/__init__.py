@@ -1,13 +1,13 @@
 """Unlabelled data in any form, as inputs of a model with random access."""
 
-from .batch import Batch
-from .capture import Captured, capture_inputs
-from .image_folder import ImageFolder, image_channels, images
-from .inputs import Inputs, inputs_of
-from .opening import unlabelled
-from .randomness import random_order, split
-from .sources import ArraySource, DatasetSource, Source
-from .spooled import BatchSource, spool
+from lloydmax.data.batch import Batch
+from lloydmax.data.capture import Captured, capture_inputs
+from lloydmax.data.image_folder import ImageFolder, image_channels, images
+from lloydmax.data.inputs import Inputs, inputs_of
+from lloydmax.data.kept import BatchSource, spool
+from lloydmax.data.opening import unlabelled
+from lloydmax.data.randomness import random_order, split
+from lloydmax.data.sources import ArraySource, DatasetSource, Source
 
 __all__ = [
     "ArraySource",

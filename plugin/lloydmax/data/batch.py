@@ -10,7 +10,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError
+from lloydmax.errors import DataError
 
 _REFUSAL = "view size is not compatible with input tensor's size and stride"
 _needs_plain_strides: WeakSet[nn.Module] = WeakSet()

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError
-from .batch import Batch
-from .inputs import Inputs, is_label
-from .spooled import GIB, BatchSource
+from lloydmax.data.batch import Batch
+from lloydmax.data.inputs import Inputs, is_label
+from lloydmax.data.kept import GIB, BatchSource
+from lloydmax.errors import DataError
 
 
 class Captured:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .image_folder import SUFFIXES as IMAGE_SUFFIXES
-from .inputs import Inputs, is_label
+from lloydmax.data.image_folder import SUFFIXES as IMAGE_SUFFIXES
+from lloydmax.data.inputs import Inputs, is_label
+from lloydmax.errors import DataError
 
 USUAL_NAMES = ("images", "x", "data", "inputs", "input")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")

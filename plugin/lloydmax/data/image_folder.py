@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..errors import DataError
+from lloydmax.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image

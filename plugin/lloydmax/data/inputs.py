@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError
-from .batch import Batch, map_leaves
+from lloydmax.data.batch import Batch, map_leaves
+from lloydmax.errors import DataError
 
 _USUAL_LABELS = ("label", "labels", "target", "targets", "y")
 _HUGGING_FACE_LABELS = ("label_ids", "start_positions", "end_positions", "next_sentence_label")

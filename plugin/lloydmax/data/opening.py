@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import DataError
-from .files import read_arrays
-from .image_folder import ImageFolder, image_channels, images
-from .inputs import Inputs
-from .randomness import undisturbed
-from .sources import ArraySource, DatasetSource, Source, guarded
-from .spooled import spool
+from lloydmax.data.files import read_arrays
+from lloydmax.data.image_folder import ImageFolder, image_channels, images
+from lloydmax.data.inputs import Inputs
+from lloydmax.data.kept import spool
+from lloydmax.data.randomness import undisturbed
+from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
+from lloydmax.errors import DataError
 
 MANY_PICTURES = 256
 COLLATED_SAMPLES = 64

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ..errors import DataError
+from lloydmax.errors import DataError
 
 _turn = threading.RLock()
 

@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
-from .batch import Batch, map_leaves
-from .inputs import Inputs
-from .randomness import undisturbed
+from lloydmax.data.batch import Batch, map_leaves
+from lloydmax.data.inputs import Inputs
+from lloydmax.data.randomness import undisturbed
+from lloydmax.errors import DataError
 
 PROBED_SAMPLES = 16
 

@@ -51,7 +51,8 @@ class DemoResult:
         }
 
     def __str__(self) -> str:
-        from lloydmax.tables import demo_table, render
+        from lloydmax.demo.table import demo_table
+        from lloydmax.runtime.text import render
 
         reloaded = "gives the same outputs, bit for bit" if self.same_after_reload else "DIFFERS"
         seconds = sum(self.report.seconds.values())

@@ -13,7 +13,7 @@ from torch import Tensor
 from lloydmax.errors import ExportError
 from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
-from lloydmax.plugins import nearest
+from lloydmax.hooks.registry import nearest
 
 FORMATS = {
     "torch": ".pt2",

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from lloydmax.contents import check_state, contents, ordinary
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
 from lloydmax.exporting.quiet import quiet
-from lloydmax.integer import IntegerModel
-from lloydmax.layers import CodesHolder
-from lloydmax.student import finish
+from lloydmax.student.codebooks import finish
+from lloydmax.student.held import check_state, contents, ordinary
+from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.layers import CodesHolder
 
 
 @dataclass(frozen=True)

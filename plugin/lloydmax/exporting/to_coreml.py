@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import channels_per_codebook
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
-from lloydmax.layers import CodebookLayer
-from lloydmax.student import codebooks
+from lloydmax.student.codebooks import codebooks
+from lloydmax.student.layers import CodebookLayer
 
 _SIZES = (2, 4, 8, 16, 64, 256)
 _PALETTIZATION = 2

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lloydmax.codebook import code_bits
+from lloydmax.codebook.layout import code_bits
+from lloydmax.format.sizes import Sizes
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
-from lloydmax.sizes import Sizes
-from lloydmax.tables import percent, size
+from lloydmax.runtime.text import percent, size
 
 Spec = dict[str, Any]
 ACCOUNTINGS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lloydmax.choosing.sweep import Row
+from lloydmax.choosing.rows import Row
 from lloydmax.errors import ReportError
 from lloydmax.report.reading import read_json, validated, with_infinite_snr
 

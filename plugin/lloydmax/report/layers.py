@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lloydmax.codebook import Codebook
-from lloydmax.plan import Plan
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.plan.plan import Plan
 
 BINS = 64
 DRAWN = 64

@@ -14,7 +14,7 @@ from lloydmax.report import charts, tables
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.layers import LayerReport
 from lloydmax.report.report import Report
-from lloydmax.tables import percent
+from lloydmax.runtime.text import percent
 
 LETTERS = "AB"
 

@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from lloydmax.errors import ReportError
+from lloydmax.format.sizes import Sizes
 from lloydmax.report.report import VERSION, Report
-from lloydmax.sizes import Sizes
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

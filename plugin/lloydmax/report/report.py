@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lloydmax import distributed, textfile
-from lloydmax.outputs import Agreement
+from lloydmax.format.sizes import Sizes
 from lloydmax.report.layers import LayerReport
 from lloydmax.report.machine import environment
-from lloydmax.sizes import Sizes
+from lloydmax.runtime import files, processes
+from lloydmax.teacher.agreement import Agreement
 
 if TYPE_CHECKING:
     from lloydmax.choosing.search import SearchResult
@@ -110,7 +110,7 @@ class Report:
             "agreement": self.agreement,
             "kl": self.kl,
         }
-        plain: dict[str, Any] = {"version": VERSION, **textfile.plain(data)}
+        plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}
         return plain
 
     def to_json(self, path: str | Path) -> None:
@@ -119,8 +119,8 @@ class Report:
         Raises:
             OSError: the folder is missing or not writable.
         """
-        if distributed.writes():
-            textfile.write_json(path, self.to_dict())
+        if processes.writes():
+            files.write_json(path, self.to_dict())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Report:
@@ -150,11 +150,12 @@ class Report:
         from lloydmax.report.curves import DamageCurves
         from lloydmax.report.page import page
 
-        if distributed.writes():
+        if processes.writes():
             reports = [self] if other is None else [self, other]
-            textfile.write_text(path, page(reports, None if sweep is None else DamageCurves.of(sweep)))
+            files.write_text(path, page(reports, None if sweep is None else DamageCurves.of(sweep)))
 
     def __str__(self) -> str:
-        from lloydmax.tables import render, report_tables
+        from lloydmax.report.terminal import report_tables
+        from lloydmax.runtime.text import render
 
         return render(*report_tables(self))

@@ -10,7 +10,7 @@ from html import escape
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.layers import LayerReport
 from lloydmax.report.report import Report
-from lloydmax.tables import percent, size
+from lloydmax.runtime.text import percent, size
 
 NONE = "–"
 _LONG = 24

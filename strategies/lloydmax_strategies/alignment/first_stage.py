@@ -13,8 +13,8 @@ import torch
 from lloydmax.data import Source
 from lloydmax.data.batch import leaves
 from lloydmax.errors import RecoveryError
-from lloydmax.plugins import nearest
-from lloydmax.strategy import device_of, evaluating
+from lloydmax.hooks.registry import nearest
+from lloydmax.runtime.modes import device_of, evaluating
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from lloydmax.batch_norm import statistics_gap
 from lloydmax.data import Source
 from lloydmax.errors import RecoveryError
-from lloydmax.strategy import device_of
+from lloydmax.network.batch_norm import statistics_gap
+from lloydmax.runtime.modes import device_of
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -94,7 +94,7 @@ class Adversary:
 class StatisticsGap:
     """How far the inputs of the student's first batch norms are from the statistics that the teacher keeps.
 
-    The mean of :func:`lloydmax.batch_norm.statistics_gap` over batch norms. A context manager: it listens while it is
+    The mean of :func:`lloydmax.network.batch_norm.statistics_gap` over batch norms. A context manager: it listens while it is
     entered.
 
     Args:

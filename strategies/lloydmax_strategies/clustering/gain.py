@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from lloydmax.codebook import Codebook, channels_per_codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import channels_per_codebook
 from torch import Tensor
 
 _LEAST = 0.1

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lloydmax.codebook import CENTROID_BITS, Codebook, code_dtype
-from lloydmax.envelope import envelope
+from lloydmax.codebook.cheapest import envelope
+from lloydmax.codebook.codebook import CENTROID_BITS, Codebook
+from lloydmax.codebook.layout import code_dtype
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram, Points

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from lloydmax.blocks import code_shape, distinct, features, grouped, misfit, nearest, to_blocks
-from lloydmax.codebook import Codebook, channels_per_codebook, code_dtype
+from lloydmax.codebook.blocks import code_shape, distinct, features, grouped, misfit, nearest, to_blocks
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import channels_per_codebook, code_dtype
 from lloydmax.errors import FitError
 from torch import Tensor
 

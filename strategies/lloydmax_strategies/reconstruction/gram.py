@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lloydmax.channels import grouped
+from lloydmax.network.channels import grouped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 

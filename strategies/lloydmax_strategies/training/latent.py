@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from lloydmax.codebook import Codebook
+from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecoveryError
-from lloydmax.student import CodebookWeight, attached
+from lloydmax.student.codebooks import CodebookWeight, attached
 from torch import Tensor, nn
 
 from lloydmax_strategies.clustering.gain import suited

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 import torch
 from lloydmax.data import split
-from lloydmax.outputs import Agreement, TeacherOutputs, Yardstick, output_tensors
-from lloydmax.strategy import Recovery, device_of
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import device_of
+from lloydmax.teacher.agreement import Agreement, Yardstick
+from lloydmax.teacher.kept import TeacherOutputs
+from lloydmax.teacher.outputs import output_tensors
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 

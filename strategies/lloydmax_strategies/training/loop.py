@@ -11,11 +11,13 @@ from operator import add
 from typing import Any, Literal
 
 import torch
-from lloydmax import distributed, resume
 from lloydmax.data import Batch, split
 from lloydmax.errors import RecoveryError
-from lloydmax.outputs import Agreement, Yardstick
-from lloydmax.strategy import Recovery, device_of, evaluation_mode
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.recovery import resume
+from lloydmax.runtime import processes
+from lloydmax.runtime.modes import device_of, evaluation_mode
+from lloydmax.teacher.agreement import Agreement, Yardstick
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -146,7 +148,7 @@ class Training:
         self.precision = "bfloat16" if bfloat16 else "float32"
         self.views = Views(options, self.generator, recovery.seed)
         self.local = self._shared_out()
-        student = distributed.replicated(recovery.student)
+        student = processes.replicated(recovery.student)
         self.mimic = Mimic(options, recovery, self.source, self.order, self.views, self.precision, student)
         self.yardstick: Yardstick | None = None
         if len(self.held_out):
@@ -234,9 +236,9 @@ class Training:
         smooth: dict[str, float] = {"loss": math.nan}
         order = self.order[torch.randperm(len(self.order), generator=self.generator)]
         drop_last = len(self.order) > self.batch_size
-        if distributed.size() > 1:
-            whole = len(order) // self.batch_size * self.batch_size if drop_last else self.local * distributed.size()
-            order = torch.cat([distributed.share(part) for part in order[:whole].split(self.batch_size)])
+        if processes.size() > 1:
+            whole = len(order) // self.batch_size * self.batch_size if drop_last else self.local * processes.size()
+            order = torch.cat([processes.share(part) for part in order[:whole].split(self.batch_size)])
         for indices, batch in self.source.batches(self.local, order, drop_last=drop_last):
             parts = self._step(indices, batch)
             self.done += 1
@@ -256,7 +258,7 @@ class Training:
             self.latents.begin_step(self.done / self.total)
         parts = self.losses(indices, batch)
         values = torch.stack([part.detach() for part in parts.values()]).tolist()
-        values = [value / distributed.size() for value in distributed.summed(values, self.device)]
+        values = [value / processes.size() for value in processes.summed(values, self.device)]
         told = dict(zip(parts, values, strict=True))
         if _finite(told):
             self.optimizer.zero_grad(set_to_none=True)
@@ -272,7 +274,7 @@ class Training:
 
     def _shared_out(self) -> int:
         """Samples of one step in this process."""
-        workers = distributed.size()
+        workers = processes.size()
         if workers == 1:
             return self.batch_size
         samples = min(self.batch_size, len(self.order))

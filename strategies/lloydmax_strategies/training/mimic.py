@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
-from lloydmax.outputs import TeacherOutputs, class_axis, divergences, output_tensors
-from lloydmax.strategy import Recovery, device_of
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.modes import device_of
+from lloydmax.teacher.agreement import divergences
+from lloydmax.teacher.kept import TeacherOutputs
+from lloydmax.teacher.outputs import class_axis, output_tensors
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lloydmax.student import attached
+from lloydmax.student.codebooks import attached
 from torch import Tensor, nn
 
 _LEAST = 1e-3

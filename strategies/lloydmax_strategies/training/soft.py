@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from lloydmax.codebook import Codebook
-from lloydmax.student import CodebookWeight
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.student.codebooks import CodebookWeight
 from torch import Tensor
 
 from lloydmax_strategies.training.latent import StraightThrough

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lloydmax.errors import RecoveryError
-from lloydmax.outputs import class_axis
+from lloydmax.teacher.outputs import class_axis
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import lloydmax
 import torch
-from lloydmax.codebook import fit_codebook
-from lloydmax.student import attach
+from lloydmax.fitting.one import fit_codebook
+from lloydmax.student.codebooks import attach
 from torch import nn
 
 from published.cells import ONE_RUN, Cell, Claim, Results, markdown, told, verdict

@@ -11,10 +11,10 @@ from typing import Any
 import lloydmax
 import torch
 from lloydmax import demo
-from lloydmax.compress import prepare
 from lloydmax.demo.network import DemoResNet
-from lloydmax.fit import fit
-from lloydmax.strategy import evaluating
+from lloydmax.fitting.fit import fit
+from lloydmax.recovery.preparation import prepare
+from lloydmax.runtime.modes import evaluating
 from torch import Tensor, nn
 
 from published import teachers

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lloydmax.strategy import evaluating
+from lloydmax.runtime.modes import evaluating
 from PIL import Image
 from torch import Tensor, nn
 

@@ -19,8 +19,8 @@ import lloydmax
 import torch
 import torch.nn.functional as F
 from lloydmax.checkpoint import accountings
-from lloydmax.compress import prepare
-from lloydmax.fit import fit
+from lloydmax.fitting.fit import fit
+from lloydmax.recovery.preparation import prepare
 from torch import Tensor, nn
 
 from published.cells import Cell, Claim, Results, above, markdown, told, verdict

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lloydmax import demo
-from lloydmax.strategy import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating
 from published import lite, teachers
 from published.pictures import MissingPictures, silhouettes
 from torch import Tensor, nn

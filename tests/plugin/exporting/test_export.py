@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax.exporting import to_torch
-from lloydmax.integer import IntegerModel
+from lloydmax.student.int8.model import IntegerModel
 from lookup_tables import check_lookup_tables
 from torch import Tensor, nn
 

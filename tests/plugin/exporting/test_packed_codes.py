@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-pytest.importorskip("onnx_ir")
-
 from hypothesis import given
 from hypothesis import strategies as st
 from lloydmax.exporting.packed_codes import parts
+
+pytest.importorskip("onnx_ir")
 
 
 @given(st.integers(1, 16), st.integers(1, 70), st.integers(0, 1 << 32))

@@ -13,16 +13,16 @@ import lloydmax
 import numpy as np
 import pytest
 import torch
-from lloydmax.outputs import TeacherOutputs
+from lloydmax.integrations.inc import CodebookConfig
+from lloydmax.integrations.inc import tuning as tuning_module
+from lloydmax.teacher.kept import TeacherOutputs
 from lloydmax_strategies.kmeans import KMeans
+from neural_compressor.common.base_tuning import Sampler
+from neural_compressor.torch.quantization import RTNConfig, TuningConfig, autotune, get_all_config_set
 from torch import Tensor, nn
 
 pytest.importorskip("neural_compressor")
 
-from lloydmax.integrations.inc import CodebookConfig
-from lloydmax.integrations.inc import tuning as tuning_module
-from neural_compressor.common.base_tuning import Sampler
-from neural_compressor.torch.quantization import RTNConfig, TuningConfig, autotune, get_all_config_set
 
 RECOVER = [{"step": "distill", "epochs": 1, "batch_size": 32, "lr": 0.01}]
 

@@ -8,10 +8,6 @@ from typing import Any
 import lloydmax
 import pytest
 import torch
-from torch import Tensor, nn
-
-pytest.importorskip("neural_compressor")
-
 from lloydmax.integrations.inc import CodebookConfig, algorithm, compose, except_codebooks, fold_batch_norms
 from neural_compressor.torch.export import export
 from neural_compressor.torch.quantization import (
@@ -22,6 +18,10 @@ from neural_compressor.torch.quantization import (
     prepare,
     quantize,
 )
+from torch import Tensor, nn
+
+pytest.importorskip("neural_compressor")
+
 
 CONVS = ["stem", "padded"]
 

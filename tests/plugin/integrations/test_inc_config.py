@@ -12,15 +12,14 @@ from typing import Any
 
 import lloydmax
 import pytest
-from torch import nn
-
-pytest.importorskip("neural_compressor")
-
 from lloydmax.integrations import inc
 from lloydmax.integrations.inc import CodebookConfig
 from neural_compressor.common.base_config import config_registry
 from neural_compressor.torch.quantization import RTNConfig, quantize
 from neural_compressor.torch.utils.utility import algos_mapping
+from torch import nn
+
+pytest.importorskip("neural_compressor")
 
 
 class Fcs(nn.Sequential):

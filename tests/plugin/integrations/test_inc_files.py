@@ -13,13 +13,12 @@ from pathlib import Path
 import lloydmax
 import pytest
 import torch
-from torch import Tensor, nn
-
-pytest.importorskip("neural_compressor")
-
 from lloydmax.integrations.inc import CodebookConfig, load, save_portable
 from neural_compressor.torch.quantization import MixedPrecisionConfig, RTNConfig, quantize, save
 from neural_compressor.torch.quantization import load as inc_load
+from torch import Tensor, nn
+
+pytest.importorskip("neural_compressor")
 
 
 def scrambled(model: nn.Module) -> nn.Module:

@@ -17,11 +17,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.nn import functional
-
-pytest.importorskip("neural_compressor")
-
 from lloydmax.integrations.inc import CodebookConfig, except_codebooks, fold_batch_norms, load
 from neural_compressor.torch.export import export
 from neural_compressor.torch.quantization import (
@@ -34,6 +29,10 @@ from neural_compressor.torch.quantization import (
     quantize,
     save,
 )
+from torch import Tensor, nn
+from torch.nn import functional
+
+pytest.importorskip("neural_compressor")
 
 
 def folder_of(package: str) -> Path:

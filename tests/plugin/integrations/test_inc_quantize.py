@@ -12,14 +12,14 @@ import lloydmax
 import numpy as np
 import pytest
 import torch
-from lloydmax import plugins
+from lloydmax.hooks import registry
+from lloydmax.integrations.inc import CodebookConfig, algorithm
+from neural_compressor.torch.quantization import convert, prepare, quantize, save
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 pytest.importorskip("neural_compressor")
 
-from lloydmax.integrations.inc import CodebookConfig, algorithm
-from neural_compressor.torch.quantization import convert, prepare, quantize, save
 
 RECIPE: dict[str, Any] = {
     "version": 1,
@@ -275,7 +275,7 @@ class SquaresPlugin:
 
 def test_importances_get_the_calibration_inputs(small_net: nn.Module, pictures: Tensor) -> None:
     plugin = SquaresPlugin()
-    plugins.register(plugin)
+    registry.register(plugin)
     try:
         config = CodebookConfig(centroids=4, importance="squares")
         recipe = {"version": 1, "quantize": [{"layers": "all", "centroids": 4, "importance": "squares"}]}
@@ -294,7 +294,7 @@ def test_importances_get_the_calibration_inputs(small_net: nn.Module, pictures: 
             quantize(copy.deepcopy(small_net), config)
         found = weights(quantize(small_net, config, run_fn=lambda model: feed(model, batches(pictures))))
     finally:
-        plugins.unregister(plugin)
+        registry.unregister(plugin)
     assert all(torch.equal(found[name], wanted[name]) for name in found)
     assert not all(torch.equal(found[name], plain[name]) for name in found)
 

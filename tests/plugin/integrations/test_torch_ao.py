@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 from ao_models import agreement, difference, digit_cnn, digits, efficientnet, photos, settled
-from lloydmax.layers import CodebookLayer
+from lloydmax.student.layers import CodebookLayer
 from torch import Tensor, nn
 
 pytest.importorskip("torch.ao.quantization.quantize_fx")

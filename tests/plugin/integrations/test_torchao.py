@@ -25,12 +25,9 @@ from ao_models import (
     sentences,
     settled,
 )
-from lloydmax.layers import CodebookConv2d, CodebookLinear
-from torch import Tensor, nn
-
-pytest.importorskip("torchao")
-
 from lloydmax.integrations.torchao import CodebookQuantizer, CodebookWeightConfig, recipe_to_config, verify
+from lloydmax.student.layers import CodebookConv2d, CodebookLinear
+from torch import Tensor, nn
 from torchao.core.config import config_from_dict, config_to_dict
 from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, quantize_
 from torchao.quantization.pt2e import allow_exported_model_train_eval
@@ -40,6 +37,9 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
     get_default_x86_inductor_quantization_config,
 )
+
+pytest.importorskip("torchao")
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

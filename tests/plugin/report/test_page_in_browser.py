@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("selenium", reason="the browser tests need selenium (extra test)")
-pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
 import browser
+import pytest
 from report_runs import measured, plain
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
+
+pytest.importorskip("selenium", reason="the browser tests need selenium (extra test)")
+pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 

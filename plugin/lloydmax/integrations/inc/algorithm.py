@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lloydmax.cache import Cache, fingerprint, model_bytes, model_fingerprint
-from lloydmax.compress import finished, gradients, prepare
 from lloydmax.data import Captured, Source, capture_inputs, unlabelled
 from lloydmax.errors import IntegrationError, RecoveryError
-from lloydmax.fit import fit
+from lloydmax.fitting.fit import fit
+from lloydmax.hooks.events import Events
+from lloydmax.hooks.protocols import Recovery, seeded
 from lloydmax.integrations.inc import files, tuning
 from lloydmax.integrations.inc.composition import compose
 from lloydmax.integrations.inc.config import RUN, CodebookConfig
@@ -30,9 +30,12 @@ from lloydmax.integrations.inc.host import (
     register_config,
 )
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.plan import Plan
-from lloydmax.recovery import needs_data, recover, recovery_steps
-from lloydmax.strategy import Events, Recovery, seeded
+from lloydmax.network.parameters import model_bytes
+from lloydmax.plan.plan import Plan
+from lloydmax.recovery.preparation import finished, gradients, prepare
+from lloydmax.recovery.steps import needs_data, recover, recovery_steps
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import fingerprint, model_fingerprint
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 

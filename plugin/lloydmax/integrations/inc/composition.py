@@ -7,8 +7,8 @@ from collections import OrderedDict
 from itertools import product
 from typing import Any
 
-from lloydmax import plugins
 from lloydmax.errors import IntegrationError
+from lloydmax.hooks import registry
 from lloydmax.integrations.inc.config import CodebookConfig
 from lloydmax.integrations.inc.host import NAME, BaseConfig, ComposableConfig, config_registry
 
@@ -75,7 +75,7 @@ def compose(*configs: BaseConfig | dict[str, Any]) -> BaseConfig:
         if isinstance(config, dict):
             for name, options in config.items():
                 if name not in registered:
-                    raise IntegrationError(f"INC has no algorithm {name!r}{plugins.nearest(name, list(registered))}")
+                    raise IntegrationError(f"INC has no algorithm {name!r}{registry.nearest(name, list(registered))}")
                 found.append(registered[name].from_dict(options))
         else:
             found += config.config_list if isinstance(config, ComposableConfig) else [config]

@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from lloydmax.cache import Cache
-from lloydmax.codebook import code_bits
+from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.integrations.inc import tuning
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
@@ -24,10 +23,11 @@ from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.names import TYPE, key_of, names_of
 from lloydmax.integrations.inc.others import plain_others
 from lloydmax.integrations.inc.static import refuse_graphs
-from lloydmax.plan import Plan
-from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import KEEP, Recipe
-from lloydmax.selection import layers_of
+from lloydmax.network.layers import layers_of
+from lloydmax.plan.plan import Plan
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.recipe import KEEP, Recipe
+from lloydmax.runtime.cache import Cache
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""

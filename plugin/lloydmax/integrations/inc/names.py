@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from lloydmax import plugins
 from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.selection import Layer
+from lloydmax.hooks import registry
+from lloydmax.network.layers import Layer
 
 TYPE = "type:"
 """Prefix of the key of a module type among the local configurations."""
@@ -42,6 +42,6 @@ def names_of(pattern: str, layers: list[Layer] | None, model: nn.Module | None) 
     exact = [layer.name for layer in layers if layer.name == pattern]
     found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]
     if not found:
-        hint = plugins.nearest(pattern, [layer.name for layer in layers])[:300]
+        hint = registry.nearest(pattern, [layer.name for layer in layers])[:300]
         raise RecipeError(f"{pattern!r} matches no layer of {type(model).__name__} in full{hint}")
     return found

@@ -12,8 +12,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lloydmax.errors import IntegrationError
-from lloydmax.selection import layers_of
-from lloydmax.student import codebooks
+from lloydmax.network.layers import layers_of
+from lloydmax.student.codebooks import codebooks
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:

@@ -9,11 +9,11 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lloydmax import plugins
-from lloydmax.cache import Cache
 from lloydmax.errors import IntegrationError, RecipeError
+from lloydmax.hooks import registry
 from lloydmax.integrations.inc.host import TuningMonitor
-from lloydmax.recipe import KEEP, Recipe, is_choice
+from lloydmax.recipe.recipe import KEEP, Recipe, is_choice
+from lloydmax.runtime.cache import Cache
 
 if TYPE_CHECKING:
     from lloydmax.integrations.inc.config import CodebookConfig
@@ -116,7 +116,7 @@ def choices(config: CodebookConfig) -> dict[tuple[Any, ...], list[Any]]:
     for where, part in configs.items():
         if part.quantizer == KEEP:
             continue
-        fields = plugins.find("quantizer", part.quantizer, RecipeError).options.model_fields
+        fields = registry.find("quantizer", part.quantizer, RecipeError).options.model_fields
         values = {**part._values(("centroids", "granularity")), **part.options}
         for key, value in values.items():
             if key in fields and is_choice(value, fields[key]):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lloydmax.integrations.torch_ao.eager import eager_mapping
-    from lloydmax.integrations.torch_ao.fx import backend_config
     from lloydmax.integrations.torch_ao.int8 import quantized_codebook
-    from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize, codebook_qconfig
     from lloydmax.integrations.torch_ao.recipes import apply_recipe, verify
-    from lloydmax.integrations.torch_ao.thresholds import (
+    from lloydmax.student.int8.backend import backend_config
+    from lloydmax.student.int8.codebook_weight import CodebookFakeQuantize, codebook_qconfig
+    from lloydmax.student.int8.threshold import (
         ThresholdFakeQuantize,
         threshold_qconfig,
         threshold_qconfig_mapping,
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CodebookFakeQuantize": "qconfig",
-    "codebook_qconfig": "qconfig",
-    "backend_config": "fx",
-    "eager_mapping": "eager",
-    "apply_recipe": "recipes",
-    "verify": "recipes",
-    "quantized_codebook": "int8",
-    "ThresholdFakeQuantize": "thresholds",
-    "threshold_qconfig": "thresholds",
-    "threshold_qconfig_mapping": "thresholds",
-    "train_thresholds": "thresholds",
+    "CodebookFakeQuantize": "lloydmax.student.int8.codebook_weight",
+    "codebook_qconfig": "lloydmax.student.int8.codebook_weight",
+    "backend_config": "lloydmax.student.int8.backend",
+    "eager_mapping": "lloydmax.integrations.torch_ao.eager",
+    "apply_recipe": "lloydmax.integrations.torch_ao.recipes",
+    "verify": "lloydmax.integrations.torch_ao.recipes",
+    "quantized_codebook": "lloydmax.integrations.torch_ao.int8",
+    "ThresholdFakeQuantize": "lloydmax.student.int8.threshold",
+    "threshold_qconfig": "lloydmax.student.int8.threshold",
+    "threshold_qconfig_mapping": "lloydmax.student.int8.threshold",
+    "train_thresholds": "lloydmax.student.int8.threshold",
 }
 
 
@@ -54,4 +54,4 @@ def __getattr__(name: str) -> Any:
     """The public names; raises :class:`lloydmax.IntegrationError` where ``torch.ao.quantization`` is gone."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

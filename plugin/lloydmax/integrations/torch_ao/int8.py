@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lloydmax.codebook import Codebook
-from lloydmax.integrations.torch_ao.host import nnq
-from lloydmax.plan import PlannedParameter
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.plan.plan import PlannedParameter
+from lloydmax.student.int8.host import nnq
 
 _TRANSPOSED = (nnq.ConvTranspose1d, nnq.ConvTranspose2d, nnq.ConvTranspose3d)
 

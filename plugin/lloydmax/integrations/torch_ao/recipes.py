@@ -14,23 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from lloydmax.checks import refuse_bits
 from lloydmax.errors import IntegrationError, PlanMismatchError
-from lloydmax.integrations.torch_ao.host import QConfig, QConfigMapping, nni
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
-from lloydmax.integrations.torch_ao.qconfig import FLOAT_ACTIVATIONS, codebook_qconfig
-from lloydmax.integrations.torch_ao.thresholds import (
-    LevelsFakeQuantize,
-    is_depthwise,
-    threshold_activation,
-    threshold_qconfig,
-)
-from lloydmax.layers import LAYERS
-from lloydmax.plan import Plan, PlannedParameter
-from lloydmax.plan import plan as make_plan
-from lloydmax.planned import layout
-from lloydmax.recipe import Recipe
-from lloydmax.student import codebooks
+from lloydmax.plan.parameter import layout
+from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.checks import refuse_bits
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.student.codebooks import codebooks
+from lloydmax.student.int8.codebook_weight import FLOAT_ACTIVATIONS, codebook_qconfig
+from lloydmax.student.int8.host import QConfig, QConfigMapping, nni
+from lloydmax.student.int8.threshold import LevelsFakeQuantize, is_depthwise, threshold_activation, threshold_qconfig
+from lloydmax.student.layers import LAYERS
 
 _UNIFORM = "uniform"
 _INT8 = ("Linear", "Conv1d", "Conv2d", "Conv3d")

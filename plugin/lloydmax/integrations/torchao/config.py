@@ -8,18 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from lloydmax.checks import refuse_bits
-from lloydmax.codebook import FLOAT_DTYPES, fit_codebook
+from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError, IntegrationError
+from lloydmax.fitting.one import fit_codebook
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,
     FqnToConfig,
     register_quantize_module_handler,
 )
-from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import Recipe
-from lloydmax.student import attach, attached, finish
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.checks import refuse_bits
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.student.codebooks import attach, attached, finish
 
 _STEPS = (None, "prepare", "convert")
 
@@ -49,7 +50,7 @@ class CodebookWeightConfig(AOBaseConfig):
     def __post_init__(self) -> None:
         if self.step not in _STEPS:
             raise IntegrationError(f"step is {self.step!r}; write None, 'prepare' or 'convert'")
-        from lloydmax.plugins import make
+        from lloydmax.hooks.registry import make
 
         given = {"centroids": self.centroids, "granularity": self.granularity, **self.options}
         make("quantizer", self.quantizer, given, FitError)

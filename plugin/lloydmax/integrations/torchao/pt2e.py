@@ -7,10 +7,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lloydmax.checks import refuse_bits
-from lloydmax.codebook import decode
+from lloydmax.codebook.codebook import decode
 from lloydmax.errors import IntegrationError, PlanMismatchError
-from lloydmax.integrations.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
     QuantizationAnnotation,
@@ -19,9 +17,11 @@ from lloydmax.integrations.torchao.host import (
     SharedQuantizationSpec,
     create_getattr_from_value,
 )
-from lloydmax.plan import Plan
-from lloydmax.plan import plan as make_plan
-from lloydmax.recipe import Recipe
+from lloydmax.plan.plan import Plan
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.checks import refuse_bits
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 
 _CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
 _ANNOTATION = "quantization_annotation"

@@ -1,0 +1,284 @@
+"""Codebook: a few centroids and one small code per weight, in place of the weight.
+
+The scalar quantizer is that of Lloyd (1957/1982) and Max (1960): each weight is replaced by its nearest
+centroid, each centroid is the mean of its weights. A vector quantizer does the same to blocks of weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lloydmax.codebook.blocks import code_shape, features, from_blocks, grouped, misfit, nearest, to_blocks
+from lloydmax.codebook.cheapest import envelope
+from lloydmax.codebook.layout import channels_per_codebook, code_bits
+from lloydmax.errors import FitError
+
+CENTROID_BITS = 16
+"""What a centroid costs where bits have a price; its members bear it."""
+_CHUNK = 1 << 18
+"""Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
+_CHUNK_ELSEWHERE = 1 << 24
+
+
+def decode(
+    centroids: Tensor,
+    codes: Tensor,
+    granularity: str = "tensor",
+    axis: int = 0,
+    block: int = 1,
+    shape: tuple[int, ...] | None = None,
+) -> Tensor:
+    """The dense weight: every code replaced by its centroid.
+
+    Differentiable with respect to ``centroids``. ``torch.index_select`` is used because its backward pass is
+    far cheaper on the CPU than that of ``F.embedding`` for a few centroids and millions of codes.
+
+    Args:
+        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; of vectors ``(..., k, block)``;
+            floating point.
+        codes: integers ``0 .. k - 1`` in the shape of the weight, of vectors ``(channels, blocks per channel)``.
+        granularity: what shares a codebook.
+        axis: the axis of the output channels of the weight.
+        block: weights of one code.
+        shape: of the weight; needed for vectors.
+
+    Returns:
+        A tensor in the shape of the weight and the dtype of ``centroids``.
+    """
+    if block > 1:
+        assert shape is not None
+        rows = torch.index_select(centroids.reshape(-1, block), 0, _slots(codes, centroids.shape[-2], granularity, 0))
+        return from_blocks(rows, shape, axis)
+    index = _slots(codes, centroids.shape[-1], granularity, axis)
+    return torch.index_select(centroids.reshape(-1), 0, index).view(codes.shape)
+
+
+def _slots(codes: Tensor, k: int, granularity: str, axis: int) -> Tensor:
+    """Each code's place in the codebooks laid end to end, flat."""
+    channels = channels_per_codebook(granularity)
+    index = codes.int()
+    if channels is not None:
+        owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // channels
+        shape = [1] * codes.dim()
+        shape[axis] = -1
+        index = index + (owner * k).view(shape)
+    return index.reshape(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """One compressed parameter.
+
+    Attributes:
+        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``, in the dtype of the weight,
+            ascending when fitted. A codebook with fewer than k distinct values repeats its last centroid. Of blocks
+            ``(..., k, block)``, in no order.
+        codes: index of each weight's centroid, in the shape of the weight (of each block's, ``(channels, blocks per
+            channel)``); uint8 for up to 256 centroids, int16 up to 32,768, int32 beyond.
+        granularity: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"`` (N output channels;
+            the last group may be smaller).
+        axis: axis of the output channels: 0, or 1 for transposed convolutions.
+        block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
+        shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
+        price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
+
+    Raises:
+        FitError: blocks that do not divide the channels of the weight, or centroids or codes of another shape.
+    """
+
+    centroids: Tensor
+    codes: Tensor
+    granularity: str = "tensor"
+    axis: int = 0
+    block: int = 1
+    shape: tuple[int, ...] = ()
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.block == 1:
+            object.__setattr__(self, "shape", tuple(self.codes.shape))
+        elif reason := misfit(self.shape, self.axis, self.block):
+            raise FitError(reason)
+        elif self.centroids.shape[-1] != self.block or self.codes.shape != code_shape(
+            self.shape, self.axis, self.block
+        ):
+            raise FitError(
+                f"centroids {tuple(self.centroids.shape)} and codes {tuple(self.codes.shape)} do not fit blocks of "
+                f"{self.block} weights of shape {self.shape}"
+            )
+
+    @property
+    def k(self) -> int:
+        """Number of centroids of one codebook."""
+        return self.centroids.shape[-1 if self.block == 1 else -2]
+
+    @property
+    def bits(self) -> int:
+        """Bits of one fixed-width code."""
+        return code_bits(self.k)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a fixed-width code for each weight that it stands for."""
+        return self.bits / self.block
+
+    def dequantize(self) -> Tensor:
+        """The dense weight, in its shape and the dtype of ``centroids``."""
+        return decode(self.centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
+
+    def mse(self, weight: Tensor, importance: Tensor | None = None) -> float:
+        """Mean squared error against ``weight``, summed in float64 (weighted mean if ``importance`` is given).
+
+        Args:
+            weight: in the shape of the compressed one, any floating dtype.
+            importance: optional non-negative weights, same shape.
+
+        Raises:
+            FitError: the shapes differ.
+        """
+        error = total = 0.0
+        for part, dense, values in self._against(weight):
+            squared = (dense.double() - values.double()).square_()
+            if importance is not None:
+                mass = importance.reshape(-1)[part].double()
+                squared, total = squared * mass, total + float(mass.sum())
+            error += float(squared.sum())
+        return error / (total if importance is not None else weight.numel())
+
+    def snr(self, weight: Tensor) -> float:
+        """Signal-to-noise ratio against ``weight`` in dB; infinite where every weight is kept exactly.
+
+        Raises:
+            FitError: the shapes differ.
+        """
+        signal = noise = 0.0
+        for _, dense, values in self._against(weight):
+            exact = values.double()
+            signal += float(torch.dot(exact, exact))
+            exact.sub_(dense)
+            noise += float(torch.dot(exact, exact))
+        return 10 * math.log10(signal / noise) if signal and noise else math.inf
+
+    def _against(self, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The decoded and the given weight, flat, in parts that keep temporaries small."""
+        if tuple(weight.shape) != self.shape:
+            raise FitError(f"weight has shape {tuple(weight.shape)}, the codes stand for {self.shape}")
+        dense, flat = self.dequantize().reshape(-1), weight.detach().reshape(-1)
+        for start in range(0, flat.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            yield part, dense[part], flat[part]
+
+    def member_counts(self) -> Tensor:
+        """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
+        shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
+        counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
+        channels = None if self.axis else channels_per_codebook(self.granularity)
+        for rows, part in self.parts():
+            owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
+            slots = _slots(part.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
+            owned += torch.bincount(slots, minlength=owned.numel()).view(owned.shape)
+        return counts
+
+    def parts(self) -> Iterator[tuple[slice, Codebook]]:
+        """Codebooks of slices of the weight along its first axis, small enough that what is made of one stays in
+        a cache; a slice holds whole codebooks. A weight that cannot be cut is one part."""
+        if not self.shape or (self.axis and self.block > 1):
+            yield slice(None), self
+            return
+        size = _CHUNK if self.codes.device.type == "cpu" else _CHUNK_ELSEWHERE
+        rows = max(1, size * self.shape[0] // math.prod(self.shape))
+        channels = None if self.axis else channels_per_codebook(self.granularity)
+        if channels is not None:
+            rows = max(channels, rows - rows % channels)
+        for start in range(0, self.shape[0], rows):
+            codes, centroids = self.codes[start : start + rows], self.centroids
+            if channels is not None:
+                centroids = centroids[start // channels : -(-(start + rows) // channels)]
+            shape = (len(codes), *self.shape[1:])
+            yield (
+                slice(start, start + rows),
+                Codebook(centroids, codes, self.granularity, self.axis, self.block, shape),
+            )
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the codes, whatever their neighbours, in bits a weight."""
+        share = torch.bincount(self.codes.reshape(-1).int(), minlength=self.k).double() / self.codes.numel()
+        return float(torch.special.entr(share).sum()) / math.log(2) / self.block
+
+    def reassigned(self, weight: Tensor) -> Codebook:
+        """The same centroids, in any order, with every weight given to its nearest one; where bits have a price, to
+        the one with the least squared error + price x bits, by the present numbers of members.
+
+        Args:
+            weight: in the shape of the compressed one, any floating dtype, finite.
+        """
+        if self.block > 1:
+            return self._blocks_reassigned(weight)
+        order, limits = self.choices()
+        cells = self.cells(weight, limits)
+        plain = len(order) == 1 and bool((order[0].diff() == 1).all())
+        return replace(self, codes=(cells if plain else self.looked_up(order, cells)).to(self.codes.dtype).contiguous())
+
+    def choices(self) -> tuple[Tensor, Tensor]:
+        """What :meth:`reassigned` chooses from: codes, their centroids ascending, int64 ``(codebooks, n)``, and the
+        limits between them, ascending, float32 ``(codebooks, n - 1)``. Codes that their price rules out are missing."""
+        table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
+        if self.price:
+            return self._priced(table[0], order[0])
+        return order, (table[:, 1:] + table[:, :-1]) / 2
+
+    def cells(self, weight: Tensor, limits: Tensor) -> Tensor:
+        """Between which limits each weight lies: int32 ``0 .. n``, in the shape of the weight.
+
+        Args:
+            weight: in the shape of the compressed one, any floating dtype, finite.
+            limits: ascending, float32 ``(codebooks, n)``.
+        """
+        moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
+        channels = channels_per_codebook(self.granularity) if weight.dim() else None
+        if channels is not None:
+            limits = limits[torch.arange(moved.shape[0], device=weight.device) // channels]
+        if len(limits) == 1:
+            cells = torch.bucketize(moved.reshape(-1), limits[0], out_int32=True)
+        else:
+            cells = torch.searchsorted(limits.contiguous(), moved.reshape(len(moved), -1).contiguous(), out_int32=True)
+        cells = cells.view(moved.shape)
+        return cells.movedim(0, self.axis) if weight.dim() else cells
+
+    def looked_up(self, table: Tensor, codes: Tensor | None = None) -> Tensor:
+        """An entry of a table ``(codebooks, n)`` for each weight, by its code or by other integers ``0 .. n - 1``."""
+        codes = self.codes if codes is None else codes
+        return decode(table, codes, self.granularity if codes.dim() else "tensor", self.axis)
+
+    def priced_bits(self) -> Tensor:
+        """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of
+        members, and a member's share of those of the centroid; float64 ``(k,)``."""
+        counts = self.member_counts().double().clamp(min=0.01)
+        return CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
+
+    def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        kept, limits = envelope(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
+        return order[torch.from_numpy(kept).to(order.device)][None], torch.from_numpy(limits).to(table)[None]
+
+    def _blocks_reassigned(self, weight: Tensor) -> Codebook:
+        blocks = to_blocks(weight.detach().float(), self.axis, self.block)
+        groups = list(grouped(blocks, channels_per_codebook(self.granularity)))
+        tables = self.centroids.detach().float().reshape(-1, self.k, self.block).split([len(group) for group in groups])
+        centre = blocks.mean((0, 1))
+        codes = [
+            nearest(features(group - centre), table - centre)[0].view(-1)
+            for group, table in zip(groups, tables, strict=True)
+        ]
+        return replace(self, codes=torch.cat(codes).to(self.codes.dtype).view(self.codes.shape))
+
+    def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Codebook:
+        """The same codebook on another device, or with centroids of another dtype."""
+        return replace(
+            self, centroids=self.centroids.to(device=device, dtype=dtype), codes=self.codes.to(device=device)
+        )

@@ -1,0 +1,36 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lloydmax.codebook.layout import FLOAT_DTYPES
+from lloydmax.errors import FitError
+
+
+def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
+    """Refuse what no codebook can be fitted to.
+
+    Raises:
+        FitError: not a float32, float16 or bfloat16 tensor; empty; NaN or infinite values; importance of
+            another shape, negative, not finite, or zero everywhere.
+    """
+    if not isinstance(weight, Tensor) or weight.dtype not in FLOAT_DTYPES:
+        found = getattr(weight, "dtype", type(weight).__name__)
+        raise FitError(f"a codebook needs a float32, float16 or bfloat16 tensor, got {found}")
+    if weight.numel() == 0:
+        raise FitError(f"the weight is empty: shape {tuple(weight.shape)}")
+    if not bool(torch.isfinite(weight.detach().sum(dtype=torch.float64))):
+        broken = int((~torch.isfinite(weight.detach())).sum())
+        if broken:
+            raise FitError(
+                f"{broken} of {weight.numel()} weights are NaN or infinite (shape {tuple(weight.shape)}); "
+                "repair the model or leave this parameter out of the recipe"
+            )
+    if importance is None:
+        return
+    if importance.shape != weight.shape:
+        raise FitError(f"importance has shape {tuple(importance.shape)}, the weight {tuple(weight.shape)}")
+    if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.any()):
+        raise FitError("importance must be finite, non-negative and not zero everywhere")

@@ -1,0 +1,203 @@
+"""Batches that can be read only once, kept for random access: in memory, then in memory-mapped files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lloydmax.data.batch import Batch, leaves
+from lloydmax.data.sources import Source, chunks, shapes
+from lloydmax.errors import DataError
+
+GIB = 2**30
+SEGMENT_BYTES = GIB // 4
+_ALIGNMENT = 64
+
+
+class Spool:
+    """Keeps copies of tensors: the first ``memory_limit`` bytes in memory, the rest in files that are mapped.
+
+    The files lie in a temporary folder inside ``workdir`` (default: the system's), which is removed with this
+    object or at exit.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str] | None, memory_limit: int, total_limit: int) -> None:
+        self._workdir = workdir
+        self._memory_limit = memory_limit
+        self._total_limit = total_limit
+        self._folder: Path | None = None
+        self._segment = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+        self._segments = 0
+        self.bytes = 0
+        self.bytes_on_disk = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """A copy of ``tensor`` on the CPU.
+
+        Raises:
+            DataError: the copy would pass the total limit, or there is no space.
+        """
+        tensor = tensor.detach().cpu().contiguous()
+        self.bytes += tensor.nbytes
+        if self.bytes > self._total_limit:
+            raise DataError(
+                f"the data can be read only once and is larger than {self._total_limit / GIB:,.1f} GiB: "
+                "pass a Dataset (or a DataLoader over one), which is read as needed"
+            )
+        if self.bytes <= self._memory_limit or not tensor.nbytes:
+            return tensor.clone()
+        if self._used + tensor.nbytes > len(self._segment):
+            self._new_segment(max(SEGMENT_BYTES, tensor.nbytes))
+        place = self._segment[self._used : self._used + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        self._used += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self.bytes_on_disk += tensor.nbytes
+        return place.copy_(tensor)
+
+    def _new_segment(self, size: int) -> None:
+        try:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            path = self._folder / f"{self._segments}.bin"
+            _reserve(path, size)
+            self._segment = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"no place for data in {self._folder or self._workdir or tempfile.gettempdir()} ({error}): "
+                "set workdir to a folder with space, or pass a Dataset, which is read as needed"
+            ) from error
+        self._used = 0
+        self._segments += 1
+
+
+class BatchSource(Source):
+    """Batches that are held, addressed sample by sample.
+
+    If all batches have the same layout, any samples can be read together. If not (padded text), samples are
+    read in the batches they came in; see :meth:`batches`.
+    """
+
+    deterministic = True
+
+    def __init__(self, batches: list[Batch], origin: str, keeper: object = None) -> None:
+        self._held = [batch for batch in batches if len(batch)]
+        self._origin = origin
+        self._keeper = keeper  # owns the files that the batches are mapped from
+        if not self._held:
+            raise DataError(
+                f"the data ({origin}) holds no samples: give at least one batch. A generator can be read "
+                "only once; what is used again must be a list, a DataLoader or a Dataset"
+            )
+        lengths = torch.tensor([len(batch) for batch in self._held])
+        self._ends = lengths.cumsum(0)
+        self._starts = self._ends - lengths
+        layout = _layout(self._held[0])
+        self.ragged = any(_layout(batch) != layout for batch in self._held[1:]) or _has_shared(self._held)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def describe(self) -> str:
+        """One line for people."""
+        what = "of differing shapes" if self.ragged else shapes(self._held[0])
+        return f"{len(self):,} samples in {len(self._held):,} batches {self._origin}, {what}"
+
+    def batches(
+        self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """As :meth:`Source.batches`; batches that differ in shape are read one by one.
+
+        Then ``batch_size`` and ``drop_last`` have no effect: each original batch comes once, with those of
+        its rows that ``order`` asks for, when ``order`` first touches it.
+        """
+        return super().batches(batch_size, order, drop_last)
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        if self.ragged:
+            for number, positions in self._by_batch(order):
+                indices = order[positions]
+                yield indices, self._held[number][indices - self._starts[number]]
+        else:
+            for indices in chunks(order, batch_size, drop_last):
+                yield indices, self._gather(indices)
+
+    def _by_batch(self, indices: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The batches that hold these samples, by first touch, with the positions in ``indices`` of each."""
+        numbers = torch.searchsorted(self._ends, indices, right=True)
+        by_number = numbers.argsort(stable=True)
+        _, counts = torch.unique_consecutive(numbers[by_number], return_counts=True)
+        groups = by_number.split(counts.tolist()) if len(indices) else ()
+        for positions in sorted(groups, key=lambda positions: int(positions[0])):
+            yield int(numbers[positions[0]]), positions
+
+    def _gather(self, indices: Tensor) -> Batch:
+        """Any samples of batches with the same layout as one batch."""
+        first = self._held[0]
+        parts = [
+            (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors()))
+            for number, positions in self._by_batch(indices)
+        ]
+        numbers = count()
+
+        def merge(like: Tensor) -> Tensor:
+            which = next(numbers)
+            merged = like.new_empty((len(indices), *like.shape[1:]))
+            for positions, part in parts:
+                merged[positions] = part[which]
+            return merged
+
+        return first.map(merge)
+
+
+def spool(
+    batches: Iterable[Batch],
+    origin: str,
+    *,
+    workdir: str | os.PathLike[str] | None = None,
+    memory_limit: int = 2 * GIB,
+    total_limit: int = 64 * GIB,
+) -> BatchSource:
+    """Read the batches once and keep them.
+
+    Raises:
+        DataError: there is no batch, or too much data.
+    """
+    store = Spool(workdir, memory_limit, total_limit)
+    held = [batch.map(store.keep) for batch in batches]
+    where = f"partly on disk ({store.bytes_on_disk / GIB:.1f} GiB)" if store.bytes_on_disk else "in memory"
+    return BatchSource(held, f"from {origin}, kept {where}", store)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of ``size`` bytes whose space is really there: a full disk would crash a mapped write."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            if shutil.disk_usage(path.parent).free < size:
+                raise OSError(f"less than {size:,} bytes free")
+            file.truncate(size)
+
+
+def _layout(batch: Batch) -> Any:
+    """What must be equal in two batches for their rows to fit into one batch."""
+    values = [
+        (leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
+        for leaf in leaves((batch.args, batch.kwargs))
+    ]
+    return len(batch.args), tuple(batch.kwargs), values
+
+
+def _has_shared(batches: list[Batch]) -> bool:
+    """Whether a tensor belongs to a whole batch, not to its samples."""
+    return any(not t.ndim or len(t) != len(batch) for batch in batches for t in batch.tensors())

@@ -1,0 +1,25 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from lloydmax.runtime.text import percent, size
+
+if TYPE_CHECKING:
+    from lloydmax.report import Report
+
+
+def demo_table(report: Report) -> Table:
+    """Accuracy and size from the original to the recovered model."""
+    table = Table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes", title_justify="left")
+    table.add_column("stage")
+    for name in ("test accuracy", "size", "times smaller"):
+        table.add_column(name, justify="right")
+    original = report.bytes.original
+    table.add_row("original (float32)", percent(report.stages[0].score), size(original), "1.0")
+    for stage in report.stages[1:]:
+        table.add_row(stage.name, percent(stage.score), size(report.bytes.file), f"{original / report.bytes.file:.1f}")
+    return table

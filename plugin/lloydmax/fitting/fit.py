@@ -1,0 +1,140 @@
+"""Fit the codebooks of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.codebook.weight import check_weight
+from lloydmax.data import Batch, Source
+from lloydmax.errors import FitError, RecoveryError
+from lloydmax.fitting.price import ROUNDS, priced
+from lloydmax.hooks import registry
+from lloydmax.hooks.events import Events
+from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import fingerprint
+from lloydmax.runtime.modes import evaluating
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+
+
+def fit(
+    model: nn.Module,
+    plan: Plan,
+    source: Source | None = None,
+    events: Events | None = None,
+    cache: Cache | None = None,
+) -> dict[str, Codebook]:
+    """Fit the codebook of every planned parameter.
+
+    Args:
+        model: the original; not changed.
+        plan: of that model.
+        source: unlabelled inputs, for importances.
+        events: where progress is reported.
+        cache: fits are looked up in it and kept in it.
+
+    Raises:
+        FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
+    """
+    events = events or Events()
+    weights = {name: _parameter(model, name) for name in plan.parameters}
+    weighted = importances(model, plan, source, events)
+    cache = cache or (None if plan.recipe.bits is None else Cache())
+
+    def fitted(p: PlannedParameter) -> Codebook:
+        try:
+            return _fitted(p, weights[p.name], weighted.get(p.name), cache)
+        except FitError as error:
+            raise FitError(f"{p.name}: {error}") from None
+
+    if plan.recipe.bits is not None:
+        with events.stage("price"):
+            means, weighted = weighted, {}
+            done = 0
+
+            def attempt(tried: Plan) -> dict[str, Codebook]:
+                nonlocal done
+                made = {}
+                for p in tried.parameters.values():
+                    made[p.name] = fitted(p)
+                    done += 1
+                    events.step("price", done, ROUNDS * len(plan.parameters))
+                return made
+
+            plan = priced(model, plan, means, attempt)
+    found: dict[str, Codebook] = {}
+    with events.stage("fit", total=len(plan.parameters)):
+        for index, p in enumerate(plan.parameters.values(), start=1):
+            found[p.name] = fitted(p)
+            events.fitted(p.name, found[p.name], index, len(plan.parameters))
+    return found
+
+
+def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
+    """The importance of every weight of the parameters whose rules name one, by parameter name.
+
+    Raises:
+        RecoveryError: there is no data to measure it on.
+    """
+    found: dict[str, Tensor] = {}
+    for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
+        if source is None:
+            raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
+        names = [p.name for p in plan.parameters.values() if p.importance == kind]
+        stage = f"importance {kind}"
+        with events.stage(stage), evaluating(model), torch.enable_grad():
+            heard = _Heard(source, partial(events.step, stage))
+            found |= registry.make("importance", kind, {}).measure(model, names, heard)
+    return found
+
+
+class _Heard(Source):
+    """A source that tells how many of the samples of an order were read: ``tell(done, total)``."""
+
+    def __init__(self, source: Source, tell: Callable[[int, int], None]) -> None:
+        self._source, self._tell = source, tell
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def deterministic(self) -> bool:
+        return self._source.deterministic
+
+    def describe(self) -> str:
+        return self._source.describe()
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        done = 0
+        for indices, batch in self._source.batches(batch_size, order, drop_last):
+            yield indices, batch
+            done += len(indices)
+            self._tell(done, len(order))
+
+
+def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
+    def make() -> Codebook:
+        check_weight(weight, importance)
+        found: Codebook = registry.make("quantizer", p.quantizer, p.options).fit(
+            weight, importance=importance, axis=p.axis
+        )
+        return found
+
+    if cache is None:
+        return make()
+    tensors = [weight] if importance is None else [weight, importance]
+    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
+    found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
+    return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    return model.get_parameter(name).detach()

@@ -1,0 +1,177 @@
+"""One price of a bit for all layers, at which the file gets the size that the recipe's ``bits`` name.
+
+The Lagrangian of Shoham & Gersho (1988), "Efficient bit allocation for an arbitrary set of quantizers": where every
+layer minimizes importance x squared error + price x bits at the same price, no bit can be moved from one layer to
+another for less damage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from lloydmax.codebook.weight import check_weight
+from lloydmax.errors import FitError
+from lloydmax.format import packing
+from lloydmax.format.sizes import predicted_size
+from lloydmax.hooks import registry
+from lloydmax.hooks.units import BudgetError
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+    from lloydmax.plan.plan import Plan
+
+ROUNDS = 5
+"""Sets of codebooks that are fitted at most."""
+_CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
+TEMPER = 2 / 3
+"""Exponent of importance x mean square."""
+_FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
+_LEAST_GAIN = 1e-3
+
+
+class _Layer:
+    """What bits do to one parameter: price, bits and damage on a grid of prices, whose points are made when needed.
+
+    Its damage is energy x the squared error over the mean square, of centroids that were divided by the gain:
+    ``1 / gain - 1``. So no price takes all bits from a layer.
+
+    Args:
+        weights: their number.
+        square: their mean square.
+        energy: damage, for each weight, of an error as large as the weight.
+        tradeoff: price in squared units of the weight -> bits a weight, gain.
+    """
+
+    def __init__(
+        self, weights: int, square: float, energy: float, tradeoff: Callable[[float], tuple[float, float]]
+    ) -> None:
+        self.weights, self.energy = weights, energy
+        self._square, self._tradeoff = square, tradeoff
+        self._points: dict[int, tuple[float, float]] = {}
+
+    def at(self, worth: float) -> tuple[float, float]:
+        """Price, and bits a weight, where one bit more would spare ``2 ** worth`` of damage."""
+        low, high = _FEWEST, _MOST
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._point(middle)[0] > worth else (low, middle)
+        (more, few), (less, many) = self._point(low), self._point(high)
+        along = min(max((more - worth) / (more - less), 0.0), 1.0) if more > less else 1.0
+        return self._price(low + along), few + along * (many - few)
+
+    def _price(self, halvings: float) -> float:
+        return self._square * 2 ** (-halvings / 2)
+
+    def _point(self, halvings: int) -> tuple[float, float]:
+        """What a bit is worth, as a power of two, and bits a weight."""
+        if halvings not in self._points:
+            bits, gain = self._tradeoff(self._price(halvings))
+            worth = math.log2(self.energy) - halvings / 2 - 2 * math.log2(max(gain, _LEAST_GAIN))
+            self._points[halvings] = worth, bits
+        return self._points[halvings]
+
+
+def priced(
+    model: nn.Module, plan: Plan, importances: Mapping[str, Tensor], fitted: Callable[[Plan], dict[str, Codebook]]
+) -> Plan:
+    """The plan with a price of a bit in every parameter's options, at which the file has the size of ``plan``.
+
+    The damage of a parameter is the squared error over the mean square, times importance x mean square raised to two
+    thirds, summed over its weights: at few bits the damage grows more slowly than the squared error from which
+    importances are derived (an empirical choice; tests/benchmarks/levers.py compares exponents). Parameters whose rules
+    name no importance count alike, each as a whole, and as others do on average. That the coder needs more than the
+    entropy, and what codebooks and header take, is learned from codebooks that are fitted on the way.
+
+    Args:
+        model: the original.
+        plan: of a recipe with ``bits``.
+        importances: of the weights, by parameter name.
+        fitted: fits the codebooks of a plan.
+
+    Raises:
+        BudgetError: even without any bit for codes the file would be larger.
+        FitError: no codebook can be fitted to a parameter, which it names.
+    """
+    layers = _layers(model, plan, importances)
+    wanted = _code_bits(model, plan)
+    if wanted <= 0:
+        raise BudgetError(
+            f"{plan.recipe.at('bits')}: at {plan.recipe.bits:g} bits a weight the file may have "
+            f"{plan.predicted_bytes} bytes, which what is not compressed fills alone: give more bits, compress more "
+            "parameters (embeddings, for example), or store floats as float16"
+        )
+    found: dict[int, Plan] = {}
+    for _ in range(ROUNDS):
+        worth = _worth(layers.values(), wanted)
+        tried = _with(plan, {name: layer.at(worth)[0] for name, layer in layers.items()})
+        size = _file_bytes(model, tried, fitted(tried))
+        found[size] = tried
+        missing = plan.predicted_bytes - size
+        if _CLOSE[0] <= missing / plan.predicted_bytes <= _CLOSE[1]:
+            break
+        wanted = max(wanted + 8 * (missing - sum(_CLOSE) / 2 * plan.predicted_bytes), 0.0)
+    within = [size for size in found if size <= (1 - _CLOSE[0]) * plan.predicted_bytes]
+    return found[max(within) if within else min(found)]
+
+
+def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, _Layer]:
+    squares, energies = {}, {}
+    for name in plan.parameters:
+        weight, importance = model.get_parameter(name).detach(), importances.get(name)
+        try:
+            check_weight(weight, importance)
+        except FitError as error:
+            raise FitError(f"{name}: {error}") from None
+        squares[name] = max(float(weight.double().square().mean()), 1e-30)
+        if importance is not None:
+            energies[name] = max(float(importance.double().mean()) * squares[name], 1e-30) ** TEMPER
+    logs = [math.log(energy * plan.parameters[name].weights) for name, energy in energies.items()]
+    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    layers = {}
+    for name, p in plan.parameters.items():
+        tradeoff = registry.make("quantizer", p.quantizer, p.options).rate(model.get_parameter(name).detach())
+        energy = energies.get(name, usual / p.weights)
+        layers[name] = _Layer(p.weights, squares[name], energy, tradeoff)
+    return layers
+
+
+def _worth(layers: Collection[_Layer], bits: float) -> float:
+    """What a bit is worth, as a power of two, where all codes take at most so many bits, nearly as many."""
+    low = math.log2(min(layer.energy for layer in layers)) - _MOST / 2
+    high = math.log2(max(layer.energy for layer in layers)) - _FEWEST / 2 - 2 * math.log2(_LEAST_GAIN)
+    while high - low > _EXACT:
+        worth = (low + high) / 2
+        excess = sum(layer.weights * layer.at(worth)[1] for layer in layers) - bits
+        if -_EXACT * bits <= excess <= 0:
+            return worth
+        low, high = (worth, high) if excess > 0 else (low, worth)
+    return high
+
+
+def _with(plan: Plan, prices: Mapping[str, float]) -> Plan:
+    parameters = {
+        name: replace(p, options=p.options.model_copy(update={"price": prices[name]}))
+        for name, p in plan.parameters.items()
+    }
+    return replace(plan, parameters=parameters)
+
+
+def _code_bits(model: nn.Module, plan: Plan) -> float:
+    """Bits that are left for codes, at most."""
+    return 8.0 * (plan.predicted_bytes - _size(model, plan, dict.fromkeys(plan.parameters, 1), {}))
+
+
+def _file_bytes(model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
+    streams = {name: len(packing.entropy_encode(held.codes, held.bits)) for name, held in codebooks.items()}
+    return _size(model, plan, {name: held.k for name, held in codebooks.items()}, streams)
+
+
+def _size(model: nn.Module, plan: Plan, centroids: Mapping[str, int], streams: Mapping[str, int]) -> int:
+    stored = {name: replace(p, centroids=centroids[name]).stored() for name, p in plan.parameters.items()}
+    coded = {name: streams.get(name, 0) for name in stored}
+    return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, coded)

@@ -1,0 +1,341 @@
+"""The file's format: a safetensors file with one JSON document about its tensors. Nothing here reads or writes.
+
+Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
+only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one of these
+is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lloydmax.errors import CheckpointError
+from lloydmax.format import compact
+from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
+from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, Parameter
+
+FORMAT = 2
+KEY = "lloydmax"
+STORAGE = {
+    "floats": tuple(FLOATS),
+    "codes": ("packed", "entropy"),
+    "norms": ("kept", "merged"),
+    "codebooks": ("float", "int8"),
+    "layout": ("named", "compact"),
+}
+"""The storage options; the default comes first."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """What the metadata say.
+
+    Attributes:
+        parameters: the compressed parameters by name.
+        floats: dtype in the model of each tensor that the file holds in a narrower one.
+        tied: further names of a parameter or buffer -> the name under which it is stored.
+        recipe: the recipe that made the model, if known.
+        folded: layer -> the batch norm that was folded into it.
+        activations: scale and zero point of every quantized activation of a model that runs on int8 kernels.
+        crc32: one checksum per tensor of the file, in ascending order of the names.
+        lloydmax, torch: versions of the writer.
+        constants: the tensors of which only a single element is kept, here.
+        compact: the layout, see :mod:`lloydmax.format.compact`.
+    """
+
+    parameters: dict[str, Parameter]
+    floats: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] | None = None
+    folded: dict[str, str] = field(default_factory=dict)
+    activations: tuple[tuple[float, int], ...] | None = None
+    crc32: tuple[str, ...] = ()
+    lloydmax: str = ""
+    torch: str = ""
+    constants: dict[str, Entry] = field(default_factory=dict)
+    compact: bool = False
+
+    @property
+    def format(self) -> int:
+        """Version of the format."""
+        return 2 if self.compact or self.constants or any(item.int8 for item in self.parameters.values()) else 1
+
+    def text(self, entries: Iterable[Entry]) -> str:
+        """Canonical JSON, with a checksum of itself and of the table of tensors; compact, with the table instead.
+
+        Raises:
+            CheckpointError: the recipe is not plain JSON data.
+        """
+        value: dict[str, Any] = {
+            "format": self.format,
+            "lloydmax": self.lloydmax,
+            "torch": self.torch,
+            "parameters": {name: parameter.to_document() for name, parameter in self.parameters.items()},
+        }
+        optional = {
+            "floats": self.floats or None,
+            "tied": self.tied or None,
+            "recipe": self.recipe,
+            "folded": self.folded or None,
+            "activations": self.activations,
+            "constants": {name: _row(entry)[1:] for name, entry in self.constants.items()} or None,
+        }
+        value |= {key: part for key, part in optional.items() if part is not None}
+        stored = file_order(entry for entry in entries if entry.fill is None)
+        try:
+            if self.compact:
+                return _canonical({**value, "tensors": [_row(entry) for entry in stored]})
+            value["crc32"] = self.crc32
+            return _canonical({**value, "header": _header_checksum(stored, value)})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"the recipe is not plain JSON data ({error})") from error
+
+    @classmethod
+    def parse(cls, text: str, ordered: list[Entry]) -> Document:
+        """The document of a file, checked against the table of its tensors (in the order of the file).
+
+        Raises:
+            CheckpointError: it is damaged, of another format, or contradicts the table.
+        """
+        value, canonical = _value(text)
+        header = value.pop("header", None)
+        expect(
+            canonical == text and header == _header_checksum(ordered, value),
+            "the header is damaged (wrong checksum)",
+        )
+        document = cls._from_value(value)
+        document.check(document.table(ordered))
+        return document
+
+    @classmethod
+    def parse_compact(cls, text: str, crc32: list[str]) -> tuple[Document, list[Entry]]:
+        """The document of a compact file, its checksum compared, and the tensors in the order of the file.
+
+        Args:
+            text: inflated.
+            crc32: the checksums of the tensors.
+
+        Raises:
+            CheckpointError: it is of another format, or contradicts itself.
+        """
+        value, canonical = _value(text)
+        expect(canonical == text, "the document is damaged (not canonical)")
+        rows = value.pop("tensors", None)
+        expect(isinstance(rows, list) and "crc32" not in value, "tensors is no list")
+        ordered = [_entry(row) for row in rows]
+        expect(ordered == file_order(ordered), "tensors are in no order")
+        expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
+        document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
+        document.check(document.table(ordered))
+        return document, ordered
+
+    def table(self, ordered: Iterable[Entry]) -> dict[str, Entry]:
+        """All tensors by name: those that have bytes in the file, and the constant ones."""
+        stored = {entry.name: entry for entry in ordered}
+        expect(not set(stored) & set(self.constants), "a constant tensor has bytes")
+        return stored | self.constants
+
+    @classmethod
+    def _from_value(cls, value: dict[str, Any]) -> Document:
+        required = {"format", "lloydmax", "torch", "parameters", "crc32"}
+        expect(
+            required <= set(value) <= required | {"floats", "tied", "recipe", "folded", "activations", "constants"},
+            f"the document has unknown or missing fields: {sorted(set(value) ^ required)[:5]}",
+        )
+        names = {key: value.get(key, {}) for key in ("floats", "tied", "folded")}
+        for key, mapping in names.items():
+            expect(
+                isinstance(mapping, dict) and all(isinstance(item, str) for item in mapping.values()),
+                f"{key} is no mapping of names",
+            )
+        expect(isinstance(value["parameters"], dict), "parameters is no mapping")
+        expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
+        expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
+        expect(isinstance(value.get("constants", {}), dict), "constants is no mapping")
+        activations = value.get("activations")
+        if activations is not None:
+            expect(
+                isinstance(activations, list) and all(_is_affine(point) for point in activations),
+                "activations is no list of scales and zero points",
+            )
+            activations = tuple((float(scale), zero) for scale, zero in activations)
+        checksums = value["crc32"]
+        expect(
+            isinstance(checksums, list)
+            and all(isinstance(item, str) and re.fullmatch("[0-9a-f]{8}", item) for item in checksums),
+            "crc32 is no list of checksums",
+        )
+        parameters = {}
+        for name, item in value["parameters"].items():
+            try:
+                parameters[name] = Parameter.from_document(item)
+            except CheckpointError as error:
+                raise CheckpointError(f"parameter {name!r}: {error}") from None
+        return cls(
+            parameters,
+            names["floats"],
+            names["tied"],
+            value.get("recipe"),
+            names["folded"],
+            activations,
+            tuple(checksums),
+            value["lloydmax"],
+            value["torch"],
+            {name: _constant(name, row) for name, row in value.get("constants", {}).items()},
+        )
+
+    def check(self, entries: Mapping[str, Entry]) -> None:
+        """Compare with the table of tensors.
+
+        Raises:
+            CheckpointError: a tensor is missing, or its dtype, shape or length contradicts the document.
+        """
+        count = len(entries) - len(self.constants)
+        expect(len(self.crc32) == count, f"{len(self.crc32)} checksums for {count} tensors")
+        for name, parameter in self.parameters.items():
+            codebook, codes = entries.get(f"{name}.codebook"), entries.get(f"{name}.codes")
+            if codebook is None or codes is None:
+                raise CheckpointError(f"codebook or codes of {name!r} are missing")
+            expect(
+                codebook.dtype == ("I8" if parameter.int8 else "F32")
+                or (codebook.dtype == "F16" and parameter.dtype != "bfloat16" and not parameter.even),
+                f"the codebook of {name!r} is {codebook.dtype}",
+            )
+            expect(
+                codebook.shape == parameter.codebook_shape,
+                f"the codebook of {name!r} has shape {codebook.shape}, not {parameter.codebook_shape}",
+            )
+            expect(codebook.fill is None and codes.fill is None, f"{name!r} is constant")
+            expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
+            expect(
+                parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
+                f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
+            )
+        plain = self.plain(entries)
+        for name, dtype in self.floats.items():
+            expect(
+                dtype == "float32" and name in plain and plain[name].dtype in ("F16", "BF16"),
+                f"tensor {name!r} is no narrowed {dtype[:20]}",
+            )
+        stored = set(self.parameters) | set(plain)
+        expect(len(stored) == len(self.parameters) + len(plain), "a parameter is stored twice")
+        for alias, name in self.tied.items():
+            expect(alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored")
+
+    def plain(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The tensors that belong to no codebook."""
+        parts = {f"{name}.{part}" for name in self.parameters for part in ("codebook", "codes")}
+        return {name: entry for name, entry in entries.items() if name not in parts}
+
+    def storage(self, entries: Mapping[str, Entry]) -> dict[str, str]:
+        """The storage options that give this file again."""
+        narrowed = {entries[name].torch_dtype for name in self.floats} | {
+            entries[f"{name}.codebook"].torch_dtype
+            for name, parameter in self.parameters.items()
+            if parameter.dtype == "float32" and not parameter.even and not parameter.int8
+        }
+        entropy = any(parameter.coding == "entropy" for parameter in self.parameters.values())
+        further = {
+            "norms": "merged" if self.constants and not self.compact else None,
+            "codebooks": "int8" if any(parameter.int8 for parameter in self.parameters.values()) else None,
+            "layout": "compact" if self.compact else None,
+        }
+        return {
+            "floats": min(narrowed - {"float32"}, default="float32"),
+            "codes": "entropy" if entropy else "packed",
+            **{key: value for key, value in further.items() if value is not None},
+        }
+
+
+def file_size(document: Document, entries: Iterable[Entry]) -> int:
+    """Exact size of the file with these tensors; the checksums may be absent.
+
+    Args:
+        document: what the metadata will say.
+        entries: every tensor of the file.
+    """
+    ordered = file_order(entry for entry in entries if entry.fill is None)
+    text = replace(document, crc32=("0" * 8,) * len(ordered)).text(ordered)
+    if document.compact:
+        text, ordered = compact.table(text, ordered)
+    header: dict[str, Any] = {"__metadata__": {KEY: text}}
+    end = 0
+    for entry in ordered:
+        start, end = end, end + entry.bytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + end
+
+
+def _is_affine(point: Any) -> bool:
+    return (
+        isinstance(point, list)
+        and len(point) == 2
+        and type(point[0]) is float
+        and 0 < point[0] < math.inf
+        and type(point[1]) is int
+        and 0 <= point[1] < 256
+    )
+
+
+def _value(text: str) -> tuple[dict[str, Any], str]:
+    """The data of a document of a known format, and how they are written."""
+    try:
+        value = json.loads(text)
+        canonical = _canonical(value)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the document in the metadata is damaged ({type(error).__name__})") from error
+    expect(isinstance(value, dict), "the document in the metadata is damaged (no object)")
+    version = value.get("format")
+    if type(version) is int and version > FORMAT:
+        raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads 1 to {FORMAT}")
+    expect(type(version) is int and 1 <= version <= FORMAT, f"unknown format {str(version)[:20]!r}")
+    return value, canonical
+
+
+def _row(entry: Entry) -> list[Any]:
+    return [entry.name, entry.dtype, list(entry.shape), *([] if entry.fill is None else [entry.fill])]
+
+
+def _entry(row: Any) -> Entry:
+    expect(isinstance(row, list) and len(row) == 3 and isinstance(row[0], str), "tensors are no rows")
+    name, dtype, shape = row
+    expect(isinstance(dtype, str) and dtype in BY_CODE, f"tensor {name[:100]!r} has an unknown dtype")
+    expect(
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+        and math.prod(shape) * BY_CODE[dtype].itemsize < 1 << 63,
+        f"tensor {name[:100]!r} has no shape",
+    )
+    return Entry(name, dtype, tuple(shape))
+
+
+def _constant(name: str, row: Any) -> Entry:
+    expect(isinstance(row, list) and len(row) == 3, "constants are no rows")
+    entry = _entry([name, *row[:2]])
+    digits = 2 * BY_CODE[entry.dtype].itemsize
+    expect(
+        isinstance(row[2], str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", row[2]) is not None and entry.size > 0,
+        f"constant {name[:100]!r} has no value",
+    )
+    expect(entry.dtype != "BOOL" or row[2] in ("00", "01"), f"constant {name[:100]!r} has no value")
+    return replace(entry, fill=row[2])
+
+
+def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:
+    table, end = [], 0
+    for entry in ordered:
+        table.append((entry.name, entry.dtype, entry.shape, end))
+        end += entry.bytes
+    return f"{zlib.crc32(_canonical([sorted(table), document]).encode()):08x}"
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)

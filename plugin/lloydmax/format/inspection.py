@@ -1,0 +1,161 @@
+"""Look into a file without its model: what it holds, and whether it is sound."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lloydmax.format.reader import File, naming
+from lloydmax.format.record import FLOATS
+
+
+@dataclass(frozen=True)
+class StoredParameter:
+    """A compressed parameter: ``stored`` is the dtype of its codebook, ``bytes`` counts codebook and codes, ``bits``
+    is the width of a code for ``block`` weights."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    k: int
+    bits: int
+    granularity: str
+    axis: int
+    coding: str
+    stored: str
+    bytes: int
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Any other tensor: ``dtype`` in the model, ``stored`` in the file; ``bytes`` is 0 where the table says it all."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    stored: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds.
+
+    Attributes:
+        path, bytes: the file and its size.
+        original: bytes of the dense tensors in the dtypes of the model.
+        parameters, tensors: the compressed parameters, and everything else.
+        tied: further names -> the name under which the parameter or buffer is stored.
+        recipe, storage: how it was made.
+        format, lloydmax, torch: version of the format of this file, and versions of the writer.
+    """
+
+    path: str
+    bytes: int
+    original: int
+    parameters: tuple[StoredParameter, ...]
+    tensors: tuple[StoredTensor, ...]
+    tied: dict[str, str]
+    recipe: dict[str, Any] | None
+    storage: dict[str, str]
+    format: int
+    lloydmax: str
+    torch: str
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that are no tensor: names, shapes, checksums, the recipe."""
+        return self.bytes - sum(p.bytes for p in self.parameters) - sum(t.bytes for t in self.tensors)
+
+    def __str__(self) -> str:
+        from rich.table import Table
+
+        from lloydmax.runtime.text import render, size
+
+        caption = (
+            f"{size(self.original)} -> {size(self.bytes)}; {len(self.tensors)} other tensors "
+            f"of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and checksums; "
+            f"written by lloydmax {self.lloydmax}, torch {self.torch}"
+        )
+        table = Table(title=self.path, caption=caption, title_justify="left", caption_justify="left")
+        table.add_column("parameter", overflow="fold")
+        for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
+            table.add_column(name, justify="right")
+        for item in self.parameters:
+            coding = f"{item.bits / item.block:.3g} bits" if item.coding == "packed" else item.coding
+            shape = "x".join(map(str, item.shape))
+            table.add_row(item.name, shape, item.dtype, str(item.k), item.granularity, coding, f"{item.bytes:,}")
+        return render(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {**asdict(self), "overhead": self.overhead}
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """What a file holds, from its (checked) header alone; see :func:`verify` for the data.
+
+    Raises:
+        CheckpointError: the file cannot be read, is none of lloydmax's, or its header is damaged.
+    """
+    with naming(path), File(path) as file:
+        return _inspection(path, file)
+
+
+def verify(path: str | os.PathLike[str]) -> Inspection:
+    """Check everything that can be checked without the model: header, checksums, centroids and codes.
+
+    Raises:
+        CheckpointError: with the reason.
+    """
+    with naming(path), File(path) as file:
+        for name in file.document.parameters:
+            file.centroids(name)
+            for _ in file.codes(name):
+                pass
+        for name in file.document.plain(file.entries):
+            file.tensor(name)
+        return _inspection(path, file)
+
+
+def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
+    document, entries = file.document, file.entries
+    original, parameters, tensors = 0, [], []
+    for name, item in document.parameters.items():
+        codebook, codes = entries[f"{name}.codebook"], entries[f"{name}.codes"]
+        original += item.count * FLOATS[item.dtype].itemsize
+        parameters.append(
+            StoredParameter(
+                name,
+                item.shape,
+                item.dtype,
+                item.k,
+                item.bits,
+                item.granularity,
+                item.axis,
+                item.coding,
+                codebook.torch_dtype,
+                codebook.bytes + codes.bytes,
+                item.block,
+            )
+        )
+    for name, entry in document.plain(entries).items():
+        narrowed = name in document.floats
+        original += 2 * entry.size if narrowed else entry.size
+        dtype = document.floats[name] if narrowed else entry.torch_dtype
+        tensors.append(StoredTensor(name, entry.shape, dtype, entry.torch_dtype, entry.bytes))
+    return Inspection(
+        os.fspath(path),
+        file.size,
+        original,
+        tuple(parameters),
+        tuple(tensors),
+        document.tied,
+        document.recipe,
+        document.storage(entries),
+        document.format,
+        document.lloydmax,
+        document.torch,
+    )

@@ -1,0 +1,204 @@
+"""What a model holds, compressed or not, and what a file keeps of it.
+
+A tensor is known by the name that it has in the original, uncompressed architecture, whatever holds it now.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.codebook import int8
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import even
+from lloydmax.errors import CheckpointError
+from lloydmax.format.document import STORAGE, Document
+from lloydmax.format.entries import Entry, constant
+from lloydmax.format.record import Parameter
+from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
+from lloydmax.network.folding import folded
+from lloydmax.network.merging import merge_norms
+from lloydmax.student.held import _held, contents, ordinary
+from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.layers import CodesHolder
+
+if TYPE_CHECKING:
+    from lloydmax.recipe.sections import Storage
+
+
+def storage_options(storage: Storage | Mapping[str, str] | None) -> dict[str, str]:
+    """Storage options as plain data, with the defaults filled in.
+
+    Raises:
+        CheckpointError: an unknown option or value.
+    """
+    given = storage if isinstance(storage, Mapping) else {} if storage is None else storage.model_dump()
+    chosen = {key: values[0] for key, values in STORAGE.items()} | dict(given)
+    for key, value in chosen.items():
+        if value not in STORAGE.get(key, ()):
+            allowed = f"{key} is one of {', '.join(STORAGE[key])}" if key in STORAGE else f"there is no {key!r}"
+            raise CheckpointError(f"storage {chosen}: {allowed}")
+    return chosen
+
+
+def settings(
+    model: nn.Module, recipe: Mapping[str, Any] | None, storage: Storage | Mapping[str, str] | None
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Recipe and storage options: those given, else what the model remembers."""
+    remembered: Mapping[str, Any] = getattr(model, "_lloydmax", None) or {}
+    kept = remembered.get("recipe") if recipe is None else dict(recipe)
+    return kept, storage_options(remembered.get("storage") if storage is None else storage)
+
+
+@torch.no_grad()
+def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None = None) -> None:
+    """Bring the values of a model, in place, to those that a file with this storage holds.
+
+    Batch norms are merged and codebooks made of integers where ``storage`` says so, and float32 values rounded.
+    Afterwards :func:`~lloydmax.save` uses the narrower form wherever it fits, and still loses nothing.
+
+    Args:
+        model: with or without codebooks; dtypes stay as they are.
+        storage: absent, what the model remembers.
+
+    Raises:
+        CheckpointError: unknown storage options.
+    """
+    _, chosen = settings(model, None, storage)
+    if chosen["norms"] == "merged":
+        merge_norms(model)
+    for _, value in _held(model):
+        tensor, dtype = target(value, chosen)
+        if isinstance(value, Codebook) and takes_int8(value, chosen):
+            tensor.copy_(int8.rounded(rows_of(value)).view(tensor.shape))
+        elif tensor.dtype != dtype and narrows(tensor, dtype):
+            tensor.copy_(tensor.to(dtype))
+    for module in model.modules():
+        if isinstance(module, CodesHolder):
+            module.set_cache(module.cached)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A compressed model as a file will hold it.
+
+    Attributes:
+        document: the metadata, checksums missing, all codes packed.
+        plain: all tensors but the codes, under their names and in their dtypes in the file (not copied).
+        codebooks: the compressed parameters by name.
+    """
+
+    document: Document
+    plain: dict[str, Tensor]
+    codebooks: dict[str, Codebook]
+
+    def entries(self, entropy: Mapping[str, int] | None = None) -> list[Entry]:
+        """The table of tensors; ``entropy`` has the lengths of entropy-coded streams, the others are packed."""
+        lengths = entropy or {}
+        streams = [
+            Entry(f"{name}.codes", "U8", (lengths.get(name, parameter.packed_bytes),))
+            for name, parameter in self.document.parameters.items()
+        ]
+        plain = [Entry.of(name, tensor) for name, tensor in self.plain.items()]
+        return [*plain, *streams, *self.document.constants.values()]
+
+    def documented(self, entropy: Collection[str]) -> Document:
+        """The document when the codes of these parameters are entropy coded."""
+        parameters = {
+            name: replace(parameter, coding="entropy") if name in entropy else parameter
+            for name, parameter in self.document.parameters.items()
+        }
+        return replace(self.document, parameters=parameters)
+
+
+def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping[str, str]) -> Parts:
+    """Describe a compressed model as a file.
+
+    Raises:
+        CheckpointError: the model holds no codebooks, a broken one, or a tensor that no file can hold.
+    """
+    values, tied = contents(model)
+    document = new_document({}, tied, recipe, model, storage)
+    parts = Parts(document, {}, {})
+    for name, value in values.items():
+        tensor, dtype = target(value, storage)
+        stored = exact(ordinary(name, tensor), dtype)
+        if isinstance(value, Codebook):
+            parts.codebooks[name] = value
+            document.parameters[name], parts.plain[f"{name}.codebook"] = _codebook(name, value, stored, storage)
+        elif fills(storage) and (entry := constant(name, ordinary(name, tensor))) is not None:
+            document.constants[name] = entry
+        else:
+            if stored.dtype != tensor.dtype:
+                document.floats[name] = "float32"
+            parts.plain[name] = stored
+    if not parts.codebooks:
+        raise CheckpointError("the model holds no codebooks; compress it first")
+    return parts
+
+
+def fills(storage: Mapping[str, str]) -> bool:
+    """Whether a file with this storage leaves out the elements of constant tensors."""
+    return storage["layout"] == "compact" or storage["norms"] == "merged"
+
+
+def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]) -> tuple[Parameter, Tensor]:
+    """What the file says of a compressed parameter, and its centroids as the file holds them."""
+    described = _described(name, codebook)
+    if (rows := even(codebook)) is not None:
+        return described, rows.view(described.codebook_shape)
+    if takes_int8(codebook, storage) and (integers := int8.to_bytes(rows_of(codebook))) is not None:
+        return replace(described, int8=True), integers
+    return described, centroids
+
+
+def new_document(
+    parameters: dict[str, Parameter],
+    tied: dict[str, str],
+    recipe: dict[str, Any] | None,
+    model: nn.Module,
+    storage: Mapping[str, str],
+) -> Document:
+    """A document with the versions of this installation and the structure of the model."""
+    return Document(
+        parameters,
+        tied=tied,
+        recipe=recipe,
+        folded=dict(model.folded if isinstance(model, IntegerModel) else folded(model)),
+        activations=model.activations if isinstance(model, IntegerModel) else None,
+        compact=storage["layout"] == "compact",
+        lloydmax=_version(),
+        torch=torch.__version__,
+    )
+
+
+def _described(name: str, codebook: Codebook) -> Parameter:
+    codes, centroids = codebook.codes, codebook.centroids
+    low, high = (int(bound) for bound in torch.aminmax(codes)) if codes.numel() else (0, 0)
+    if low < 0 or high >= codebook.k:
+        raise CheckpointError(f"{name!r} has codes {low} .. {high} for {codebook.k} centroids")
+    if not bool(torch.isfinite(centroids).all()):
+        raise CheckpointError(f"{name!r} has NaN or infinite centroids")
+    dtype = str(centroids.dtype).removeprefix("torch.")
+    evenly = even(codebook) is not None
+    found = Parameter(
+        codebook.shape, codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly, block=codebook.block
+    )
+    try:
+        return Parameter.from_document(found.to_document())
+    except CheckpointError as error:
+        raise CheckpointError(f"{name!r} cannot be stored: {error}") from error
+
+
+@functools.cache
+def _version() -> str:
+    try:
+        return importlib.metadata.version("lloydmax")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,68 @@
+"""The dtype in which a file keeps a tensor, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lloydmax.codebook import int8
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import even
+from lloydmax.format.record import FLOATS
+
+_TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
+
+
+def fits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a float32 tensor may be rounded to float16 or bfloat16.
+
+    Nothing overflows, and the rounding error is at most 2**-10 (bfloat16: 2**-8) of each value when all are
+    positive (such as variances), else of the largest magnitude.
+    """
+    if tensor.numel() == 0:
+        return True
+    wide = tensor.detach()
+    error = (wide.to(dtype).to(wide.dtype) - wide).abs()
+    scale = wide if bool((wide > 0).all()) else wide.abs().amax()
+    return bool(torch.isfinite(error).all()) and bool((error <= _TOLERANCE[dtype] * scale).all())
+
+
+def narrows(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``dtype`` is a narrower one that the values fit."""
+    return dtype.itemsize < tensor.dtype.itemsize and fits(tensor, dtype)
+
+
+def target(value: Tensor | Codebook, storage: Mapping[str, str]) -> tuple[Tensor, torch.dtype]:
+    """The tensor, or the centroids, and the dtype in which a file keeps them if they fit."""
+    floats = FLOATS[storage["floats"]]
+    if not isinstance(value, Codebook):
+        return value, floats if value.dtype == torch.float32 else value.dtype
+    if even(value) is not None:
+        return value.centroids, value.centroids.dtype
+    dtype = value.centroids.dtype
+    if dtype == torch.bfloat16:
+        return value.centroids, torch.float32
+    return value.centroids, torch.float16 if torch.float16 in (dtype, floats) else torch.float32
+
+
+def exact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in ``dtype`` if that loses not a single bit, else as it is."""
+    other = tensor.to(dtype)
+    if dtype.itemsize >= tensor.dtype.itemsize:
+        return other
+    back = other.to(tensor.dtype)
+    return other if torch.equal(back.view(torch.int32), tensor.view(torch.int32)) else tensor
+
+
+def rows_of(codebook: Codebook) -> Tensor:
+    """The centroids of a codebook as ``(codebooks, values)``."""
+    return codebook.centroids.detach().reshape(-1, codebook.k * codebook.block)
+
+
+def takes_int8(codebook: Codebook, storage: Mapping[str, str]) -> bool:
+    """Whether the file is to hold these centroids as integers: ``storage`` says so, and it saves bytes."""
+    tensor, dtype = target(codebook, storage)
+    wanted = storage["codebooks"] == "int8" and tensor.dtype == torch.float32 and even(codebook) is None
+    return wanted and int8.pays(codebook.k, codebook.block, dtype.itemsize)

@@ -1,0 +1,211 @@
+"""How large a model is as a file, measured or predicted; nothing is written."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.errors import CheckpointError
+from lloydmax.format import packing
+from lloydmax.format.document import file_size
+from lloydmax.format.entries import DTYPES, Entry, constant
+from lloydmax.format.parts import fills, new_document, settings, take_apart
+from lloydmax.format.record import Parameter
+from lloydmax.format.rounding import narrows, target
+from lloydmax.network.merging import mergeable
+from lloydmax.student.held import contents, ordinary
+
+if TYPE_CHECKING:
+    from lloydmax.recipe.sections import Storage
+
+_GZIP_BLOCK = 1 << 24
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The size of one model in bytes, counted in the ways that papers count it.
+
+    Attributes:
+        original: the dense tensors in their own dtypes, tied ones once.
+        packed: the file when codes have a fixed width.
+        entropy_coded: the file when codes are entropy coded, wherever that is smaller.
+        gzip_float32: the dense tensors as float32, through gzip at level 6.
+        file: the file that :func:`lloydmax.save` writes: with packed or entropy-coded codes.
+        dense: what ``gzip_float32`` is measured on (not copied).
+    """
+
+    original: int
+    packed: int
+    entropy_coded: int
+    file: int
+    dense: Sequence[Tensor | Codebook] = field(repr=False, compare=False)
+
+    @cached_property
+    def gzip_float32(self) -> int:
+        """Measured when first asked for: it takes longer than all the rest."""
+        return _gzip_size(self.dense)
+
+    def to_dict(self) -> dict[str, int]:
+        """The five sizes as plain data."""
+        names = ("original", "packed", "entropy_coded", "gzip_float32", "file")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, int]) -> Sizes:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            KeyError: one is missing.
+        """
+        names = ("original", "packed", "entropy_coded", "file")
+        made = cls(**{name: sizes[name] for name in names}, dense=())
+        made.__dict__["gzip_float32"] = sizes["gzip_float32"]
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.to_dict(), "dense": ()}
+
+
+def accountings(
+    model: nn.Module,
+    recipe: Mapping[str, Any] | None = None,
+    storage: Storage | Mapping[str, str] | None = None,
+    tell: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Sizes:
+    """Measure a compressed model.
+
+    Args:
+        model: with at least one codebook.
+        recipe: that the file keeps; absent, what the model remembers.
+        storage: absent, what the model remembers.
+        tell: gets the codebooks done, all of them, and ``{"coded_bytes": of the codes so far}``.
+
+    Raises:
+        CheckpointError: the model holds no codebooks, or something that no file can hold.
+    """
+    kept, chosen = settings(model, recipe, storage)
+    parts = take_apart(model, kept, chosen)
+    entropy, coded_bytes = {}, 0
+    for index, (name, codebook) in enumerate(parts.codebooks.items(), start=1):
+        length, most = len(packing.entropy_encode(codebook.codes, codebook.bits)), parts.document.parameters[name]
+        if length < most.packed_bytes:
+            entropy[name] = length
+        coded_bytes += min(length, most.packed_bytes)
+        if tell is not None:
+            tell(index, len(parts.codebooks), {"coded_bytes": float(coded_bytes)})
+    values, _ = contents(model)
+    packed = file_size(parts.document, parts.entries())
+    coded = file_size(parts.documented(entropy), parts.entries(entropy))
+    return Sizes(
+        original=sum(_dense_bytes(value) for value in values.values()),
+        packed=packed,
+        entropy_coded=coded,
+        file=coded if chosen["codes"] == "entropy" else packed,
+        dense=list(values.values()),
+    )
+
+
+def predicted_size(
+    model: nn.Module,
+    parameters: Mapping[str, Parameter],
+    recipe: Mapping[str, Any] | None = None,
+    storage: Storage | Mapping[str, str] | None = None,
+    streams: Mapping[str, int] | None = None,
+) -> int:
+    """Size of the file before anything is compressed: exact but for what fitting and training change.
+
+    Args:
+        model: the uncompressed model.
+        parameters: what each compressed parameter will be, by any of its names.
+        recipe: that the file will keep.
+        storage: as for :func:`lloydmax.save`.
+        streams: expected bytes of entropy-coded codes, by the names of ``parameters``; the others count as packed.
+
+    Raises:
+        CheckpointError: a name that the model does not have, or unknown storage options.
+    """
+    kept, chosen = settings(model, recipe, storage)
+    values, tied = contents(model)
+    coded = {name: size for name, size in (streams or {}).items() if size < parameters[name].packed_bytes}
+    compressed = {
+        tied.get(name, name): replace(parameter, coding="entropy") if name in coded else parameter
+        for name, parameter in parameters.items()
+    }
+    lengths = {tied.get(name, name): size for name, size in coded.items()}
+    if unknown := sorted(set(compressed) - set(values)):
+        raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
+    document = new_document(compressed, tied, kept, model, chosen)
+    norms = mergeable(model) if chosen["norms"] == "merged" else {}
+    entries: list[Entry] = []
+    for name, value in values.items():
+        if (parameter := compressed.get(name)) is not None:
+            half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
+            if parameter.takes_int8(chosen["codebooks"], 2 if half else 4):
+                document.parameters[name] = parameter = replace(parameter, int8=True)
+            entries += parameter.entries(name, "F16" if half else "F32", lengths.get(name))
+            continue
+        tensor, dtype = target(value, chosen)
+        entry = Entry.of(name, ordinary(name, tensor))
+        if (same := _constant(name, tensor, chosen, norms)) is not None:
+            document.constants[name] = entry = same
+        elif narrows(tensor, dtype):
+            document.floats[name] = "float32"
+            entry = Entry(name, DTYPES[dtype], entry.shape)
+        entries.append(entry)
+    return file_size(document, entries)
+
+
+def _constant(name: str, tensor: Tensor, storage: Mapping[str, str], norms: Collection[str]) -> Entry | None:
+    """The entry of a tensor that will be constant in the file; ``norms`` will be merged."""
+    norm, _, leaf = name.rpartition(".")
+    if norm in norms and leaf in ("running_mean", "running_var"):
+        return constant(name, torch.full_like(tensor, leaf == "running_var"))
+    if norm in norms and leaf in ("weight", "bias"):
+        return None
+    return constant(name, tensor) if fills(storage) else None
+
+
+def _dense_bytes(value: Tensor | Codebook) -> int:
+    if isinstance(value, Codebook):
+        return math.prod(value.shape) * value.centroids.element_size()
+    return value.nbytes
+
+
+def _gzip_size(values: Iterable[Tensor | Codebook]) -> int:
+    blocks, total = _dense_blocks(values), 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(islice(blocks, _THREADS)):
+            total += sum(pool.map(_gzipped, batch))
+    return total
+
+
+def _gzipped(block: bytearray) -> int:
+    return len(zlib.compress(block, 6, wbits=zlib.MAX_WBITS | 16))
+
+
+def _dense_blocks(values: Iterable[Tensor | Codebook]) -> Iterator[bytearray]:
+    block = bytearray()
+    for value in values:
+        dense = (value.dequantize() if isinstance(value, Codebook) else value).detach()
+        wide = dense.to(torch.float32) if dense.is_floating_point() else dense
+        data = packing.as_bytes(wide.cpu().contiguous()).data
+        while data:
+            room = _GZIP_BLOCK - len(block)
+            block += data[:room]
+            data = data[room:]
+            if len(block) == _GZIP_BLOCK:
+                yield block
+                block = bytearray()
+    if block:
+        yield block

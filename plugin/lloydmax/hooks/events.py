@@ -1,0 +1,67 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from lloydmax.hooks import hookspecs, registry
+from lloydmax.runtime.seeding import seeded as seeded
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+
+
+class StopRecovery(Exception):
+    """Raised by a ``lloydmax_step`` hook to end the whole run (a pruned trial)."""
+
+
+class Events:
+    """Reports what happens to every plugin and to the listeners of one run.
+
+    Args:
+        listeners: plugin objects with event hooks that hear only this run (a progress bar, a trial pruner).
+    """
+
+    def __init__(self, listeners: Sequence[object] = ()) -> None:
+        self._local = pluggy.PluginManager("lloydmax")
+        self._local.add_hookspecs(hookspecs)
+        for listener in listeners:
+            self._local.register(listener)
+        self._local.check_pending()
+        self.seconds: dict[str, float] = {}
+        self._open = 0
+
+    def step(self, step: str, index: int, total: int, metrics: dict[str, float] | None = None) -> None:
+        """One unit of a stage is done: an optimizer step, a batch, or as many samples as ``index`` says."""
+        for manager in (registry.manager(), self._local):
+            manager.hook.lloydmax_step(step=step, index=index, total=total, metrics=metrics or {})
+
+    def fitted(self, name: str, codebook: Codebook, index: int, total: int) -> None:
+        """One parameter got its codebook."""
+        for manager in (registry.manager(), self._local):
+            manager.hook.lloydmax_parameter_fitted(name=name, codebook=codebook, index=index, total=total)
+
+    @contextmanager
+    def stage(self, stage: str, total: int | None = None) -> Iterator[dict[str, Any]]:
+        """A timed stage; put what it measured into the dict that it yields. A stage within a stage is reported, too;
+        its time is that of the outer one."""
+        metrics: dict[str, Any] = {}
+        managers = (registry.manager(), self._local)
+        for manager in managers:
+            manager.hook.lloydmax_stage_started(stage=stage, total=total)
+        started = time.perf_counter()
+        self._open += 1
+        try:
+            yield metrics
+        finally:
+            seconds = time.perf_counter() - started
+            self._open -= 1
+            if not self._open:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            for manager in managers:
+                manager.hook.lloydmax_stage_finished(stage=stage, seconds=seconds, metrics=metrics)

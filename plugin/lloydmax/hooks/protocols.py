@@ -1,0 +1,123 @@
+"""What a strategy is: the four kinds of classes that plugins register, and what a recovery step works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from lloydmax.errors import RecoveryError
+from lloydmax.hooks.events import Events
+from lloydmax.runtime.seeding import seeded as seeded
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+    from lloydmax.data import Source
+    from lloydmax.hooks.units import Unit
+    from lloydmax.runtime.cache import Cache
+
+
+class Quantizer(Protocol):
+    """Weight -> codebook.
+
+    A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``. One with an option
+    ``price`` (of a bit, in squared units of the weight) has a method ``rate(weight)`` that returns a function: price ->
+    bits a weight of its entropy-coded codes; a recipe's ``bits`` takes such quantizers.
+    """
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def fit(self, weight: Tensor, *, importance: Tensor | None = None, axis: int = 0) -> Codebook:
+        """The codebook of a finite floating ``weight``; ``importance`` has its shape; same input, same bytes."""
+
+
+class Importance(Protocol):
+    """How much the error of each weight matters."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
+        """For each named parameter a non-negative tensor of its shape, from unlabelled data."""
+
+
+class RecoveryStep(Protocol):
+    """Wins accuracy back, without labels.
+
+    A class may set ``needs_data = False`` where it can run without unlabelled inputs, and ``before_fit = True``
+    where it changes the weights that the codebooks are then fitted to. Such a step runs on an uncompressed copy of
+    the teacher, and comes first in ``recover``. If it changes which parameters there are, it has a method
+    ``restructure(model)`` that does so in place without data, for :func:`lloydmax.plan`; ``run`` calls it, too.
+    """
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def run(self, recovery: Recovery) -> dict[str, Any]:
+        """Improve ``recovery.student`` in place; returns what was measured (JSON-able)."""
+
+
+class SearchMethod(Protocol):
+    """Chooses the centroids of every layer under a budget."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def choose(self, units: Sequence[Unit], budget: int) -> dict[str, int]:
+        """Name of every unit -> one of its numbers of centroids, with the least total damage that it finds and at
+        most ``budget`` bytes in all; :class:`lloydmax.BudgetError` where not even the fewest bytes fit."""
+
+
+@dataclass
+class Recovery:
+    """What a recovery step works on.
+
+    Attributes:
+        student: the compressed model, changed in place; parameters with ``requires_grad`` are to be trained.
+        teacher: the original; never changed.
+        data: unlabelled inputs, possibly of another domain, or ``None``.
+        reference_data: a few unlabelled inputs of the original domain, or ``None``.
+        seed: all randomness of a step comes from generators with this seed.
+        workdir: a folder for large temporary files; ``None``: the system's.
+        events: where progress is reported.
+        cache: what runs over the same teacher and data share, or ``None``.
+        part: file in which a step that takes long may keep its state, to go on from after a kill, or ``None``.
+        original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
+            where only the student's host knows.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    data: Source | None = None
+    reference_data: Source | None = None
+    seed: int = 0
+    workdir: Path | None = None
+    events: Events = field(default_factory=Events)
+    cache: Cache | None = None
+    part: Path | None = None
+    original: nn.Module | None = None
+
+    def source(self, which: str = "data") -> Source:
+        """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.
+
+        Raises:
+            RecoveryError: there is none.
+        """
+        source = self.data if which == "data" else self.reference_data
+        if source is None:
+            raise RecoveryError(f"this recovery step needs unlabelled inputs: pass {which}=...")
+        return source
+
+    def generator(self) -> torch.Generator:
+        """A fresh CPU generator with the seed of this run."""
+        return torch.Generator().manual_seed(self.seed)

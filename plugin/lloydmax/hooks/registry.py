@@ -1,0 +1,186 @@
+"""The plugin manager: who offers which quantizer, recovery step, importance or search method.
+
+The built-in strategies are entry points of the group ``lloydmax`` like any third party's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pluggy
+from pydantic import BaseModel, ValidationError
+
+from lloydmax.errors import LloydmaxError, PluginError
+from lloydmax.hooks import hookspecs
+
+REGISTRIES = {
+    "quantizer": "lloydmax_quantizers",
+    "step": "lloydmax_recovery_steps",
+    "importance": "lloydmax_importances",
+    "search method": "lloydmax_search_methods",
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One registered strategy: its ``kind`` (a key of :data:`REGISTRIES`), ``name``, class and plugin."""
+
+    kind: str
+    name: str
+    cls: type
+    plugin: str
+    distribution: str
+
+    @property
+    def options(self) -> type[BaseModel]:
+        """The pydantic model of its options."""
+        options: type[BaseModel] = self.cls.Options  # type: ignore[attr-defined]
+        return options
+
+
+@functools.cache
+def manager() -> pluggy.PluginManager:
+    """The one plugin manager of this process; entry points are loaded when it is first asked for.
+
+    Raises:
+        PluginError: a plugin cannot be imported, or has a hook that does not exist.
+    """
+    pm = pluggy.PluginManager("lloydmax")
+    pm.add_hookspecs(hookspecs)
+    try:
+        pm.load_setuptools_entrypoints("lloydmax")
+        pm.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(_hook_problem(pm, error)) from error
+    except Exception as error:
+        raise PluginError(f"a plugin of the entry-point group 'lloydmax' cannot be loaded: {error!r}") from error
+    return pm
+
+
+def register(plugin: object, name: str | None = None) -> str:
+    """Add a plugin object or module by hand (for notebooks and tests); returns its name.
+
+    Raises:
+        PluginError: a misspelt hook, wrong arguments, or a name that another plugin has registered.
+    """
+    pm = manager()
+    try:
+        registered = pm.register(plugin, name)
+        pm.check_pending()
+        _strategies.cache_clear()
+        _strategies()
+    except (pluggy.PluginValidationError, PluginError, ValueError) as error:
+        text = _hook_problem(pm, error) if isinstance(error, pluggy.PluginValidationError) else str(error)
+        if pm.is_registered(plugin):
+            unregister(plugin)
+        raise PluginError(text) from error
+    if registered is None:
+        raise PluginError(f"plugin {name!r} is blocked")
+    return registered
+
+
+def unregister(plugin: object) -> None:
+    """Remove a plugin that :func:`register` added."""
+    manager().unregister(plugin)
+    _strategies.cache_clear()
+
+
+def strategies() -> list[Registered]:
+    """Everything that the installed plugins offer, by kind and name.
+
+    Raises:
+        PluginError: a name registered twice (both plugins are named), or a class without ``Options``.
+    """
+    return list(_strategies().values())
+
+
+@functools.cache
+def _strategies() -> dict[tuple[str, str], Registered]:
+    pm = manager()
+    origin = {id(plugin): dist.project_name for plugin, dist in pm.list_plugin_distinfo()}
+    found: dict[tuple[str, str], Registered] = {}
+    for kind, hook in REGISTRIES.items():
+        for implementation in getattr(pm.hook, hook).get_hookimpls():
+            plugin = implementation.plugin_name
+            for name, cls in (implementation.function() or {}).items():
+                if not (isinstance(cls, type) and issubclass(getattr(cls, "Options", object), BaseModel)):
+                    raise PluginError(f"plugin {plugin!r}: {kind} {name!r} needs a class attribute Options (pydantic)")
+                if (other := found.get((kind, name))) is not None:
+                    first, second = sorted((other.plugin, plugin))
+                    raise PluginError(f"{kind} {name!r} is registered by two plugins: {first!r} and {second!r}")
+                source = origin.get(id(implementation.plugin), "registered in this process")
+                found[kind, name] = Registered(kind, name, cls, plugin, source)
+    return dict(sorted(found.items()))
+
+
+def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Registered:
+    """The strategy of this kind and name; ``error`` with the nearest spelling when there is none."""
+    registered = _strategies()
+    if (entry := registered.get((kind, name))) is not None:
+        return entry
+    names = [entry.name for entry in registered.values() if entry.kind == kind]
+    raise error(f"no {kind} is called {name!r}{nearest(name, names)}")
+
+
+def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError) -> Any:
+    """Build the strategy of this kind and name with validated options.
+
+    Raises:
+        error: no such name, or options that its ``Options`` model refuses.
+    """
+    entry = find(kind, name, error)
+    if isinstance(options, BaseModel):
+        return entry.cls(options)
+    try:
+        return entry.cls(entry.options.model_validate(options))
+    except ValidationError as failure:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'options'}: {problem(e, entry.options)}" for e in failure.errors()]
+        raise error(f"{kind} {name!r}: " + "; ".join(lines)) from None
+
+
+def problem(error: Any, model: type[BaseModel], extra: Iterable[str] = ()) -> str:
+    """One pydantic error (an item of ``ValidationError.errors()``) in words, with the nearest valid key.
+
+    Args:
+        error: an item of ``ValidationError.errors()``.
+        model: the model that refused; its fields, and ``extra``, are the known keys.
+        extra: further keys that would have been valid at this place.
+    """
+    if error["type"] == "extra_forbidden":
+        inner = _section(model, error["loc"])
+        known = [field.alias or name for name, field in inner.model_fields.items()]
+        return f"unknown key{nearest(str(error['loc'][-1]), [*known, *(extra if inner is model else ())])}"
+    if error["type"] == "missing":
+        return "is missing"
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"must be {message}, got {error['input']!r}" if "Input should be" in error["msg"] else message
+
+
+def _section(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model of the section that a key is in: ``model``, or one nested in it."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, or all of them."""
+    if close := difflib.get_close_matches(word, known, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
+    """What pluggy found wrong with a plugin, with the nearest spelling of an unknown hook."""
+    plugin = pm.get_name(error.plugin) or repr(error.plugin)
+    if unknown := re.match(r"unknown hook '(\w+)'", str(error)):
+        known = [name for name in vars(hookspecs) if name.startswith("lloydmax_")]
+        return f"plugin {plugin!r}: no hook is called {unknown[1]!r}{nearest(unknown[1], known)}"
+    return f"plugin {plugin!r}: {error}"

@@ -1,0 +1,232 @@
+"""The traced graph of a model: which batch norm follows which layer, and which layers can trade scales.
+
+A *layer* here is a convolution, transposed convolution or linear layer whose weight and bias belong to it alone and
+that a forward pass calls once. Layers with a forward of their own count if they are linear in weight and bias, which
+is tried out on random numbers: one that pads by itself is, one that standardizes its weight is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from lloydmax.errors import RecoveryError
+from lloydmax.network.channels import (
+    Activation,
+    Path,
+    data_nodes,
+    function_step,
+    is_linear_layer,
+    module_step,
+    outputs_of,
+)
+from lloydmax.network.parameters import owners
+from lloydmax.runtime.modes import evaluation_mode
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two layers between which every channel can be scaled, up in the first and down in the second.
+
+    Attributes:
+        first: module name of the layer whose output channels are meant.
+        second: module name of the layer that alone reads them.
+        activation: what lies between: ``none``, ``relu``, ``leaky`` (LeakyReLU, PReLU) or ``relu6`` (any clip from 0).
+        ceiling: where a ``relu6`` clips; infinite for the others, which are positively homogeneous.
+        columns: inputs of the second layer for each output channel of the first (more than 1 after a flatten).
+        pointwise: nothing but the activation lies between: a constant passes to the second layer unchanged.
+    """
+
+    first: str
+    second: str
+    activation: Activation = "none"
+    ceiling: float = float("inf")
+    columns: int = 1
+    pointwise: bool = True
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The operations of the model in evaluation mode, in order; the model is not changed.
+
+    Modules that own parameters or buffers and those of ``torch.nn`` are single nodes named by ``target``; everything
+    else is traced through. Arguments of the forward method that have a default keep it.
+
+    Raises:
+        RecoveryError: the forward method decides by the values of its inputs, or does what cannot be traced.
+    """
+    shared = {id(t): t for t in chain(model.parameters(), model.buffers())}
+    skeleton = copy.deepcopy(model, shared)
+    failure: Exception | None = None
+    with evaluation_mode(skeleton), torch.no_grad():
+        for opaque in (False, True):
+            try:
+                return _Tracer(opaque).trace(skeleton, _defaults(skeleton))
+            except Exception as error:
+                failure = failure or error
+    reason = str(failure).partition("\n")[0] or type(failure).__name__
+    raise RecoveryError(
+        f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic run, "
+        "in which inputs have no values: a forward method that branches on them has to be split, or the step left out"
+    ) from failure
+
+
+def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """``(layer, batch norm)`` by module name, in forward order, wherever the batch norm can be folded into the layer.
+
+    That takes a layer whose only consumer is a batch norm with running statistics that serves nothing else. A batch
+    norm after a linear layer is taken to see ``(N, features)``.
+
+    Raises:
+        RecoveryError: see :func:`trace`.
+    """
+    return list(_Flow(model).pairs())
+
+
+def chains(model: nn.Module) -> tuple[list[Link], dict[str, str]]:
+    """The links of all chains of layers in the model, in forward order, and why the other layers have none.
+
+    Between two layers only operations are allowed that treat channels apart and commute with positive scales:
+    identity, dropout, ReLU, LeakyReLU, PReLU, zero padding, pooling, mean over positions, flatten; or one clip
+    (ReLU6) first, which does so as long as nothing reaches its ceiling. A batch norm has to be folded before.
+
+    Returns:
+        ``links`` and ``{layer: what it feeds instead}``.
+
+    Raises:
+        RecoveryError: see :func:`trace`.
+    """
+    flow = _Flow(model)
+    links, ends = [], {}
+    for name, node in flow.layers.items():
+        found = flow.follow(name, node)
+        if isinstance(found, Link):
+            links.append(found)
+        else:
+            ends[name] = found
+    return links, ends
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, opaque: bool) -> None:
+        super().__init__()
+        self.opaque = opaque
+        """Whether modules without children are not looked into."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        if parametrize.is_parametrized(module) or module._parameters or module._buffers:
+            return True
+        return super().is_leaf_module(module, name) or (self.opaque and not module._modules)
+
+
+def _defaults(model: nn.Module) -> dict[str, Any] | None:
+    parameters = inspect.signature(model.forward).parameters.values()
+    given = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return given or None
+
+
+class _Flow:
+    """The graph of a model, and the layers in it that can be changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.graph = model, trace(model)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.calls: dict[str, list[fx.Node]] = {}
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                self.calls.setdefault(node.target, []).append(node)
+
+    @cached_property
+    def layers(self) -> dict[str, fx.Node]:
+        """The layers, by module name, with their only call."""
+        return {
+            name: nodes[0]
+            for name, nodes in self.calls.items()
+            if self._private(name) and is_linear_layer(self.modules[name]) and self._takes_one_tensor(nodes[0])
+        }
+
+    @cached_property
+    def _shared(self) -> set[int]:
+        """Identities of modules that something else than a node of their own may use."""
+        hidden = {id(m) for name in self.calls for m in self.modules[name].modules() if m is not self.modules[name]}
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                hidden.add(id(self.modules.get(node.target.rpartition(".")[0])))
+        return hidden
+
+    @cached_property
+    def _owners(self) -> dict[int, list[tuple[str, nn.Module, str]]]:
+        return owners(self.model)
+
+    def _private(self, name: str) -> bool:
+        module = self.modules[name]
+        tied = any(len(self._owners[id(p)]) > 1 for p in module._parameters.values() if p is not None)
+        return len(self.calls[name]) == 1 and not tied and id(module) not in self._shared
+
+    @staticmethod
+    def _takes_one_tensor(node: fx.Node) -> bool:
+        return len(data_nodes(node.all_input_nodes)) == 1 and bool(node.args) and isinstance(node.args[0], fx.Node)
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """What :func:`conv_bn_pairs` lists."""
+        for name, node in self.layers.items():
+            users = data_nodes(node.users)
+            if len(users) != 1 or users[0].op != "call_module" or users[0].args != (node,):
+                continue
+            target = str(users[0].target)
+            norm = self.modules[target]
+            if isinstance(norm, _BatchNorm) and self._private(target) and _is_foldable(norm, self.modules[name]):
+                yield name, target
+
+    def follow(self, name: str, node: fx.Node) -> Link | str:
+        """The link that starts at a layer, or what stands where the chain breaks."""
+        first = self.modules[name]
+        state = Path(first, outputs_of(first), len(getattr(first, "kernel_size", ())) or None)
+        while True:
+            users = data_nodes(node.users)
+            if len(users) != 1:
+                return f"{len(users)} consumers" if users else "nothing"
+            node, before = users[0], node
+            if node.op == "output":
+                return "the output"
+            if data_nodes(node.all_input_nodes) != [before] or not node.args or node.args[0] is not before:
+                return _name_of(node, self.modules)
+            if node.op == "call_module" and isinstance(self.modules[str(node.target)], (nn.Linear, _ConvNd)):
+                second = self.modules[str(node.target)]
+                if node.target not in self.layers:
+                    return f"{node.target}, which cannot be changed"
+                columns = state.columns(second)
+                if columns is None:
+                    return f"{node.target}, which mixes channels with positions"
+                return Link(name, str(node.target), state.activation, state.ceiling, columns, state.pointwise)
+            after = module_step(self.modules[str(node.target)], state) if node.op == "call_module" else None
+            if node.op in ("call_function", "call_method"):
+                after = function_step(node, state)
+            if after is None:
+                return _name_of(node, self.modules)
+            state = after
+
+
+def _name_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        return f"{type(modules[str(node.target)]).__name__} {node.target}"
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
+
+
+def _is_foldable(norm: _BatchNorm, layer: nn.Module) -> bool:
+    """Whether in evaluation mode it is a fixed scale and shift of each channel of the layer, and nothing more."""
+    standard = type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    fixed = norm.running_mean is not None and norm.running_var is not None and not parametrize.is_parametrized(norm)
+    return standard and fixed and norm.num_features == outputs_of(layer)

@@ -1,0 +1,105 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class Rule(_Section):
+    """One rule of ``quantize``. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
+
+    A list in place of a single option value is a choice that a tuning loop resolves.
+
+    Attributes:
+        layers: ``all``; a range such as ``14-15``, counted from 1 over the convolution and linear layers that pass
+            ``types`` and ``except``, in the order of registration, or of the forward pass if ``example_inputs`` are
+            given; a module name; a glob (``layer3.*.conv?``, never normalization layers unless ``types`` names them);
+            or a list of these.
+        types: only these classes of modules, by name; base classes count.
+        except: module names or globs to leave out.
+        parameter: name within the module, or a glob such as ``weight_ih_*``.
+        quantizer: a registered quantizer, or ``none``: leave it as it is.
+        importance: a registered importance, which weights the squared errors of the fit.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    layers: str | int | list[str | int]
+    types: list[str] = Field(default_factory=list)
+    except_: list[str] = Field(default_factory=list, alias="except")
+    parameter: str = "weight"
+    quantizer: str = "kmeans"
+    importance: str | None = None
+
+    @property
+    def selectors(self) -> list[str]:
+        """``layers`` as a list of strings."""
+        return [str(item) for item in (self.layers if isinstance(self.layers, list) else [self.layers])]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The quantizer's options, as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Step(_Section):
+    """One recovery step; every further key is an option of that step.
+
+    Attributes:
+        step: a registered step.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    step: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The step's options, as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Activations(_Section):
+    """8-bit activations around the quantized layers: the finished model runs on int8 kernels.
+
+    Attributes:
+        bits: 8, which the kernels take.
+        scheme: ``asymmetric`` uses the whole range between the least and the largest value, ``symmetric`` has its
+            zero in the middle (at the lower end where nothing is negative).
+        samples: unlabelled inputs from which the thresholds are initialized.
+    """
+
+    bits: Literal[8] = 8
+    scheme: Literal["asymmetric", "symmetric"] = "asymmetric"
+    samples: int = Field(default=100, ge=1)
+
+
+class Storage(_Section):
+    """How the file holds what is not a code, and the codes.
+
+    Attributes:
+        floats: of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 (``float16``)
+            or 2^-8 (``bfloat16``) stays float32.
+        codes: ``packed`` (fixed width) or ``entropy`` (Huffman).
+        norms: ``merged``: of a batch norm only a scale and a shift are left, its statistics are gone.
+        codebooks: ``int8``: centroids are integers times one scale for each codebook, where that is smaller.
+        layout: ``named`` (tensors under their own names) or ``compact`` (one array and a deflated table; no bytes for
+            constant tensors).
+    """
+
+    floats: Literal["float32", "float16", "bfloat16"] = "float32"
+    codes: Literal["packed", "entropy"] = "packed"
+    norms: Literal["kept", "merged"] = "kept"
+    codebooks: Literal["float", "int8"] = "float"
+    layout: Literal["named", "compact"] = "named"
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of one stored floating-point centroid."""
+        return 2 if self.floats == "float16" else 4

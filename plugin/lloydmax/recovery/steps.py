@@ -1,0 +1,159 @@
+"""Recovery: the steps of a recipe, run in order on a student, or one of them on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lloydmax.data import Source, unlabelled
+from lloydmax.errors import DataError, RecoveryError
+from lloydmax.hooks import registry
+from lloydmax.hooks.events import Events
+from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.runtime import processes
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.student.codebooks import separate
+
+_FIRST = 8
+
+
+def recovery_steps(recipe: Recipe) -> list[tuple[str, RecoveryStep]]:
+    """The recovery steps of a recipe, built: ``[(name, step)]``."""
+    return [(step.step, registry.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
+
+
+def needs_data(recipe: Recipe) -> list[str]:
+    """What in a recipe cannot run without unlabelled inputs, for messages; empty: nothing."""
+    importances = sorted({rule.importance for rule in recipe.quantize if rule.importance is not None})
+    steps = [name for name, step in recovery_steps(recipe) if getattr(step, "needs_data", True)]
+    calibrated = ["'activations:'"] if recipe.activations else []
+    weighted = [f"importance {name!r}" for name in importances]
+    return [*weighted, *calibrated, *(f"recovery step {name!r}" for name in steps)]
+
+
+def recover(recovery: Recovery, steps: Sequence[tuple[str, RecoveryStep]]) -> Iterator[dict[str, Any]]:
+    """Run recovery steps, one for each item taken; yields ``{"step": name, ...what it measured}``."""
+    for name, step in steps:
+        with recovery.events.stage(name) as figures:
+            figures.update(step.run(recovery))
+        yield {"step": name, **figures}
+
+
+def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
+    """Train ``student`` to give the same outputs as ``teacher`` on unlabelled data, in place.
+
+    It trains every parameter that requires a gradient, so it serves any host's prepared model.
+
+    Args:
+        student: changed in place; left in evaluation mode.
+        teacher: never changed.
+        data: anything that :func:`compress` takes.
+        options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
+            ``progress``, ``listeners`` as in :func:`compress`.
+
+    Returns:
+        What was measured: loss, agreement, steps, why it stopped.
+
+    Raises:
+        RecoveryError: nothing to train, wrong options. DataError: unusable data.
+    """
+    measured = run_step("distill", student, teacher, data, **options)
+    student.eval()
+    return measured
+
+
+def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None, **options: Any) -> dict[str, Any]:
+    """Re-estimate the batch-norm statistics of a model from unlabelled inputs, in place.
+
+    Args:
+        student: changed in place.
+        data: anything that :func:`compress` takes.
+        teacher: the original, which only the option ``relative`` needs; never changed.
+        options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``.
+
+    Returns:
+        What was measured: samples, layers, how.
+
+    Raises:
+        RecoveryError: wrong options. DataError: unusable data.
+    """
+    return run_step("renormalize", student, student if teacher is None else teacher, data, **options)
+
+
+def run_step(
+    name: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Any,
+    *,
+    reference_data: Any = None,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    progress: bool = False,
+    listeners: Sequence[object] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
+    made = registry.make("step", name, options, RecoveryError)
+    workdir = folder(workdir)
+    separate(student, teacher)
+    with ExitStack() as stack:
+        if progress and processes.writes():
+            from lloydmax.progress.bars import ProgressBars
+
+            listeners = [*listeners, stack.enter_context(ProgressBars())]
+        stack.enter_context(processes.together(device_of(student)))
+        stack.enter_context(seeded(seed, student))
+        source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+        _settle(student, source)
+        events = Events(listeners)
+        with events.stage(name) as measured:
+            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+    return measured
+
+
+def _settle(student: nn.Module, source: Source | None) -> None:
+    """Run the student once: a host's prepared model has observers and codebooks that take shape at the first input."""
+    if source is not None:
+        with evaluating(student):
+            for _, batch in source.batches(_FIRST, torch.arange(min(_FIRST, len(source)))):
+                batch.to(device_of(student)).run(student)
+
+
+def open_source(
+    data: Any, model: nn.Module, workdir: Path | None, seed: int, cache: Cache | None = None
+) -> Source | None:
+    """Unlabelled inputs for this model, or ``None`` where none were given.
+
+    With a ``cache``, the same object (a tensor as long as it is not written to, a path) is opened once.
+    """
+    if data is None:
+        return None
+    if cache is None:
+        return unlabelled(data, model, workdir=workdir, seed=seed)
+    same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
+    kept = cache.get(
+        ("source", same, id(model), seed),
+        lambda: (data, model, unlabelled(data, model, workdir=workdir, seed=seed)),
+        lambda _: 0,
+    )
+    source: Source = kept[2]
+    return source
+
+
+def folder(workdir: str | Path | None) -> Path | None:
+    """A folder for large temporary files, which must exist; ``None``: the system's.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if workdir is None or Path(workdir).is_dir():
+        return None if workdir is None else Path(workdir)
+    raise DataError(f"workdir {workdir} is not a folder")

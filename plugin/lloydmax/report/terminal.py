@@ -1,0 +1,68 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from lloydmax.runtime.text import percent
+
+if TYPE_CHECKING:
+    from lloydmax.report import Report
+
+
+def report_tables(report: Report) -> list[RenderableType]:
+    """Sizes, agreement, layers and times of a report."""
+    sizes = Table(title=f"{report.model} compressed by recipe {report.recipe!r}", title_justify="left")
+    sizes.add_column("size")
+    for name in ("bytes", "smaller", "times"):
+        sizes.add_column(name, justify="right")
+    original = report.bytes.original
+    for label, count in (
+        ("original", original),
+        ("file", report.bytes.file),
+        ("  fixed-width codes", report.bytes.packed),
+        ("  entropy-coded codes", report.bytes.entropy_coded),
+        ("  gzip of float32", report.bytes.gzip_float32),
+    ):
+        sizes.add_row(label, f"{count:,}", percent(1 - count / original), f"{original / count:.2f}")
+    tables: list[RenderableType] = [sizes]
+    if report.measured_on is not None or report.stages[0].score is not None:
+        tables.append(stage_table(report))
+    layers = Table(title="Compressed parameters", title_justify="left")
+    layers.add_column("parameter", overflow="fold")
+    for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):
+        layers.add_column(name, justify="right")
+    for layer in report.layers:
+        layers.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            str(layer.centroids),
+            layer.granularity,
+            f"{layer.bytes:,}",
+            f"{layer.snr:.1f}",
+            "trained" if layer.trained else "frozen",
+        )
+    tables.append(layers)
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
+    tables.append(f"Time: {times}")
+    return tables
+
+
+def stage_table(report: Report) -> Table:
+    """Agreement with the original and the caller's score through the stages."""
+    scored = report.stages[0].score is not None
+    against = f"Against the original, on {report.measured_on}" if report.measured_on else "Your evaluation"
+    table = Table(title=against, title_justify="left")
+    table.add_column("stage")
+    for name in ("agreement", "KL (nats)", "output MSE", *(("your score",) if scored else ())):
+        table.add_column(name, justify="right")
+    for stage in report.stages:
+        found = stage.agreement
+        alike = ("", "", "")
+        if found is not None:
+            alike = (percent(found.top1), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
+        table.add_row(stage.name, *alike, *((f"{stage.score:.4f}",) if scored else ()))
+    return table

@@ -1,0 +1,235 @@
+"""The student: how a compressed weight lives in a model, while it is trained and when it is finished.
+
+While it is trained, a compressed parameter is held by a ``torch.nn.utils.parametrize`` parametrization whose
+original is the centroids and whose buffer is the codes. When it is finished, the standard modules become
+codebook modules (:mod:`lloydmax.student.layers`); every other module keeps its class and a frozen parametrization.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.errors import KernelError
+from lloydmax.network.parameters import owners
+from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
+from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
+
+
+class _MeanGradient(torch.autograd.Function):
+    """Identity whose gradient for each centroid is the mean, not the sum, over its members."""
+
+    @staticmethod
+    def forward(ctx: Any, centroids: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(counts)
+        return centroids.view_as(centroids)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (counts,) = ctx.saved_tensors
+        return gradient / counts, None
+
+
+class CodebookWeight(CodesHolder):
+    """Parametrization: centroids ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)`` -> dense weight.
+
+    The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
+    section 3.3), while they require one.
+    """
+
+    counts: Tensor
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__(codebook)
+        self._fitted = codebook.centroids
+        counts = codebook.member_counts().clamp(min=1).to(torch.float32)
+        counts = counts.unsqueeze(-1) if codebook.block > 1 else counts
+        self.register_buffer("counts", counts, persistent=False)
+
+    def forward(self, centroids: Tensor) -> Tensor:
+        """Decode; differentiable with respect to the centroids."""
+        return self.decoded(self.averaging(centroids))
+
+    def averaging(self, centroids: Tensor) -> Tensor:
+        """The centroids as they are; a gradient that goes through what is returned is divided by the members."""
+        if centroids.requires_grad and torch.is_grad_enabled():
+            averaged: Tensor = _MeanGradient.apply(centroids, self.counts)
+            return averaged
+        return centroids
+
+    def recode(self, codebook: Codebook) -> None:
+        """Take over the codes of a codebook of the same shape, in place."""
+        self.codes.copy_(codebook.codes)
+        self.counts.copy_(codebook.member_counts().clamp(min=1).view_as(self.counts))
+        self._forget()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The fitted centroids, when the parametrization is registered."""
+        return self._fitted.clone()
+
+
+def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
+    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on.
+
+    Args:
+        model: the student; changed in place.
+        name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
+        codebook: of a weight in the shape of the parameter.
+    """
+    module, leaf = _locate(model, name)
+    parameter = module._parameters[leaf]
+    assert parameter is not None
+    weight = CodebookWeight(codebook)
+    for _, module, leaf in owners(model)[id(parameter)]:
+        parametrize.register_parametrization(module, leaf, weight, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            _refresh_flat_weights(module)
+
+
+def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, CodebookWeight, Tensor]]:
+    """Every parametrized codebook: ``(full name, module, name in it, parametrization, centroids)``."""
+    for prefix, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for leaf, held in module.parametrizations.items():
+            if isinstance(held[0], CodebookWeight):
+                yield (f"{prefix}.{leaf}" if prefix else leaf), module, leaf, held[0], held.original
+
+
+def codebooks(model: nn.Module) -> dict[str, Codebook]:
+    """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear)."""
+    found: dict[str, Codebook] = {}
+    for name, _, _, weight, centroids in attached(model):
+        found[name] = weight.holding(centroids)
+    for prefix, module in model.named_modules():
+        if isinstance(module, IntegerModel):
+            found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
+            continue
+        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, IntegerModel)):
+            for leaf, tensor in module.codebooks.items():
+                assert isinstance(tensor, CodebookTensor)
+                found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()
+    return found
+
+
+def finish(model: nn.Module) -> nn.Module:
+    """Freeze every codebook and turn the standard modules into codebook modules.
+
+    Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
+    are replaced; any other module keeps its class and a frozen parametrization. Hooks that were registered on a
+    replaced module do not move along.
+
+    Returns:
+        ``model``, or its replacement when the model itself is such a module.
+    """
+    shared: dict[int, CodebookTensor] = {}
+    chosen: dict[nn.Module, dict[str, CodebookTensor]] = {}
+    for _, module, leaf, weight, centroids in attached(model):
+        if id(weight) not in shared:
+            shared[id(weight)] = CodebookTensor(weight.holding(centroids))
+        centroids.requires_grad_(False)
+        chosen.setdefault(module, {})[leaf] = shared[id(weight)]
+    replaced: dict[nn.Module, nn.Module] = {}
+    for module, tensors in chosen.items():
+        if (layer := codebook_layer(module, tensors)) is not None:
+            replaced[module] = layer
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in replaced:
+                parent._modules[name] = replaced[child]
+    return replaced.get(model, model)
+
+
+def separate(student: nn.Module, teacher: nn.Module) -> None:
+    """Give the student, in place, copies of all modules, parameters and buffers that it has in common with its teacher.
+
+    Hosts that prepare a model in place leave it and the prepared one in common; training one would train the other.
+    """
+    if student is teacher:
+        return
+    theirs = {id(module) for module in teacher.modules()}
+    tensors = {id(tensor) for tensor in (*teacher.parameters(), *teacher.buffers())}
+    copies: dict[int, Any] = {}
+    for name, module in list(student.named_modules(remove_duplicate=False)):
+        if id(module) in theirs and (module._parameters or module._buffers):
+            student.set_submodule(name, copy.deepcopy(module, copies))
+    for module in student.modules():
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in holders:
+            for leaf, tensor in list(held.items()):
+                if tensor is not None and id(tensor) in tensors:
+                    held[leaf] = copy.deepcopy(tensor, copies)
+
+
+def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
+    """Keep decoded weights in memory (dense speed, the default) or decode at every use (small memory).
+
+    The decoded weight is in no state dict, file, pickle, copy or exported program. Decoding at every use never holds
+    more than one decoded layer, of linear layers 1 MiB, of embeddings the rows that are looked up; a large linear
+    layer gives the same up to the order of the sums.
+    """
+    for module in model.modules():
+        if isinstance(module, CodesHolder):
+            module.set_cache(enabled)
+    return model
+
+
+def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
+    """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
+
+    - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
+      Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
+      weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
+      takes one byte a weight beside the codes.
+    - ``None``: PyTorch's float operations, the default.
+
+    Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
+    length 16 does not divide, compiled and exported programs) runs as without it, by the decoded weight that
+    :func:`set_cache` keeps or not. State dicts and files stay the same; copies and pickles keep the choice, files do
+    not.
+
+    Args:
+        model: finished, as :func:`~lloydmax.compress` and :func:`~lloydmax.load` give it; changed in place.
+        kernel: the choice.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        KernelError: an unknown kernel, or one that serves no layer of this model.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
+    layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
+    weights: list[Any] = [layer["weight"] for layer in layers]
+    served = [weight for weight in weights if kernel is None or int8_serves(weight.codebook())]
+    if kernel is not None and not served:
+        raise KernelError(
+            f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
+            f"model: it needs {INT8_NEEDS}"
+        )
+    for weight in served:
+        weight.set_kernel(kernel)
+    return model
+
+
+def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    prefix, _, leaf = name.rpartition(".")
+    return model.get_submodule(prefix), leaf
+
+
+def _refresh_flat_weights(module: nn.RNNBase) -> None:
+    """Recurrent layers run from a list of their weights; refill it with the decoded ones before every use."""
+    if not any(hook is _refill for hook in module._forward_pre_hooks.values()):
+        module.register_forward_pre_hook(_refill)
+
+
+def _refill(module: nn.Module, _: Any) -> None:
+    module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]  # type: ignore[assignment, union-attr]

@@ -1,0 +1,66 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import grid
+
+if TYPE_CHECKING:
+    pass
+
+Levels = Mapping[str, tuple[int, int]]
+"""Number of levels and lowest integer of every uniformly quantized weight, by parameter name."""
+
+
+class IntegerModel(nn.Module):
+    """A converted model: int8 layers, codebook layers, and whatever stayed float.
+
+    Attributes:
+        graph: the module that runs.
+        tensors: names of the parameters and persistent buffers of the float architecture, batch norms folded.
+        levels: of the int8 weights.
+        activations: scale and zero point of every quantized activation, in the order of the graph.
+        folded: the batch norms that were folded: ``(layer, norm)``.
+    """
+
+    def __init__(
+        self,
+        graph: nn.Module,
+        tensors: Sequence[str],
+        levels: Levels,
+        activations: Sequence[tuple[float, int]],
+        folded: Sequence[tuple[str, str]],
+        unused: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph, self.tensors, self.levels = graph, tuple(tensors), dict(levels)
+        self.activations, self.folded, self.unused = tuple(activations), tuple(folded), dict(unused or {})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original takes, and gives."""
+        return self.graph(*args, **kwargs)
+
+    def held(self) -> Iterator[tuple[str, Tensor | Codebook]]:
+        """Every tensor of the float architecture under its name; quantized ones as codebooks."""
+        for name in self.tensors:
+            layer, _, leaf = name.rpartition(".")
+            yield name, self.unused[name] if name in self.unused else self._value(layer, leaf, name)
+
+    def _value(self, layer: str, leaf: str, name: str) -> Tensor | Codebook:
+        module: Any = self.graph.get_submodule(layer)
+        if isinstance(module, nn.Sequential):  # a fused layer that holds its codebook layer
+            module = module[0]
+        books = getattr(module, "codebooks", None)
+        if books is not None and leaf in books:
+            book: Codebook = books[leaf].codebook()
+            return book
+        if leaf == "weight" and name in self.levels:
+            return grid(module.weight(), *self.levels[name])
+        value = getattr(module, leaf)
+        tensor: Tensor = value() if callable(value) and not isinstance(value, Tensor) else value
+        return tensor.detach()

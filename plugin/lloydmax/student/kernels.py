@@ -1,0 +1,158 @@
+"""How a compressed weight computes in eager inference: decoded in parts, to need little memory, or in int8, to be fast.
+
+Traced, exported and compiled programs always hold the plain way, :func:`lloydmax.codebook.codebook.decode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lloydmax.codebook.codebook import Codebook, decode
+from lloydmax.codebook.layout import FLOAT_DTYPES, channels_per_codebook
+
+if TYPE_CHECKING:
+    from lloydmax.student.layers import CodebookTensor
+
+Kernel = Literal["int8"]
+KERNELS: tuple[str, ...] = get_args(Kernel)
+
+LARGE = 1 << 19
+"""Weights from which a product with few inputs is bound by memory."""
+_FEW = 16
+"""Input vectors up to which int8 is faster than a product with the decoded weight."""
+_STEP = 16
+"""Inputs that PyTorch's kernel takes at once; it checks no remainder and reads past the end."""
+_TOLERANCE = 1e-2
+"""Largest relative error of a weight in int8, over the decoded one; outliers make it larger."""
+INT8_NEEDS = (
+    f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU, and centroids that "
+    f"int8 holds to {_TOLERANCE:.0%} (far outliers spoil that; a finer granularity helps)"
+)
+
+
+def plainly(input: Tensor) -> bool:
+    """Whether a program is being recorded, or the input is no ordinary tensor."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(input) is not Tensor
+
+
+def dense(codebook: Codebook) -> Tensor:
+    """What :meth:`~lloydmax.Codebook.dequantize` gives, bit for bit, without its large temporaries; no gradient."""
+    with torch.no_grad():
+        weight = torch.empty(codebook.shape, dtype=codebook.centroids.dtype, device=codebook.codes.device)
+        for rows, part in codebook.parts():
+            weight[rows] = part.dequantize()
+        return weight
+
+
+def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` with a weight of codes: ``(*, in_features)`` -> ``(*, out_features)``.
+
+    Without a cache the product is formed in parts as well: the same up to the order of the sums.
+    """
+    if plainly(input):
+        return F.linear(input, weight(), bias)
+    if weight.kernel == "int8" and _takes(input, weight, bias):
+        product = _int8_linear(input, weight)
+        return product if bias is None else product.add_(bias)
+    if weight.cached:
+        return F.linear(input, weight(), bias)
+    output = None
+    for rows, part in weight.codebook().parts():
+        product = F.linear(input, part.dequantize(), None if bias is None else bias[rows])
+        if output is None:  # products kept in a list would lie between the freed weights, and keep their memory
+            output = product.new_empty(*product.shape[:-1], weight.shape[0])
+        output[..., rows] = product
+    assert output is not None
+    return output
+
+
+def embedding(input: Tensor, codebook: Codebook) -> Tensor:
+    """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
+    index, width = input.reshape(-1), codebook.shape[1]
+    codes, centroids = codebook.codes[index], codebook.centroids
+    channels = channels_per_codebook(codebook.granularity)
+    if channels is not None:
+        centroids = centroids[index // channels]
+    granularity = "tensor" if channels is None else "channel"
+    return decode(centroids, codes, granularity, 0, codebook.block, (len(index), width)).view(*input.shape, width)
+
+
+def int8_serves(codebook: Codebook) -> bool:
+    """Whether int8 can hold the weight of a linear layer and is worth it; what is needed, :data:`INT8_NEEDS` says."""
+    return (
+        codebook.block == 1
+        and len(codebook.shape) == 2
+        and (codebook.axis == 0 or codebook.granularity == "tensor")
+        and codebook.shape[1] % _STEP == 0
+        and codebook.codes.numel() >= LARGE
+        and codebook.codes.device.type == "cpu"
+        and codebook.centroids.dtype in FLOAT_DTYPES
+        and _int8_centroids(codebook)[2] <= _TOLERANCE
+    )
+
+
+def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
+    """The weight through an int8 codebook: every centroid a multiple of a scale, -127 to 127.
+
+    Returns:
+        int8 in the shape of the weight; a bfloat16 scale for each row; and in float32 the sum of what each row lost,
+        which times the mean of an input is the part of the error that does not average out.
+    """
+    multiples, scale, _ = _int8_centroids(codebook)
+    lost = _table(codebook) - multiples * scale.float()[:, None]
+    shape = codebook.centroids.shape
+    values = dense(replace(codebook, centroids=multiples.to(torch.int8).view(shape)))
+    rest = torch.empty(len(values))
+    for rows, part in replace(codebook, centroids=lost.view(shape)).parts():
+        rest[rows] = part.dequantize().sum(1)
+    owner = torch.arange(len(values)) // (channels_per_codebook(codebook.granularity) or len(values))
+    return values, scale[owner], rest
+
+
+def _int8_centroids(codebook: Codebook) -> tuple[Tensor, Tensor, float]:
+    """Multiples, bfloat16 scales and the relative error over the weights; the scale of a codebook is that bfloat16
+    number which gives the least."""
+    table, counts = _table(codebook), codebook.member_counts().float().view(-1, codebook.k)
+    least = (table.abs().amax(1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16().view(torch.int16)
+    best, error = least, torch.full_like(table[:, 0], torch.inf)
+    for step in range(128):  # so many bfloat16 numbers lie between one and its double
+        scale = (least + step).view(torch.bfloat16)
+        found = ((_multiples(table, scale) * scale[:, None] - table).square() * counts).sum(1)
+        best, error = torch.where(found < error, least + step, best), torch.minimum(found, error)
+    scale = best.view(torch.bfloat16)
+    signal = (table.square() * counts).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return _multiples(table, scale), scale, float((error.sum() / signal).sqrt())
+
+
+def _table(codebook: Codebook) -> Tensor:
+    return codebook.centroids.detach().float().reshape(-1, codebook.k)
+
+
+def _multiples(table: Tensor, scale: Tensor) -> Tensor:
+    return (table / scale.float()[:, None]).round().clamp(-127, 127)
+
+
+def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
+    learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
+    return (
+        not learns
+        and not torch.is_autocast_enabled(input.device.type)
+        and input.device.type == "cpu"
+        and input.dtype == weight.centroids.dtype
+        and input.dim() > 0
+        and input.shape[-1] == weight.shape[-1]
+        and input.numel() <= _FEW * input.shape[-1]
+    )
+
+
+def _int8_linear(input: Tensor, weight: CodebookTensor) -> Tensor:
+    values, scale, rest = weight.int8()
+    rows = input.reshape(-1, input.shape[-1])
+    product = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), values, scale).float()
+    product.addcmul_(rows.float().mean(1, keepdim=True), rest)
+    return product.to(input.dtype).view(*input.shape[:-1], len(values))

@@ -1,0 +1,149 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lloydmax.data import random_order
+from lloydmax.errors import RecoveryError
+from lloydmax.runtime import processes
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.kept import _BATCH, TeacherOutputs
+from lloydmax.teacher.outputs import class_axis, output_tensors
+
+if TYPE_CHECKING:
+    from lloydmax.data import Source
+    from lloydmax.hooks.events import Events
+    from lloydmax.runtime.cache import Cache
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two models answer.
+
+    Attributes:
+        top1: share of decisions with the same top-1, 0 to 1; ``None`` where there are no classes.
+        kl: mean Kullback-Leibler divergence from teacher to student in nats; ``None`` likewise.
+        mse: mean squared difference of the outputs.
+        samples: number of inputs.
+    """
+
+    top1: float | None
+    kl: float | None
+    mse: float
+    samples: int
+
+
+class Yardstick:
+    """Measures students against one teacher on the same inputs.
+
+    The teacher runs once, or with every student where reading an input twice gives different views of it.
+
+    Args:
+        teacher: the original.
+        source: unlabelled inputs.
+        samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
+        key: which output counts, see :func:`output_tensors`; the first with classes decides the agreement.
+        cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
+        events: where the progress of the teacher is reported; ``None``: nowhere.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        source: Source,
+        samples: int | Tensor = 1000,
+        seed: int = 0,
+        key: str | int | None = None,
+        cache: Cache | None = None,
+        events: Events | None = None,
+    ) -> None:
+        self.teacher, self.source, self.key = teacher, source, key
+        drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
+        self.order = drawn.sort().values
+        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache, events=events)
+
+    def describe(self) -> str:
+        """What is measured on, for people."""
+        what = self.source.describe()
+        return what if len(self.order) == len(self.source) else f"{len(self.order):,} of {what}"
+
+    def measure(self, student: nn.Module, told: Callable[[int, int], None] | None = None) -> Agreement:
+        """Compare; the student runs in evaluation mode and is left as it was.
+
+        Args:
+            student: any model with the same outputs.
+            told: called after every batch with the samples done, and how many this process has to do.
+        """
+        device, mine = device_of(student), processes.share(self.order)
+        same = decisions = done = 0
+        kl = squared = 0.0
+        values = 0
+        with evaluating(student, self.teacher):
+            for indices, batch in self.source.batches(_BATCH, mine):
+                inputs = batch.to(device, channels_last=True)
+                found = output_tensors(inputs.run(student), self.key)
+                if self.outputs is not None:
+                    wanted = self.outputs.rows(indices, device)
+                else:
+                    wanted = output_tensors(inputs.run(self.teacher), self.key)
+                for ours, theirs in zip(found, wanted, strict=True):
+                    squared += float((ours.double() - theirs.double()).square().sum())
+                    values += ours.numel()
+                pair = next(
+                    ((o, t, axis) for o, t in zip(found, wanted, strict=True) if (axis := class_axis(t)) is not None),
+                    None,
+                )
+                if pair is not None:
+                    ours, theirs, axis = pair
+                    same += int((ours.argmax(axis) == theirs.argmax(axis)).sum())
+                    count = theirs.numel() // theirs.shape[axis]
+                    decisions += count
+                    kl += float(divergence(ours, theirs, axis)) * count
+                done += len(indices)
+                if told is not None:
+                    told(done, len(mine))
+        totals = processes.summed([same, decisions, kl, squared, values], device)
+        same, decisions, kl, squared, values = int(totals[0]), int(totals[1]), totals[2], totals[3], int(totals[4])
+        if not decisions:
+            return Agreement(None, None, squared / max(values, 1), len(self.order))
+        return Agreement(same / decisions, kl / decisions, squared / values, len(self.order))
+
+
+def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | None = None) -> float:
+    """Share of inputs whose top-1 is the label, 0 to 1; labels serve to report, never to train.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        source: inputs.
+        labels: int64 class numbers ``(len(source),)``.
+        key: which output counts.
+
+    Raises:
+        RecoveryError: the output is not ``(N, classes)``.
+    """
+    device, right = device_of(model), 0
+    with evaluating(model):
+        for indices, batch in source.batches(_BATCH):
+            scores = output_tensors(batch.to(device, channels_last=True).run(model), key)[0]
+            if scores.dim() != 2:
+                raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
+            right += int((scores.argmax(1).cpu() == labels[indices]).sum())
+    return right / len(source)
+
+
+def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """The mean of :func:`divergences`; float32, 0-dim."""
+    return divergences(student, teacher, axis, temperature).mean()
+
+
+def divergences(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """``KL(softmax(teacher / t) || softmax(student / t))`` in nats of every decision: their shape without ``axis``."""
+    ours = F.log_softmax(student.float() / temperature, axis)
+    theirs = F.log_softmax(teacher.float() / temperature, axis)
+    return (theirs.exp() * (theirs - ours)).sum(axis)

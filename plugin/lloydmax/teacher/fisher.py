@@ -1,0 +1,37 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lloydmax.teacher.outputs import class_axis
+
+if TYPE_CHECKING:
+    pass
+
+
+def fisher_draws(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
+    decisions), and the Gauss-Newton matrix of all outputs (summed over values).
+
+    The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
+    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
+    """
+    classes = next((o for o in outputs if class_axis(o) is not None), None)
+    if classes is None:
+        yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
+    else:
+        axis = class_axis(classes)
+        assert axis is not None
+        p = classes.detach().float().softmax(axis)
+        spread = p.sqrt() * _signs(p, generator)
+        yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
+    yield torch.stack([(o.float() * _signs(o, generator)).sum() for o in outputs]).sum()
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like.device, torch.float32)

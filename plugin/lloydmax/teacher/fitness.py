@@ -1,0 +1,137 @@
+"""Which of several sets of unlabelled inputs suits a teacher, told without labels and without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lloydmax.data.opening import unlabelled
+from lloydmax.data.randomness import random_order
+from lloydmax.errors import DataError
+from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.outputs import class_axis, output_tensors
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """How a set of inputs looks to a teacher.
+
+    Attributes:
+        name: of the set.
+        samples: inputs that were looked at.
+        distance: between the Gaussians of the statistics that the teacher's batch norms keep and of those that the
+            inputs give (Bhattacharyya), the mean over channels, then over layers; 0: the same. ``None``: the teacher
+            has no batch norm.
+        layers: the same of each batch norm, by name, in forward order.
+        class_use: entropy of the teacher's top-1 decisions, as a share of the most that there can be: 0: always the
+            same class, 1: all classes equally often; ``None``: the teacher has no classes.
+        confidence: the teacher's largest probability, the mean over decisions; ``None`` likewise.
+    """
+
+    name: str
+    samples: int
+    distance: float | None
+    layers: dict[str, float]
+    class_use: float | None
+    confidence: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def data_fitness(
+    model: nn.Module, data: Mapping[str, Any], samples: int = 1000, seed: int = 0, output: str | int | None = None
+) -> list[Fitness]:
+    """Rank sets of unlabelled inputs by how well they suit a teacher, for recovery without labels.
+
+    Args:
+        model: the trained teacher; run in evaluation mode, left as it was.
+        data: sets by name, each anything that :func:`lloydmax.compress` takes.
+        samples: inputs of each set to look at, drawn with ``seed``.
+        seed: of the draw.
+        output: key, attribute or position of the output whose classes count; default: the first with classes.
+
+    Returns:
+        Best first: by the distance of batch-norm statistics; by the use of classes where the model has no batch norm
+        with running statistics.
+
+    Raises:
+        DataError: no sets, or one that cannot be read or does not fit the model.
+    """
+    if not data:
+        raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
+    found = [_measure(model, name, given, samples, seed, output) for name, given in data.items()]
+    return sorted(found, key=lambda fitness: (_or_last(fitness.distance), -(fitness.class_use or 0.0)))
+
+
+def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, output: str | int | None) -> Fitness:
+    try:
+        source = unlabelled(data, model, seed=seed)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    order, device = random_order(len(source), samples, seed).sort().values, device_of(model)
+    seen: dict[str, tuple[_BatchNorm, Moments]] = {}
+    decisions = _Decisions()
+
+    def hear(name: str, norm: _BatchNorm, inputs: Tensor) -> None:
+        seen.setdefault(name, (norm, Moments()))[1].add(inputs)
+
+    with evaluating(model), listening(model, hear):
+        for _, batch in source.batches(_BATCH, order):
+            decisions.add(output_tensors(batch.to(device, channels_last=True).run(model), output))
+    layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
+    return Fitness(
+        name=name,
+        samples=len(order),
+        distance=sum(layers.values()) / len(layers) if layers else None,
+        layers=layers,
+        class_use=decisions.use(),
+        confidence=decisions.confidence(),
+    )
+
+
+def _distance(norm: _BatchNorm, moments: Moments) -> float:
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, variance = moments.mean_and_variance()
+    kept = norm.running_mean.double(), norm.running_var.double() + norm.eps
+    return float(bhattacharyya(mean, variance + norm.eps, *kept).mean())
+
+
+class _Decisions:
+    """The teacher's top-1 decisions, counted, and its largest probabilities, added up."""
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+        self.sure = 0.0
+
+    def add(self, outputs: list[Tensor]) -> None:
+        scores, axis = next(((s, axis) for s in outputs if (axis := class_axis(s)) is not None), (None, None))
+        if scores is None or axis is None:
+            return
+        largest, chosen = scores.float().softmax(axis).max(axis)
+        counts = torch.bincount(chosen.flatten().cpu(), minlength=scores.shape[axis])
+        self.counts = counts if self.counts is None else self.counts + counts
+        self.sure += float(largest.double().sum())
+
+    def use(self) -> float | None:
+        if self.counts is None:
+            return None
+        shares = self.counts.double() / self.counts.sum()
+        return float(-torch.special.xlogy(shares, shares).sum()) / math.log(len(shares))
+
+    def confidence(self) -> float | None:
+        return None if self.counts is None else self.sure / int(self.counts.sum())
+
+
+def _or_last(value: float | None) -> float:
+    return math.inf if value is None else value

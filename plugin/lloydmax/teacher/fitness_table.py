@@ -1,0 +1,32 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from lloydmax.runtime.text import percent
+
+if TYPE_CHECKING:
+    from lloydmax.teacher.fitness import Fitness
+
+
+def fitness_table(sets: Sequence[Fitness]) -> Table:
+    """One line for each set of inputs, in their order."""
+    normed = any(fitness.distance is not None for fitness in sets)
+    by = "distance of batch-norm statistics" if normed else "use of the classes (the model has no batch norm)"
+    table = Table(title="How well sets of inputs suit the model, best first", title_justify="left", caption=f"By {by}")
+    table.add_column("inputs", overflow="fold")
+    for name in ("distance", "class use", "confidence", "samples"):
+        table.add_column(name, justify="right")
+    for fitness in sets:
+        table.add_row(
+            fitness.name,
+            "–" if fitness.distance is None else f"{fitness.distance:.4f}",
+            percent(fitness.class_use, 1),
+            percent(fitness.confidence, 1),
+            f"{fitness.samples:,}",
+        )
+    return table

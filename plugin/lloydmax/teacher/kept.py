@@ -1,0 +1,144 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lloydmax.errors import RecoveryError
+from lloydmax.runtime import processes
+from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.outputs import output_tensors
+
+if TYPE_CHECKING:
+    from lloydmax.data import Source
+    from lloydmax.hooks.events import Events
+    from lloydmax.runtime.cache import Cache
+
+MEMORY_LIMIT = 1 << 30
+_BATCH = 64
+
+
+class RaggedOutputsError(RecoveryError):
+    """Outputs whose shape depends on the batch."""
+
+
+class TeacherOutputs:
+    """The teacher's outputs on chosen samples, computed once and kept.
+
+    They stay in memory up to :data:`MEMORY_LIMIT` bytes and go to memory-mapped files beyond.
+
+    Args:
+        teacher: the original model; run in evaluation mode, left as it was.
+        source: the unlabelled inputs.
+        order: int64 indices of the samples to run.
+        key: see :func:`output_tensors`.
+        batch_size: samples of one forward pass.
+        workdir: where the files go; ``None``: the system's temporary folder.
+        events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
+
+    Raises:
+        RaggedOutputsError: the outputs of different batches differ in shape beyond the first axis.
+    """
+
+    @classmethod
+    def keep(
+        cls,
+        teacher: nn.Module,
+        source: Source,
+        order: Tensor,
+        key: str | int | None = None,
+        workdir: Path | None = None,
+        cache: Cache | None = None,
+        events: Events | None = None,
+    ) -> TeacherOutputs | None:
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs.
+
+        With a ``cache``, runs that share it and the source, and whose teachers have the same values, share them.
+        """
+        if not source.deterministic:
+            return None
+        try:
+            if cache is None:
+                return cls(teacher, source, order, key, workdir=workdir, events=events)
+            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), key)
+            _, outputs = cache.get(
+                name,
+                lambda: (source, cls(teacher, source, order, key, workdir=workdir, events=events)),
+                lambda made: made[1].bytes,
+            )
+            return outputs
+        except RaggedOutputsError:
+            return None
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        source: Source,
+        order: Tensor,
+        key: str | int | None = None,
+        batch_size: int = _BATCH,
+        workdir: Path | None = None,
+        events: Events | None = None,
+    ) -> None:
+        self.position = torch.full((len(source),), -1, dtype=torch.int64)
+        self.position[order] = torch.arange(len(order))
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._workdir = workdir
+        self._kept: list[Tensor] = []
+        device = device_of(teacher)
+        mine = order if len(order) < processes.size() else processes.share(order)
+        stage = events.stage("teacher", total=len(mine)) if events else nullcontext()
+        done = 0
+        with evaluating(teacher), stage:
+            for indices, batch in source.batches(batch_size, mine):
+                tensors = output_tensors(batch.to(device, channels_last=True).run(teacher), key)
+                if not self._kept:
+                    self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
+                for kept, tensor in zip(self._kept, tensors, strict=True):
+                    if tensor.shape[:1] != indices.shape or tensor.shape[1:] != kept.shape[1:]:
+                        raise RaggedOutputsError(
+                            f"the teacher's output has shape {tuple(tensor.shape)} for {len(indices)} inputs, "
+                            f"{tuple(kept.shape[1:])} a sample before: such outputs cannot be kept"
+                        )
+                    kept[self.position[indices]] = tensor.to(kept.device)
+                done += len(indices)
+                if events:
+                    events.step("teacher", done, len(mine), {})
+        if len(mine) < len(order):
+            for kept in self._kept:
+                processes.exchange(kept, device)
+
+    def rows(self, indices: Tensor, device: torch.device) -> list[Tensor]:
+        """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""
+        positions = self.position[indices]
+        return [kept[positions].to(device, non_blocking=True) for kept in self._kept]
+
+    @property
+    def bytes(self) -> int:
+        """Of all kept outputs."""
+        return sum(kept.nbytes for kept in self._kept)
+
+    def close(self) -> None:
+        """Drop the outputs and remove their files."""
+        self._kept = []
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _room(self, samples: int, tensor: Tensor, number: int) -> Tensor:
+        shape = (samples, *tensor.shape[1:])
+        size = samples * tensor[:1].numel() * tensor.element_size()
+        if size <= MEMORY_LIMIT:
+            return torch.empty(shape, dtype=tensor.dtype)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="lloydmax-", dir=self._workdir)
+        file = Path(self._folder.name) / f"output{number}"
+        mapped = np.memmap(file, np.uint8, "w+", shape=(size,))
+        return torch.from_numpy(mapped).view(tensor.dtype).view(shape)
