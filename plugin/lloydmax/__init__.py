@@ -22,7 +22,7 @@ from lloydmax.errors import (
     ReportError,
 )
 from lloydmax.exporting.export import Export, export
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks.events import StopRecovery
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.units import BudgetError

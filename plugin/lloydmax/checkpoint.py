@@ -25,7 +25,6 @@ from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
 from lloydmax.format.parts import round_floats, settings, take_apart
 from lloydmax.format.reader import File, checksum, naming
-from lloydmax.format.record import Parameter
 from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inspection",
-    "Parameter",
     "Sizes",
     "accountings",
     "contents",
@@ -212,21 +210,15 @@ def _on_int8(
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
-    about = file.document.parameters[name]
-    codes = torch.zeros(about.codes, dtype=code_dtype(about.k))
+    layout = file.document.parameters[name].layout
+    codes = torch.zeros(layout.codes, dtype=code_dtype(layout.centroids))
     device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
-    return Codebook(
-        file.centroids(name).to(device, weight.dtype, copy=True),
-        codes.view(about.code_shape).to(device),
-        about.granularity,
-        about.axis,
-        about.block,
-        about.shape,
-    )
+    centroids = file.centroids(name).to(device, weight.dtype, copy=True)
+    return Codebook.of(layout, centroids, codes.view(layout.code_shape).to(device))
 
 
 def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[str, str]) -> None:
@@ -248,7 +240,7 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         assert isinstance(value, Tensor)
         found = ordinary(name, value, meta=True)
         parameter = document.parameters.get(own)
-        shape = parameter.shape if parameter else plain[own].shape
+        shape = parameter.layout.shape if parameter else plain[own].shape
         dtype = parameter.dtype if parameter else document.floats.get(own, plain[own].torch_dtype)
         if shape != tuple(found.shape):
             differences.append(f"{name} is {shape} in the file, {tuple(found.shape)} in the model")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
-from lloydmax.codebook.layout import channels_per_codebook
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.hookspecs import hookimpl
@@ -163,9 +162,7 @@ class _Target:
         held, weight = self.codebook(), self._grouped(self.weight)
         table = held.centroids.float()
         if held.granularity != "tensor":
-            channels = channels_per_codebook(held.granularity)
-            owner = torch.arange(held.shape[0], device=table.device) // (channels or 1)
-            table = table[owner].view(*weight.shape[:2], held.k)
+            table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)
 
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
@@ -196,10 +193,7 @@ class _Target:
 
     def _refit(self, moments: Tensor) -> None:
         held = self.codebook()
-        owner = torch.zeros_like(held.codes, dtype=torch.int64)
-        if (channels := channels_per_codebook(held.granularity)) is not None:
-            owner += (torch.arange(held.shape[0], device=owner.device) // channels).view(-1, *[1] * (owner.dim() - 1))
-        slots = (owner * held.k + held.codes.long()).flatten()
+        slots = held.layout.slots(held.codes).long()
         shape = self._grouped(self.weight).shape
 
         def decode(centroids: Tensor) -> Tensor:
@@ -223,12 +217,12 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
     found = {}
     for name, module, leaf, holder, centroids in places:
         plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
-        if not plain or leaf != "weight" or holder.block > 1 or uses[id(holder)] > 1:
+        if not plain or leaf != "weight" or holder.layout.block > 1 or uses[id(holder)] > 1:
             continue
         if holder.codes[0].numel() > columns:
             continue
         kept = weights.get(name)
-        fits = kept is not None and tuple(kept.shape) == holder.shape
+        fits = kept is not None and tuple(kept.shape) == holder.layout.shape
         weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
         found[module] = _Target(name, module, holder, centroids, weight)

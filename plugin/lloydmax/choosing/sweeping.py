@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Trials:
 
     def bytes(self, choice: Mapping[str, int]) -> int:
         """Codes and codebooks of these parameters as stored."""
-        planned = [replace(self.plan.parameters[name], centroids=k) for name, k in choice.items()]
+        planned = [self.plan.parameters[name].with_centroids(k) for name, k in choice.items()]
         return sum(self.stream(p) + p.codebook_bytes(self.recipe.storage) for p in planned)
 
     def stream(self, p: PlannedParameter) -> int:
@@ -274,7 +274,7 @@ def _numbers(p: PlannedParameter, model: nn.Module, tried: list[int] | None) -> 
     """The numbers of centroids to fit, none above the number of distinct values."""
     if tried is None:
         return [p.centroids]
-    most = most_centroids(model.get_parameter(p.name).detach(), tried[-1], p.granularity, p.axis, p.block)
+    most = most_centroids(model.get_parameter(p.name).detach(), p.layout.with_centroids(tried[-1]))
     return sorted({min(k, most) for k in tried})
 
 

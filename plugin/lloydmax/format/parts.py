@@ -20,7 +20,7 @@ from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.format.document import STORAGE, Document
 from lloydmax.format.entries import Entry, constant
-from lloydmax.format.record import Parameter
+from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
@@ -148,7 +148,9 @@ def fills(storage: Mapping[str, str]) -> bool:
     return storage["layout"] == "compact" or storage["norms"] == "merged"
 
 
-def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]) -> tuple[Parameter, Tensor]:
+def _codebook(
+    name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]
+) -> tuple[ParameterRecord, Tensor]:
     """What the file says of a compressed parameter, and its centroids as the file holds them."""
     described = _described(name, codebook)
     if (rows := even(codebook)) is not None:
@@ -159,7 +161,7 @@ def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping
 
 
 def new_document(
-    parameters: dict[str, Parameter],
+    parameters: dict[str, ParameterRecord],
     tied: dict[str, str],
     recipe: dict[str, Any] | None,
     model: nn.Module,
@@ -178,7 +180,7 @@ def new_document(
     )
 
 
-def _described(name: str, codebook: Codebook) -> Parameter:
+def _described(name: str, codebook: Codebook) -> ParameterRecord:
     codes, centroids = codebook.codes, codebook.centroids
     low, high = (int(bound) for bound in torch.aminmax(codes)) if codes.numel() else (0, 0)
     if low < 0 or high >= codebook.k:
@@ -187,11 +189,8 @@ def _described(name: str, codebook: Codebook) -> Parameter:
         raise CheckpointError(f"{name!r} has NaN or infinite centroids")
     dtype = str(centroids.dtype).removeprefix("torch.")
     evenly = even(codebook) is not None
-    found = Parameter(
-        codebook.shape, codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly, block=codebook.block
-    )
     try:
-        return Parameter.from_document(found.to_document())
+        return ParameterRecord.from_document(ParameterRecord(codebook.layout, dtype, even=evenly).to_document())
     except CheckpointError as error:
         raise CheckpointError(f"{name!r} cannot be stored: {error}") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import channels_per_codebook, code_dtype
 from lloydmax.errors import FitError, IntegrationError
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.student.codebooks import CodebookWeight
 
 

@@ -74,8 +74,7 @@ def _holds_codes(module: nn.Module) -> bool:
 
 def _same(first: Tensor | Codebook, second: Tensor | Codebook) -> bool:
     if isinstance(first, Codebook) and isinstance(second, Codebook):
-        layouts = [(book.granularity, book.axis, book.block, book.shape) for book in (first, second)]
-        return layouts[0] == layouts[1] and torch.equal(first.centroids, second.centroids)
+        return first.layout == second.layout and torch.equal(first.centroids, second.centroids)
     return first is second
 
 

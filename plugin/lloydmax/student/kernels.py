@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lloydmax.codebook.codebook import Codebook, decode
-from lloydmax.codebook.layout import FLOAT_DTYPES, channels_per_codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from lloydmax.student.layers import CodebookTensor
@@ -65,7 +65,7 @@ def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor
     for rows, part in weight.codebook().parts():
         product = F.linear(input, part.dequantize(), None if bias is None else bias[rows])
         if output is None:  # products kept in a list would lie between the freed weights, and keep their memory
-            output = product.new_empty(*product.shape[:-1], weight.shape[0])
+            output = product.new_empty(*product.shape[:-1], weight.layout.shape[0])
         output[..., rows] = product
     assert output is not None
     return output
@@ -75,11 +75,11 @@ def embedding(input: Tensor, codebook: Codebook) -> Tensor:
     """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
     index, width = input.reshape(-1), codebook.shape[1]
     codes, centroids = codebook.codes[index], codebook.centroids
-    channels = channels_per_codebook(codebook.granularity)
+    channels, granularity = codebook.layout.channels, "tensor"
     if channels is not None:
-        centroids = centroids[index // channels]
-    granularity = "tensor" if channels is None else "channel"
-    return decode(centroids, codes, granularity, 0, codebook.block, (len(index), width)).view(*input.shape, width)
+        centroids, granularity = centroids[index // channels], "channel"
+    rows = replace(codebook.layout, shape=(len(index), width), granularity=granularity)
+    return rows.decode(centroids, codes).view(*input.shape, width)
 
 
 def int8_serves(codebook: Codebook) -> bool:
@@ -110,8 +110,7 @@ def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     rest = torch.empty(len(values))
     for rows, part in replace(codebook, centroids=lost.view(shape)).parts():
         rest[rows] = part.dequantize().sum(1)
-    owner = torch.arange(len(values)) // (channels_per_codebook(codebook.granularity) or len(values))
-    return values, scale[owner], rest
+    return values, scale[codebook.layout.owners()], rest
 
 
 def _int8_centroids(codebook: Codebook) -> tuple[Tensor, Tensor, float]:
@@ -145,7 +144,7 @@ def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
         and input.device.type == "cpu"
         and input.dtype == weight.centroids.dtype
         and input.dim() > 0
-        and input.shape[-1] == weight.shape[-1]
+        and input.shape[-1] == weight.layout.shape[-1]
         and input.numel() <= _FEW * input.shape[-1]
     )
 

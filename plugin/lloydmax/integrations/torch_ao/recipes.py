@@ -16,7 +16,6 @@ from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
-from lloydmax.plan.parameter import layout
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
@@ -144,12 +143,8 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
         p = wanted.pop(_original_name(name, plan), None)
         if p is None:
             problems.append(f"{name} has a codebook, which was not planned")
-        elif (
-            codebook.shape != p.shape
-            or codebook.k > p.centroids
-            or (codebook.granularity, codebook.block) != (p.granularity, p.block)
-        ):
-            problems.append(f"{name} has {layout(codebook.k, codebook)}, planned {layout(p.centroids, p)}")
+        elif not p.layout.fits(codebook.layout):
+            problems.append(f"{name} has {codebook.layout}, planned {p.layout}")
     for p in wanted.values():
         layer = p.name.rpartition(".")[0]
         problems.append(f"{p.name} has no codebook: its layer is {type(modules.get(layer)).__name__}")
