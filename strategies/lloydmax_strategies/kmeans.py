@@ -24,15 +24,18 @@ class KMeans:
     """Centroids with the least squared error, and the nearest centroid of every weight (Lloyd 1982, Max 1960)."""
 
     class Options(pydantic.BaseModel):
-        """Options of the quantizer ``kmeans``."""
+        """Options of the quantizer `kmeans`."""
 
         model_config = pydantic.ConfigDict(extra="forbid")
 
         centroids: int = pydantic.Field(16, ge=1, le=65536, description="centroids of one codebook")
+
         granularity: str = pydantic.Field("tensor", description="what shares a codebook: tensor, channel or group:N")
+
         block: int = pydantic.Field(
             1, ge=1, le=4096, description="weights of an output channel that share one code: 9 is a 3x3 kernel"
         )
+
         price: float = pydantic.Field(
             0.0,
             ge=0,

@@ -21,7 +21,7 @@ from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.channels import grouped
 from lloydmax.runtime.modes import evaluating
 from lloydmax.student.codebooks import CodebookWeight, attached
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -50,28 +50,37 @@ class Reconstruct:
     needs_data = True
 
     class Options(BaseModel):
-        """Options of ``reconstruct``.
-
-        Attributes:
-            samples: inputs, drawn at random; the network runs up to each layer on all of them.
-            batch_size: of one forward pass.
-            damping: of the mean second moment of a layer's inputs, is added to all of them.
-            columns: of the largest layer that is done, weights of an output channel; larger ones stay as they are.
-            refit: fit the centroids that are trained to the outputs, too, by least squares.
-            bias: move the mean output error into the bias where there is one in floats; the codes then see to the
-                rest alone.
-            source: ``data`` or ``reference_data``.
-        """
+        """Options of `reconstruct`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: PositiveInt = 512
-        batch_size: PositiveInt = 32
-        damping: PositiveFloat = 0.01
-        columns: PositiveInt = 4096
-        refit: bool = False
-        bias: bool = True
-        source: Literal["data", "reference_data"] = "data"
+        samples: PositiveInt = Field(
+            default=512, description="inputs, drawn at random; the network runs up to each layer on all of them."
+        )
+
+        batch_size: PositiveInt = Field(default=32, description="of one forward pass.")
+
+        damping: PositiveFloat = Field(
+            default=0.01, description="of the mean second moment of a layer's inputs, is added to all of them."
+        )
+
+        columns: PositiveInt = Field(
+            default=4096,
+            description="of the largest layer that is done, weights of an output channel; larger ones stay as they "
+            "are.",
+        )
+
+        refit: bool = Field(
+            default=False, description="fit the centroids that are trained to the outputs, too, by least squares."
+        )
+
+        bias: bool = Field(
+            default=True,
+            description="move the mean output error into the bias where there is one in floats; the codes then see to "
+            "the rest alone.",
+        )
+
+        source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -27,37 +27,52 @@ from lloydmax.recipe.sections import Activations, Rule, Step, Storage, _Section
 class Recipe(_Section):
     """A recipe: pure data that names no code and no path.
 
-    Build one with :meth:`load`, which knows the lines of a file and checks the options of all plugins.
-
-    Attributes:
-        version: of the format.
-        name: for plans, reports and messages.
-        quantize: rules; for each parameter the last matching one wins.
-        bits: size of the whole file, in bits for each parameter of the original. Codes are then entropy coded, and one
-            price of a bit is found for all layers at which the file gets this size: layers get bits where the rules'
-            ``importance`` says that these matter most; ``centroids`` is the most that a codebook may have.
-        activations: 8-bit activations around all layers of the rules: the model then runs on int8 kernels.
-        trainable: any of ``unquantized``, ``codebooks``, ``biases``, ``norms``, ``all``, ``none``, module names, globs.
-        recover: recovery steps, in order.
-        storage: how the file is written.
-        search: what ``lloydmax search`` looks for.
-        requires: distributions that must be installed, such as ``lloydmax>=0.1``, checked first.
-        seed: of all randomness: the same recipe, data and seed give the same bytes on the same machine.
+    Build one with `load`, which knows the lines of a file and checks the options of all plugins.
     """
 
     TRAINABLE: ClassVar[tuple[str, ...]] = ("unquantized", "codebooks", "biases", "norms", "all", "none")
 
-    version: Literal[1] = 1
-    name: str = Field(default="unnamed", max_length=200)
-    quantize: list[Rule] = Field(min_length=1)
-    bits: float | None = Field(default=None, gt=0, le=32)
-    activations: Activations | None = None
-    trainable: list[str] = Field(default_factory=lambda: ["unquantized"])
-    recover: list[Step] = Field(default_factory=list)
-    storage: Storage = Field(default_factory=Storage)
-    search: Search | None = None
-    requires: list[str] = Field(default_factory=list)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    version: Literal[1] = Field(default=1, description="of the format.")
+
+    name: str = Field(default="unnamed", max_length=200, description="for plans, reports and messages.")
+
+    quantize: list[Rule] = Field(min_length=1, description="rules; for each parameter the last matching one wins.")
+
+    bits: float | None = Field(
+        default=None,
+        gt=0,
+        le=32,
+        description="size of the whole file, in bits for each parameter of the original. Codes are then entropy "
+        "coded, and one price of a bit is found for all layers at which the file gets this size: layers get bits "
+        "where the rules' `importance` says that these matter most; `centroids` is the most that a codebook may have.",
+    )
+
+    activations: Activations | None = Field(
+        default=None,
+        description="8-bit activations around all layers of the rules: the model then runs on int8 kernels.",
+    )
+
+    trainable: list[str] = Field(
+        default=["unquantized"],
+        description="any of `unquantized`, `codebooks`, `biases`, `norms`, `all`, `none`, module names, globs.",
+    )
+
+    recover: list[Step] = Field(default=[], description="recovery steps, in order.")
+
+    storage: Storage = Field(default_factory=Storage, description="how the file is written.")
+
+    search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
+
+    requires: list[str] = Field(
+        default=[], description="distributions that must be installed, such as `lloydmax>=0.1`, checked first."
+    )
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="of all randomness: the same recipe, data and seed give the same bytes on the same machine.",
+    )
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(None))
 
