@@ -2,7 +2,8 @@
 
 from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.choosing.search import SearchResult, search
-from lloydmax.choosing.sweep import Sweep, sweep
+from lloydmax.choosing.sweep import Sweep
+from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images

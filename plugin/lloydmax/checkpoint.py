@@ -23,16 +23,18 @@ from lloydmax.errors import CheckpointError, RecipeError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
-from lloydmax.format.parts import round_floats, settings, take_apart
+from lloydmax.format.parts import check_state, ordinary, round_floats, settings, take_apart
 from lloydmax.format.reader import File, checksum, naming
 from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.folding import fold_structure
+from lloydmax.plan.plan import plan_as_is
+from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.student import int8
 from lloydmax.student.codebooks import attach, finish
-from lloydmax.student.held import check_state, contents, ordinary, remember
-from lloydmax.student.int8 import graph as int8_graph
+from lloydmax.student.held import contents, remember
 
 if TYPE_CHECKING:
     from lloydmax.recipe.sections import Storage
@@ -191,9 +193,6 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 def _on_int8(
     model: nn.Module, document: Document, codebooks: dict[str, Codebook], values: Mapping[str, Tensor | Codebook]
 ) -> nn.Module:
-    from lloydmax.plan.plan import plan_as_is
-    from lloydmax.recipe.recipe import Recipe
-
     if document.recipe is None or document.activations is None:
         raise CheckpointError("has quantized activations, but not the recipe that made them")
     with torch.no_grad():
@@ -205,7 +204,10 @@ def _on_int8(
         raise CheckpointError(f"its recipe does not fit this model: {error}") from error
     if set(plan.parameters) != set(codebooks):
         raise CheckpointError("its recipe does not name the parameters that it compressed")
-    return int8_graph.restore(model, plan, codebooks, document.activations)
+    settings = plan.recipe.activations
+    if settings is None:
+        raise CheckpointError("has quantized activations, which its recipe does not ask for")
+    return int8.restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
     QuantizationAnnotation,
@@ -20,13 +21,12 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 
 _CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
 _ANNOTATION = "quantization_annotation"
 
 
-class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
+class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
     """The fake quantizer on a weight edge of a prepared program; knows the name of its parameter."""
 
     def __init__(self, *args: Any, parameter: str = "", **kwargs: Any) -> None:
