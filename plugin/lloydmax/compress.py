@@ -27,8 +27,9 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.resume import KeptSteps, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
+from lloydmax.report.figures import Stage
 from lloydmax.report.layers import layer_reports
-from lloydmax.report.report import Report, Stage
+from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import evaluating
 from lloydmax.student.codebooks import codebooks

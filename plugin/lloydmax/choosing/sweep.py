@@ -7,9 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from lloydmax.choosing.rows import Row
+from lloydmax.codebook.layout import code_bits
+from lloydmax.errors import IntegrationError
 from lloydmax.hooks.units import Option, Unit
 from lloydmax.runtime import files
+from lloydmax.runtime.text import render
+
+_LEGEND = 24
+"""Units from which a plot has no legend."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,63 @@ class Sweep:
         Raises:
             IntegrationError: matplotlib is not installed.
         """
-        from lloydmax.choosing.plotting import plot_sweep
-
-        plot_sweep(self, path)
+        _plot(self, path)
 
     def __str__(self) -> str:
-        from lloydmax.choosing.tables import sweep_table
-        from lloydmax.runtime.text import render
+        return render(_table(self))
 
-        return render(sweep_table(self))
+
+def _table(sweep: Sweep) -> Table:
+    """A line for each unit, a column for each number of centroids: damage, and agreement where there are classes."""
+    numbers = sorted({row.centroids for row in sweep.rows})
+    classes = sweep.rows[0].kl is not None
+    what = "KL to the original in nats, agreement in %" if classes else "signal to noise of the outputs in dB"
+    measured = sum(row.measured for row in sweep.rows)
+    table = Table(
+        title=f"Each alone, on {sweep.samples:,} of {sweep.measured_on}: {what}",
+        caption=f"{measured} of {len(sweep.rows)} measured (*), the others estimated; "
+        f"{sweep.passes:.1f} forward passes, {sweep.seconds:.1f} s",
+        title_justify="left",
+    )
+    table.add_column("unit", overflow="fold")
+    for name in ("weights", *(f"k={k} ({code_bits(k)} bit)" for k in numbers)):
+        table.add_column(name, justify="right")
+    for unit, rows in sweep.by_unit().items():
+        cells = {
+            row.centroids: (f"{row.kl:.2g} {100 * (row.agreement or 0):.1f}" if classes else f"{row.snr:.1f}")
+            + ("*" if row.measured else "")
+            for row in rows
+        }
+        table.add_row(unit, f"{rows[0].weights:,}", *(cells.get(k, "") for k in numbers))
+    return table
+
+
+def _plot(sweep: Sweep, path: str | Path) -> None:
+    """Damage against bytes on logarithmic axes, a line for each unit, from early (dark) to late (bright).
+
+    Raises:
+        IntegrationError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise IntegrationError("plots need matplotlib; run: pip install matplotlib") from None
+    units = sweep.by_unit()
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    floor = min((row.damage for row in sweep.rows if row.damage > 0), default=1e-9)
+    for number, (unit, rows) in enumerate(units.items()):
+        axes.plot(
+            [row.bytes for row in rows],
+            [max(row.damage, floor) for row in rows],
+            marker=".",
+            color=colormaps["viridis"](number / max(len(units) - 1, 1)),
+            label=unit,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="bytes of codes and codebook")
+    axes.set_ylabel("KL to the original (nats)" if sweep.rows[0].kl is not None else "noise / signal of the outputs")
+    axes.set_title(f"{sweep.model}: one layer at a time, each point a number of centroids")
+    if len(units) <= _LEGEND:
+        axes.legend(fontsize="small")
+    figure.savefig(path)

@@ -29,9 +29,10 @@ from lloydmax.hooks.protocols import Recovery, seeded
 from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.bars import ProgressBars
-from lloydmax.recipe.checks import KEEP, refuse_bits
+from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Search
+from lloydmax.recipe.sections import KEEP
 from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
 from lloydmax.runtime.cache import Cache

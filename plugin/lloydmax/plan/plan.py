@@ -22,9 +22,11 @@ from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import owners
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import select
+from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
-from lloydmax.recipe.recipe import KEEP, Recipe
-from lloydmax.recipe.sections import Rule
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP, Rule
+from lloydmax.runtime.text import percent, render, size
 from lloydmax.student.codebooks import codebooks
 
 _SAMPLE = 1 << 16
@@ -100,10 +102,14 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        from lloydmax.plan.table import plan_table
-        from lloydmax.runtime.text import render
-
-        return render(plan_table(self))
+        kept = self.total_weights - sum(p.weights for p in self.parameters.values())
+        trained = len(self.trainable - set(self.parameters))
+        summary = (
+            f"{kept:,} other weights stay floats, {trained} tensors of them trained\n"
+            f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
+            f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
+        )
+        return render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
 
 
 def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:

@@ -1,17 +1,23 @@
-"""TODO docstring."""
+"""The sections of a recipe as validated data, and their places in its file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from lloydmax.recipe.lines import Document
+from lloydmax.recipe.search import Search
+
+KEEP = "none"
+"""The reserved quantizer name that leaves a parameter as it is."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=False)
 
 
-class Rule(_Section):
+class Rule(Section):
     """One rule of `quantize`. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
 
     A list in place of a single option value is a choice that a tuning loop resolves.
@@ -49,7 +55,7 @@ class Rule(_Section):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Step(_Section):
+class Step(Section):
     """One recovery step; every further key is an option of that step."""
 
     model_config = ConfigDict(extra="allow")
@@ -62,7 +68,7 @@ class Step(_Section):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Activations(_Section):
+class Activations(Section):
     """8-bit activations around the quantized layers: the finished model runs on int8 kernels."""
 
     bits: Literal[8] = Field(default=8, description="8, which the kernels take.")
@@ -76,7 +82,7 @@ class Activations(_Section):
     samples: int = Field(default=100, ge=1, description="unlabelled inputs from which the thresholds are initialized.")
 
 
-class Storage(_Section):
+class Storage(Section):
     """How the file holds what is not a code, and the codes."""
 
     floats: Literal["float32", "float16", "bfloat16"] = Field(
@@ -109,3 +115,61 @@ class Storage(_Section):
     def float_bytes(self) -> int:
         """Bytes of one stored floating-point centroid."""
         return 2 if self.floats == "float16" else 4
+
+
+class RecipeFields(Section):
+    """The fields of a recipe, and where they stand in its file."""
+
+    TRAINABLE: ClassVar[tuple[str, ...]] = ("unquantized", "codebooks", "biases", "norms", "all", "none")
+
+    version: Literal[1] = Field(default=1, description="of the format.")
+
+    name: str = Field(default="unnamed", max_length=200, description="for plans, reports and messages.")
+
+    quantize: list[Rule] = Field(min_length=1, description="rules; for each parameter the last matching one wins.")
+
+    bits: float | None = Field(
+        default=None,
+        gt=0,
+        le=32,
+        description="size of the whole file, in bits for each parameter of the original. Codes are then entropy "
+        "coded, and one price of a bit is found for all layers at which the file gets this size: layers get bits "
+        "where the rules' `importance` says that these matter most; `centroids` is the most that a codebook may have.",
+    )
+
+    activations: Activations | None = Field(
+        default=None,
+        description="8-bit activations around all layers of the rules: the model then runs on int8 kernels.",
+    )
+
+    trainable: list[str] = Field(
+        default=["unquantized"],
+        description="any of `unquantized`, `codebooks`, `biases`, `norms`, `all`, `none`, module names, globs.",
+    )
+
+    recover: list[Step] = Field(default=[], description="recovery steps, in order.")
+
+    storage: Storage = Field(default_factory=Storage, description="how the file is written.")
+
+    search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
+
+    requires: list[str] = Field(
+        default=[], description="distributions that must be installed, such as `lloydmax>=0.1`, checked first."
+    )
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="of all randomness: the same recipe, data and seed give the same bytes on the same machine.",
+    )
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+
+    def data(self) -> dict[str, Any]:
+        """The recipe as plain data: what was written, without the defaults."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+
+    def at(self, *where: str | int) -> str:
+        """File, line and field of a part of this recipe, for messages."""
+        return self._document.at(where)

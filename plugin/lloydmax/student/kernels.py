@@ -6,17 +6,33 @@ Traced, exported and compiled programs always hold the plain way, :func:`lloydma
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import FLOAT_DTYPES
+from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 
-if TYPE_CHECKING:
-    from lloydmax.student.layers import CodebookTensor
+
+class CodedWeight(Protocol):
+    """A weight of codes, as a codebook layer holds it."""
+
+    kernel: str | None
+    cached: bool
+    layout: Layout
+    centroids: Tensor
+
+    def __call__(self) -> Tensor:
+        """The dense weight."""
+
+    def codebook(self) -> Codebook:
+        """The centroids and codes (not copied)."""
+
+    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with, see :func:`int8_weight`."""
+
 
 Kernel = Literal["int8"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
@@ -49,7 +65,7 @@ def dense(codebook: Codebook) -> Tensor:
         return weight
 
 
-def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor:
+def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
     """``F.linear`` with a weight of codes: ``(*, in_features)`` -> ``(*, out_features)``.
 
     Without a cache the product is formed in parts as well: the same up to the order of the sums.
@@ -136,7 +152,7 @@ def _multiples(table: Tensor, scale: Tensor) -> Tensor:
     return (table / scale.float()[:, None]).round().clamp(-127, 127)
 
 
-def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
+def _takes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
     learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
     return (
         not learns
@@ -149,7 +165,7 @@ def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
     )
 
 
-def _int8_linear(input: Tensor, weight: CodebookTensor) -> Tensor:
+def _int8_linear(input: Tensor, weight: CodedWeight) -> Tensor:
     values, scale, rest = weight.int8()
     rows = input.reshape(-1, input.shape[-1])
     product = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), values, scale).float()
