@@ -1,1 +1,1 @@
-"""TODO."""
+"""Codebooks: centroids and codes in place of a weight, and the layout that divides it."""

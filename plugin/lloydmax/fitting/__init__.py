@@ -1,1 +1,1 @@
-"""TODO."""
+"""Fitting: the codebook of one parameter, and what its codes will cost."""

@@ -1,8 +1,8 @@
-"""The file's format: a safetensors file with one JSON document about its tensors. Nothing here reads or writes.
+"""The document of a file: what its JSON metadata say about its tensors. Nothing here reads or writes.
 
 Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
-only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one of these
-is used.
+only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one
+of these is used.
 """
 
 from __future__ import annotations

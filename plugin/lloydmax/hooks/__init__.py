@@ -1,1 +1,1 @@
-"""TODO."""
+"""Hooks: what a plugin can offer and hear, and who offers it."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Events: what happens in a run, told to every plugin and to the listeners of that run."""
 
 from __future__ import annotations
 

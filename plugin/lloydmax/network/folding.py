@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lloydmax.errors import CheckpointError
+from lloydmax.network.channels import scaled
+from lloydmax.network.graph import conv_bn_pairs
 
 
 class Folded(nn.Identity):
@@ -46,8 +48,6 @@ def fold_batch_norms(model: nn.Module) -> list[tuple[str, str]]:
     Raises:
         RecoveryError: the model cannot be traced.
     """
-    from lloydmax.network.graph import conv_bn_pairs
-
     done = []
     for layer_name, norm_name in conv_bn_pairs(model):
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
@@ -91,8 +91,6 @@ def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
 
 @torch.no_grad()
 def _fold(layer: Any, norm: _BatchNorm) -> bool:
-    from lloydmax.network.channels import scaled
-
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:

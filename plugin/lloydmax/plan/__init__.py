@@ -1,1 +1,1 @@
-"""TODO."""
+"""The plan: recipe and model -> what happens to every parameter."""

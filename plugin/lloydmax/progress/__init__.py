@@ -1,1 +1,1 @@
-"""TODO."""
+"""Progress: bars and JSON lines while a run goes on, curves of what it told."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The recipe: YAML <-> validated data that knows its lines."""

@@ -16,7 +16,7 @@ from lloydmax.runtime.text import render
 
 
 class Report(Figures):
-    __doc__ = Figures.__doc__
+    """What :func:`lloydmax.compress` measured; see :class:`~lloydmax.report.figures.Figures` for its attributes."""
 
     def to_json(self, path: str | Path) -> None:
         """Write the report as JSON.

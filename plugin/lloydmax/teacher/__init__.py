@@ -1,1 +1,1 @@
-"""TODO."""
+"""The teacher: the original, its outputs, and how others agree with it."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The teacher's outputs, computed once and kept."""
 
 from __future__ import annotations
 

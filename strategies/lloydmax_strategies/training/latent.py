@@ -105,7 +105,8 @@ class Latents:
             if holder.layout.block > 1 and not kind.vectors:
                 raise RecoveryError(
                     f"'codes: {kind.option}' needs codebooks of single weights, and {name} has blocks of "
-                    f"{holder.layout.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without 'block'"
+                    f"{holder.layout.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without "
+                    "'block'"
                 )
             if id(holder) not in self._learned:
                 found = weights.get(name)

@@ -108,32 +108,35 @@ def threshold_qconfig_mapping(
 
 
 class QuantizedWeight(Protocol):
-    """What the int8 student has to know of a parameter; a plan's parameters are such.
-
-    Attributes:
-        name: full name.
-        tied: the other names of the same parameter.
-        layer: the class name of its module.
-        layout: of the weight.
-        quantizer: registered name.
-        options: validated options of the quantizer.
-        even: the centroids are evenly spaced.
-    """
+    """What the int8 student has to know of a parameter; a plan's parameters are such."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Full name."""
+
     @property
-    def tied(self) -> tuple[str, ...]: ...
+    def tied(self) -> tuple[str, ...]:
+        """The other names of the same parameter."""
+
     @property
-    def layer(self) -> str: ...
+    def layer(self) -> str:
+        """The class name of its module."""
+
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """Of the weight."""
+
     @property
-    def quantizer(self) -> str: ...
+    def quantizer(self) -> str:
+        """Registered name."""
+
     @property
-    def options(self) -> Any: ...
+    def options(self) -> Any:
+        """Validated options of the quantizer."""
+
     @property
-    def even(self) -> bool: ...
+    def even(self) -> bool:
+        """Whether the centroids are evenly spaced."""
 
 
 def levels_of(weight: QuantizedWeight) -> tuple[int, int]:
