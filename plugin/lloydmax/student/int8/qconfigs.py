@@ -156,7 +156,8 @@ def refusal(weight: QuantizedWeight) -> str | None:
         if weight.layout.granularity not in ("tensor", "channel"):
             return f"int8 kernels have one scale a tensor or a channel, not granularity {weight.layout.granularity!r}"
         if weight.options.threshold != "max":
-            return f"threshold: {weight.options.threshold} is for codebooks; here the step train_thresholds finds the range"
+            threshold = weight.options.threshold
+            return f"threshold: {threshold} is for codebooks; here the step train_thresholds finds the range"
         return None
     if leaf != "weight" or kind not in {layer.__name__ for layer in LAYERS}:
         kinds = ", ".join(layer.__name__ for layer in LAYERS)
