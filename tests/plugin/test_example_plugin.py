@@ -1,4 +1,4 @@
-"""The README's example of a third party's package: installed with pip, found, used; its mistakes are told."""
+"""The third party's package of strategies/README.md: installed with pip, found, used; its mistakes are told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from lloydmax import demo
 
 SOURCE = Path(__file__).parent.parent / "example_plugin"
-README = SOURCE.parent.parent / "README.md"
+PAGE = SOURCE.parent.parent / "strategies" / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_without_it_the_recipe_says_what_to_install() -> None:
     [("def lloydmax_quantizers", "def lloydmax_quantisers"), ('"powers_of_two": Pow', '"kmeans": Pow')],
     ids=["misspelt hook", "name registered twice"],
 )
-def test_mistakes_are_told_as_the_readme_says(installed: Path, tmp_path: Path, old: str, new: str) -> None:
+def test_mistakes_are_told_as_the_page_says(installed: Path, tmp_path: Path, old: str, new: str) -> None:
     result = lloydmax_command(changed(installed, tmp_path, old, new), "plugins")
     assert result.returncode == 2 and not result.stdout
-    assert len(result.stderr.splitlines()) == 1 and result.stderr in README.read_text(encoding="utf-8")
+    assert len(result.stderr.splitlines()) == 1 and result.stderr in PAGE.read_text(encoding="utf-8")
