@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from import_time import imported_hosts, seconds_beyond_torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def test_import_is_cheap() -> None:

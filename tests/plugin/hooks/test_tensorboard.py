@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "lloydmax-tensorboard"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lloydmax-tensorboard"
 RUN = """
 import sys, lloydmax, torch
 from torch import nn

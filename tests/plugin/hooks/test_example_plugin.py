@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lloydmax import demo
 
-SOURCE = Path(__file__).parent.parent / "example_plugin"
+SOURCE = Path(__file__).parents[2] / "example_plugin"
 README = SOURCE.parent.parent / "README.md"
 
 

@@ -14,7 +14,7 @@ from conftest import SmallNet
 from lloydmax.codebook.codebook import Codebook, decode
 from lloydmax.student.codebooks import attach, attached, finish
 from lloydmax.student.layers import CodebookConvTranspose2d
-from test_fileformat import change, forge
+from test_lies import change, forge
 from torch import Tensor, nn
 
 RECIPE = {
