@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax import IntegrationError, RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
-from lloydmax.choosing.journal import Journal
+from lloydmax import RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.fitting.one import fit_codebook
-from lloydmax.teacher.fisher import fisher_draws
 from torch import Tensor, nn
 
 KS = [2, 4, 16, 64]
@@ -90,18 +87,6 @@ def test_the_estimate_is_near_the_measurement_where_errors_are_small(small_net: 
     assert len(pairs) > 12
     assert all(0.4 < one / other < 2.5 for one, other in pairs)
     assert 0.8 < np.exp(np.mean([math.log(one / other) for one, other in pairs])) < 1.25
-
-
-def test_combinations_have_the_fisher_information() -> None:
-    logits = torch.tensor([[2.0, 0.5, -1.0]]).requires_grad_()
-    p = logits.detach().softmax(1)[0]
-    generator, total, plain, draws = torch.Generator().manual_seed(0), torch.zeros(3, 3), torch.zeros(3, 3), 4000
-    for _ in range(draws):
-        classes, every = (torch.autograd.grad(loss, logits)[0][0] for loss in fisher_draws([logits], generator))
-        total += torch.outer(classes, classes) / draws
-        plain += torch.outer(every, every) / draws
-    torch.testing.assert_close(total, torch.diag(p) - torch.outer(p, p), atol=0.02, rtol=0)
-    torch.testing.assert_close(plain, torch.eye(3), atol=0.06, rtol=0)
 
 
 def test_the_teacher_is_left_alone(small_net: SmallNet, pictures: Tensor) -> None:
@@ -199,17 +184,6 @@ def test_a_killed_sweep_goes_on(small_net: SmallNet, pictures: Tensor, tmp_path:
     assert other.rows != whole.rows, "other data is another file"
 
 
-def test_journal_survives_broken_lines(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, "j", [1])
-    assert journal.get("a", lambda: [0.1, None]) == [0.1, None]
-    assert journal.path is not None
-    journal.path.write_bytes(journal.path.read_bytes() + b"\xff\n{}\n" + b'["b", ')
-    again = Journal(tmp_path, "j", [1])
-    assert again.get("a", lambda: 1 / 0) == [0.1, None]
-    assert again.get("b", lambda: 2) == 2
-    assert Journal(tmp_path, "j", [1]).get("b", lambda: 1 / 0) == 2
-
-
 def test_one_histogram_gives_the_same_codebooks() -> None:
     from lloydmax.hooks.registry import make
 
@@ -226,24 +200,6 @@ def test_json_and_table(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert len(data["rows"]) == len(found.rows) and data["rows"][1]["snr"] is None, "kept exactly"
     assert "head.0.weight" in str(found) and "k=2 (1 bit)" in str(found)
-
-
-def test_plot(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    found = sweep(small_net, ALL, pictures, KS)
-    found.plot(tmp_path / "sweep.svg")
-    assert "<svg" in (tmp_path / "sweep.svg").read_text()
-    found.plot(tmp_path / "sweep.png")
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_plot_without_matplotlib(
-    small_net: SmallNet, pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    found = sweep(small_net, ALL, pictures, [4])
-    with pytest.raises(IntegrationError, match="pip install matplotlib"):
-        found.plot(tmp_path / "sweep.svg")
 
 
 class Detached(nn.Module):

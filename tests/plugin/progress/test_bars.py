@@ -1,22 +1,17 @@
-"""One line for each stage on a terminal, nothing elsewhere, JSON lines for machines."""
+"""One line for each stage on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import lloydmax
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from conftest import SmallNet
-from lloydmax.cli import main
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.progress.jsonlog import JsonLog
 from rich.console import Console
@@ -30,7 +25,6 @@ RECIPE: dict[str, Any] = {
         {"step": "distill", "epochs": 2, "batch_size": 24, "held_out": 0.25},
     ],
 }
-KEYS = {"event", "stage", "index", "total", "seconds", "metrics"}
 
 
 def drawn(run: Any, terminal: bool = True) -> str:
@@ -142,47 +136,3 @@ def test_nothing_is_written_where_there_is_no_terminal(
     assert drawn(lambda bars: compress(small_net, pictures, RECIPE, bars), terminal=False) == ""
     lloydmax.compress(small_net, {"quantize": RECIPE["quantize"]}, pictures)
     assert capfd.readouterr() == ("", "")
-
-
-def test_json_lines_tell_the_same_to_a_machine(small_net: SmallNet, pictures: Tensor) -> None:
-    stream = io.StringIO()
-    compress(small_net, pictures, RECIPE, JsonLog(stream))
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert all(set(line) == KEYS for line in lines)
-    steps = [line for line in lines if (line["event"], line["stage"]) == ("step", "distill")]
-    assert steps[-1]["index"] == steps[-1]["total"] == 6 and steps[-1]["metrics"]["agreement"] <= 1
-    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(steps))
-    fitted = [line["metrics"]["parameter"] for line in lines if line["event"] == "parameter_fitted"]
-    assert len(fitted) == 5 and "head.2.weight" in fitted
-    open_stages: list[str] = []
-    for line in lines:
-        if line["event"] == "stage_started":
-            open_stages.append(line["stage"])
-        elif line["event"] == "stage_finished":
-            assert open_stages.pop() == line["stage"]
-    assert not open_stages
-
-
-@pytest.mark.parametrize(("option", "told"), [("--quiet", False), ("--log-json", True)])
-def test_options_hold_for_images_that_are_made_too(
-    small_net: SmallNet, tmp_path: Path, option: str, told: bool
-) -> None:
-    torch.save(small_net.state_dict(), tmp_path / "weights.pt")
-    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
-    arguments = ["compress", "--model", "conftest:SmallNet", "--weights", tmp_path / "weights.pt", "--recipe",
-                 tmp_path / "recipe.yaml", "--data", "synthesize:2", "--image-size", 12, "--out",
-                 tmp_path / "model.safetensors", option]  # fmt: skip
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    stages = {json.loads(line)["stage"] for line in done.stderr.splitlines()}
-    assert {"synthesize", "fit"} <= stages if told else not stages
-
-
-def test_errors_and_warnings_are_json_lines_too(tmp_path: Path) -> None:
-    np.save(tmp_path / "data.npy", np.zeros((0, 3, 12, 12), np.float32))
-    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
-    arguments = ["compress", "--model", "conftest:SmallNet", "--recipe", tmp_path / "recipe.yaml", "--data",
-                 tmp_path / "data.npy", "--out", tmp_path / "model.safetensors", "--log-json"]  # fmt: skip
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    last = json.loads(done.stderr.splitlines()[-1])
-    assert done.exit_code == 2 and last["event"] == "error" and "is empty" in last["metrics"]["message"]

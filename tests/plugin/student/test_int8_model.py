@@ -9,10 +9,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.grid import even, spread
 from lloydmax.errors import CheckpointError, IntegrationError, RecoveryError
-from lloydmax.network.folding import Folded
 from lloydmax.student.int8.model import IntegerModel
 from torch import Tensor, nn
 
@@ -156,26 +153,3 @@ def test_bad_input_is_refused_with_the_reason(net: SmallNet, pictures: Tensor, t
     branching.load_state_dict(net.state_dict())
     with pytest.raises((IntegrationError, RecoveryError), match="cannot be traced"):
         compressed(branching.eval(), pictures)
-
-
-@pytest.mark.parametrize("zero", [0, 7, 15])
-def test_evenly_spaced_codebooks_are_found_whatever_level_is_zero(zero: int) -> None:
-    rows = torch.tensor([[0.037, zero], [1.3e-4, 15 - zero]])
-    centroids = spread(rows, 16)
-    codes = torch.zeros(2, 3, dtype=torch.uint8)
-    found = even(Codebook(centroids, codes, "channel"))
-    assert found is not None and torch.equal(found, rows)
-    centroids[1, 3] = centroids[1, 3].nextafter(torch.tensor(9.0))
-    assert even(Codebook(centroids, codes, "channel")) is None
-
-
-def test_a_folded_float_model_has_a_file_of_its_own(net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
-    recipe = {"quantize": [{"layers": "all", "centroids": 32}], "recover": [{"step": "fold_batch_norm"}]}
-    assert "stem.bias" in lloydmax.plan(net, recipe).trainable
-    result = lloydmax.compress(net, recipe, progress=False)
-    assert isinstance(result.model.bn1, Folded)
-    result.save(tmp_path / "m.safetensors")
-    loaded = lloydmax.load(tmp_path / "m.safetensors", SmallNet())
-    assert isinstance(loaded.bn1, Folded)
-    with torch.no_grad():
-        assert torch.equal(loaded(pictures), result.model(pictures))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import PaddedConv, SmallNet, TextNet
 from lloydmax import codebooks, fit_codebook, set_cache
-from lloydmax.codebook.codebook import Codebook
 from lloydmax.student.codebooks import attach, attached, finish
 from lloydmax.student.layers import CodebookLinear, CodesHolder
 from torch import Tensor, nn
@@ -187,15 +186,6 @@ def test_export_keeps_the_codes(small_net: SmallNet, pictures: Tensor) -> None:
     held = {name: tensor for name, tensor in program.state_dict.items() if name.startswith("head.0")}
     assert {t.dtype for n, t in held.items() if n.endswith("codes")} == {torch.uint8}
     assert not any(c.shape == (32, 16) for c in program.constants.values() if isinstance(c, Tensor))
-
-
-def test_codebook_granularities_decode_on_either_axis() -> None:
-    codes = torch.tensor([[0, 1, 1], [1, 0, 0]], dtype=torch.uint8)
-    by_row = Codebook(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), codes, "channel")
-    assert by_row.dequantize().tolist() == [[1, 2, 2], [4, 3, 3]]
-    by_column = Codebook(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), codes, "group:2", axis=1)
-    assert by_column.dequantize().tolist() == [[1, 2, 4], [2, 1, 3]]
-    assert by_column.member_counts().tolist() == [[2, 2], [1, 1]]
 
 
 def test_a_weight_is_decoded_once_while_its_centroids_stay_the_same() -> None:

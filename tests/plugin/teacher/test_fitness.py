@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import json
-from pathlib import Path
-
 import lloydmax
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from conftest import SmallNet, TextNet
 from lloydmax import DataError, demo
-from lloydmax.cli import main
-from lloydmax.network.batch_norm import bhattacharyya
 from torch import Tensor, nn
 
 
@@ -27,19 +19,6 @@ def trained(small_net: SmallNet, pictures: Tensor) -> SmallNet:
     with torch.no_grad():
         small_net.train()(pictures)
     return small_net.eval()
-
-
-def test_the_distance_is_that_of_the_densities() -> None:
-    mean, variance = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, 0.1, 4.0])
-    other_mean, other_variance = torch.tensor([0.5, 1.0, 3.0]), torch.tensor([2.0, 0.3, 0.5])
-    x = torch.linspace(-30, 30, 600_001, dtype=torch.float64)[:, None]
-    densities = [torch.distributions.Normal(m, v.sqrt()) for m, v in ((mean, variance), (other_mean, other_variance))]
-    overlap = torch.trapezoid((densities[0].log_prob(x) / 2 + densities[1].log_prob(x) / 2).exp(), x, dim=0)
-    found = bhattacharyya(mean, variance, other_mean, other_variance)
-    assert torch.allclose(found.double(), -overlap.log(), atol=1e-5)
-    assert torch.allclose(found, bhattacharyya(other_mean, other_variance, mean, variance))
-    assert torch.allclose(found, bhattacharyya(7 * mean, 49 * variance, 7 * other_mean, 49 * other_variance))
-    assert bhattacharyya(mean, variance, mean, variance).abs().max() < 1e-6
 
 
 def test_inputs_like_those_of_training_come_first(trained: SmallNet, pictures: Tensor) -> None:
@@ -96,21 +75,3 @@ def test_mistakes_name_the_set(trained: SmallNet, pictures: Tensor) -> None:
         lloydmax.data_fitness(trained, {})
     with pytest.raises(DataError, match="empty one: .*empty"):
         lloydmax.data_fitness(trained, {"good": pictures, "empty one": pictures[:0]})
-
-
-def test_the_command(tmp_path: Path, trained: SmallNet, pictures: Tensor) -> None:
-    weights, own, other = (tmp_path / name for name in ("weights.pt", "own.npy", "other.npy"))
-    torch.save(trained.state_dict(), weights)
-    np.save(own, pictures.numpy())
-    np.save(other, 5 * copy.deepcopy(pictures).numpy() + 1)
-    base = ["evaluate", "--model", "conftest:SmallNet", "--weights", str(weights)]
-    result = CliRunner().invoke(main, [*base, "--data-fitness", str(other), str(own), "--samples", "50"])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.index("own.npy") < result.stdout.index("other.npy") and "class use" in result.stdout
-    rows = json.loads(CliRunner().invoke(main, [*base, "--json", "--data-fitness", str(other), str(own)]).stdout)
-    assert [Path(row["name"]).name for row in rows] == ["own.npy", "other.npy"] and rows[0]["distance"] < 1e-3
-    for wrong in ([], ["--data-fitness"], [str(own)], ["--data-fitness", str(own), "--data", str(own)]):
-        result = CliRunner().invoke(main, [*base, *wrong])
-        assert result.exit_code == 2 and "--data-fitness" in result.stderr
-    result = CliRunner().invoke(main, [*base, "--data-fitness", str(tmp_path / "nowhere.npy")])
-    assert result.exit_code == 2 and "nowhere.npy" in result.stderr

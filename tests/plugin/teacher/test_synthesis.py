@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 
 import lloydmax
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from conftest import SmallNet, TextNet
 from lloydmax import DataError
-from lloydmax.cli import main
 from lloydmax.hooks.hookspecs import hookimpl
 from torch import Tensor, nn
 
@@ -80,18 +75,3 @@ def test_mistakes(teacher: SmallNet, text_net: TextNet) -> None:
         lloydmax.synthesize(teacher, 4, shape=(3, 8))
     with pytest.raises(DataError, match="at least 1"):
         lloydmax.synthesize(teacher, 0, 8)
-
-
-def test_the_commands_take_synthesized_images(tmp_path: Path, teacher: SmallNet) -> None:
-    weights, recipe, out, other = (tmp_path / name for name in ("w.pt", "r.yaml", "m.safetensors", "other.npy"))
-    torch.save(teacher.state_dict(), weights)
-    recipe.write_text("quantize: [{layers: all, centroids: 4}]\nrecover: [{step: renormalize, samples: 8}]\n")
-    np.save(other, np.zeros((8, 3, 12, 12), np.float32))
-    model = ["--model", "conftest:SmallNet", "--weights", str(weights), "--image-size", "12"]
-    made = ["--data", "synthesize:8", "--recipe", str(recipe), "--out", str(out), "--quiet"]
-    result = CliRunner().invoke(main, ["compress", *model, *made])
-    assert result.exit_code == 0 and "8 samples" in result.stdout and out.exists()
-    ranked = CliRunner().invoke(main, ["evaluate", *model, "--json", "--data-fitness", "synthesize:8", str(other)])
-    assert [row["name"] for row in json.loads(ranked.stdout)] == ["synthesize:8", str(other)]
-    result = CliRunner().invoke(main, ["compress", *model, *made[2:], "--data", "synthesize:many"])
-    assert result.exit_code == 2 and "number of images" in result.stderr
