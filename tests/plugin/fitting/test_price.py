@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import BudgetError, FitError, RecipeError, demo
+from lloydmax.fitting.price import priced
+from lloydmax.hooks.registry import make
 from lloydmax.integrations.torch_ao import apply_recipe
 from torch import Tensor, nn
 
@@ -71,6 +73,25 @@ def test_the_importance_moves_bits_to_where_they_matter(kinds: tuple[str | None,
         assert errors[1] < errors[0] / 4
     else:
         assert abs(weighed["loud.weight"].entropy - weighed["quiet.weight"].entropy) < 0.05
+
+
+@pytest.mark.parametrize("ratio", [8.0, 1000.0])
+def test_a_bit_is_worth_the_importance_to_the_power_of_two_thirds(ratio: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(96, 96, bias=False), nn.Linear(96, 96, bias=False))
+    model.load_state_dict({"0.weight": model[0].weight, "1.weight": model[0].weight})
+    plan = lloydmax.plan(model, recipe(7))
+
+    def fitted(tried: lloydmax.Plan) -> dict[str, lloydmax.Codebook]:
+        return {
+            name: make("quantizer", p.quantizer, p.options).fit(model.get_parameter(name).detach())
+            for name, p in tried.parameters.items()
+        }
+
+    importances = {name: torch.full((96, 96), value) for name, value in (("0.weight", 1.0), ("1.weight", ratio))}
+    found = priced(model, plan, importances, fitted).parameters
+    prices = [found[name].options.price for name in importances]
+    assert prices[0] / prices[1] == pytest.approx(ratio ** (2 / 3), rel=0.02), "a bit costs less where it matters more"
 
 
 def test_without_importance_large_layers_get_fewer_bits() -> None:

@@ -39,7 +39,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_installed_plugin_hears_every_run(installed: Path, tmp_path: Path) -> None:
     everywhere, own = tmp_path / "everywhere", tmp_path / "own"
-    variables = {**os.environ, "PYTHONPATH": str(installed), "LLOYDMAX_TENSORBOARD": str(everywhere)}
+    path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+    variables = {**os.environ, "PYTHONPATH": path, "LLOYDMAX_TENSORBOARD": str(everywhere)}
     subprocess.run([sys.executable, "-c", RUN, "--listener", str(own)], check=True, env=variables)
     heard, alone = scalars(everywhere), scalars(own)
     assert len(alone["distill/loss"]) == 6 and len(heard["distill/loss"]) == 12

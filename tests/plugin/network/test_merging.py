@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.network.merging import merge_norms, mergeable
@@ -20,6 +21,20 @@ def test_merged_norms_compute_the_same(small_net, pictures):
     state = {name: tensor.clone() for name, tensor in merged.state_dict().items()}
     merge_norms(merged)
     assert all(torch.equal(tensor, state[name]) for name, tensor in merged.state_dict().items())
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.1, 2.0])
+def test_a_merged_norm_computes_the_same_whatever_its_epsilon(eps):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6, eps=eps).eval()
+    with torch.no_grad():
+        norm.weight.uniform_(-2, 2), norm.bias.normal_()
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.1, 3)
+    model, x = nn.Sequential(norm), torch.randn(5, 6, 4, 4)
+    wanted = norm(x)
+    merge_norms(model)
+    assert (norm.running_var == 1).all() and norm.eps == eps
+    torch.testing.assert_close(norm(x), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_norms_that_stay_as_they_are():

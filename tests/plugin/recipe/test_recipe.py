@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -46,6 +49,62 @@ def test_save_and_load_keep_everything(tmp_path: Path) -> None:
     recipe.save(tmp_path / "copy.yaml")
     assert Recipe.load(tmp_path / "copy.yaml").data() == recipe.data()
     assert [p.name for p in tmp_path.iterdir()] == ["copy.yaml"]
+
+
+@contextlib.contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """No file may become larger than so many bytes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "kept.yaml", Recipe.load(GOOD)
+    recipe.save(path)
+    before = path.read_bytes()
+    longer = Recipe.load({**recipe.data(), "name": "longer" * 30})
+    with full_disk(len(before) // 2), pytest.raises(OSError, match="too large"):
+        longer.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with full_disk(len(before) // 2), pytest.raises(OSError, match="too large"):
+        longer.save(tmp_path / "new.yaml")
+    assert list(tmp_path.iterdir()) == [path], "half a recipe is none"
+    longer.save(path)
+    assert Recipe.load(path).name == "longer" * 30
+
+
+def test_a_reader_never_sees_half_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "shared.yaml"
+    recipes = [Recipe.load({"name": letter * 200, "quantize": [{"layers": ["x" * 5000]}]}) for letter in "ab"]
+    recipes[0].save(path)
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(100):
+        recipes[number % 2].save(path)
+    done.set()
+    reader.join()
+    assert {Recipe.load(text).name[0] for text in seen} <= {"a", "b"} and len({len(text) for text in seen}) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_a_saved_recipe_has_ordinary_permissions(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        Recipe.load(GOOD).save(tmp_path / "a.yaml")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "a.yaml").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(
