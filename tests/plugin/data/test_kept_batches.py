@@ -126,6 +126,17 @@ def test_inputs_that_a_whole_batch_shares_are_kept_with_it():
     assert [b.kwargs["flag"] for _, b in flags.batches(N)] == [True, False]
 
 
+def test_the_model_cannot_change_what_is_kept():
+    batches = [Batch((X[:4].clone(), torch.ones(3))), Batch((X[4:].clone(), torch.ones(3)))]
+    for source in (spool(batches, "a test"), spool([Batch((X.clone(),))], "a test")):
+        for _ in range(2):
+            for indices, batch in source.batches(3, torch.tensor([5, 0, 9])):
+                assert torch.equal(batch.args[0], X[indices])
+                assert all(bool((shared == 1).all()) for shared in batch.args[1:])
+                for tensor in batch.tensors():
+                    tensor.zero_()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.data())
 def test_any_samples_of_any_batches(sizes, data):
