@@ -66,7 +66,7 @@ def test_models_that_no_file_can_hold(small_net, tmp_path):
         accountings(small_net)
     model = compressed(small_net, SMALL)
     odd = {
-        "no ordinary tensor": torch.zeros(2, 2).to_sparse(),
+        "not an ordinary tensor": torch.zeros(2, 2).to_sparse(),
         "complex128": torch.zeros(2, dtype=torch.complex128),
         "meta device": torch.zeros(2, device="meta"),
     }

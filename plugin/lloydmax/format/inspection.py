@@ -69,7 +69,7 @@ class Inspection:
 
     @property
     def overhead(self) -> int:
-        """Bytes that are no tensor: names, shapes, checksums, the recipe."""
+        """Bytes that are not tensors: names, shapes, checksums, the recipe."""
         return self.bytes - sum(p.bytes for p in self.parameters) - sum(t.bytes for t in self.tensors)
 
     def __str__(self) -> str:

@@ -60,7 +60,7 @@ class File:
         self._data = safe_open(os.fspath(path), framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
-            raise CheckpointError("is no file of lloydmax's: nothing under 'lloydmax' in its metadata")
+            raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")
         _limit_values(text)
         ordered = []
         for name in self._data.offset_keys():
@@ -146,11 +146,11 @@ def _guard(path: Path) -> int:
     """Size of a regular file whose header is neither cut off nor large enough to be an attack."""
     about = path.stat()
     expect(not stat.S_ISDIR(about.st_mode), "is a directory")
-    expect(stat.S_ISREG(about.st_mode), "is no regular file")
-    expect(about.st_size >= 8, f"is no safetensors file ({about.st_size} bytes)")
+    expect(stat.S_ISREG(about.st_mode), "is not a regular file")
+    expect(about.st_size >= 8, f"is not a safetensors file ({about.st_size} bytes)")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        expect(length <= about.st_size - 8, "is cut off, or no safetensors file")
+        expect(length <= about.st_size - 8, "is cut off, or is not a safetensors file")
         expect(length <= _MAX_HEADER, f"has a header of {length} bytes; more than {_MAX_HEADER} are refused")
         header = file.read(length)
     _limit_values(header.decode("utf-8", "replace"))

@@ -123,7 +123,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
 
     Raises:
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
-            chosen; a rule that contradicts ``trainable``; a parameter that is no floating tensor.
+            chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
     """
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():

@@ -32,7 +32,7 @@ class Report(Figures):
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ReportError: it is no report, or one of another version of lloydmax. OSError: it cannot be read.
+            ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
         """
         return cls(**read_fields(path))
 

@@ -1,4 +1,4 @@
-"""The lower cheapest of parabolas, against the cheapest of all at every place."""
+"""The lower envelope of parabolas, against the cheapest of all at every place."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def test_missing_directories_and_devices(tmp_path):
     refused(f"{tmp_path}/a\0b", "null")
     if os.name == "posix":
         os.mkfifo(tmp_path / "pipe")
-        refused(tmp_path / "pipe", "no regular file")
-        refused("/dev/zero", "no regular file")
+        refused(tmp_path / "pipe", "not a regular file")
+        refused("/dev/zero", "not a regular file")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_torch_checkpoint_and_a_foreign_safetensors(tmp_path):
     torch.save(net().state_dict(), tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "safetensors")
     save_file(net().state_dict(), tmp_path / "b", {"format": "pt"})
-    refused(tmp_path / "b", "no file of lloydmax's")
+    refused(tmp_path / "b", "not a file of lloydmax's")
     save_file(net().state_dict(), tmp_path / "c")
-    refused(tmp_path / "c", "no file of lloydmax's")
+    refused(tmp_path / "c", "not a file of lloydmax's")
 
 
 @pytest.mark.parametrize(
