@@ -21,6 +21,7 @@ from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
 from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, ParameterRecord
 
 FORMAT = 2
+"""The newest format that this version reads."""
 KEY = "lloydmax"
 STORAGE = {
     "floats": tuple(FLOATS),

@@ -24,8 +24,11 @@ from lloydmax.format.document import KEY, Document
 from lloydmax.format.entries import BY_CODE, Entry, expect, filled
 
 _MAX_HEADER = 1 << 25
+"""Bytes of a header, and of an inflated document: a million tensors need less."""
 _MAX_VALUES = 1 << 21
+"""Commas and brackets in a header; each may cost a Python object."""
 _MAX_REASON = 1000
+"""Characters of a reason in a message, which may quote the file."""
 
 
 @contextmanager

@@ -30,7 +30,9 @@ from lloydmax.runtime.text import percent, render, size
 from lloydmax.student.codebooks import codebooks
 
 _SAMPLE = 1 << 16
+"""Weights whose distinct values are counted first."""
 _CODED_SAMPLE = 1 << 20
+"""Weights of a parameter from which the length of its entropy-coded codes is foretold."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ class Recipe(RecipeFields):
             where = key if key in known else words.get(key)
             if where is None:
                 name = key if isinstance(key, str) else field_name(key)
-                raise RecipeError(f"{name} is not a choice of recipe {self.name!r}{registry.nearest(name, list(words))}")
+                raise RecipeError(
+                    f"{name} is not a choice of recipe {self.name!r}{registry.nearest(name, list(words))}"
+                )
             if value not in known[where]:
                 raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {known[where]}")
             *path, option = where
