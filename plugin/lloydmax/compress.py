@@ -33,7 +33,7 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.student.codebooks import codebooks
 from lloydmax.student.int8 import graph as int8_graph
-from lloydmax.teacher.agreement import Agreement, Yardstick
+from lloydmax.teacher.agreement import Agreement, Comparison
 
 AGREEMENT_SAMPLES = 1000
 _HARM, _KL_SLACK = 1.1, 1e-3
@@ -126,7 +126,7 @@ def compress(
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             events.step("prepare", 0, 1, figures)
             yardstick_source = reference or source
-            yardstick = yardstick_source and Yardstick(
+            yardstick = yardstick_source and Comparison(
                 model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
             )
             student = copy.deepcopy(model)
@@ -198,7 +198,7 @@ def compress(
             model=plan.model,
             bytes=sizes,
             stages=stages,
-            measured_on=yardstick.describe() if isinstance(yardstick, Yardstick) else None,
+            measured_on=yardstick.describe() if isinstance(yardstick, Comparison) else None,
             layers=layer_reports(plan, weights, codebooks(student)),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=said,

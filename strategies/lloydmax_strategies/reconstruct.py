@@ -15,13 +15,8 @@ import torch
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.codebook.layout import channels_per_codebook
-from lloydmax.data import random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.channels import grouped
-from lloydmax.runtime.modes import evaluating
-from lloydmax.student.codebooks import CodebookWeight, attached
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Channels, CodebookWeight, Recovery, attached, evaluating
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -81,7 +76,7 @@ class Reconstruct:
         """Choose the codes of every layer that can be done; names the others."""
         options, student = self.options, recovery.student
         source = recovery.source(options.source)
-        order = random_order(len(source), options.samples, recovery.seed)
+        order = source.draw(options.samples, recovery.seed)
         found = _targets(student, recovery.original, options.columns)
         errors: list[tuple[float, float]] = []
         changed = codes = 0
@@ -157,7 +152,7 @@ class _Target:
         return first, float(self._errors(self.codebook(), moments).sum()) / power
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        return grouped(self.module, weight.float()).flatten(2)
+        return Channels(self.module).by_group(weight.float()).flatten(2)
 
     def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
         held, weight = self.codebook(), self._grouped(self.weight)

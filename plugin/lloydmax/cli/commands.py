@@ -208,7 +208,7 @@ def evaluate(
 
     from lloydmax import load
     from lloydmax.data import unlabelled
-    from lloydmax.teacher.agreement import Yardstick, accuracy
+    from lloydmax.teacher.agreement import Comparison, accuracy
 
     if data_fitness:
         if not sets or student or data or labels:
@@ -221,7 +221,7 @@ def evaluate(
     teacher = build_model(model, weights, model_args, device)
     small = load(student, copy.deepcopy(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
-    found = Yardstick(teacher, source, len(source) if samples is None else samples).measure(small)
+    found = Comparison(teacher, source, len(source) if samples is None else samples).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lloydmax.errors import CheckpointError
+from lloydmax.network.channels import Channels
+from lloydmax.network.graph import Network
 
 
 class Folded(nn.Identity):
@@ -46,10 +48,8 @@ def fold_batch_norms(model: nn.Module) -> list[tuple[str, str]]:
     Raises:
         RecoveryError: the model cannot be traced.
     """
-    from lloydmax.network.graph import conv_bn_pairs
-
     done = []
-    for layer_name, norm_name in conv_bn_pairs(model):
+    for layer_name, norm_name in Network(model).pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         assert isinstance(norm, _BatchNorm)
         if _fold(layer, norm):
@@ -91,13 +91,11 @@ def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
 
 @torch.no_grad()
 def _fold(layer: Any, norm: _BatchNorm) -> bool:
-    from lloydmax.network.channels import scaled
-
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    weight = scaled(layer, layer.weight, outputs=scale)
+    weight = Channels(layer).scaled(layer.weight, outputs=scale)
     bias = -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
     bias = bias * scale
     if norm.bias is not None:

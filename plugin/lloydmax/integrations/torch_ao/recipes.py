@@ -16,6 +16,7 @@ from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
+from lloydmax.network.channels import is_depthwise
 from lloydmax.plan.parameter import layout
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.plan import plan as make_plan
@@ -24,7 +25,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.codebooks import codebooks
 from lloydmax.student.int8.codebook_weight import FLOAT_ACTIVATIONS, codebook_qconfig
 from lloydmax.student.int8.host import QConfig, QConfigMapping, nni
-from lloydmax.student.int8.threshold import LevelsFakeQuantize, is_depthwise, threshold_activation, threshold_qconfig
+from lloydmax.student.int8.threshold import LevelsFakeQuantize, threshold_activation, threshold_qconfig
 from lloydmax.student.layers import LAYERS
 
 _UNIFORM = "uniform"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import IntegrationError
+from lloydmax.network.channels import is_depthwise
 from lloydmax.student.int8.host import FakeQuantizeBase, QConfig, QConfigMapping
 from lloydmax.student.thresholds import Scheme, TrainedThreshold
 
@@ -122,11 +123,6 @@ class LevelsFakeQuantize(ThresholdFakeQuantize):
         centroids = spread(torch.stack([scale, zero - self.quant_min], 1), self.quant_max - self.quant_min + 1)
         centroids = centroids.to(weight.dtype)
         return Codebook(centroids[0] if self.granularity == "tensor" else centroids, codes, self.granularity, self.axis)
-
-
-def is_depthwise(layer: Any) -> bool:
-    """Whether every input channel has filters of its own."""
-    return 1 < getattr(layer, "groups", 1) == layer.in_channels
 
 
 def threshold_qconfig(
