@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lloydmax import PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.student.codebooks import attach
 from torch import nn
 

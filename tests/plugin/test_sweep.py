@@ -17,7 +17,7 @@ from conftest import SmallNet, TextNet
 from lloydmax import IntegrationError, RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
 from lloydmax.choosing.journal import Journal
 from lloydmax.choosing.sweep import Sweep
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.teacher.fisher import fisher_draws
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What one number of centroids costs and harms in one unit."""
 
 from __future__ import annotations
 

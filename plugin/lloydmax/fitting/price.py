@@ -172,6 +172,6 @@ def _file_bytes(model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook])
 
 
 def _size(model: nn.Module, plan: Plan, centroids: Mapping[str, int], streams: Mapping[str, int]) -> int:
-    stored = {name: replace(p, centroids=centroids[name]).stored() for name, p in plan.parameters.items()}
+    stored = {name: p.with_centroids(centroids[name]).record() for name, p in plan.parameters.items()}
     coded = {name: streams.get(name, 0) for name in stored}
     return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, coded)

@@ -18,7 +18,7 @@ from typing import Any
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact
 from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
-from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, Parameter
+from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, ParameterRecord
 
 FORMAT = 2
 KEY = "lloydmax"
@@ -49,7 +49,7 @@ class Document:
         compact: the layout, see :mod:`lloydmax.format.compact`.
     """
 
-    parameters: dict[str, Parameter]
+    parameters: dict[str, ParameterRecord]
     floats: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
@@ -174,7 +174,7 @@ class Document:
         parameters = {}
         for name, item in value["parameters"].items():
             try:
-                parameters[name] = Parameter.from_document(item)
+                parameters[name] = ParameterRecord.from_document(item)
             except CheckpointError as error:
                 raise CheckpointError(f"parameter {name!r}: {error}") from None
         return cls(

@@ -124,21 +124,22 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
     document, entries = file.document, file.entries
     original, parameters, tensors = 0, [], []
     for name, item in document.parameters.items():
+        layout = item.layout
         codebook, codes = entries[f"{name}.codebook"], entries[f"{name}.codes"]
-        original += item.count * FLOATS[item.dtype].itemsize
+        original += layout.weights * FLOATS[item.dtype].itemsize
         parameters.append(
             StoredParameter(
                 name,
-                item.shape,
+                layout.shape,
                 item.dtype,
-                item.k,
-                item.bits,
-                item.granularity,
-                item.axis,
+                layout.centroids,
+                layout.bits,
+                layout.granularity,
+                layout.axis,
                 item.coding,
                 codebook.torch_dtype,
                 codebook.bytes + codes.bytes,
-                item.block,
+                layout.block,
             )
         )
     for name, entry in document.plain(entries).items():

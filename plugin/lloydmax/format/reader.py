@@ -115,24 +115,28 @@ class File:
         parameter = self.document.parameters[name]
         stored = self.tensor(f"{name}.codebook")
         if parameter.int8:
-            stored = int8.from_bytes(stored).view(parameter.centroids_shape)
+            stored = int8.from_bytes(stored).view(parameter.layout.centroids_shape)
         expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
         if not parameter.even:
             return stored
         rows = stored.view(-1, 2)
         zero = rows[:, 1]
-        expect(bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.k)).all()), f"{name!r} has no zero level")
-        centroids = spread(rows, parameter.k)
-        return centroids[0] if parameter.granularity == "tensor" else centroids
+        expect(
+            bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.layout.centroids)).all()),
+            f"{name!r} has no zero level",
+        )
+        centroids = spread(rows, parameter.layout.centroids)
+        return centroids[0] if parameter.layout.granularity == "tensor" else centroids
 
     def codes(self, name: str) -> Iterator[packing.Codes]:
         """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""
         parameter = self.document.parameters[name]
+        layout = parameter.layout
         decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
         try:
-            for block in decode(self.tensor(f"{name}.codes").numpy(), parameter.bits, parameter.codes):
-                if int(block.max()) >= parameter.k:
-                    raise ValueError(f"code {int(block.max())} in a codebook of {parameter.k} centroids")
+            for block in decode(self.tensor(f"{name}.codes").numpy(), layout.bits, layout.codes):
+                if int(block.max()) >= layout.centroids:
+                    raise ValueError(f"code {int(block.max())} in a codebook of {layout.centroids} centroids")
                 yield block
         except ValueError as error:
             raise CheckpointError(f"the codes of {name!r} are damaged: {error}") from error

@@ -18,7 +18,7 @@ from lloydmax.runtime.state import read, write
 _SAMPLES = 8
 
 
-class Progress:
+class KeptSteps:
     """The finished steps of one run.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     for p in plan.parameters.values():
         codebook = held[p.name]
         weight = weights[p.name].to(codebook.codes.device)
-        codebook_bytes = replace(p, centroids=codebook.k).codebook_bytes(plan.recipe.storage)
+        codebook_bytes = p.with_centroids(codebook.k).codebook_bytes(plan.recipe.storage)
         reports.append(
             LayerReport(
                 name=p.name,

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from lloydmax.runtime.seeding import seeded as seeded
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

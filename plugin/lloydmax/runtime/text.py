@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-
-if TYPE_CHECKING:
-    pass
 
 _WIDEST = 240
 

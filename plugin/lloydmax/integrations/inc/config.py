@@ -26,7 +26,8 @@ from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
-from lloydmax.recipe.recipe import KEEP, Recipe
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime.cache import Cache
 
 RUN = "_codebook_run"

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.hooks import registry
 from lloydmax.integrations.inc.host import TuningMonitor
-from lloydmax.recipe.recipe import KEEP, Recipe, is_choice
+from lloydmax.recipe.choices import is_choice
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime.cache import Cache
 
 if TYPE_CHECKING:

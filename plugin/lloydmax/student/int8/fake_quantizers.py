@@ -1,8 +1,7 @@
-"""Trained thresholds as ``QConfig``: int8 layers for ``prepare_qat_fx`` (or ``prepare_fx``) and ``convert_fx``."""
+"""The fake quantizers of the int8 student: weights that hold a codebook, weights and activations with trained thresholds."""
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
 import weakref
@@ -16,10 +15,15 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import IntegrationError
 from lloydmax.network.channels import is_depthwise
-from lloydmax.student.int8.host import FakeQuantizeBase, QConfig, QConfigMapping
-from lloydmax.student.thresholds import Scheme, TrainedThreshold
+from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
+from lloydmax.student.int8.host import FakeQuantizeBase
+from lloydmax.student.thresholds import TrainedThreshold
 
 _CONVERSION = ("torch.ao.quantization.fx.convert", "torch.ao.nn.")
+
+
+class HeldCodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
+    """``QConfig.weight`` of a layer whose codebook was fitted before; it is given by ``hold``."""
 
 
 class ThresholdFakeQuantize(TrainedThreshold, FakeQuantizeBase):
@@ -123,113 +127,6 @@ class LevelsFakeQuantize(ThresholdFakeQuantize):
         centroids = spread(torch.stack([scale, zero - self.quant_min], 1), self.quant_max - self.quant_min + 1)
         centroids = centroids.to(weight.dtype)
         return Codebook(centroids[0] if self.granularity == "tensor" else centroids, codes, self.granularity, self.axis)
-
-
-def threshold_qconfig(
-    bits: int = 8,
-    scheme: Scheme = "symmetric",
-    granularity: str = "tensor",
-    *,
-    activation_bits: int = 8,
-    activation_scheme: Scheme = "asymmetric",
-    axis: int = 0,
-) -> Any:
-    """A QConfig with trained thresholds for weights and activations.
-
-    Args:
-        bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels.
-        scheme: of the weights: ``"symmetric"`` or ``"asymmetric"``. ``onednn`` refuses asymmetric ones; ``x86`` and
-            ``fbgemm`` run them, but not in depthwise convolutions, whose conversion is refused.
-        granularity: of the weights: ``"tensor"`` or ``"channel"``.
-        activation_bits: 2 to 8; only 8 can be converted.
-        activation_scheme: ``"symmetric"`` or ``"asymmetric"``.
-        axis: of the output channels: 1 for transposed convolutions.
-
-    Raises:
-        FitError: a value outside of these.
-    """
-    weight = ThresholdFakeQuantize.with_args(bits=bits, scheme=scheme, granularity=granularity, axis=axis)
-    activation = threshold_activation(activation_bits, activation_scheme)
-    weight()
-    return QConfig(activation=activation, weight=weight)
-
-
-def threshold_activation(bits: int = 8, scheme: Scheme = "asymmetric") -> Any:
-    """The constructor of an activation's fake quantizer; equal arguments give the same one.
-
-    Raises:
-        FitError: bits or scheme that there are not.
-    """
-    return _activation(bits, scheme)
-
-
-@functools.cache
-def _activation(bits: int, scheme: Scheme) -> Any:
-    made = ThresholdFakeQuantize.with_args(bits=bits, scheme=scheme, weights=False)
-    made()
-    return made
-
-
-def threshold_qconfig_mapping(
-    bits: int = 8,
-    scheme: Scheme = "symmetric",
-    granularity: str = "tensor",
-    *,
-    activation_bits: int = 8,
-    activation_scheme: Scheme = "asymmetric",
-) -> QConfigMapping:
-    """Trained thresholds for a whole model, in place of ``get_default_qat_qconfig_mapping()``.
-
-    Upstream's exceptions stay: operations whose output range is known (sigmoid, softmax ...), layer norms, whose
-    weights stay float, and PReLU. Transposed convolutions stay float, for the int8 kernels of ``x86`` and ``onednn``
-    compute them wrongly where the numbers of input and output channels differ.
-
-    Args:
-        bits, scheme, granularity, activation_bits, activation_scheme: see :func:`threshold_qconfig`.
-
-    Returns:
-        A mapping for ``prepare_qat_fx``, where all thresholds train, or ``prepare_fx``, where those of activations do.
-    """
-    from torch.ao.quantization import get_default_qat_qconfig_mapping
-
-    ours = threshold_qconfig(
-        bits, scheme, granularity, activation_bits=activation_bits, activation_scheme=activation_scheme
-    )
-    mapping = get_default_qat_qconfig_mapping("x86")
-    theirs: Any = mapping.global_qconfig
-    for kind, qconfig in list(mapping.object_type_qconfigs.items()):
-        if "transpose" in getattr(kind, "__name__", str(kind)).lower():
-            mapping.set_object_type(kind, None)
-        elif qconfig is not None and qconfig.activation == theirs.activation:
-            mapping.set_object_type(kind, QConfig(activation=ours.activation, weight=qconfig.weight))
-    return mapping.set_global(ours)
-
-
-def train_thresholds(prepared: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
-    """Train the thresholds of a prepared model to give the teacher's outputs on unlabelled data, in place.
-
-    Nothing else is trained. After ``prepare_qat_fx`` the thresholds of weights and activations are there; after
-    ``prepare_fx`` only those of activations, for it observes weights at conversion. Batch norms that are not folded
-    use their running statistics. Observers are left disabled, so ``convert_fx`` takes exactly what was trained.
-
-    Args:
-        prepared: from ``prepare_qat_fx`` or ``prepare_fx`` with :func:`threshold_qconfig_mapping` or single
-            :func:`threshold_qconfig` entries; left in evaluation mode.
-        teacher: the float model; never changed.
-        data: anything that :func:`lloydmax.compress` takes.
-        options: of the recovery step ``train_thresholds``, and those of :func:`lloydmax.run_step`.
-
-    Returns:
-        What was measured: loss and agreement before and after, steps, thresholds, how many are saturated.
-
-    Raises:
-        RecoveryError: the model has no trained thresholds, wrong options. DataError: unusable data.
-    """
-    from lloydmax import run_step
-
-    measured = run_step("train_thresholds", prepared, teacher, data, **options)
-    prepared.eval()
-    return measured
 
 
 def _give_back(parameter: nn.Parameter, values: Tensor) -> None:

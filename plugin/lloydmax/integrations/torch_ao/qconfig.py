@@ -8,19 +8,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import torch
-
-from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
-from lloydmax.student.int8.host import FakeQuantizeBase, PlaceholderObserver, QConfig
-
-FLOAT_ACTIVATIONS = PlaceholderObserver.with_args(dtype=torch.float)
-"""``activation`` of a QConfig whose layers take and give float tensors."""
+from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
+from lloydmax.student.int8.backend import is_extended
+from lloydmax.student.int8.host import FakeQuantizeBase, QConfig
+from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS
 
 
-class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
+class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
     """``QConfig.weight`` of a codebook layer: observer after training, fake quantizer in training.
 
-    See :class:`~lloydmax.student.fake_quantize.CodebookWeightFakeQuantize` for arguments and behaviour.
+    See :class:`~lloydmax.integrations.fake_quantize.FittedWeightFakeQuantize` for arguments and behaviour.
     ``disable_observer`` keeps the codes, ``disable_fake_quant`` lets the float weight through.
     """
 
@@ -75,8 +72,6 @@ def _warn_without_backend_config() -> None:
     while frame is not None:
         inside = frame.f_globals.get("__name__") == "torch.ao.quantization.fx.prepare"
         if inside and frame.f_code.co_name == "prepare":
-            from lloydmax.student.int8.backend import is_extended
-
             if not is_extended(frame.f_locals.get("backend_config")):
                 warnings.warn(
                     "codebook layers would silently stay float: pass "

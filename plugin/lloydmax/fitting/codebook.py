@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Fit the codebook of one weight: the public :func:`lloydmax.fit_codebook`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.weight import check_weight
 from lloydmax.errors import FitError
+from lloydmax.hooks import registry
 
 
 def fit_codebook(
@@ -40,12 +41,10 @@ def fit_codebook(
     Raises:
         FitError: see :func:`check_weight`, or options that the quantizer refuses.
     """
-    from lloydmax.hooks.registry import find, make
-
     check_weight(weight, importance)
     given = {"centroids": centroids, "granularity": granularity, **options}
-    if "centroids" not in find("quantizer", quantizer, FitError).options.model_fields:
+    if "centroids" not in registry.find("quantizer", quantizer, FitError).options.model_fields:
         del given["centroids"]
-    chosen = make("quantizer", quantizer, given, FitError)
+    chosen = registry.make("quantizer", quantizer, given, FitError)
     codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
     return codebook
