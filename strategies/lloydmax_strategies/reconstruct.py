@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.grid import even
-from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Channels, CodebookWeight, Recovery, attached, evaluating
+from lloydmax import Codebook, RecoveryError, hookimpl
+from lloydmax.extend import Channels, CodebookWeight, Recovery, attached, evaluating, even
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -106,7 +104,7 @@ class Reconstruct:
                 recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1]})
         names = {target.name for target in found.values() if target.done}
         done = {id(target.holder) for target in found.values() if target.done}
-        skipped = [name for name, _, _, holder, _ in attached(student) if id(holder) not in done]
+        skipped = [held.name for held in attached(student) if id(held.weight) not in done]
         if not names:
             warnings.warn(
                 "reconstruct: no convolution or linear layer could be done, so nothing was: " + ", ".join(skipped),
@@ -216,8 +214,8 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
     weights = {} if original is None else dict(original.named_parameters())
     places = list(attached(student))
     uses: dict[int, int] = {}
-    for *_, holder, _ in places:
-        uses[id(holder)] = uses.get(id(holder), 0) + 1
+    for place in places:
+        uses[id(place.weight)] = uses.get(id(place.weight), 0) + 1
     found = {}
     for name, module, leaf, holder, centroids in places:
         plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)

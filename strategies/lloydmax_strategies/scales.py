@@ -34,7 +34,7 @@ class Scales:
 
     def __init__(self, model: nn.Module, links: list[Link], most: dict[str, Tensor]) -> None:
         self.links = links
-        names = {name for link in links for name in (link.first, link.second)}
+        names = dict.fromkeys(name for link in links for name in (link.first, link.second))
         self.layers: dict[str, Any] = {name: model.get_submodule(name) for name in names}
         self._after = {link.first: link for link in links}
         self._before = {link.second: link for link in links}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Recovery, evaluating, evaluation_mode, int8_parameters, observers
+from lloydmax.extend import FakeQuantizers, Recovery, evaluating, evaluation_mode
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ class TrainMultipliers:
             RecoveryError: the student has no weights on an int8 grid.
         """
         recovery.source()
-        names = int8_parameters(recovery.student)
+        names = FakeQuantizers(recovery.student).int8_parameters
         if not names:
             raise RecoveryError(
                 "train_multipliers needs int8 layers, and the student has none: give it `quantizer: uniform` rules "
@@ -126,7 +126,7 @@ class _Multiplied(nn.Module):
 def _settle(recovery: Recovery) -> None:
     """Let observers that are still on see some inputs, and turn all of them off: the thresholds stay from now on."""
     student, source = recovery.student, recovery.source()
-    found = observers(student, codebooks=False)
+    found = FakeQuantizers(student).observers(codebooks=False)
     if any(int(observer.observer_enabled[0]) for observer in found):
         order = source.draw(_CALIBRATION, recovery.seed)
         with evaluating(student):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Recovery, TrainedThreshold, evaluating, evaluation_mode, observers, thresholds
+from lloydmax.extend import FakeQuantizers, Recovery, TrainedThreshold, evaluating, evaluation_mode
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -79,7 +79,7 @@ class TrainThresholds:
             RecoveryError: the student has no trained thresholds, or all of them are fixed.
         """
         recovery.source()
-        found = thresholds(recovery.student)
+        found = FakeQuantizers(recovery.student).thresholds
         if not found:
             raise RecoveryError(
                 "train_thresholds: the student has no trained thresholds: add an `activations:` section with "
@@ -175,7 +175,8 @@ def _calibrated(thresholds: list[TrainedThreshold], samples: int, recovery: Reco
 def _only_factors(student: nn.Module, thresholds: list[TrainedThreshold]) -> Iterator[None]:
     """Everything frozen but the factors, every observer off; gradients and the others' observers are restored."""
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
-    others = [(m, int(m.observer_enabled[0])) for m in observers(student) if m not in thresholds]
+    observers = FakeQuantizers(student).observers()
+    others = [(m, int(m.observer_enabled[0])) for m in observers if m not in thresholds]
     try:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)

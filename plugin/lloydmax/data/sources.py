@@ -212,7 +212,7 @@ class DatasetSource(Source):
         return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
 
     def read_labels(self) -> Any:
-        """Of a tuple the last element, of a mapping the entry with the name of labels; ``None`` where a sample has none."""
+        """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
         if (given := super().read_labels()) is not None:
             return given
         found = [label_of(self.dataset[key]) for key in self.keys]

@@ -135,7 +135,7 @@ class Network:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """``(layer, batch norm)`` by module name, in forward order, wherever the batch norm can be folded into the layer.
+        """``(layer, batch norm)`` by name, in forward order, wherever the batch norm can be folded into the layer.
 
         That takes a layer whose only consumer is a batch norm with running statistics that serves nothing else. A batch
         norm after a linear layer is taken to see ``(N, features)``.

@@ -37,4 +37,5 @@ class LoopSettings(Protocol):
     samples: int | None
     held_out: float
 
-    def model_dump_json(self) -> str: ...
+    def model_dump_json(self) -> str:
+        """All of them as text: a run goes on only where they are the same."""

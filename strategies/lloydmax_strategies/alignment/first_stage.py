@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lloydmax import RecoveryError
-from lloydmax.extend import Source, evaluating, leaves, nearest
+from lloydmax.extend import Source, evaluating, leaves, spelling_hint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -105,7 +105,7 @@ def find(model: nn.Module, calls: list[Call], layer: str | None) -> Call:
     called = {call.name: call for call in calls}
     if name not in called:
         names = [name for name, _ in model.named_modules() if name]
-        reason = "is never called" if name in names else f"does not exist{nearest(name, list(called))[:300]}"
+        reason = "is never called" if name in names else f"does not exist{spelling_hint(name, list(called))[:300]}"
         raise RecoveryError(f"layer {name!r} {reason}")
     if not 2 <= len(called[name].shape) <= 5:
         raise RecoveryError(
