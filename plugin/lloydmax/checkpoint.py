@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 _NAMED = 5
+"""Differences that a message lists."""
 
 
 def save(

@@ -22,7 +22,9 @@ from lloydmax.recipe.search import Budget
 from lloydmax.teacher.agreement import Agreement
 
 _PRECISION = 500
+"""A search for an agreement stops where a 500th of the bytes is left open."""
 _REACH = 2
+"""Steps from the chosen number of centroids that a correction may go."""
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,11 @@ from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.teacher.agreement import Agreement
 
 _MEASURED_OF = 32
+"""One of so many estimates is measured, to check them."""
 _FEWEST = 3
+"""Measurements at least: a law with two constants needs more than two points."""
 _WORTH = 1e-3
+"""Share of the largest damage below which an estimate is not worth a measurement."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from torch import Tensor
 from lloydmax.codebook.layout import Layout
 
 SCALE_BYTES = 2
+"""Of a bfloat16."""
 _MOST = 127
+"""The largest integer; -128 would make the range uneven."""
 
 
 def pays(layout: Layout, float_bytes: int) -> bool:

@@ -18,6 +18,7 @@ from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
 
 PROBED_SAMPLES = 16
+"""Samples that are read twice, to see whether a dataset is deterministic."""
 
 
 class Source(ABC):

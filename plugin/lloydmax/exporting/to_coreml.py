@@ -24,7 +24,9 @@ from lloydmax.student.codebooks import codebooks
 from lloydmax.student.layers import CodebookLayer
 
 _SIZES = (2, 4, 8, 16, 64, 256)
+"""Entries that a lookup table of Core ML may have."""
 _PALETTIZATION = 2
+"""Number of this kind of compression in coremltools' metadata."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ TEMPER = 2 / 3
 """Exponent of importance x mean square."""
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
+"""A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
 
 
 class _Layer:

@@ -192,8 +192,8 @@ def ordinary(name: str, tensor: Tensor, meta: bool = False) -> Tensor:
         raise CheckpointError(f"{name!r} is on the meta device; call model.to_empty(device=...) first")
     if type(plain) is not Tensor or plain.layout != torch.strided or plain.is_quantized:
         raise CheckpointError(
-            f"{name!r} is no ordinary tensor ({type(plain).__name__}, {plain.layout}); a tensor of another toolkit "
-            "has no place in this file: keep the model by torch.save(model.state_dict(), path)"
+            f"{name!r} is not an ordinary tensor ({type(plain).__name__}, {plain.layout}); a tensor of another toolkit "
+            "cannot stand in this file: keep the model by torch.save(model.state_dict(), path)"
         )
     if plain.dtype not in DTYPES:
         raise CheckpointError(f"{name!r} is {plain.dtype}, which safetensors cannot hold")
@@ -213,8 +213,8 @@ def check_state(model: nn.Module) -> None:
         module._save_to_state_dict(state, "", True)
         if extra := [key for key in state if key not in own_tensors(module) and state[key] is not None]:
             raise CheckpointError(
-                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is no parameter or buffer "
-                "(int8 layers of torch.ao keep packed weights); keep the model by torch.save(model.state_dict(), path)"
+                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor a "
+                "buffer (int8 layers of torch.ao keep packed weights); keep the model by torch.save(model.state_dict(), path)"
             )
 
 

@@ -24,8 +24,11 @@ from lloydmax.format.document import KEY, Document
 from lloydmax.format.entries import BY_CODE, Entry, expect, filled
 
 _MAX_HEADER = 1 << 25
+"""Bytes of a header, and of an inflated document: a million tensors need less."""
 _MAX_VALUES = 1 << 21
+"""Commas and brackets in a header; each may cost a Python object."""
 _MAX_REASON = 1000
+"""Characters of a reason in a message, which may quote the file."""
 
 
 @contextmanager
@@ -60,7 +63,7 @@ class File:
         self._data = safe_open(os.fspath(path), framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
-            raise CheckpointError("is no file of lloydmax's: nothing under 'lloydmax' in its metadata")
+            raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")
         _limit_values(text)
         ordered = []
         for name in self._data.offset_keys():
@@ -146,11 +149,11 @@ def _guard(path: Path) -> int:
     """Size of a regular file whose header is neither cut off nor large enough to be an attack."""
     about = path.stat()
     expect(not stat.S_ISDIR(about.st_mode), "is a directory")
-    expect(stat.S_ISREG(about.st_mode), "is no regular file")
-    expect(about.st_size >= 8, f"is no safetensors file ({about.st_size} bytes)")
+    expect(stat.S_ISREG(about.st_mode), "is not a regular file")
+    expect(about.st_size >= 8, f"is not a safetensors file ({about.st_size} bytes)")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        expect(length <= about.st_size - 8, "is cut off, or no safetensors file")
+        expect(length <= about.st_size - 8, "is cut off, or is not a safetensors file")
         expect(length <= _MAX_HEADER, f"has a header of {length} bytes; more than {_MAX_HEADER} are refused")
         header = file.read(length)
     _limit_values(header.decode("utf-8", "replace"))

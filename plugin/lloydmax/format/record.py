@@ -16,7 +16,9 @@ from lloydmax.format.packing import packed_bytes
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 MAX_DIMENSIONS = 64
+"""As many as PyTorch has."""
 _MAX_CENTROIDS = 1 << 24
+"""Codes have 24 bits at most."""
 _KEYS = ("dtype", "granularity", "axis", "coding", "even", "block", "int8")
 """The optional keys of a record in the document, in the order in which they are looked at."""
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from lloydmax.recipe.sections import Storage
 
 _GZIP_BLOCK = 1 << 24
+"""Bytes that one thread compresses."""
 _THREADS = 4
+"""Of gzip, which releases the interpreter lock."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ from lloydmax.runtime.text import percent, render, size
 from lloydmax.student.codebooks import codebooks
 
 _SAMPLE = 1 << 16
+"""Weights whose distinct values are counted first."""
 _CODED_SAMPLE = 1 << 20
+"""Weights of a parameter from which the length of its entropy-coded codes is foretold."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
 
     Raises:
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
-            chosen; a rule that contradicts ``trainable``; a parameter that is no floating tensor.
+            chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
     """
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():

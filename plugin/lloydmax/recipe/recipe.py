@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import importlib.resources
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from lloydmax.recipe.lines import Document, Where, field_name, read_document
 from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
 from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage
+from lloydmax.runtime.files import write_text
 
 
 class Recipe(RecipeFields):
@@ -62,16 +61,10 @@ class Recipe(RecipeFields):
         Raises:
             OSError: the folder is missing or not writable.
         """
-        path = Path(path)
-        ordered = {key: value for key in type(self).model_fields if (value := self.data().get(key)) is not None}
-        handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                yaml.safe_dump(ordered, file, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        data = self.data()
+        ordered = {key: data[key] for key in type(self).model_fields if data.get(key) is not None}
+        text = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+        write_text(path, text)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -99,7 +92,9 @@ class Recipe(RecipeFields):
             where = key if key in known else words.get(key)
             if where is None:
                 name = key if isinstance(key, str) else field_name(key)
-                raise RecipeError(f"{name} is no choice of recipe {self.name!r}{registry.nearest(name, list(words))}")
+                raise RecipeError(
+                    f"{name} is not a choice of recipe {self.name!r}{registry.nearest(name, list(words))}"
+                )
             if value not in known[where]:
                 raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {known[where]}")
             *path, option = where

@@ -14,6 +14,8 @@ KEEP = "none"
 
 
 class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=False)
 
 

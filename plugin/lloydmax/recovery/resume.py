@@ -16,6 +16,7 @@ from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.state import read, write
 
 _SAMPLES = 8
+"""First inputs whose values tell two sets of data apart."""
 
 
 class KeptSteps:

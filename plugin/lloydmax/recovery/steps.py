@@ -23,6 +23,7 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.student.codebooks import separate
 
 _FIRST = 8
+"""Inputs of the first forward pass of a host's prepared model."""
 
 
 NamedStep = tuple[str, RecoveryStep]

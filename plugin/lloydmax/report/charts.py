@@ -24,8 +24,11 @@ INK, MUTED, LINE, SOFT, ACCENT, PAPER = (
     f"var(--{name})" for name in ("ink", "muted", "line", "soft", "accent", "paper")
 )
 _FEW = 12
+"""Points up to which a curve shows each of them."""
 _HEIGHT = 170
+"""Of a chart, in pixels."""
 _ROW = 20
+"""Height of one row of bars, in pixels."""
 _BYTES = "replace(format(datum.value, '~s'), /([kMG]?)$/, ' $1B')"
 _CONFIG: Spec = {
     "background": "transparent",

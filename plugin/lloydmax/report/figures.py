@@ -46,7 +46,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Figures:
-    """What :func:`lloydmax.compress` measured.
+    """What :func:`lloydmax.compress` measured; :class:`lloydmax.Report` adds the ways out.
 
     Attributes:
         recipe: its name.

@@ -12,8 +12,11 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.plan.plan import Plan
 
 BINS = 64
+"""Of a histogram at most."""
 DRAWN = 64
+"""Centroids that are drawn at most."""
 _CHUNK = 1 << 22
+"""Weights that are counted at once."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lloydmax.runtime.text import render
 
 
 class Report(Figures):
-    __doc__ = Figures.__doc__
+    """What :func:`lloydmax.compress` measured; see :class:`~lloydmax.report.figures.Figures` for its attributes."""
 
     def to_json(self, path: str | Path) -> None:
         """Write the report as JSON.
@@ -32,7 +32,7 @@ class Report(Figures):
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ReportError: it is no report, or one of another version of lloydmax. OSError: it cannot be read.
+            ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
         """
         return cls(**read_fields(path))
 

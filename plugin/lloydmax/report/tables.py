@@ -14,6 +14,7 @@ from lloydmax.runtime.text import percent, size
 
 NONE = "–"
 _LONG = 24
+"""Layers from which the table scrolls."""
 
 
 def key_figures(report: Figures) -> str:

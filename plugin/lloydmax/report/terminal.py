@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""A report as tables in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Evaluation mode and gradients for the time of a block; where a model is."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import io
 from rich.console import Console, RenderableType
 
 _WIDEST = 240
+"""Characters of a rendered table at most."""
 
 
 def render(*tables: RenderableType) -> str:

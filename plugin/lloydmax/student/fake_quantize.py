@@ -18,9 +18,10 @@ class CodebookWeightFakeQuantize(nn.Module):
     """Mixin for a host's ``FakeQuantizeBase``: float weight -> the weight that its codebook stands for.
 
     It holds a codebook that it is given by :meth:`hold`, or that a subclass fits to the first weight that is seen
-    while the observer is enabled. Afterwards the centroids are an ordinary parameter. While the module is in training mode with its observer and gradients enabled, every
-    weight is given to its nearest centroid anew and its gradient passes straight through; otherwise the codes stay
-    as they are. Conversion calls it once more: a layer converted in evaluation mode has exactly its trained weight.
+    while the observer is enabled. Afterwards the centroids are an ordinary parameter. While the module is in training
+    mode with its observer and gradients enabled, every weight is given to its nearest centroid anew and its gradient
+    passes straight through; otherwise the codes stay as they are. Conversion calls it once more: a layer converted in
+    evaluation mode has exactly its trained weight.
 
     Attributes:
         centroids: parameter ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)``; NaN until it is fitted.

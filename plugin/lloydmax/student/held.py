@@ -39,6 +39,7 @@ def contents(model: nn.Module) -> tuple[dict[str, Tensor | Codebook], dict[str, 
 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
+    """Every parameter and persistent buffer under each of its names (not copied), compressed ones as codebooks."""
     if isinstance(model, IntegerModel):
         yield from model.held()
         return

@@ -52,7 +52,7 @@ INT8_NEEDS = (
 
 
 def plainly(input: Tensor) -> bool:
-    """Whether a program is being recorded, or the input is no ordinary tensor."""
+    """Whether a program is being recorded, or the input is not an ordinary tensor."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(input) is not Tensor
 
 

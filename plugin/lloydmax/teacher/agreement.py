@@ -1,4 +1,4 @@
-"""How alike two models answer."""
+"""Agreement: how alike teacher and student answer on the same inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The Fisher information of a teacher's outputs, drawn at random."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lloydmax.runtime.cache import Cache
 
 MEMORY_LIMIT = 1 << 30
+"""Bytes of one output that stay in memory; more go to a memory-mapped file."""
 _BATCH = 64
 
 

@@ -1,4 +1,4 @@
-"""The fake quantizers of the int8 student: weights that hold a codebook, weights and activations with trained thresholds."""
+"""The fake quantizers of the int8 student: held codebooks, and trained thresholds of weights and activations."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class HeldCodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
 class ThresholdFakeQuantize(TrainedThreshold, FakeQuantizeBase):
     """``QConfig.weight`` and ``QConfig.activation`` with trained thresholds.
 
-    See :class:`~lloydmax.student.thresholds.TrainedThreshold` for arguments and behaviour. ``disable_observer`` keeps the
-    observed range, ``disable_fake_quant`` lets float values through.
+    See :class:`~lloydmax.student.thresholds.TrainedThreshold` for arguments and behaviour. ``disable_observer`` keeps
+    the observed range, ``disable_fake_quant`` lets float values through.
 
     ``convert_fx`` quantizes weights to the whole of qint8, whatever the thresholds are; so what it is given is the
     clipped weight.
@@ -106,7 +106,7 @@ class LevelsFakeQuantize(ThresholdFakeQuantize):
         self._codebook: Codebook | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in :class:`~lloydmax.student.thresholds.TrainedThreshold`; keeps the codes of the weight that is converted."""
+        """As in the base class; keeps the codes of the weight that is converted."""
         if isinstance(x, nn.Parameter) and _conversion() is not None:
             TrainedThreshold.forward(self, x)
             self._codebook = self._levels(x.detach())

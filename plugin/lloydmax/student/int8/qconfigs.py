@@ -104,32 +104,35 @@ def threshold_qconfig_mapping(
 
 
 class QuantizedWeight(Protocol):
-    """What the int8 student has to know of a parameter; a plan's parameters are such.
-
-    Attributes:
-        name: full name.
-        tied: the other names of the same parameter.
-        layer: the class name of its module.
-        layout: of the weight.
-        quantizer: registered name.
-        options: validated options of the quantizer.
-        even: the centroids are evenly spaced.
-    """
+    """What the int8 student has to know of a parameter; a plan's parameters are such."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Full name."""
+
     @property
-    def tied(self) -> tuple[str, ...]: ...
+    def tied(self) -> tuple[str, ...]:
+        """The other names of the same parameter."""
+
     @property
-    def layer(self) -> str: ...
+    def layer(self) -> str:
+        """The class name of its module."""
+
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> Layout:
+        """Of the weight."""
+
     @property
-    def quantizer(self) -> str: ...
+    def quantizer(self) -> str:
+        """Registered name."""
+
     @property
-    def options(self) -> Any: ...
+    def options(self) -> Any:
+        """Validated options of the quantizer."""
+
     @property
-    def even(self) -> bool: ...
+    def even(self) -> bool:
+        """Whether the centroids are evenly spaced."""
 
 
 def levels_of(weight: QuantizedWeight) -> tuple[int, int]:
@@ -149,7 +152,8 @@ def refusal(weight: QuantizedWeight) -> str | None:
         if weight.layout.granularity not in ("tensor", "channel"):
             return f"int8 kernels have one scale a tensor or a channel, not granularity {weight.layout.granularity!r}"
         if weight.options.threshold != "max":
-            return f"threshold: {weight.options.threshold} is for codebooks; here the step train_thresholds finds the range"
+            threshold = weight.options.threshold
+            return f"threshold: {threshold} is for codebooks; here the step train_thresholds finds the range"
         return None
     if leaf != "weight" or kind not in {layer.__name__ for layer in LAYERS}:
         kinds = ", ".join(layer.__name__ for layer in LAYERS)
