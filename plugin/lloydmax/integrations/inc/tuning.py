@@ -1,4 +1,4 @@
-"""Tuning: choices, what trials share, and what INC's ``autotune`` does not say (a missed goal, an unusable metric)."""
+"""Tuning: what trials share, and what INC's ``autotune`` does not say (a missed goal, an unusable metric)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import sys
 import warnings
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.hooks import registry
-from lloydmax.integrations.inc.host import TuningMonitor
-from lloydmax.recipe.recipe import KEEP, Recipe, is_choice
+from lloydmax.errors import IntegrationError
+from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor
 from lloydmax.runtime.cache import Cache
-
-if TYPE_CHECKING:
-    from lloydmax.integrations.inc.config import CodebookConfig
 
 _live_cache: weakref.ref[Cache] | None = None
 
@@ -50,7 +45,7 @@ class Watch:
 _watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
 
 
-def watch(config: CodebookConfig) -> Watch | None:
+def watch(config: BaseConfig) -> Watch | None:
     """Check the baseline of the ``autotune`` call that this trial runs in, if any, and watch how it ends.
 
     INC offers no place to be told; its monitor is found among the callers and only read.
@@ -105,32 +100,6 @@ def _monitor() -> Any:
                 return value
         frame = frame.f_back  # type: ignore[assignment]
     return None
-
-
-def choices(config: CodebookConfig) -> dict[tuple[Any, ...], list[Any]]:
-    """The lists that stand where one value is expected: place in ``config.to_dict()`` -> alternatives."""
-    found: dict[tuple[Any, ...], list[Any]] = {}
-    own: tuple[str, ...] = ("global",) if config.local_config else ()
-    configs: dict[tuple[str, ...], CodebookConfig] = {own: config}
-    configs |= {("local", key): local for key, local in config.local_config.items()}
-    for where, part in configs.items():
-        if part.quantizer == KEEP:
-            continue
-        fields = registry.find("quantizer", part.quantizer, RecipeError).options.model_fields
-        values = {**part._values(("centroids", "granularity")), **part.options}
-        for key, value in values.items():
-            if key in fields and is_choice(value, fields[key]):
-                found[(*where, key)] = value
-        if isinstance(part.bias_centroids, list):
-            found[(*where, "bias_centroids")] = part.bias_centroids
-    if config.recipe is not None:
-        found |= {(*own, "recipe", *at): values for at, values in Recipe.load(config.recipe).choices().items()}
-    if config.recover is not None:
-        listed = isinstance(config.recover, (list, tuple))
-        for (section, *at), choice in config._recipe(["all"]).choices().items():
-            if section == "recover":
-                found[(*own, "recover", *(at if listed else at[1:]))] = choice
-    return found
 
 
 def shared_cache() -> Cache:
