@@ -17,7 +17,6 @@ from torch import nn
 
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.integrations.inc import tuning
 from lloydmax.integrations.inc.choices import choices
 from lloydmax.integrations.inc.composition import Composed
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
@@ -26,11 +25,11 @@ from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.names import TYPE, key_of, names_of
 from lloydmax.integrations.inc.others import plain_others
 from lloydmax.integrations.inc.static import refuse_graphs
+from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.recipe import KEEP, Recipe
-from lloydmax.runtime.cache import Cache
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""
@@ -88,7 +87,7 @@ class CodebookConfig(BaseConfig):
         self.trainable, self.recover, self.storage, self.seed = trainable, recover, storage, seed
         self.others = plain_others(others)
         self.recipe = None if recipe is None else Recipe.load(recipe).data()
-        self._cache: Cache | None = None
+        self.trials: Trials | None = None
         self.planned: Any = None
         self._info: list[tuple[str, str]] = []
         self._bits: dict[str, int] = {}
@@ -223,18 +222,18 @@ class CodebookConfig(BaseConfig):
         """By content; the trials of a tuning set are equal only to themselves, so that INC skips none of them."""
         if not isinstance(other, CodebookConfig):
             return False
-        if self._cache is not None or other._cache is not None:
+        if self.trials is not None or other.trials is not None:
             return self is other
         return self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None, "_seen": None, "planned": None, "pristine": None}
+        return {**self.__dict__, "trials": None, "_seen": None, "planned": None, "pristine": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
         twin = type(self).from_dict(self.to_dict())
-        twin._cache = self._cache
+        twin.trials = self.trials
         return twin
 
     # local configurations
@@ -304,9 +303,9 @@ class CodebookConfig(BaseConfig):
             trial = CodebookConfig.from_dict(data)
             if all(trial.to_dict() != known.to_dict() for known in trials):
                 trials.append(trial)
-        cache = tuning.shared_cache()
+        shared = Trials(self)
         for trial in trials:
-            trial._cache = cache
+            trial.trials = shared
         return trials
 
     @classmethod

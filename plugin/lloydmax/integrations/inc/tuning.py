@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lloydmax.errors import IntegrationError
-from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor
+from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor, monitors
 from lloydmax.runtime.cache import Cache
 
 _live_cache: weakref.ref[Cache] | None = None
@@ -42,13 +42,43 @@ class Watch:
         )
 
 
-_watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
+_watches: weakref.WeakKeyDictionary[TuningMonitor, Watch] = weakref.WeakKeyDictionary()
 
 
-def watch(config: BaseConfig) -> Watch | None:
-    """Check the baseline of the ``autotune`` call that this trial runs in, if any, and watch how it ends.
+class Trials:
+    """What the configurations that one ``expand`` made have in common. Each call of ``autotune`` expands anew.
 
-    INC offers no place to be told; its monitor is found among the callers and only read.
+    Attributes:
+        cache: of the tuning run, which its other configurations share.
+    """
+
+    def __init__(self, source: BaseConfig) -> None:
+        self.cache = _shared_cache()
+        self._source = source
+        self._earlier = weakref.WeakSet(monitors())
+
+    @property
+    def monitor(self) -> TuningMonitor | None:
+        """INC's monitor of the tuning run that these trials belong to; ``None`` outside of it."""
+        return None if self._found is None else self._found()
+
+    @cached_property
+    def _found(self) -> weakref.ref[TuningMonitor] | None:
+        """The monitor that was made after the trials, for a set with the configuration that they come from.
+
+        Two runs that begin at once with the same configuration object cannot be told apart: neither is watched.
+        """
+        found = [monitor for monitor in monitors() if monitor not in self._earlier and self._are_tried_by(monitor)]
+        return weakref.ref(found[0]) if len(found) == 1 else None
+
+    def _are_tried_by(self, monitor: TuningMonitor) -> bool:
+        tried = monitor.tuning_config.config_set
+        members = tried if isinstance(tried, list) else [tried]
+        return any(self._source is one for member in members for one in getattr(member, "config_list", [member]))
+
+
+def watch(trials: Trials | None) -> Watch | None:
+    """Check the baseline of the ``autotune`` call that a trial runs in, if any, and watch how it ends.
 
     Returns:
         One object for each call of ``autotune``; ``None`` outside of it.
@@ -56,7 +86,7 @@ def watch(config: BaseConfig) -> Watch | None:
     Raises:
         IntegrationError: the baseline is a metric that INC cannot tune by.
     """
-    monitor = None if config._cache is None else _monitor()
+    monitor = None if trials is None else trials.monitor
     if monitor is None:
         return None
     ended = bool(monitor.tuning_history) and monitor.need_stop()
@@ -92,17 +122,7 @@ def _goal(baseline: Any, tolerable_loss: float) -> float:
     return value * (1 - tolerable_loss)
 
 
-def _monitor() -> Any:
-    frame = sys._getframe(1)
-    while frame is not None:
-        for value in frame.f_locals.values():
-            if isinstance(value, TuningMonitor):
-                return value
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def shared_cache() -> Cache:
+def _shared_cache() -> Cache:
     """The cache of the tuning run in progress: it lives as long as any trial configuration does."""
     global _live_cache
     cache = None if _live_cache is None else _live_cache()
