@@ -34,6 +34,8 @@ from lloydmax.network.channels import (
 from lloydmax.network.parameters import owners
 from lloydmax.runtime.modes import evaluation_mode
 
+_LAYERS = (nn.Linear, _ConvNd, _BatchNorm)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -59,21 +61,23 @@ class Link:
 def trace(model: nn.Module) -> fx.Graph:
     """The operations of the model in evaluation mode, in order; the model is not changed.
 
-    Modules that own parameters or buffers and those of ``torch.nn`` are single nodes named by ``target``; everything
-    else is traced through. Arguments of the forward method that have a default keep it.
+    Layers, modules of ``torch.nn``, and those that own parameters or buffers and have no layers inside are single
+    nodes named by ``target``; everything else is traced through. Where that fails, all modules that own parameters or
+    buffers are single nodes, and then all without children, too. Arguments of the forward method that have a default
+    keep it.
 
     Raises:
         RecoveryError: the forward method decides by the values of its inputs, or does what cannot be traced.
     """
     shared = {id(t): t for t in chain(model.parameters(), model.buffers())}
-    skeleton = copy.deepcopy(model, shared)
     failure: Exception | None = None
-    with evaluation_mode(skeleton), torch.no_grad():
-        for opaque in (False, True):
+    for owners_whole, childless_whole in ((False, False), (True, False), (True, True)):
+        skeleton = copy.deepcopy(model, dict(shared))
+        with evaluation_mode(skeleton), torch.no_grad():
             try:
-                return _Tracer(opaque).trace(skeleton, _defaults(skeleton))
+                return _Tracer(owners_whole, childless_whole).trace(skeleton, _defaults(skeleton))
             except Exception as error:
-                failure = failure or error
+                failure = error
     reason = str(failure).partition("\n")[0] or type(failure).__name__
     raise RecoveryError(
         f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic run, "
@@ -81,16 +85,20 @@ def trace(model: nn.Module) -> fx.Graph:
     ) from failure
 
 
-def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
+def conv_bn_pairs(model: nn.Module, tied: bool = False) -> list[tuple[str, str]]:
     """``(layer, batch norm)`` by module name, in forward order, wherever the batch norm can be folded into the layer.
 
     That takes a layer whose only consumer is a batch norm with running statistics that serves nothing else. A batch
     norm after a linear layer is taken to see ``(N, features)``.
 
+    Args:
+        model: not changed.
+        tied: count layers and batch norms with tied parameters, too.
+
     Raises:
         RecoveryError: see :func:`trace`.
     """
-    return list(_Flow(model).pairs())
+    return list(_Flow(model, tied).pairs())
 
 
 def chains(model: nn.Module) -> tuple[list[Link], dict[str, str]]:
@@ -120,15 +128,19 @@ def chains(model: nn.Module) -> tuple[list[Link], dict[str, str]]:
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque: bool) -> None:
+    def __init__(self, owners_whole: bool, childless_whole: bool) -> None:
         super().__init__()
-        self.opaque = opaque
-        """Whether modules without children are not looked into."""
+        self.owners_whole = owners_whole
+        """Whether modules that own tensors are not looked into, even if they have layers inside."""
+        self.childless_whole = childless_whole
+        """Whether modules without children are not looked into, even if they own nothing."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if parametrize.is_parametrized(module) or module._parameters or module._buffers:
+        if isinstance(module, _LAYERS) or parametrize.is_parametrized(module) or super().is_leaf_module(module, name):
             return True
-        return super().is_leaf_module(module, name) or (self.opaque and not module._modules)
+        if module._parameters or module._buffers:
+            return self.owners_whole or not any(isinstance(inner, _LAYERS) for inner in module.modules())
+        return self.childless_whole and not module._modules
 
 
 def _defaults(model: nn.Module) -> dict[str, Any] | None:
@@ -138,10 +150,15 @@ def _defaults(model: nn.Module) -> dict[str, Any] | None:
 
 
 class _Flow:
-    """The graph of a model, and the layers in it that can be changed."""
+    """The graph of a model, and the layers in it that can be changed.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.graph = model, trace(model)
+    Args:
+        model: not changed.
+        tied: layers that share a weight with others can be changed, too.
+    """
+
+    def __init__(self, model: nn.Module, tied: bool = False) -> None:
+        self.model, self.tied, self.graph = model, tied, trace(model)
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.calls: dict[str, list[fx.Node]] = {}
         for node in self.graph.nodes:
@@ -172,18 +189,19 @@ class _Flow:
 
     def _private(self, name: str) -> bool:
         module = self.modules[name]
-        tied = any(len(self._owners[id(p)]) > 1 for p in module._parameters.values() if p is not None)
+        parameters = [p for p in module._parameters.values() if p is not None]
+        tied = not self.tied and any(len(self._owners[id(p)]) > 1 for p in parameters)
         return len(self.calls[name]) == 1 and not tied and id(module) not in self._shared
 
     @staticmethod
     def _takes_one_tensor(node: fx.Node) -> bool:
-        return len(data_nodes(node.all_input_nodes)) == 1 and bool(node.args) and isinstance(node.args[0], fx.Node)
+        return len(data_nodes(node.all_input_nodes)) == 1 and isinstance(_input_of(node), fx.Node)
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """What :func:`conv_bn_pairs` lists."""
         for name, node in self.layers.items():
             users = data_nodes(node.users)
-            if len(users) != 1 or users[0].op != "call_module" or users[0].args != (node,):
+            if len(users) != 1 or users[0].op != "call_module" or _input_of(users[0]) is not node:
                 continue
             target = str(users[0].target)
             norm = self.modules[target]
@@ -217,6 +235,11 @@ class _Flow:
             if after is None:
                 return _name_of(node, self.modules)
             state = after
+
+
+def _input_of(node: fx.Node) -> Any:
+    """What a layer or norm is called with, by position or by name."""
+    return node.args[0] if node.args else node.kwargs.get("input")
 
 
 def _name_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:
