@@ -2,7 +2,8 @@
 
 from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.choosing.search import SearchResult, search
-from lloydmax.choosing.sweep import Sweep, sweep
+from lloydmax.choosing.sweep import Sweep
+from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.compress import Result, compress
 from lloydmax.data import images
@@ -22,7 +23,7 @@ from lloydmax.errors import (
     ReportError,
 )
 from lloydmax.exporting.export import Export, export
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks.events import StopRecovery
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.units import BudgetError

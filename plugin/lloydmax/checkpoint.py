@@ -23,24 +23,24 @@ from lloydmax.errors import CheckpointError, RecipeError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
-from lloydmax.format.parts import round_floats, settings, take_apart
+from lloydmax.format.parts import check_state, ordinary, round_floats, settings, take_apart
 from lloydmax.format.reader import File, checksum, naming
-from lloydmax.format.record import Parameter
 from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.folding import fold_structure
+from lloydmax.plan.plan import plan_as_is
+from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.student import int8
 from lloydmax.student.codebooks import attach, finish
-from lloydmax.student.held import check_state, contents, ordinary, remember
-from lloydmax.student.int8 import graph as int8_graph
+from lloydmax.student.held import contents, remember
 
 if TYPE_CHECKING:
     from lloydmax.recipe.sections import Storage
 
 __all__ = [
     "Inspection",
-    "Parameter",
     "Sizes",
     "accountings",
     "contents",
@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 _NAMED = 5
+"""Differences that a message lists."""
 
 
 def save(
@@ -193,9 +194,6 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 def _on_int8(
     model: nn.Module, document: Document, codebooks: dict[str, Codebook], values: Mapping[str, Tensor | Codebook]
 ) -> nn.Module:
-    from lloydmax.plan.plan import plan_as_is
-    from lloydmax.recipe.recipe import Recipe
-
     if document.recipe is None or document.activations is None:
         raise CheckpointError("has quantized activations, but not the recipe that made them")
     with torch.no_grad():
@@ -207,26 +205,23 @@ def _on_int8(
         raise CheckpointError(f"its recipe does not fit this model: {error}") from error
     if set(plan.parameters) != set(codebooks):
         raise CheckpointError("its recipe does not name the parameters that it compressed")
-    return int8_graph.restore(model, plan, codebooks, document.activations)
+    settings = plan.recipe.activations
+    if settings is None:
+        raise CheckpointError("has quantized activations, which its recipe does not ask for")
+    return int8.restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
-    about = file.document.parameters[name]
-    codes = torch.zeros(about.codes, dtype=code_dtype(about.k))
+    layout = file.document.parameters[name].layout
+    codes = torch.zeros(layout.codes, dtype=code_dtype(layout.centroids))
     device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
-    return Codebook(
-        file.centroids(name).to(device, weight.dtype, copy=True),
-        codes.view(about.code_shape).to(device),
-        about.granularity,
-        about.axis,
-        about.block,
-        about.shape,
-    )
+    centroids = file.centroids(name).to(device, weight.dtype, copy=True)
+    return Codebook.of(layout, centroids, codes.view(layout.code_shape).to(device))
 
 
 def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[str, str]) -> None:
@@ -248,7 +243,7 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         assert isinstance(value, Tensor)
         found = ordinary(name, value, meta=True)
         parameter = document.parameters.get(own)
-        shape = parameter.shape if parameter else plain[own].shape
+        shape = parameter.layout.shape if parameter else plain[own].shape
         dtype = parameter.dtype if parameter else document.floats.get(own, plain[own].torch_dtype)
         if shape != tuple(found.shape):
             differences.append(f"{name} is {shape} in the file, {tuple(found.shape)} in the model")

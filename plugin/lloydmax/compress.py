@@ -1,12 +1,12 @@
-"""The pipeline: plan, fit, recover, finish, measure."""
+"""The pipeline: plan, fit, recover, measure, assemble."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,32 +14,32 @@ from typing import Any
 
 from torch import nn
 
-from lloydmax import checkpoint
+from lloydmax.checkpoint import save
+from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecoveryError
 from lloydmax.fitting.fit import fit
-from lloydmax.hooks.events import Events
-from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
-from lloydmax.network.folding import fold_batch_norms
-from lloydmax.plan.plan import Plan, plan_as_is
+from lloydmax.format.sizes import accountings
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recovery.preparation import _remembering, finished, gradients, prepare
-from lloydmax.recovery.resume import Progress, identity
-from lloydmax.recovery.steps import folder, needs_data, open_source, recover, recovery_steps
-from lloydmax.report import Report, Stage, layer_reports
-from lloydmax.runtime import processes
+from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
+from lloydmax.recovery.resume import KeptSteps, identity
+from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
+from lloydmax.report.figures import Stage
+from lloydmax.report.layers import layer_reports
+from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import evaluating
 from lloydmax.student.codebooks import codebooks
-from lloydmax.student.int8 import graph as int8_graph
+from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Yardstick
 
 AGREEMENT_SAMPLES = 1000
+"""Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
 _HARM, _KL_SLACK = 1.1, 1e-3
 """Factor, and nats beside it, from which a step did harm."""
-INT8 = "int8"
-"""Name of the stage after conversion to int8 kernels."""
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -59,7 +59,7 @@ class Result:
 
     def save(self, path: str | Path) -> int:
         """Write the model to one ``.safetensors`` file; returns its bytes. See :func:`lloydmax.save`."""
-        return checkpoint.save(self.model, path)
+        return save(self.model, path)
 
 
 def compress(
@@ -103,116 +103,139 @@ def compress(
         RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
     """
     recipe = Recipe.load(recipe)
-    plan = make_plan(model, recipe, example_inputs)
-    steps = recovery_steps(recipe)
-    early = [step for step in steps if getattr(step[1], "before_fit", False)]
-    late = steps[len(early) :]
-    workdir = folder(workdir)
-    seed = recipe.seed if seed is None else seed
+    planned = make_plan(model, recipe, example_inputs)
+    run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
+    with run.opened(data, reference_data, progress, listeners):
+        original, plan = run.plan(planned, example_inputs)
+        student = run.fit(original, plan)
+        run.recover(student)
+        return run.assemble(student, original, plan)
 
-    with ExitStack() as stack:
-        if progress and processes.writes():
-            from lloydmax.progress.bars import ProgressBars
 
-            listeners = [*listeners, stack.enter_context(ProgressBars())]
-        stack.enter_context(processes.together(device_of(model)))
-        stack.enter_context(seeded(seed, model))
-        history = History()
-        events = Events([*listeners, history])
-        source, reference = (open_source(given, model, workdir, seed, cache) for given in (data, reference_data))
-        with events.stage("prepare") as figures:
-            figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
-            events.step("prepare", 0, 1, figures)
-            yardstick_source = reference or source
-            yardstick = yardstick_source and Yardstick(
-                model, yardstick_source, AGREEMENT_SAMPLES, seed, cache=cache, events=events
+@dataclass
+class _Run:
+    """One compression, phase by phase; what it has measured so far."""
+
+    teacher: nn.Module
+    recipe: Recipe
+    seed: int
+    workdir: Path | None
+    evaluate: Evaluate | None
+    cache: Cache | None
+    stages: list[Stage] = field(default_factory=list)
+    said: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def opened(self, data: Any, reference_data: Any, progress: bool, listeners: Sequence[object]) -> Iterator[None]:
+        """Data read, seeds set, progress shown; all as it was afterwards."""
+        steps = recovery_steps(self.recipe)
+        self.early = [step for step in steps if getattr(step[1], "before_fit", False)]
+        self.late = steps[len(self.early) :]
+        self.history = History()
+        with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
+            self.source, self.reference = (
+                open_source(given, self.teacher, self.workdir, self.seed, self.cache)
+                for given in (data, reference_data)
             )
-            student = copy.deepcopy(model)
-            stages = [Stage("original", None, None if evaluate is None else _score(evaluate, model))]
-            events.step("prepare", 1, 1)
-        said: list[dict[str, Any]] = []
+            yield
 
-        def measured_at(stage: str, model: nn.Module) -> Stage:
-            with events.stage("measure", total=len(yardstick.order) if yardstick else None) as figures:
-                score = None if evaluate is None else _score(evaluate, model)
-                agreement = yardstick.measure(model, partial(events.step, "measure")) if yardstick else None
-                if agreement is not None:
-                    figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
-                figures |= {} if score is None else {"score": score}
-            return Stage(stage, agreement, score)
-
-        recovery = Recovery(student, model, source, reference, seed, workdir, events, cache)
-        for figures in recover(recovery, early):
-            said.append(figures | history.take(figures["step"]))
-            stages.append(measured_at(figures["step"], student))
-        original: nn.Module = model
-        if early or recipe.activations:
-            if recipe.activations:
-                fold_batch_norms(student)
-            original = copy.deepcopy(student)
-            plan = plan_as_is(original, recipe, example_inputs, like=plan)
-        fitted = fit(original, plan, source, events, cache)
-        skeleton = student
-        if recipe.activations:
-            calibration = source or reference
-            assert calibration is not None
-            with events.stage("calibrate"):
-                student = int8_graph.prepare(
-                    student, plan, fitted, calibration, seed, partial(events.step, "calibrate")
-                )
-        else:
-            prepare(student, plan, fitted)
-        stages.append(measured_at("compressed", student))
-        recovery.student, recovery.original = student, original
-        kept = Progress(
-            workdir, [] if workdir is None else [recipe.data(), seed, *identity(model, (source, reference))]
+    def plan(self, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:
+        """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
+        with self.events.stage("prepare") as figures:
+            figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
+            self.events.step("prepare", 0, 1, figures)
+            self.yardstick = self._yardstick()
+            self.student = copy.deepcopy(self.teacher)
+            self.stages.append(Stage("original", None, self._score(self.teacher)))
+            self.events.step("prepare", 1, 1)
+        self.recovery = Recovery(
+            self.student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache
         )
-        for number, step in enumerate(late, start=1):
-            recovery.part = kept.part(number)
+        for figures in recover(self.recovery, self.early):
+            self.said.append(figures | self.history.take(figures["step"]))
+            self.measure(figures["step"], self.student)
+        return to_be_fitted(self.teacher, self.student, plan, bool(self.early), example_inputs)
+
+    def fit(self, original: nn.Module, plan: Plan) -> Student:
+        """The codebooks, and the student that holds them."""
+        found: dict[str, Codebook] = fit(original, plan, self.source, self.events, self.cache)
+        calibration = self.source or self.reference
+        student = student_of(self.student, plan, found, gradients(original), calibration, self.seed, self.events)
+        self.recovery.student, self.recovery.original = student.model, original
+        self.measure("compressed", student.model)
+        return student
+
+    def recover(self, student: Student) -> None:
+        """The steps after the fit, each kept, so that the run can go on after a kill."""
+        values = [] if self.workdir is None else identity(self.teacher, (self.source, self.reference))
+        kept = KeptSteps(self.workdir, [self.recipe.data(), self.seed, *values])
+        for number, step in enumerate(self.late, start=1):
+            self.recovery.part = kept.part(number)
             try:
-                said.append(kept.step(number, student, partial(_one, recovery, step, history)))
+                self.said.append(kept.step(number, student.model, partial(self._step, step)))
             except KeyboardInterrupt:
-                said.append({"step": step[0], "stopped": "interrupted", **history.take(step[0])})
-                warnings.warn(_interrupted(step[0], kept), stacklevel=2)
+                self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
+                warnings.warn(_interrupted(step[0], kept), stacklevel=3)
                 break
-            if number < len(late) or recipe.activations:
-                stages.append(measured_at(step[0], student))
-        with events.stage("finish") as figures:
-            events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
-            if recipe.activations:
-                student = _remembering(int8_graph.convert(student, plan, skeleton), plan)
-            else:
-                student = finished(student, plan, gradients(original))
-            last = late[-1][0] if late else "finished"
-            stages.append(measured_at(INT8 if recipe.activations else last, student))
-            sizes = checkpoint.accountings(student, tell=partial(events.step, "finish"))
-            sizes = replace(sizes, original=plan.original_bytes)
+            if number < len(self.late) or student.finished_as is not None:
+                self.measure(step[0], student.model)
+
+    def measure(self, stage: str, model: nn.Module) -> None:
+        """Agreement with the teacher, and the caller's own score."""
+        yardstick = self.yardstick
+        with self.events.stage("measure", total=len(yardstick.order) if yardstick else None) as figures:
+            score = self._score(model)
+            agreement = yardstick.measure(model, partial(self.events.step, "measure")) if yardstick else None
+            if agreement is not None:
+                figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+            figures |= {} if score is None else {"score": score}
+        self.stages.append(Stage(stage, agreement, score))
+
+    def assemble(self, student: Student, original: nn.Module, plan: Plan) -> Result:
+        """The finished model, and the report."""
+        with self.events.stage("finish") as figures:
+            self.events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
+            model = sealed(student.finish(), plan)
+            last = self.late[-1][0] if self.late else "finished"
+            self.measure(student.finished_as or last, model)
+            sizes = replace(accountings(model, tell=partial(self.events.step, "finish")), original=plan.original_bytes)
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
-        _warn_of_harm(stages[1 + len(early) :])
+        _warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
         _warn_of_size(sizes.file, plan)
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
-            recipe=recipe.name,
+            recipe=self.recipe.name,
             model=plan.model,
             bytes=sizes,
-            stages=stages,
-            measured_on=yardstick.describe() if isinstance(yardstick, Yardstick) else None,
-            layers=layer_reports(plan, weights, codebooks(student)),
+            stages=self.stages,
+            measured_on=None if self.yardstick is None else self.yardstick.describe(),
+            layers=layer_reports(plan, weights, codebooks(model)),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
-            recovery=said,
-            seconds=dict(events.seconds),
-            seed=seed,
+            recovery=self.said,
+            seconds=dict(self.events.seconds),
+            seed=self.seed,
         )
-    return Result(student, report, plan)
+        return Result(model, report, plan)
+
+    def _yardstick(self) -> Yardstick | None:
+        source = self.reference or self.source
+        if source is None:
+            return None
+        return Yardstick(self.teacher, source, AGREEMENT_SAMPLES, self.seed, cache=self.cache, events=self.events)
+
+    def _score(self, model: nn.Module) -> float | None:
+        if self.evaluate is None:
+            return None
+        with evaluating(model):
+            return float(self.evaluate(model))
+
+    def _step(self, step: NamedStep) -> dict[str, Any]:
+        return next(recover(self.recovery, [step])) | self.history.take(step[0])
 
 
-def _one(recovery: Recovery, step: tuple[str, RecoveryStep], history: History) -> dict[str, Any]:
-    return next(recover(recovery, [step])) | history.take(step[0])
-
-
-def _interrupted(step: str, kept: Progress) -> str:
+def _interrupted(step: str, kept: KeptSteps) -> str:
     said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
     return said if kept.folder is None else f"{said}; the same call goes on from {kept.folder}"
 
@@ -223,11 +246,11 @@ def _warn_of_size(size: int, plan: Plan) -> None:
             f"{plan.recipe.at('bits')}: the file takes {size} bytes, more than the {plan.predicted_bytes} that "
             f"{plan.recipe.bits:g} bits a weight are: recovery changed the codes too much, or no price of a bit gives "
             "so small a file; ask for fewer bits, or for more recovery steps",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _warn_of_harm(stages: Sequence[Stage]) -> None:
+def _warn_of_harm(stages: Sequence[Stage], converted: str | None) -> None:
     for before, after in pairwise(stages):
         if before.agreement is None or after.agreement is None:
             continue
@@ -237,14 +260,14 @@ def _warn_of_harm(stages: Sequence[Stage]) -> None:
                 "leave it out or change its options; renormalize and correct_bias have 'relative: true', for data of "
                 "another domain and for few centroids"
             )
-            if after.name == INT8:
+            if after.name == converted:
                 what, advice = (
                     "conversion to int8",
                     "the kernels of this machine compute something else than was trained",
                 )
             warnings.warn(
                 f"{what} moved the outputs away from the original's on this data ({harm}): {advice}",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -258,8 +281,3 @@ def _harm(before: Agreement, after: Agreement) -> str | None:
         if old is not None and new is not None and new > _HARM * old + slack:
             return f"{name} {old:.3g} -> {new:.3g}"
     return None
-
-
-def _score(evaluate: Evaluate, model: nn.Module) -> float:
-    with evaluating(model):
-        return float(evaluate(model))

@@ -32,7 +32,7 @@ class CheckpointError(LloydmaxError, RuntimeError):
 
 
 class ReportError(LloydmaxError, ValueError):
-    """A JSON file is no report, sweep or search, or one of another version of lloydmax."""
+    """A JSON file is not a report, sweep or search, or is one of another version of lloydmax."""
 
 
 class PluginError(LloydmaxError, RuntimeError):

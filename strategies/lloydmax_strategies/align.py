@@ -42,35 +42,48 @@ _BATCH = 64
 
 
 class AlignmentOptions(BaseModel):
-    """Options of the alignment, which ``distill`` takes as a section ``align``.
-
-    Attributes:
-        layer: name of the module whose output is aligned; default: the end of the first stage, see
-            :func:`lloydmax_strategies.alignment.first_stage.first_stage`.
-        adversarial: ``reversal``: one backward pass, with the discriminator's gradient reversed on its way into the
-            student, for both domains; ``alternating``: the discriminator learns, then the student learns to make
-            foreign features look like reference ones. Without reference data neither is used: the statistics of
-            what reaches each batch norm up to the layer are pulled to those that the teacher keeps there.
-        weight: of the alignment in the student's loss; it rises from 0 as ``2 / (1 + exp(-10 p)) - 1`` with the
-            share ``p`` of the steps done. 0 leaves distillation on both domains.
-        discriminator_lr: learning rate of the discriminator (Adam).
-        discriminator_steps: its steps for each step of the student.
-        reference_share: share of each batch that is reference data.
-        reference_held_out: share of the reference data (at most 1,000) kept aside to choose the best state.
-        labels: reference data are ``(input, label)`` pairs of a dataset or of a loader over one, and the
-            cross-entropy with their labels joins the loss; else labels are ignored.
-    """
+    """Options of the alignment, which `distill` takes as a section `align`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    layer: str | None = None
-    adversarial: Literal["reversal", "alternating"] = "reversal"
-    weight: NonNegativeFloat = 0.1
-    discriminator_lr: PositiveFloat = 1e-3
-    discriminator_steps: PositiveInt = 1
-    reference_share: float = Field(default=0.25, gt=0, lt=1)
-    reference_held_out: float = Field(default=0.25, ge=0, le=0.5)
-    labels: bool = False
+    layer: str | None = Field(
+        default=None,
+        description="name of the module whose output is aligned; default: the end of the first stage, see "
+        "`lloydmax_strategies.alignment.first_stage.first_stage`.",
+    )
+
+    adversarial: Literal["reversal", "alternating"] = Field(
+        default="reversal",
+        description="`reversal`: one backward pass, with the discriminator's gradient reversed on its way into the "
+        "student, for both domains; `alternating`: the discriminator learns, then the student learns to make foreign "
+        "features look like reference ones. Without reference data neither is used: the statistics of what reaches "
+        "each batch norm up to the layer are pulled to those that the teacher keeps there.",
+    )
+
+    weight: NonNegativeFloat = Field(
+        default=0.1,
+        description="of the alignment in the student's loss; it rises from 0 as `2 / (1 + exp(-10 p)) - 1` with the "
+        "share `p` of the steps done. 0 leaves distillation on both domains.",
+    )
+
+    discriminator_lr: PositiveFloat = Field(default=1e-3, description="learning rate of the discriminator (Adam).")
+
+    discriminator_steps: PositiveInt = Field(default=1, description="its steps for each step of the student.")
+
+    reference_share: float = Field(default=0.25, gt=0, lt=1, description="share of each batch that is reference data.")
+
+    reference_held_out: float = Field(
+        default=0.25,
+        ge=0,
+        le=0.5,
+        description="share of the reference data (at most 1,000) kept aside to choose the best state.",
+    )
+
+    labels: bool = Field(
+        default=False,
+        description="reference data are `(input, label)` pairs of a dataset or of a loader over one, and the "
+        "cross-entropy with their labels joins the loss; else labels are ignored.",
+    )
 
 
 class Align:
@@ -79,7 +92,7 @@ class Align:
     needs_data = True
 
     class Options(TrainingOptions, AlignmentOptions):
-        """Options of ``align``: those of :class:`TrainingOptions` and of :class:`AlignmentOptions`."""
+        """Options of `align`: those of `TrainingOptions` and of `AlignmentOptions`."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -19,7 +19,7 @@ from lloydmax.data import Batch, Source, random_order
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.runtime.modes import evaluating
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -39,26 +39,28 @@ class CorrectBias:
     needs_data = True
 
     class Options(BaseModel):
-        """Options of ``correct_bias``.
-
-        Attributes:
-            samples: inputs, drawn at random.
-            batch_size: of one forward pass.
-            relative: aim at the mean of the original's outputs times the slope (at most 1) of the outputs against
-                the original's, channel by channel, so that outputs which clustering made smaller stay in proportion;
-                else at the mean itself, as published, which few centroids turn into harm.
-            sequential: correct each layer on top of the corrected layers before it; else all from the model as it
-                was, which corrects the same error several times in deep models.
-            source: ``data`` or ``reference_data``.
-        """
+        """Options of `correct_bias`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: PositiveInt = 256
-        batch_size: PositiveInt = 64
-        relative: bool = True
-        sequential: bool = True
-        source: Literal["data", "reference_data"] = "data"
+        samples: PositiveInt = Field(default=256, description="inputs, drawn at random.")
+
+        batch_size: PositiveInt = Field(default=64, description="of one forward pass.")
+
+        relative: bool = Field(
+            default=True,
+            description="aim at the mean of the original's outputs times the slope (at most 1) of the outputs against "
+            "the original's, channel by channel, so that outputs which clustering made smaller stay in proportion; "
+            "else at the mean itself, as published, which few centroids turn into harm.",
+        )
+
+        sequential: bool = Field(
+            default=True,
+            description="correct each layer on top of the corrected layers before it; else all from the model as it "
+            "was, which corrects the same error several times in deep models.",
+        )
+
+        source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -10,6 +10,7 @@ from typing import Any
 
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.protocols import Recovery
+from pydantic import Field
 
 from lloydmax_strategies.align import AlignedTraining, AlignmentOptions
 from lloydmax_strategies.training.loop import Training, TrainingOptions
@@ -21,13 +22,12 @@ class Distill:
     needs_data = True
 
     class Options(TrainingOptions):
-        """Options of ``distill``: those of :class:`TrainingOptions`, and one more.
+        """Options of `distill`: those of `TrainingOptions`, and one more."""
 
-        Attributes:
-            align: options of the alignment of low-level features, see the step ``align``; default: no alignment.
-        """
-
-        align: AlignmentOptions | None = None
+        align: AlignmentOptions | None = Field(
+            default=None,
+            description="options of the alignment of low-level features, see the step `align`; default: no alignment.",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options

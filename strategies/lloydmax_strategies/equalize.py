@@ -21,7 +21,7 @@ from lloydmax.network.channels import inputs_of, outputs_of
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, chains, conv_bn_pairs
 from lloydmax.runtime.modes import device_of, evaluating
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from lloydmax_strategies.fold_batch_norm import check_unchanged
@@ -35,42 +35,54 @@ class Equalize:
     before_fit = True
 
     class Options(BaseModel):
-        """Options of ``equalize``.
+        """Options of `equalize`.
 
-        Data is needed only where a ReLU6 limits the scales, and for ``absorb_bias`` without batch norm. To correct
-        biases after quantization there is the step ``correct_bias``.
-
-        Attributes:
-            method: ``cross_layer``: between any two layers, until each channel has the same range on both sides
-                (Nagel et al. 2019). ``rescale``: depthwise filters alone get the mean range of the locked ones, or
-                the geometric mean of all where none is locked (Goncharenko et al. 2019). ``batch_norm``: all filters
-                before a batch norm get the same range, and the batch norm takes it back; batch norms are not folded,
-                nothing limits the scales, and no data is needed: the one for codebooks.
-            measure: of ``batch_norm``: what all filters of a layer get alike, their ``range`` or their ``rms``.
-            fold: fold batch norms first; without that only layers that no batch norm follows can be equalized by the
-                other two methods.
-            iterations: of ``cross_layer`` over all chains, at most.
-            relu6: ``lock``: channels that come near the ceiling on the calibration data (5.9 of 6) stay as they are,
-                and no other is scaled up to it. ``skip``: leave chains with a ReLU6 alone.
-            samples: calibration inputs.
-            batch_size: of one forward pass.
-            source: ``data`` or ``reference_data``.
-            absorb_bias: move into the next bias what never leaves the linear part of a ReLU: the batch norm's
-                ``beta - 3 gamma``, or without batch norm the least output on the calibration data (Nagel et al. 2019,
-                section 4.1.3). It makes the ranges of activations smaller, and is exact only for inputs above it.
+        Data is needed only where a ReLU6 limits the scales, and for `absorb_bias` without batch norm. To correct
+        biases after quantization there is the step `correct_bias`.
         """
 
         model_config = ConfigDict(extra="forbid")
 
-        method: Literal["cross_layer", "rescale", "batch_norm"] = "cross_layer"
-        measure: Literal["range", "rms"] = "range"
-        fold: bool = True
-        iterations: PositiveInt = 30
-        relu6: Literal["lock", "skip"] = "lock"
-        samples: PositiveInt = 100
-        batch_size: PositiveInt = 32
-        source: Literal["data", "reference_data"] = "data"
-        absorb_bias: bool = False
+        method: Literal["cross_layer", "rescale", "batch_norm"] = Field(
+            default="cross_layer",
+            description="`cross_layer`: between any two layers, until each channel has the same range on both sides "
+            "(Nagel et al. 2019). `rescale`: depthwise filters alone get the mean range of the locked ones, or the "
+            "geometric mean of all where none is locked (Goncharenko et al. 2019). `batch_norm`: all filters before a "
+            "batch norm get the same range, and the batch norm takes it back; batch norms are not folded, nothing "
+            "limits the scales, and no data is needed: the one for codebooks.",
+        )
+
+        measure: Literal["range", "rms"] = Field(
+            default="range",
+            description="of `batch_norm`: what all filters of a layer get alike, their `range` or their `rms`.",
+        )
+
+        fold: bool = Field(
+            default=True,
+            description="fold batch norms first; without that only layers that no batch norm follows can be equalized "
+            "by the other two methods.",
+        )
+
+        iterations: PositiveInt = Field(default=30, description="of `cross_layer` over all chains, at most.")
+
+        relu6: Literal["lock", "skip"] = Field(
+            default="lock",
+            description="`lock`: channels that come near the ceiling on the calibration data (5.9 of 6) stay as they "
+            "are, and no other is scaled up to it. `skip`: leave chains with a ReLU6 alone.",
+        )
+
+        samples: PositiveInt = Field(default=100, description="calibration inputs.")
+
+        batch_size: PositiveInt = Field(default=32, description="of one forward pass.")
+
+        source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
+
+        absorb_bias: bool = Field(
+            default=False,
+            description="move into the next bias what never leaves the linear part of a ReLU: the batch norm's "
+            "`beta - 3 gamma`, or without batch norm the least output on the calibration data (Nagel et al. 2019, "
+            "section 4.1.3). It makes the ranges of activations smaller, and is exact only for inputs above it.",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options

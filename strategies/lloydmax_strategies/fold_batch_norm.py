@@ -29,7 +29,7 @@ class FoldBatchNorm:
     before_fit = True
 
     class Options(BaseModel):
-        """``fold_batch_norm`` has no options."""
+        """`fold_batch_norm` has no options."""
 
         model_config = ConfigDict(extra="forbid")
 

@@ -13,7 +13,7 @@ class Greedy:
     """Starts with the fewest bytes; fast, near the optimum where no unit holds a large part of the weights."""
 
     class Options(pydantic.BaseModel):
-        """The search method ``greedy`` has no options."""
+        """The search method `greedy` has no options."""
 
         model_config = pydantic.ConfigDict(extra="forbid")
 

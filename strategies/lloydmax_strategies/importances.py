@@ -15,7 +15,7 @@ from lloydmax.network.parameters import owners
 from lloydmax.runtime.modes import device_of, evaluation_mode
 from lloydmax.teacher.fisher import fisher_draws
 from lloydmax.teacher.outputs import output_tensors
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -28,18 +28,17 @@ class Fisher:
     of the training loss)."""
 
     class Options(BaseModel):
-        """Options of the importance ``fisher``.
-
-        Attributes:
-            samples: unlabelled inputs.
-            batch_size: samples of one backward pass; their gradients get random signs, so that the square of the sum
-                has the sum of the squares as its mean.
-        """
+        """Options of the importance `fisher`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: PositiveInt = 256
-        batch_size: PositiveInt = 8
+        samples: PositiveInt = Field(default=256, description="unlabelled inputs.")
+
+        batch_size: PositiveInt = Field(
+            default=8,
+            description="samples of one backward pass; their gradients get random signs, so that the square of the "
+            "sum has the sum of the squares as its mean.",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -88,17 +87,13 @@ class Inputs:
     layer's output. Of parameters of other modules than convolutions and linear layers all weights matter alike."""
 
     class Options(BaseModel):
-        """Options of the importance ``inputs``.
-
-        Attributes:
-            samples: unlabelled inputs.
-            batch_size: samples of one forward pass.
-        """
+        """Options of the importance `inputs`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: PositiveInt = 256
-        batch_size: PositiveInt = 32
+        samples: PositiveInt = Field(default=256, description="unlabelled inputs.")
+
+        batch_size: PositiveInt = Field(default=32, description="samples of one forward pass.")
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pydantic
 import torch
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook, code_dtype
+from lloydmax.codebook.layout import Layout, channels_per_codebook, code_dtype
 from lloydmax.hooks.hookspecs import hookimpl
 from torch import Tensor
 
@@ -24,15 +24,18 @@ class KMeans:
     """Centroids with the least squared error, and the nearest centroid of every weight (Lloyd 1982, Max 1960)."""
 
     class Options(pydantic.BaseModel):
-        """Options of the quantizer ``kmeans``."""
+        """Options of the quantizer `kmeans`."""
 
         model_config = pydantic.ConfigDict(extra="forbid")
 
         centroids: int = pydantic.Field(16, ge=1, le=65536, description="centroids of one codebook")
+
         granularity: str = pydantic.Field("tensor", description="what shares a codebook: tensor, channel or group:N")
+
         block: int = pydantic.Field(
             1, ge=1, le=4096, description="weights of an output channel that share one code: 9 is a 3x3 kernel"
         )
+
         price: float = pydantic.Field(
             0.0,
             ge=0,
@@ -86,16 +89,16 @@ class KMeans:
             return fit_priced(weight, k, self.options.price)
         if self.options.block > 1:
             return fit_blocks(weight.detach(), importance, k, self.options.block, granularity, axis)
-        weight, channels = weight.detach(), channels_per_codebook(granularity)
-        if channels is None and weight.numel() > _SMALL:
+        weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis)
+        if layout.channels is None and weight.numel() > _SMALL:
             return Histogram.of(weight, importance).fit(k)
-        if channels is None:
+        if layout.channels is None:
             rows = weight.reshape(1, -1)
             mass = None if importance is None else importance.detach().reshape(1, -1).cpu()
             centroids, codes = fit_rows(rows.cpu(), mass, k)
             centroids, codes = centroids[0], codes.view(weight.shape)
         else:
-            centroids, codes = _fit_channels(weight, importance, k, channels, axis)
+            centroids, codes = _fit_channels(weight, importance, layout)
         return Codebook(centroids.to(weight.device), codes.to(weight.device), granularity, axis)
 
     def fit_many(
@@ -127,21 +130,18 @@ class KMeans:
         return rate(Histogram.of(weight.detach()).points, self.options.centroids)
 
 
-def _fit_channels(weight: Tensor, importance: Tensor | None, k: int, channels: int, axis: int) -> tuple[Tensor, Tensor]:
+def _fit_channels(weight: Tensor, importance: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:
     """Centroids ``(codebooks, k)`` and codes in the shape of the weight, both on the CPU."""
-    moved = weight.movedim(axis, 0)
-    rows = moved.reshape(len(moved), -1).cpu()
-    mass = None if importance is None else importance.detach().movedim(axis, 0).reshape(rows.shape).cpu()
-    full = len(rows) // channels * channels
-    found = []
-    for part in (slice(full), slice(full, None)):
-        if rows[part].numel():
-            shape = (-1, min(channels, len(rows[part])) * rows.shape[1])
-            found.append(fit_rows(rows[part].reshape(shape), None if mass is None else mass[part].reshape(shape), k))
+    rows = [group.squeeze(-1).cpu() for group in layout.groups(weight)]
+    mass: list[Tensor | None] = [None] * len(rows)
+    if importance is not None:
+        mass = [group.squeeze(-1).cpu() for group in layout.groups(importance.detach())]
+    found = [fit_rows(row, weighing, layout.centroids) for row, weighing in zip(rows, mass, strict=True)]
     most = max(centroids.shape[1] for centroids, _ in found)
     centroids = torch.cat([torch.cat([c, c[:, -1:].expand(-1, most - c.shape[1])], dim=1) for c, _ in found])
-    codes = torch.cat([c.to(code_dtype(most)).view(-1, rows.shape[1]) for _, c in found])
-    return centroids, codes.view(moved.shape).movedim(0, axis).contiguous()
+    codes = torch.cat([c.to(code_dtype(most)).reshape(-1) for _, c in found])
+    moved = weight.movedim(layout.axis, 0).shape
+    return centroids, codes.view(moved).movedim(0, layout.axis).contiguous()
 
 
 @hookimpl

@@ -30,14 +30,11 @@ class Lagrangian:
     """
 
     class Options(pydantic.BaseModel):
-        """Options of the search method ``lagrangian``.
-
-        Attributes:
-            states: partial sums that are kept at most; beyond, those with the best bounds.
-        """
+        """Options of the search method `lagrangian`."""
 
         model_config = pydantic.ConfigDict(extra="forbid")
 
+        # beyond so many, those with the best bounds are kept
         states: int = pydantic.Field(200_000, ge=1, description="partial sums that are kept at most")
 
     def __init__(self, options: Options) -> None:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
-from lloydmax.codebook.layout import channels_per_codebook
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.hookspecs import hookimpl
@@ -22,7 +21,7 @@ from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.channels import grouped
 from lloydmax.runtime.modes import evaluating
 from lloydmax.student.codebooks import CodebookWeight, attached
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -51,28 +50,37 @@ class Reconstruct:
     needs_data = True
 
     class Options(BaseModel):
-        """Options of ``reconstruct``.
-
-        Attributes:
-            samples: inputs, drawn at random; the network runs up to each layer on all of them.
-            batch_size: of one forward pass.
-            damping: of the mean second moment of a layer's inputs, is added to all of them.
-            columns: of the largest layer that is done, weights of an output channel; larger ones stay as they are.
-            refit: fit the centroids that are trained to the outputs, too, by least squares.
-            bias: move the mean output error into the bias where there is one in floats; the codes then see to the
-                rest alone.
-            source: ``data`` or ``reference_data``.
-        """
+        """Options of `reconstruct`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: PositiveInt = 512
-        batch_size: PositiveInt = 32
-        damping: PositiveFloat = 0.01
-        columns: PositiveInt = 4096
-        refit: bool = False
-        bias: bool = True
-        source: Literal["data", "reference_data"] = "data"
+        samples: PositiveInt = Field(
+            default=512, description="inputs, drawn at random; the network runs up to each layer on all of them."
+        )
+
+        batch_size: PositiveInt = Field(default=32, description="of one forward pass.")
+
+        damping: PositiveFloat = Field(
+            default=0.01, description="of the mean second moment of a layer's inputs, is added to all of them."
+        )
+
+        columns: PositiveInt = Field(
+            default=4096,
+            description="of the largest layer that is done, weights of an output channel; larger ones stay as they "
+            "are.",
+        )
+
+        refit: bool = Field(
+            default=False, description="fit the centroids that are trained to the outputs, too, by least squares."
+        )
+
+        bias: bool = Field(
+            default=True,
+            description="move the mean output error into the bias where there is one in floats; the codes then see to "
+            "the rest alone.",
+        )
+
+        source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -163,9 +171,7 @@ class _Target:
         held, weight = self.codebook(), self._grouped(self.weight)
         table = held.centroids.float()
         if held.granularity != "tensor":
-            channels = channels_per_codebook(held.granularity)
-            owner = torch.arange(held.shape[0], device=table.device) // (channels or 1)
-            table = table[owner].view(*weight.shape[:2], held.k)
+            table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)
 
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
@@ -196,10 +202,7 @@ class _Target:
 
     def _refit(self, moments: Tensor) -> None:
         held = self.codebook()
-        owner = torch.zeros_like(held.codes, dtype=torch.int64)
-        if (channels := channels_per_codebook(held.granularity)) is not None:
-            owner += (torch.arange(held.shape[0], device=owner.device) // channels).view(-1, *[1] * (owner.dim() - 1))
-        slots = (owner * held.k + held.codes.long()).flatten()
+        slots = held.layout.slots(held.codes).long()
         shape = self._grouped(self.weight).shape
 
         def decode(centroids: Tensor) -> Tensor:
@@ -223,12 +226,12 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
     found = {}
     for name, module, leaf, holder, centroids in places:
         plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
-        if not plain or leaf != "weight" or holder.block > 1 or uses[id(holder)] > 1:
+        if not plain or leaf != "weight" or holder.layout.block > 1 or uses[id(holder)] > 1:
             continue
         if holder.codes[0].numel() > columns:
             continue
         kept = weights.get(name)
-        fits = kept is not None and tuple(kept.shape) == holder.shape
+        fits = kept is not None and tuple(kept.shape) == holder.layout.shape
         weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
         found[module] = _Target(name, module, holder, centroids, weight)

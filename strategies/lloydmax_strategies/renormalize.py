@@ -38,34 +38,39 @@ class Renormalize:
     needs_data = True
 
     class Options(BaseModel):
-        """Options of ``renormalize``.
-
-        Attributes:
-            samples: inputs, drawn at random whatever order they come in.
-            mode: ``exact``: the statistics are those of one forward pass of all samples in batch-statistics
-                mode, so that each layer sees inputs normalized with the pooled statistics of the layers before
-                it. Where that pass does not fit in ``memory`` the layers are estimated one after the other, from
-                small batches; the activations between two layers are kept where they fit. ``fast``: one pass of
-                small batches, each normalized with its own statistics, which are pooled (mean of variances plus
-                variance of means): approximate, the more so the smaller the batches, but with ``relative``, where
-                each batch is compared with the same batch in the teacher, as good.
-            batch_size: of small batches.
-            memory: GiB that the one pass may take.
-            source: ``data``, or ``reference_data`` where there are a few inputs of the original domain.
-            relative: for data of another domain: the teacher's own statistics, moved by the difference (by less in
-                channels that these inputs excite more), and scaled by the ratio, that clustering makes on these
-                inputs, so that the domain cancels out. Where the inputs are of the teacher's domain it comes to the
-                same.
-        """
+        """Options of `renormalize`."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: int = Field(default=1000, ge=2)
-        mode: Literal["exact", "fast"] = "exact"
-        batch_size: PositiveInt = 64
-        memory: PositiveFloat = 2.0
-        source: Literal["data", "reference_data"] = "data"
-        relative: bool = False
+        samples: int = Field(default=1000, ge=2, description="inputs, drawn at random whatever order they come in.")
+
+        mode: Literal["exact", "fast"] = Field(
+            default="exact",
+            description="`exact`: the statistics are those of one forward pass of all samples in batch-statistics "
+            "mode, so that each layer sees inputs normalized with the pooled statistics of the layers before it. "
+            "Where that pass does not fit in `memory` the layers are estimated one after the other, from small "
+            "batches; the activations between two layers are kept where they fit. `fast`: one pass of small batches, "
+            "each normalized with its own statistics, which are pooled (mean of variances plus variance of means): "
+            "approximate, the more so the smaller the batches, but with `relative`, where each batch is compared with "
+            "the same batch in the teacher, as good.",
+        )
+
+        batch_size: PositiveInt = Field(default=64, description="of small batches.")
+
+        memory: PositiveFloat = Field(default=2.0, description="GiB that the one pass may take.")
+
+        source: Literal["data", "reference_data"] = Field(
+            default="data",
+            description="`data`, or `reference_data` where there are a few inputs of the original domain.",
+        )
+
+        relative: bool = Field(
+            default=False,
+            description="for data of another domain: the teacher's own statistics, moved by the difference (by less "
+            "in channels that these inputs excite more), and scaled by the ratio, that clustering makes on these "
+            "inputs, so that the domain cancels out. Where the inputs are of the teacher's domain it comes to the "
+            "same.",
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -31,15 +31,15 @@ class TrainMultipliers:
     needs_data = True
 
     class Options(LogitsOptions):
-        """Options of ``train_multipliers``: those of :class:`LogitsOptions`, and two more.
+        """Options of `train_multipliers`: those of `LogitsOptions`, and two more."""
 
-        Attributes:
-            range: how far a multiplier may be from 1; beyond it has no gradient.
-            lr: peak learning rate of Adam; it falls to zero along a cosine.
-        """
+        range: float = Field(
+            default=0.25, gt=0, lt=1, description="how far a multiplier may be from 1; beyond it has no gradient."
+        )
 
-        range: float = Field(default=0.25, gt=0, lt=1)
-        lr: PositiveFloat = 1e-3
+        lr: PositiveFloat = Field(
+            default=1e-3, description="peak learning rate of Adam; it falls to zero along a cosine."
+        )
 
     def __init__(self, options: Options) -> None:
         self.options = options

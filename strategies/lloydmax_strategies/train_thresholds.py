@@ -17,7 +17,7 @@ from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
 from lloydmax.student.thresholds import TrainedThreshold
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.logits import LogitsOptions, LogitsTraining
@@ -32,30 +32,41 @@ class TrainThresholds:
     needs_data = True
 
     class Options(LogitsOptions):
-        """Options of ``train_thresholds``: those of :class:`LogitsOptions`, and more.
+        """Options of `train_thresholds`: those of `LogitsOptions`, and more."""
 
-        Attributes:
-            preset: ``published`` sets the optimizer, schedule, batch size and epochs of the paper's code wherever
-                they are not given.
-            calibration: inputs from which the ranges are observed anew first; 0: the ranges stay as they are.
-            optimizer: ``adam``, or ``sgd`` (momentum 0.9) with gradients divided by the root of values times
-                levels of each threshold (Esser et al. 2020, "LSQ", section 2.2), which Adam has no use for.
-            lr: peak learning rate of the factors.
-            schedule: ``cosine`` (to zero), ``constant``, or ``restarts``:
-                ``lr * exp(-1e-4 t) * |cos(pi s / (4 * restart))| + 1e-7`` with ``t`` steps done and ``s`` since
-                the state of the optimizer was last reset.
-            restart: steps between the resets of ``restarts``.
-            project: move factors back into their limits after every step. Without it one that has left them gets
-                no gradient, so it never learns again, as published.
-        """
+        preset: Literal["default", "published"] = Field(
+            default="default",
+            description="`published` sets the optimizer, schedule, batch size and epochs of the paper's code wherever "
+            "they are not given.",
+        )
 
-        preset: Literal["default", "published"] = "default"
-        calibration: NonNegativeInt = 100
-        optimizer: Literal["adam", "sgd"] = "adam"
-        lr: PositiveFloat = 1e-2
-        schedule: Literal["cosine", "constant", "restarts"] = "cosine"
-        restart: PositiveInt = 400
-        project: bool = True
+        calibration: NonNegativeInt = Field(
+            default=100,
+            description="inputs from which the ranges are observed anew first; 0: the ranges stay as they are.",
+        )
+
+        optimizer: Literal["adam", "sgd"] = Field(
+            default="adam",
+            description="`adam`, or `sgd` (momentum 0.9) with gradients divided by the root of values times levels of "
+            'each threshold (Esser et al. 2020, "LSQ", section 2.2), which Adam has no use for.',
+        )
+
+        lr: PositiveFloat = Field(default=1e-2, description="peak learning rate of the factors.")
+
+        schedule: Literal["cosine", "constant", "restarts"] = Field(
+            default="cosine",
+            description="`cosine` (to zero), `constant`, or `restarts`: "
+            "`lr * exp(-1e-4 t) * |cos(pi s / (4 * restart))| + 1e-7` with `t` steps done and `s` since the state "
+            "of the optimizer was last reset.",
+        )
+
+        restart: PositiveInt = Field(default=400, description="steps between the resets of `restarts`.")
+
+        project: bool = Field(
+            default=True,
+            description="move factors back into their limits after every step. Without it one that has left them gets "
+            "no gradient, so it never learns again, as published.",
+        )
 
         @model_validator(mode="before")
         @classmethod

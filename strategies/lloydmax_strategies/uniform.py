@@ -21,22 +21,26 @@ class Uniform:
     even = True
 
     class Options(pydantic.BaseModel):
-        """Options of the quantizer ``uniform``.
-
-        Attributes:
-            bits: of one integer.
-            scheme: ``symmetric``: ``2**bits - 1`` levels around zero; ``asymmetric``: ``2**bits`` levels from the
-                least to the largest weight, zero among them.
-            granularity: what shares a scale: ``tensor``, ``channel`` or ``group:N``.
-            threshold: ``max``: the range holds every weight; ``mse``: it is narrowed to the least squared error.
-        """
+        """Options of the quantizer `uniform`."""
 
         model_config = pydantic.ConfigDict(extra="forbid")
 
-        bits: int = pydantic.Field(8, ge=2, le=8)
-        scheme: Literal["symmetric", "asymmetric"] = "symmetric"
-        granularity: str = "tensor"
-        threshold: Literal["max", "mse"] = "max"
+        bits: int = pydantic.Field(default=8, ge=2, le=8, description="of one integer.")
+
+        scheme: Literal["symmetric", "asymmetric"] = pydantic.Field(
+            default="symmetric",
+            description="`symmetric`: `2**bits - 1` levels around zero; `asymmetric`: `2**bits` levels from the least "
+            "to the largest weight, zero among them.",
+        )
+
+        granularity: str = pydantic.Field(
+            default="tensor", description="what shares a scale: `tensor`, `channel` or `group:N`."
+        )
+
+        threshold: Literal["max", "mse"] = pydantic.Field(
+            default="max",
+            description="`max`: the range holds every weight; `mse`: it is narrowed to the least squared error.",
+        )
 
         @pydantic.field_validator("granularity")
         @classmethod

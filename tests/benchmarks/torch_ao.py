@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """File size, agreement with the float model and latency: float32, int8, codebooks, and codebooks beside int8.
 
 Run ``python tests/benchmarks/torch_ao.py``; about three minutes on one core. The float weights of the digit network,

@@ -18,17 +18,18 @@ class PowersOfTwo:
     """Centroids 0 and plus or minus powers of two, so that a product is a shift (Zhou et al. 2017)."""
 
     class Options(BaseModel):
-        """What a rule may say.
-
-        Attributes:
-            exponents: powers on each side of zero; the largest is the one next to the largest weight.
-            granularity: what shares a codebook.
-        """
+        """What a rule may say."""
 
         model_config = ConfigDict(extra="forbid")
 
-        exponents: int = Field(default=7, ge=1, le=127)
-        granularity: str = Field(default="tensor", pattern="^tensor$")
+        exponents: int = Field(
+            default=7,
+            ge=1,
+            le=127,
+            description="powers on each side of zero; the largest is the one next to the largest weight.",
+        )
+
+        granularity: str = Field(default="tensor", pattern="^tensor$", description="what shares a codebook.")
 
         @property
         def centroids(self) -> int:  # a quantizer's options say how many centroids it gives, as a field or like this
@@ -49,15 +50,11 @@ class MatchOutputs:
     """Moves the bias of the last linear layer so that the mean outputs are the teacher's."""
 
     class Options(BaseModel):
-        """What a recipe may say.
-
-        Attributes:
-            samples: unlabelled inputs, drawn at random.
-        """
+        """What a recipe may say."""
 
         model_config = ConfigDict(extra="forbid")
 
-        samples: int = Field(default=256, ge=1)
+        samples: int = Field(default=256, ge=1, description="unlabelled inputs, drawn at random.")
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -10,8 +10,9 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax import DataError, FitError, RecoveryError, StopRecovery, hookimpl
+from lloydmax import DataError, FitError, RecoveryError, hookimpl
 from lloydmax.compress import _harm
+from lloydmax.network.folding import Folded
 from lloydmax.teacher.agreement import Agreement
 from torch import Tensor, nn
 
@@ -126,45 +127,6 @@ def test_half_precision_models(small_net: SmallNet, dtype: torch.dtype, tmp_path
         assert torch.equal(loaded.eval()(x), result.model(x))
 
 
-def test_events_reach_the_listeners_of_this_run_only(small_net: SmallNet, pictures: Tensor) -> None:
-    class Listener:
-        def __init__(self) -> None:
-            self.stages: list[str] = []
-            self.fitted: list[str] = []
-            self.steps: list[tuple[str, int, int]] = []
-
-        @hookimpl
-        def lloydmax_stage_started(self, stage: str) -> None:
-            self.stages.append(stage)
-
-        @hookimpl
-        def lloydmax_parameter_fitted(self, name: str) -> None:
-            self.fitted.append(name)
-
-        @hookimpl
-        def lloydmax_step(self, step: str, index: int, total: int, metrics: dict[str, float]) -> None:
-            assert all(isinstance(value, float) for value in metrics.values())
-            self.steps.append((step, index, total))
-
-    heard, deaf = Listener(), Listener()
-    lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, listeners=[heard])
-    assert heard.stages[:3] == ["prepare", "teacher", "fit"] and heard.stages[-2:] == ["finish", "measure"]
-    assert heard.fitted == ["stem.weight", "depthwise.weight", "padded.weight", "head.0.weight", "head.2.weight"]
-    last = [step for step in heard.steps if step[0] == "distill"][-1]
-    assert last[1] == last[2] > 0 and deaf.steps == []
-
-
-def test_a_listener_can_stop_the_run(small_net: SmallNet, pictures: Tensor) -> None:
-    class Pruner:
-        @hookimpl
-        def lloydmax_step(self, step: str, index: int) -> None:
-            if step == "distill" and index == 2:
-                raise StopRecovery("pruned")
-
-    with pytest.raises(StopRecovery, match="pruned"):
-        lloydmax.compress(small_net, RECIPE, data=pictures, progress=False, listeners=[Pruner()])
-
-
 def test_errors_come_before_work(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
     with pytest.raises(RecoveryError, match="renormalize.*data="):
         lloydmax.compress(small_net, RECIPE)
@@ -225,3 +187,15 @@ def test_runs_that_share_a_cache_share_codebooks_inputs_and_the_teachers_outputs
         files.append(((tmp_path / name).read_bytes(), sum(calls)))
     assert files[0] == files[1] and files[1][0] == files[2][0]
     assert files[2][1] == 0 and cache.hits >= 5, "the second run asked the teacher again"
+
+
+def test_a_folded_float_model_has_a_file_of_its_own(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 32}], "recover": [{"step": "fold_batch_norm"}]}
+    assert "stem.bias" in lloydmax.plan(small_net, recipe).trainable
+    result = lloydmax.compress(small_net, recipe, progress=False)
+    assert isinstance(result.model.bn1, Folded)
+    result.save(tmp_path / "m.safetensors")
+    loaded = lloydmax.load(tmp_path / "m.safetensors", SmallNet())
+    assert isinstance(loaded.bn1, Folded)
+    with torch.no_grad():
+        assert torch.equal(loaded(pictures), result.model(pictures))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import lloydmax
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from conftest import SmallNet, TextNet
-from lloydmax import RecipeError, demo
-from lloydmax.cli import main
+from lloydmax import RecipeError
 from torch import Tensor, nn
 
 
@@ -113,21 +109,3 @@ def test_wrong_bits_are_refused(small_net: SmallNet, pictures: Tensor, bits: flo
 def test_a_model_without_weights_is_refused() -> None:
     with pytest.raises(RecipeError, match="nothing to compress"):
         lloydmax.recipe_for(nn.ReLU(), 4)
-
-
-def test_the_command_needs_no_recipe(tmp_path: Path) -> None:
-    np.save(tmp_path / "data.npy", demo.silhouettes()[:96].numpy())
-    common = ["--model", "lloydmax.demo:network", "--data", str(tmp_path / "data.npy")]
-    options = ["--bits", "2.5", "--effort", "0.03", "--out", str(tmp_path / "a.safetensors"), "--json", "--quiet"]
-    done = CliRunner().invoke(main, ["compress", *common, *options])
-    assert done.exit_code == 0, done.output
-    report = json.loads(done.stdout)
-    stages = {stage["name"]: stage["agreement"]["kl"] for stage in report["stages"][1:]}
-    assert stages["distill"] < stages["compressed"]
-    count = sum(p.numel() for p in demo.network().parameters())
-    assert (tmp_path / "a.safetensors").stat().st_size <= 1.01 * 2.5 * count / 8
-
-    wrote = CliRunner().invoke(main, ["recipe", *common, "--bits", "3", "--out", str(tmp_path / "r.yaml")])
-    assert wrote.exit_code == 0 and lloydmax.Recipe.load(tmp_path / "r.yaml").bits == 3
-    neither = CliRunner().invoke(main, ["compress", *common, "--out", str(tmp_path / "b.safetensors")])
-    assert neither.exit_code == 2 and "--bits 4" in neither.output

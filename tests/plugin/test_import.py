@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 from import_time import imported_hosts, seconds_beyond_torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from lloydmax.data import sources as sources_module
 
 
 def test_import_is_cheap() -> None:
@@ -16,3 +16,13 @@ def test_import_is_cheap() -> None:
 
 def test_no_optional_host_is_imported() -> None:
     assert imported_hosts() == []
+
+
+def test_importing_is_cheap():
+    package = Path(sources_module.__file__).parents[1]
+    code = (
+        "import sys, types; package = types.ModuleType('lloydmax'); "
+        f"package.__path__ = [{str(package)!r}]; sys.modules['lloydmax'] = package; import lloydmax.data; "
+        "assert not {'torchvision', 'PIL', 'safetensors'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 from typing import Any
 
 import lloydmax
 import pytest
 import torch
 import torchvision
+from batch_norms import difference, shuffled
 from conftest import SmallNet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lloydmax import demo
 from lloydmax.network.folding import fold_batch_norms
-from test_folding import difference, shuffled
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "plugin"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "plugin" / "integrations"))
 
 
 def equalized(model: nn.Module, data: Tensor | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What one number of centroids costs and harms in one unit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Row:
         centroids: of one codebook.
         bits: fixed-width code bits of one weight.
         bytes: codes and codebooks as stored.
-        kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are no classes.
+        kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are not classes.
         agreement: share of decisions with the teacher's top-1; ``None`` likewise.
         snr: signal-to-noise ratio of the outputs in dB; infinite where they are the same.
         measured: whether it was measured; else estimated (see :mod:`lloydmax.choosing.damage`).

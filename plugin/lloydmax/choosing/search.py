@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from rich.console import RenderableType
+from rich.table import Table
 from torch import nn
 
 from lloydmax.choosing.rows import Units
@@ -21,6 +23,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.text import percent, render, size
 from lloydmax.teacher.agreement import Agreement
 
 
@@ -93,10 +96,7 @@ class SearchResult:
         files.write_json(path, self.to_dict())
 
     def __str__(self) -> str:
-        from lloydmax.choosing.tables import search_tables
-        from lloydmax.runtime.text import render
-
-        return render(*search_tables(self))
+        return render(*_tables(self))
 
 
 def search(
@@ -175,3 +175,26 @@ def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe
         raise RecipeError(
             "budget: " + "; ".join(registry.problem(error, Budget) for error in failure.errors())
         ) from None
+
+
+def _tables(result: SearchResult) -> list[RenderableType]:
+    """The choice, and what it was predicted and measured to do."""
+    choice = Table(title=f"Centroids that {result.method} chose for {result.budget_text}", title_justify="left")
+    choice.add_column("unit", overflow="fold")
+    for name in ("weights", "centroids", "bytes", "damage alone"):
+        choice.add_column(name, justify="right")
+    for row in result.rows():
+        choice.add_row(
+            row["unit"], f"{row['weights']:,}", str(row["centroids"]), f"{row['bytes']:,}", f"{row['damage']:.2g}"
+        )
+    table = Table(title="The whole model, before recovery", title_justify="left")
+    table.add_column("choice")
+    for name in ("bits a weight", "file", "smaller", "damage predicted", "KL (nats)", "agreement", "output MSE"):
+        table.add_column(name, justify="right")
+    for name, trial in result.compared():
+        found = trial.measured
+        table.add_row(
+            name, f"{trial.bits:.3f}", size(trial.file_bytes), percent(trial.reduction), f"{trial.predicted:.3g}",
+            "–" if found.kl is None else f"{found.kl:.5f}", percent(found.top1), f"{found.mse:.3g}",
+        )  # fmt: skip
+    return [choice, table]

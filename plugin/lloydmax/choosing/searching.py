@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lloydmax import checkpoint
 from lloydmax.choosing.damage import Floats
 from lloydmax.choosing.sweeping import Trials
+from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks.protocols import SearchMethod
 from lloydmax.hooks.units import BudgetError, Choice, Unit, total_bytes, total_damage
 from lloydmax.plan.plan import Plan
@@ -22,7 +22,9 @@ from lloydmax.recipe.search import Budget
 from lloydmax.teacher.agreement import Agreement
 
 _PRECISION = 500
+"""A search for an agreement stops where a 500th of the bytes is left open."""
 _REACH = 2
+"""Steps from the chosen number of centroids that a correction may go."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +228,12 @@ class Searcher:
     def _file_bytes(self, choice: Choice) -> int:
         """Size of the file of the recipe that this choice gives."""
         setup, centroids = self.setup, self.setup.choices(choice)
-        planned = {name: replace(p, centroids=centroids[name]) for name, p in setup.plan.parameters.items()}
+        planned = {name: p.with_centroids(centroids[name]) for name, p in setup.plan.parameters.items()}
         storage = setup.recipe.storage
         streams = {p.name: setup.stream(p) for p in planned.values()} if storage.codes == "entropy" else {}
         answer = resolved_recipe(setup.recipe, setup.plan, centroids)
-        stored = {name: p.stored() for name, p in planned.items()}
-        return checkpoint.predicted_size(setup.bench.original, stored, answer.data(), storage, streams)
+        records = {name: p.record() for name, p in planned.items()}
+        return predicted_size(setup.bench.original, records, answer.data(), storage, streams)
 
     def _measured(self, choice: Choice) -> Trial:
         key = json.dumps(sorted(choice.items()))

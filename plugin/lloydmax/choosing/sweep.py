@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from rich.table import Table
 
-from lloydmax.choosing.rows import Row, Units
+from lloydmax.choosing.rows import Row
+from lloydmax.codebook.layout import code_bits
+from lloydmax.errors import IntegrationError
 from lloydmax.hooks.units import Option, Unit
 from lloydmax.runtime import files
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.text import render
+
+_LEGEND = 24
+"""Units from which a plot has no legend."""
 
 
 @dataclass(frozen=True)
@@ -75,63 +79,63 @@ class Sweep:
         Raises:
             IntegrationError: matplotlib is not installed.
         """
-        from lloydmax.choosing.plotting import plot_sweep
-
-        plot_sweep(self, path)
+        _plot(self, path)
 
     def __str__(self) -> str:
-        from lloydmax.choosing.tables import sweep_table
-        from lloydmax.runtime.text import render
-
-        return render(sweep_table(self))
+        return render(_table(self))
 
 
-def sweep(
-    model: nn.Module,
-    recipe: Any,
-    data: Any,
-    centroids: Sequence[int] | None = None,
-    *,
-    samples: int | None = None,
-    units: Units = "parameters",
-    estimate: bool = True,
-    seed: int | None = None,
-    workdir: str | Path | None = None,
-    cache: Cache | None = None,
-    progress: bool = False,
-    example_inputs: Any = None,
-    listeners: Sequence[object] = (),
-) -> Sweep:
-    """For everything that a recipe selects and every number of centroids, the damage it alone does, and its bytes.
+def _table(sweep: Sweep) -> Table:
+    """A line for each unit, a column for each number of centroids: damage, and agreement where there are classes."""
+    numbers = sorted({row.centroids for row in sweep.rows})
+    classes = sweep.rows[0].kl is not None
+    what = "KL to the original in nats, agreement in %" if classes else "signal to noise of the outputs in dB"
+    measured = sum(row.measured for row in sweep.rows)
+    table = Table(
+        title=f"Each alone, on {sweep.samples:,} of {sweep.measured_on}: {what}",
+        caption=f"{measured} of {len(sweep.rows)} measured (*), the others estimated; "
+        f"{sweep.passes:.1f} forward passes, {sweep.seconds:.1f} s",
+        title_justify="left",
+    )
+    table.add_column("unit", overflow="fold")
+    for name in ("weights", *(f"k={k} ({code_bits(k)} bit)" for k in numbers)):
+        table.add_column(name, justify="right")
+    for unit, rows in sweep.by_unit().items():
+        cells = {
+            row.centroids: (f"{row.kl:.2g} {100 * (row.agreement or 0):.1f}" if classes else f"{row.snr:.1f}")
+            + ("*" if row.measured else "")
+            for row in rows
+        }
+        table.add_row(unit, f"{rows[0].weights:,}", *(cells.get(k, "") for k in numbers))
+    return table
 
-    Recovery is left out, but for steps that change the weights before the codebooks are fitted.
 
-    Args:
-        model: the teacher; never modified.
-        recipe: anything that :meth:`Recipe.load` takes. A rule's list of ``centroids`` is what is tried for it. A
-            rule with one value keeps it where the recipe has lists elsewhere; otherwise, and for rules without
-            ``centroids``, the argument ``centroids`` is tried.
-        data: unlabelled inputs, see :func:`lloydmax.compress`.
-        centroids: the numbers to try; ``None``: those of the recipe's ``search`` section (default 2, 4 ... 256).
-        samples: how many inputs count, drawn with the seed; ``None``: the section's (default 500).
-        units: ``parameters`` are tried one by one, ``rules`` all that a rule selects together.
-        estimate: estimate all from gradients at a tenth of the cost or less, and measure a few of them to check;
-            ``False``: measure everything.
-        seed: of all randomness; ``None``: the recipe's.
-        workdir: a folder in which every measurement is kept; a run that was killed goes on from there.
-        cache: shared with other runs over the same model and data.
-        progress: show progress on stderr.
-        example_inputs: see :func:`lloydmax.compress`.
-        listeners: plugin objects whose event hooks hear only this run.
+def _plot(sweep: Sweep, path: str | Path) -> None:
+    """Damage against bytes on logarithmic axes, a line for each unit, from early (dark) to late (bright).
 
     Raises:
-        RecipeError: see :func:`lloydmax.plan`, or a choice of something else than centroids. DataError, FitError.
-        RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
+        IntegrationError: matplotlib is not installed.
     """
-    from lloydmax.choosing.sweeping import Settings, opened, swept
-
-    settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
-    )
-    with opened(model, recipe, data, settings) as trials:
-        return swept(trials)[0]
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise IntegrationError("plots need matplotlib; run: pip install matplotlib") from None
+    units = sweep.by_unit()
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    floor = min((row.damage for row in sweep.rows if row.damage > 0), default=1e-9)
+    for number, (unit, rows) in enumerate(units.items()):
+        axes.plot(
+            [row.bytes for row in rows],
+            [max(row.damage, floor) for row in rows],
+            marker=".",
+            color=colormaps["viridis"](number / max(len(units) - 1, 1)),
+            label=unit,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="bytes of codes and codebook")
+    axes.set_ylabel("KL to the original (nats)" if sweep.rows[0].kl is not None else "noise / signal of the outputs")
+    axes.set_title(f"{sweep.model}: one layer at a time, each point a number of centroids")
+    if len(units) <= _LEGEND:
+        axes.legend(fontsize="small")
+    figure.savefig(path)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,28 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.format import packing
+from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
-from lloydmax.network.folding import fold_batch_norms
-from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids, plan_as_is
+from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
 from lloydmax.plan.plan import plan as make_plan
+from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Search
+from lloydmax.recipe.sections import KEEP
+from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.teacher.agreement import Agreement
 
 _MEASURED_OF = 32
+"""One of so many estimates is measured, to check them."""
 _FEWEST = 3
+"""Measurements at least: a law with two constants needs more than two points."""
 _WORTH = 1e-3
+"""Share of the largest damage below which an estimate is not worth a measurement."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Trials:
 
     def bytes(self, choice: Mapping[str, int]) -> int:
         """Codes and codebooks of these parameters as stored."""
-        planned = [replace(self.plan.parameters[name], centroids=k) for name, k in choice.items()]
+        planned = [self.plan.parameters[name].with_centroids(k) for name, k in choice.items()]
         return sum(self.stream(p) + p.codebook_bytes(self.recipe.storage) for p in planned)
 
     def stream(self, p: PlannedParameter) -> int:
@@ -102,6 +108,55 @@ class Trials:
             return p.code_bytes
         codebook = self.bench.codebook(p.name, p.centroids)
         return min(p.code_bytes, len(packing.entropy_encode(codebook.codes, codebook.bits)))
+
+
+def sweep(
+    model: nn.Module,
+    recipe: Any,
+    data: Any,
+    centroids: Sequence[int] | None = None,
+    *,
+    samples: int | None = None,
+    units: Units = "parameters",
+    estimate: bool = True,
+    seed: int | None = None,
+    workdir: str | Path | None = None,
+    cache: Cache | None = None,
+    progress: bool = False,
+    example_inputs: Any = None,
+    listeners: Sequence[object] = (),
+) -> Sweep:
+    """For everything that a recipe selects and every number of centroids, the damage it alone does, and its bytes.
+
+    Recovery is left out, but for steps that change the weights before the codebooks are fitted.
+
+    Args:
+        model: the teacher; never modified.
+        recipe: anything that :meth:`Recipe.load` takes. A rule's list of ``centroids`` is what is tried for it. A
+            rule with one value keeps it where the recipe has lists elsewhere; otherwise, and for rules without
+            ``centroids``, the argument ``centroids`` is tried.
+        data: unlabelled inputs, see :func:`lloydmax.compress`.
+        centroids: the numbers to try; ``None``: those of the recipe's ``search`` section (default 2, 4 ... 256).
+        samples: how many inputs count, drawn with the seed; ``None``: the section's (default 500).
+        units: ``parameters`` are tried one by one, ``rules`` all that a rule selects together.
+        estimate: estimate all from gradients at a tenth of the cost or less, and measure a few of them to check;
+            ``False``: measure everything.
+        seed: of all randomness; ``None``: the recipe's.
+        workdir: a folder in which every measurement is kept; a run that was killed goes on from there.
+        cache: shared with other runs over the same model and data.
+        progress: show progress on stderr.
+        example_inputs: see :func:`lloydmax.compress`.
+        listeners: plugin objects whose event hooks hear only this run.
+
+    Raises:
+        RecipeError: see :func:`lloydmax.plan`, or a choice of something else than centroids. DataError, FitError.
+        RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
+    """
+    settings = Settings(
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+    )
+    with opened(model, recipe, data, settings) as trials:
+        return swept(trials)[0]
 
 
 @contextmanager
@@ -116,8 +171,6 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
     plan = make_plan(model, single, settings.example_inputs)
     with ExitStack() as stack:
         if settings.progress:
-            from lloydmax.progress.bars import ProgressBars
-
             listeners = (*listeners, stack.enter_context(ProgressBars()))
         stack.enter_context(seeded(seed, model))
         events = Events(listeners)
@@ -125,7 +178,9 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
         recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events)
-        original, plan = _original(recovery, single, plan, settings.example_inputs)
+        early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
+        list(recover(recovery, early))
+        original, plan = to_be_fitted(model, recovery.student, plan, bool(early), settings.example_inputs)
         tried = {p.name: _numbers(p, original, lists[p.rule]) for p in plan.parameters.values()}
         units = _units(plan, single, settings.units)
         options = {
@@ -253,28 +308,14 @@ def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int]
 
 
 def _chooses(quantizer: str) -> bool:
-    from lloydmax.hooks import registry
-    from lloydmax.recipe.recipe import KEEP
-
     return quantizer != KEEP and "centroids" in registry.find("quantizer", quantizer, RecipeError).options.model_fields
-
-
-def _original(recovery: Recovery, recipe: Recipe, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:
-    """The model whose weights get the codebooks: after the steps that come before the fit."""
-    early = [step for step in recovery_steps(recipe) if getattr(step[1], "before_fit", False)]
-    if not early and recipe.activations is None:
-        return recovery.teacher, plan
-    list(recover(recovery, early))
-    if recipe.activations is not None:
-        fold_batch_norms(recovery.student)
-    return recovery.student, plan_as_is(recovery.student, recipe, example_inputs, like=plan)
 
 
 def _numbers(p: PlannedParameter, model: nn.Module, tried: list[int] | None) -> list[int]:
     """The numbers of centroids to fit, none above the number of distinct values."""
     if tried is None:
         return [p.centroids]
-    most = most_centroids(model.get_parameter(p.name).detach(), tried[-1], p.granularity, p.axis, p.block)
+    most = most_centroids(model.get_parameter(p.name).detach(), p.layout.with_centroids(tried[-1]))
     return sorted({min(k, most) for k in tried})
 
 

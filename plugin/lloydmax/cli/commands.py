@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 import click
 
+from lloydmax import checkpoint
+from lloydmax.choosing.search import SearchResult
+from lloydmax.choosing.search import search as search_centroids
+from lloydmax.choosing.sweep import Sweep
+from lloydmax.choosing.sweeping import sweep
 from lloydmax.cli.inputs import (
     budget_of,
     build_model,
@@ -31,7 +37,23 @@ from lloydmax.cli.options import (
     recipe_option,
     show,
 )
+from lloydmax.compress import compress as compress_model
+from lloydmax.data import unlabelled
+from lloydmax.defaults import recipe_for
+from lloydmax.demo import run as run_demo
 from lloydmax.errors import CheckpointError
+from lloydmax.exporting.export import export as export_model
+from lloydmax.hooks import registry
+from lloydmax.hooks.units import BudgetError
+from lloydmax.plan.plan import plan as make_plan
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.reference import markdown
+from lloydmax.report.curves import DamageCurves
+from lloydmax.report.report import Report
+from lloydmax.runtime.text import render
+from lloydmax.teacher.agreement import Yardstick, accuracy
+from lloydmax.teacher.fitness import data_fitness as rank_data
+from lloydmax.teacher.fitness_table import fitness_table
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,9 +83,6 @@ def compress(
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
-    from lloydmax import Recipe, recipe_for
-    from lloydmax import compress as run
-
     if (recipe is None) == (bits is None):
         raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
     read = None if recipe is None else Recipe.load(Path(recipe))
@@ -75,7 +94,7 @@ def compress(
         assert bits is not None
         read = recipe_for(teacher, bits, reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
-        result = run(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
+        result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
     if report_path is not None:
         result.report.to_json(report_path)
@@ -97,8 +116,6 @@ def recipe(
     image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the recipe that compress --bits runs, to be edited."""
-    from lloydmax import recipe_for
-
     check_folder(out)
     teacher = build_model(model, weights, model_args, device)
     made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
@@ -112,10 +129,7 @@ def recipe(
 @as_json_option
 def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
     """Show what a recipe means for every parameter, and the predicted size."""
-    from lloydmax import Recipe
-    from lloydmax import plan as make
-
-    made = make(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
+    made = make_plan(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
     show(made.to_dict(), str(made), as_json)
 
 
@@ -146,9 +160,7 @@ def search(
     log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
-    import lloydmax
-
-    read = lloydmax.Recipe.load(Path(recipe))
+    read = Recipe.load(Path(recipe))
     for path in (out, report_path, plot):
         check_folder(path)
     teacher = build_model(model, weights, model_args, device)
@@ -161,17 +173,17 @@ def search(
         "seed": seed,
         "workdir": workdir,
     }
-    found: lloydmax.Sweep | lloydmax.SearchResult
+    found: Sweep | SearchResult
     if only_sweep:
         with progress(quiet, log_json) as shown:
-            found = swept = lloydmax.sweep(teacher, read, inputs, **options, **shown)
+            found = swept = sweep(teacher, read, inputs, **options, **shown)
         if out is not None:
             swept.to_json(out)
     else:
         try:
             with progress(quiet, log_json) as shown:
-                found = lloydmax.search(teacher, read, inputs, budget_of(budget), method, **options, **shown)
-        except lloydmax.BudgetError as error:
+                found = search_centroids(teacher, read, inputs, budget_of(budget), method, **options, **shown)
+        except BudgetError as error:
             show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
             sys.exit(1)
         swept = found.sweep
@@ -204,12 +216,6 @@ def evaluate(
 
     With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
     """
-    import copy
-
-    from lloydmax import load
-    from lloydmax.data import unlabelled
-    from lloydmax.teacher.agreement import Yardstick, accuracy
-
     if data_fitness:
         if not sets or student or data or labels:
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
@@ -219,7 +225,7 @@ def evaluate(
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
-    small = load(student, copy.deepcopy(teacher))
+    small = checkpoint.load(student, copy.deepcopy(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     found = Yardstick(teacher, source, len(source) if samples is None else samples).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
@@ -247,15 +253,13 @@ def export(
     options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
-    import lloydmax
-
     if (shape is None) == (data is None):
         raise click.UsageError("give example inputs: either --shape or --data")
     check_folder(out)
     chosen = options_of(options)
-    small = lloydmax.load(student, build_model(model, weights, model_args, device))
+    small = checkpoint.load(student, build_model(model, weights, model_args, device))
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
-    made = lloydmax.export(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
+    made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
     show(made.to_dict(), f"Written: {made}", as_json)
 
 
@@ -264,9 +268,7 @@ def export(
 @as_json_option
 def inspect(path: str, as_json: bool) -> None:
     """Show what a compressed file holds."""
-    from lloydmax.checkpoint import inspect as look
-
-    found = look(path)
+    found = checkpoint.inspect(path)
     show(found.to_dict(), str(found), as_json)
 
 
@@ -275,10 +277,8 @@ def inspect(path: str, as_json: bool) -> None:
 @as_json_option
 def verify(path: str, as_json: bool) -> None:
     """Check a compressed file: structure, checksums, code range. Status 1 if it is damaged."""
-    from lloydmax.checkpoint import verify as check
-
     try:
-        check(path)
+        checkpoint.verify(path)
     except CheckpointError as error:
         if not Path(path).is_file():
             raise
@@ -296,9 +296,6 @@ def verify(path: str, as_json: bool) -> None:
 @as_json_option
 def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
     """Show one report, or two side by side, as one self-contained page for a browser."""
-    from lloydmax import Report
-    from lloydmax.report.curves import DamageCurves
-
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
     check_folder(out)
@@ -312,9 +309,10 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
 @as_json_option
 def plugins(as_json: bool) -> None:
     """List what is installed, and from where."""
-    from lloydmax.hooks.registry import strategies
-
-    rows = [{"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution} for s in strategies()]
+    rows = [
+        {"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution}
+        for s in registry.strategies()
+    ]
     text = "\n".join(f"{r['kind']:14} {r['name']:16} {r['plugin']:16} {r['distribution']}" for r in rows)
     show(rows, text, as_json)
 
@@ -326,12 +324,9 @@ def schema(as_markdown: bool) -> None:
 
     A JSON schema for editors and checkers, with the options of every installed plugin.
     """
-    from lloydmax import Recipe
-    from lloydmax.hooks.registry import strategies
-    from lloydmax.recipe.reference import markdown
-
     click.echo(
-        markdown(strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2), nl=not as_markdown
+        markdown(registry.strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2),
+        nl=not as_markdown,
     )
 
 
@@ -341,17 +336,11 @@ def schema(as_markdown: bool) -> None:
 @as_json_option
 def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
-    from lloydmax.demo import run
-
     with progress(quiet, log_json) as shown:
-        result = run(Path(out), **shown)
+        result = run_demo(Path(out), **shown)
     show(result.to_dict(), str(result), as_json)
 
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
-    from lloydmax import data_fitness
-    from lloydmax.runtime.text import render
-    from lloydmax.teacher.fitness_table import fitness_table
-
-    found = data_fitness(model, sets, **({} if samples is None else {"samples": samples}))
-    show([fitness.to_dict() for fitness in found], render(fitness_table(found)), as_json)
+    found = rank_data(model, sets, **({} if samples is None else {"samples": samples}))
+    show([each.to_dict() for each in found], render(fitness_table(found)), as_json)

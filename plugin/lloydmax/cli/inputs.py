@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import torch
 
+from lloydmax.cli.models import build
 from lloydmax.cli.options import listeners
+from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.errors import DataError
+from lloydmax.teacher.synthesis import synthesize
 
 _SYNTHESIZE = "synthesize:"
 
@@ -33,8 +38,6 @@ def budget_of(text: str | None) -> dict[str, float] | None:
 
 def build_model(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:
     """The model that a callable and a file of weights make."""
-    from lloydmax.cli.models import build
-
     try:
         keywords = json.loads(arguments) if arguments else {}
     except json.JSONDecodeError as error:
@@ -48,14 +51,10 @@ def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str 
         return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
     if path is None or not Path(path).is_dir():
         return None if path is None else Path(path)
-    from lloydmax.data import image_channels, images
-
     return images(path, size, image_channels(model), numbers(mean), numbers(std))
 
 
 def _synthesized(count: str, model: Any, size: int) -> Any:
-    from lloydmax import synthesize
-
     if not count.isdecimal():
         raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
     with listeners() as heard:
@@ -72,9 +71,6 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
 
 def labels_of(labels: str, data: str, source: Any) -> Any:
     """The class of every input, from a ``.npy`` file or from the folders."""
-    import numpy as np
-    import torch
-
     if labels == "folders":
         if not Path(data).is_dir():
             raise DataError("--labels folders needs --data to be a folder of images")
@@ -92,8 +88,6 @@ def labels_of(labels: str, data: str, source: Any) -> Any:
 
 def noise(shape: str) -> Any:
     """Normally distributed numbers of a comma-separated shape, always the same."""
-    import torch
-
     sizes = shape.split(",")
     if not all(size.strip().isdecimal() and int(size) for size in sizes):
         raise click.UsageError(f"--shape is a comma-separated list of sizes, such as 1,3,224,224, not {shape!r}")
@@ -102,8 +96,6 @@ def noise(shape: str) -> Any:
 
 def first_batch(data: Any, model: Any) -> Any:
     """The first two inputs of unlabelled data, as positional or keyword arguments."""
-    from lloydmax.data import unlabelled
-
     source = unlabelled(data, model)
     _, batch = next(iter(source.batches(2)))
     return batch.kwargs or batch.args

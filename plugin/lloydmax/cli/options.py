@@ -10,6 +10,9 @@ from typing import Any
 import click
 
 from lloydmax.errors import LloydmaxError
+from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.jsonlog import JsonLog
+from lloydmax.runtime import processes
 
 Command = Callable[..., Any]
 _LOG_JSON, _QUIET = "lloydmax.log_json", "lloydmax.quiet"
@@ -23,8 +26,6 @@ class Main(click.Group):
             return super().invoke(ctx)
         except (LloydmaxError, OSError) as error:
             if ctx.meta.get(_LOG_JSON):
-                from lloydmax.progress.jsonlog import JsonLog
-
                 JsonLog().write("error", str(error))
             else:
                 click.echo(f"lloydmax: {error}", err=True)
@@ -85,8 +86,6 @@ def progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
     if not log_json:
         yield {"progress": not quiet}
         return
-    from lloydmax.progress.jsonlog import JsonLog
-
     with JsonLog() as log:
         yield {"progress": False, "listeners": [log]}
 
@@ -96,14 +95,10 @@ def listeners() -> Iterator[list[object]]:
     """What hears a stage before the run itself, as the options of the command say."""
     told = click.get_current_context().meta
     if told.get(_LOG_JSON):
-        from lloydmax.progress.jsonlog import JsonLog
-
         yield [JsonLog()]
     elif told.get(_QUIET):
         yield []
     else:
-        from lloydmax.progress.bars import ProgressBars
-
         with ProgressBars() as bars:
             yield [bars]
 
@@ -114,7 +109,5 @@ recipe_option = click.option("--recipe", required=True, type=click.Path(), help=
 
 def show(data: Any, text: str, as_json: bool) -> None:
     """Print the result, once per run."""
-    from lloydmax.runtime import processes
-
     if processes.writes():
         click.echo(json.dumps(data, indent=2) if as_json else text)

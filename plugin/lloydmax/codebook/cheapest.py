@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def envelope(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.int64], Floats]:
+def cheapest(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.int64], Floats]:
     """The centroids that are the cheapest somewhere, and where one gives way to the next.
 
     Args:

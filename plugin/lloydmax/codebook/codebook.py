@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from lloydmax.codebook.blocks import code_shape, features, from_blocks, grouped, misfit, nearest, to_blocks
-from lloydmax.codebook.cheapest import envelope
-from lloydmax.codebook.layout import channels_per_codebook, code_bits
+from lloydmax.codebook.blocks import features, nearest
+from lloydmax.codebook.cheapest import cheapest
+from lloydmax.codebook.layout import Layout
 from lloydmax.errors import FitError
 
 CENTROID_BITS = 16
@@ -23,51 +23,7 @@ CENTROID_BITS = 16
 _CHUNK = 1 << 18
 """Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
 _CHUNK_ELSEWHERE = 1 << 24
-
-
-def decode(
-    centroids: Tensor,
-    codes: Tensor,
-    granularity: str = "tensor",
-    axis: int = 0,
-    block: int = 1,
-    shape: tuple[int, ...] | None = None,
-) -> Tensor:
-    """The dense weight: every code replaced by its centroid.
-
-    Differentiable with respect to ``centroids``. ``torch.index_select`` is used because its backward pass is
-    far cheaper on the CPU than that of ``F.embedding`` for a few centroids and millions of codes.
-
-    Args:
-        centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; of vectors ``(..., k, block)``;
-            floating point.
-        codes: integers ``0 .. k - 1`` in the shape of the weight, of vectors ``(channels, blocks per channel)``.
-        granularity: what shares a codebook.
-        axis: the axis of the output channels of the weight.
-        block: weights of one code.
-        shape: of the weight; needed for vectors.
-
-    Returns:
-        A tensor in the shape of the weight and the dtype of ``centroids``.
-    """
-    if block > 1:
-        assert shape is not None
-        rows = torch.index_select(centroids.reshape(-1, block), 0, _slots(codes, centroids.shape[-2], granularity, 0))
-        return from_blocks(rows, shape, axis)
-    index = _slots(codes, centroids.shape[-1], granularity, axis)
-    return torch.index_select(centroids.reshape(-1), 0, index).view(codes.shape)
-
-
-def _slots(codes: Tensor, k: int, granularity: str, axis: int) -> Tensor:
-    """Each code's place in the codebooks laid end to end, flat."""
-    channels = channels_per_codebook(granularity)
-    index = codes.int()
-    if channels is not None:
-        owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // channels
-        shape = [1] * codes.dim()
-        shape[axis] = -1
-        index = index + (owner * k).view(shape)
-    return index.reshape(-1)
+"""Weights handled at once on other devices, where starting an operation costs more than its temporaries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +42,7 @@ class Codebook:
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
         price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
+        layout: shape, k, granularity, axis and block as one value.
 
     Raises:
         FitError: blocks that do not divide the channels of the weight, or centroids or codes of another shape.
@@ -98,19 +55,23 @@ class Codebook:
     block: int = 1
     shape: tuple[int, ...] = ()
     price: float = 0.0
+    layout: Layout = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.block == 1:
             object.__setattr__(self, "shape", tuple(self.codes.shape))
-        elif reason := misfit(self.shape, self.axis, self.block):
-            raise FitError(reason)
-        elif self.centroids.shape[-1] != self.block or self.codes.shape != code_shape(
-            self.shape, self.axis, self.block
-        ):
+        layout = Layout(self.shape, self.k, self.granularity, self.axis, self.block)
+        if self.block > 1 and (self.centroids.shape[-1] != self.block or tuple(self.codes.shape) != layout.code_shape):
             raise FitError(
                 f"centroids {tuple(self.centroids.shape)} and codes {tuple(self.codes.shape)} do not fit blocks of "
                 f"{self.block} weights of shape {self.shape}"
             )
+        object.__setattr__(self, "layout", layout)
+
+    @classmethod
+    def of(cls, layout: Layout, centroids: Tensor, codes: Tensor, price: float = 0.0) -> Codebook:
+        """A codebook of this layout, whose number of centroids is told by the centroids."""
+        return cls(centroids, codes, layout.granularity, layout.axis, layout.block, layout.shape, price)
 
     @property
     def k(self) -> int:
@@ -120,16 +81,16 @@ class Codebook:
     @property
     def bits(self) -> int:
         """Bits of one fixed-width code."""
-        return code_bits(self.k)
+        return self.layout.bits
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of a fixed-width code for each weight that it stands for."""
-        return self.bits / self.block
+        return self.layout.bits_per_weight
 
     def dequantize(self) -> Tensor:
         """The dense weight, in its shape and the dtype of ``centroids``."""
-        return decode(self.centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
+        return self.layout.decode(self.centroids, self.codes)
 
     def mse(self, weight: Tensor, importance: Tensor | None = None) -> float:
         """Mean squared error against ``weight``, summed in float64 (weighted mean if ``importance`` is given).
@@ -177,11 +138,10 @@ class Codebook:
         """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
         shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
         counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
-        channels = None if self.axis else channels_per_codebook(self.granularity)
+        channels = None if self.axis else self.layout.channels
         for rows, part in self.parts():
             owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
-            slots = _slots(part.codes, self.k, self.granularity, self.axis if self.block == 1 else 0)
-            owned += torch.bincount(slots, minlength=owned.numel()).view(owned.shape)
+            owned += torch.bincount(part.layout.slots(part.codes), minlength=owned.numel()).view(owned.shape)
         return counts
 
     def parts(self) -> Iterator[tuple[slice, Codebook]]:
@@ -192,18 +152,15 @@ class Codebook:
             return
         size = _CHUNK if self.codes.device.type == "cpu" else _CHUNK_ELSEWHERE
         rows = max(1, size * self.shape[0] // math.prod(self.shape))
-        channels = None if self.axis else channels_per_codebook(self.granularity)
+        channels = None if self.axis else self.layout.channels
         if channels is not None:
             rows = max(channels, rows - rows % channels)
         for start in range(0, self.shape[0], rows):
             codes, centroids = self.codes[start : start + rows], self.centroids
             if channels is not None:
                 centroids = centroids[start // channels : -(-(start + rows) // channels)]
-            shape = (len(codes), *self.shape[1:])
-            yield (
-                slice(start, start + rows),
-                Codebook(centroids, codes, self.granularity, self.axis, self.block, shape),
-            )
+            layout = replace(self.layout, shape=(len(codes), *self.shape[1:]))
+            yield slice(start, start + rows), Codebook.of(layout, centroids, codes)
 
     @property
     def entropy(self) -> float:
@@ -241,9 +198,8 @@ class Codebook:
             limits: ascending, float32 ``(codebooks, n)``.
         """
         moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
-        channels = channels_per_codebook(self.granularity) if weight.dim() else None
-        if channels is not None:
-            limits = limits[torch.arange(moved.shape[0], device=weight.device) // channels]
+        if self.layout.channels is not None and weight.dim():
+            limits = limits[self.layout.owners(weight.device)]
         if len(limits) == 1:
             cells = torch.bucketize(moved.reshape(-1), limits[0], out_int32=True)
         else:
@@ -254,7 +210,7 @@ class Codebook:
     def looked_up(self, table: Tensor, codes: Tensor | None = None) -> Tensor:
         """An entry of a table ``(codebooks, n)`` for each weight, by its code or by other integers ``0 .. n - 1``."""
         codes = self.codes if codes is None else codes
-        return decode(table, codes, self.granularity if codes.dim() else "tensor", self.axis)
+        return self.layout.with_centroids(table.shape[-1]).decode(table, codes)
 
     def priced_bits(self) -> Tensor:
         """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of
@@ -263,14 +219,13 @@ class Codebook:
         return CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
 
     def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        kept, limits = envelope(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
+        kept, limits = cheapest(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
         return order[torch.from_numpy(kept).to(order.device)][None], torch.from_numpy(limits).to(table)[None]
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:
-        blocks = to_blocks(weight.detach().float(), self.axis, self.block)
-        groups = list(grouped(blocks, channels_per_codebook(self.granularity)))
+        groups = list(self.layout.groups(weight.detach().float()))
         tables = self.centroids.detach().float().reshape(-1, self.k, self.block).split([len(group) for group in groups])
-        centre = blocks.mean((0, 1))
+        centre = self.layout.blocks(weight.detach().float()).mean((0, 1))
         codes = [
             nearest(features(group - centre), table - centre)[0].view(-1)
             for group, table in zip(groups, tables, strict=True)

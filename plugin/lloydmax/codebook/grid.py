@@ -1,17 +1,14 @@
-"""TODO docstring."""
+"""Evenly spaced codebooks: ``scale * (i - zero_point)``, stored as these two values."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lloydmax.codebook.codebook import Codebook
 
-if TYPE_CHECKING:
-    pass
 _FEW = 15
+"""Centroids from which an even codebook of granularity ``tensor`` is stored as scale and zero point."""
 
 
 def grid(weight: Tensor, count: int, low: int) -> Codebook:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lloydmax.codebook.layout import Layout
+
 SCALE_BYTES = 2
+"""Of a bfloat16."""
 _MOST = 127
+"""The largest integer; -128 would make the range uneven."""
 
 
-def pays(k: int, block: int, float_bytes: int) -> bool:
-    """Whether integers and a scale take fewer bytes than ``k`` centroids of ``block`` floats."""
-    return k * block + SCALE_BYTES < k * block * float_bytes
+def pays(layout: Layout, float_bytes: int) -> bool:
+    """Whether integers and a scale take fewer bytes than the floats of a codebook."""
+    return layout.values + SCALE_BYTES < layout.values * float_bytes
 
 
 def rounded(rows: Tensor) -> Tensor:

@@ -1,15 +1,34 @@
-"""TODO docstring."""
+"""Layout: how a weight is divided among codebooks, and into codes."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from lloydmax.errors import FitError
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes of a weight that can have a codebook."""
+
+_LONGEST_SUGGESTED = 64
+"""Lengths of blocks beyond this are not suggested."""
+
+
+def code_bits(centroids: int) -> int:
+    """Bits of one fixed-width code, ``ceil(log2(centroids))``; 0 for a single centroid."""
+    return (centroids - 1).bit_length()
+
+
+def code_dtype(centroids: int) -> torch.dtype:
+    """The smallest integer dtype that holds the codes ``0 .. centroids - 1`` in memory."""
+    if centroids <= 1 << 8:
+        return torch.uint8
+    return torch.int16 if centroids <= 1 << 15 else torch.int32
 
 
 def channels_per_codebook(granularity: str) -> int | None:
@@ -31,19 +50,154 @@ def channels_per_codebook(granularity: str) -> int | None:
     return int(match.group(1))
 
 
-def codebook_count(shape: torch.Size | tuple[int, ...], granularity: str, axis: int = 0) -> int:
-    """Number of codebooks that a weight of this shape gets."""
-    channels = channels_per_codebook(granularity)
-    return 1 if channels is None or not shape else math.ceil(shape[axis] / channels)
+@dataclass(frozen=True)
+class Layout:
+    """How one weight is divided among codebooks, and into codes.
 
+    A block is ``block`` consecutive weights of one output channel, row-major over the remaining axes (9 is a 3 x 3
+    kernel); each block has one code.
 
-def code_bits(centroids: int) -> int:
-    """Bits of one fixed-width code, ``ceil(log2(centroids))``; 0 for a single centroid."""
-    return (centroids - 1).bit_length()
+    Attributes:
+        shape: of the weight.
+        centroids: of one codebook, k.
+        granularity: what shares a codebook: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"``
+            (N output channels; the last group may be smaller). A scalar has one codebook whatever it says.
+        axis: axis of the output channels: 0, or 1 for transposed convolutions.
+        block: weights of one code.
+        channels: output channels of one codebook; ``None``: all.
 
+    Raises:
+        FitError: another granularity, or blocks that do not divide the channels of the weight.
+    """
 
-def code_dtype(centroids: int) -> torch.dtype:
-    """The smallest integer dtype that holds the codes ``0 .. centroids - 1`` in memory."""
-    if centroids <= 1 << 8:
-        return torch.uint8
-    return torch.int16 if centroids <= 1 << 15 else torch.int32
+    shape: tuple[int, ...]
+    centroids: int
+    granularity: str = "tensor"
+    axis: int = 0
+    block: int = 1
+    channels: int | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", channels_per_codebook(self.granularity))
+        size = self.weights_per_channel
+        if size % self.block:
+            lengths = [d for d in range(1, min(size, _LONGEST_SUGGESTED) + 1) if size % d == 0]
+            raise FitError(
+                f"its shape {self.shape} has {size} weights per output channel, which blocks of {self.block} do not "
+                f"divide; lengths that do: {', '.join(map(str, lengths))}"
+            )
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def weights_per_channel(self) -> int:
+        """Number of weights of one output channel."""
+        return math.prod(self.shape[: self.axis]) * math.prod(self.shape[self.axis + 1 :])
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return self.weights // self.block
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of the codes: that of the weight, or ``(channels, blocks per channel)`` for blocks of several."""
+        if self.block == 1:
+            return self.shape
+        return (self.shape[self.axis], self.weights_per_channel // self.block)
+
+    @property
+    def bits(self) -> int:
+        """Bits of one fixed-width code."""
+        return code_bits(self.centroids)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a fixed-width code for each weight that it stands for."""
+        return self.bits / self.block
+
+    @property
+    def codebooks(self) -> int:
+        """Number of codebooks."""
+        return 1 if self.channels is None or not self.shape else math.ceil(self.shape[self.axis] / self.channels)
+
+    @property
+    def values(self) -> int:
+        """Number of values of one codebook: its centroids, each of ``block`` weights."""
+        return self.centroids * self.block
+
+    @property
+    def centroids_shape(self) -> tuple[int, ...]:
+        """Shape of the centroids: ``(k,)`` for granularity ``tensor``, else ``(codebooks, k)``; with ``block`` as a
+        last axis where it is above 1."""
+        one = (self.centroids,) if self.block == 1 else (self.centroids, self.block)
+        return one if self.granularity == "tensor" else (self.codebooks, *one)
+
+    def __str__(self) -> str:
+        blocks = f" in blocks of {self.block}" if self.block > 1 else ""
+        return f"{self.centroids} centroids per {self.granularity}{blocks}"
+
+    def with_centroids(self, centroids: int) -> Layout:
+        """The same with another number of centroids."""
+        return replace(self, centroids=centroids)
+
+    def fits(self, other: Layout) -> bool:
+        """Whether a codebook of the layout ``other`` is one of this layout, perhaps with fewer centroids."""
+        alike = (self.shape, self.granularity, self.block) == (other.shape, other.granularity, other.block)
+        return alike and other.centroids <= self.centroids
+
+    def owners(self, device: torch.device | None = None) -> Tensor:
+        """Number of the codebook of every output channel: int64 ``(channels,)``."""
+        channels = self.channels or self.shape[self.axis]
+        return torch.arange(self.shape[self.axis], device=device) // channels
+
+    def blocks(self, weight: Tensor) -> Tensor:
+        """``(channels, blocks per channel, block)`` of a tensor in the shape of the weight."""
+        return weight.movedim(self.axis, 0).reshape(weight.shape[self.axis], -1, self.block)
+
+    def groups(self, weight: Tensor) -> Iterator[Tensor]:
+        """The blocks of every codebook, ``(codebooks, n, block)``: those of full groups of channels, then those of a
+        smaller last group."""
+        blocks = self.blocks(weight)
+        channels = self.channels or len(blocks)
+        full = len(blocks) // channels * channels
+        for part in (blocks[:full], blocks[full:]):
+            if len(part):
+                yield part.reshape(-1, min(channels, len(part)) * blocks.shape[1], self.block)
+
+    def slots(self, codes: Tensor) -> Tensor:
+        """Each code's place in the codebooks laid end to end: int32, flat.
+
+        Args:
+            codes: integers ``0 .. k - 1``, :attr:`code_shape`.
+        """
+        index = codes.int()
+        if self.channels is not None and self.shape:
+            axis = self.axis if self.block == 1 else 0
+            owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // self.channels
+            shape = [1] * codes.dim()
+            shape[axis] = -1
+            index = index + (owner * self.centroids).view(shape)
+        return index.reshape(-1)
+
+    def decode(self, centroids: Tensor, codes: Tensor) -> Tensor:
+        """The dense weight: every code replaced by its centroid.
+
+        Differentiable with respect to ``centroids``. ``torch.index_select`` is used because its backward pass is far
+        cheaper on the CPU than that of ``F.embedding`` for a few centroids and millions of codes.
+
+        Args:
+            centroids: :attr:`centroids_shape`, any dtype.
+            codes: integers ``0 .. k - 1``, :attr:`code_shape`.
+
+        Returns:
+            A tensor in the shape of the weight and the dtype of ``centroids``.
+        """
+        if self.block == 1:
+            return torch.index_select(centroids.reshape(-1), 0, self.slots(codes)).view(codes.shape)
+        rows = torch.index_select(centroids.reshape(-1, self.block), 0, self.slots(codes))
+        moved = (self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :])
+        return rows.reshape(moved).movedim(0, self.axis).contiguous()

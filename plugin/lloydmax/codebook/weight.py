@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""What a codebook can be fitted to."""
 
 from __future__ import annotations
 

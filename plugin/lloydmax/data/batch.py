@@ -82,9 +82,10 @@ class Batch:
         return self.map(move)
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
-        """These rows of every tensor that has the samples along its first axis; other tensors are kept."""
+        """These rows of every tensor that has the samples along its first axis; others are copied, so that
+        a model that writes into its inputs changes nothing that is held."""
         samples = len(self)
-        return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor)
+        return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor.clone())
 
     def run(self, model: nn.Module) -> Any:
         """What ``model`` gives for these inputs; those that need plain strides (``x.view`` after a convolution)

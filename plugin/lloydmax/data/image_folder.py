@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"])
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of the channels of ImageNet's pictures, which most published weights expect."""
 
 
 class ImageFolder(Dataset[Tensor]):

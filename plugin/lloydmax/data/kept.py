@@ -20,7 +20,9 @@ from lloydmax.errors import DataError
 
 GIB = 2**30
 SEGMENT_BYTES = GIB // 4
+"""Memory is taken in pieces of this size, so that no piece has to move when more batches come."""
 _ALIGNMENT = 64
+"""Bytes: a cache line."""
 
 
 class Spool:

@@ -22,8 +22,11 @@ from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
 from lloydmax.errors import DataError
 
 MANY_PICTURES = 256
+"""More pictures than this are read by worker processes."""
 COLLATED_SAMPLES = 64
+"""Samples of an iterable dataset that are made one batch."""
 MOST_DRAWS = 2**27
+"""A sampler that draws more is taken to be endless."""
 
 
 def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0) -> Source:

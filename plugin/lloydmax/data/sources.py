@@ -17,6 +17,7 @@ from lloydmax.data.randomness import undisturbed
 from lloydmax.errors import DataError
 
 PROBED_SAMPLES = 16
+"""Samples that are read twice, to see whether a dataset is deterministic."""
 
 
 class Source(ABC):

@@ -1,18 +1,14 @@
-"""TODO docstring."""
+"""What the demo found, as a table in the terminal."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.table import Table
 
+from lloydmax.report.figures import Figures
 from lloydmax.runtime.text import percent, size
 
-if TYPE_CHECKING:
-    from lloydmax.report import Report
 
-
-def demo_table(report: Report) -> Table:
+def demo_table(report: Figures) -> Table:
     """Accuracy and size from the original to the recovered model."""
     table = Table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes", title_justify="left")
     table.add_column("stage")

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 _PARTS = (8, 4, 2, 1)
+"""Widths of bits of which whole numbers fit a byte: a code of 7 bits is one of 4, one of 2 and one of 1."""
 
 
 def parts(codes: Array) -> Iterator[tuple[int, int, Array]]:

@@ -14,8 +14,9 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
 from lloydmax.exporting.quiet import quiet
+from lloydmax.format.parts import check_state, ordinary
 from lloydmax.student.codebooks import finish
-from lloydmax.student.held import check_state, contents, ordinary
+from lloydmax.student.held import contents
 from lloydmax.student.int8.model import IntegerModel
 from lloydmax.student.layers import CodesHolder
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.quiet import quiet
@@ -25,7 +24,9 @@ from lloydmax.student.codebooks import codebooks
 from lloydmax.student.layers import CodebookLayer
 
 _SIZES = (2, 4, 8, 16, 64, 256)
+"""Entries that a lookup table of Core ML may have."""
 _PALETTIZATION = 2
+"""Number of this kind of compression in coremltools' metadata."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,8 @@ def table(codebook: Codebook) -> Tensor:
     2, 4, 8, 16, 64 or 256 by repeating the last centroid.
     """
     rows = codebook.centroids.reshape(-1, codebook.k, codebook.block)
-    channels = channels_per_codebook(codebook.granularity)
-    if channels is not None:
-        rows = rows[torch.arange(codebook.shape[codebook.axis]) // channels]
+    if codebook.layout.channels is not None:
+        rows = rows[codebook.layout.owners()]
     entries = next(size for size in _SIZES if size >= codebook.k)
     padded = torch.cat([rows, rows[:, -1:].expand(-1, entries - codebook.k, -1)], 1)
     axes = [1] * len(codebook.shape)

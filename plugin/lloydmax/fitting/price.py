@@ -32,6 +32,7 @@ TEMPER = 2 / 3
 """Exponent of importance x mean square."""
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
+"""A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
 
 
 class _Layer:
@@ -172,6 +173,6 @@ def _file_bytes(model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook])
 
 
 def _size(model: nn.Module, plan: Plan, centroids: Mapping[str, int], streams: Mapping[str, int]) -> int:
-    stored = {name: replace(p, centroids=centroids[name]).stored() for name, p in plan.parameters.items()}
+    stored = {name: p.with_centroids(centroids[name]).record() for name, p in plan.parameters.items()}
     coded = {name: streams.get(name, 0) for name in stored}
     return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, coded)

@@ -1,8 +1,8 @@
-"""The file's format: a safetensors file with one JSON document about its tensors. Nothing here reads or writes.
+"""The document of a file: what its JSON metadata say about its tensors. Nothing here reads or writes.
 
 Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
-only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one of these
-is used.
+only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one
+of these is used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact
 from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
-from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, Parameter
+from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, ParameterRecord
 
 FORMAT = 2
+"""The newest format that this version reads."""
 KEY = "lloydmax"
 STORAGE = {
     "floats": tuple(FLOATS),
@@ -49,7 +50,7 @@ class Document:
         compact: the layout, see :mod:`lloydmax.format.compact`.
     """
 
-    parameters: dict[str, Parameter]
+    parameters: dict[str, ParameterRecord]
     floats: dict[str, str] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] | None = None
@@ -127,9 +128,9 @@ class Document:
         value, canonical = _value(text)
         expect(canonical == text, "the document is damaged (not canonical)")
         rows = value.pop("tensors", None)
-        expect(isinstance(rows, list) and "crc32" not in value, "tensors is no list")
+        expect(isinstance(rows, list) and "crc32" not in value, "tensors is not a list")
         ordered = [_entry(row) for row in rows]
-        expect(ordered == file_order(ordered), "tensors are in no order")
+        expect(ordered == file_order(ordered), "tensors are not in order")
         expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
         document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
         document.check(document.table(ordered))
@@ -152,29 +153,29 @@ class Document:
         for key, mapping in names.items():
             expect(
                 isinstance(mapping, dict) and all(isinstance(item, str) for item in mapping.values()),
-                f"{key} is no mapping of names",
+                f"{key} is not a mapping of names",
             )
-        expect(isinstance(value["parameters"], dict), "parameters is no mapping")
-        expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are no text")
-        expect(isinstance(value.get("recipe", {}), dict), "the recipe is no mapping")
-        expect(isinstance(value.get("constants", {}), dict), "constants is no mapping")
+        expect(isinstance(value["parameters"], dict), "parameters is not a mapping")
+        expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are not text")
+        expect(isinstance(value.get("recipe", {}), dict), "the recipe is not a mapping")
+        expect(isinstance(value.get("constants", {}), dict), "constants is not a mapping")
         activations = value.get("activations")
         if activations is not None:
             expect(
                 isinstance(activations, list) and all(_is_affine(point) for point in activations),
-                "activations is no list of scales and zero points",
+                "activations is not a list of scales and zero points",
             )
             activations = tuple((float(scale), zero) for scale, zero in activations)
         checksums = value["crc32"]
         expect(
             isinstance(checksums, list)
             and all(isinstance(item, str) and re.fullmatch("[0-9a-f]{8}", item) for item in checksums),
-            "crc32 is no list of checksums",
+            "crc32 is not a list of checksums",
         )
         parameters = {}
         for name, item in value["parameters"].items():
             try:
-                parameters[name] = Parameter.from_document(item)
+                parameters[name] = ParameterRecord.from_document(item)
             except CheckpointError as error:
                 raise CheckpointError(f"parameter {name!r}: {error}") from None
         return cls(
@@ -212,7 +213,7 @@ class Document:
                 f"the codebook of {name!r} has shape {codebook.shape}, not {parameter.codebook_shape}",
             )
             expect(codebook.fill is None and codes.fill is None, f"{name!r} is constant")
-            expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are no bytes")
+            expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are not bytes")
             expect(
                 parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
                 f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
@@ -221,7 +222,7 @@ class Document:
         for name, dtype in self.floats.items():
             expect(
                 dtype == "float32" and name in plain and plain[name].dtype in ("F16", "BF16"),
-                f"tensor {name!r} is no narrowed {dtype[:20]}",
+                f"tensor {name!r} is not a narrowed {dtype[:20]}",
             )
         stored = set(self.parameters) | set(plain)
         expect(len(stored) == len(self.parameters) + len(plain), "a parameter is stored twice")
@@ -304,7 +305,7 @@ def _row(entry: Entry) -> list[Any]:
 
 
 def _entry(row: Any) -> Entry:
-    expect(isinstance(row, list) and len(row) == 3 and isinstance(row[0], str), "tensors are no rows")
+    expect(isinstance(row, list) and len(row) == 3 and isinstance(row[0], str), "tensors are not rows")
     name, dtype, shape = row
     expect(isinstance(dtype, str) and dtype in BY_CODE, f"tensor {name[:100]!r} has an unknown dtype")
     expect(
@@ -318,7 +319,7 @@ def _entry(row: Any) -> Entry:
 
 
 def _constant(name: str, row: Any) -> Entry:
-    expect(isinstance(row, list) and len(row) == 3, "constants are no rows")
+    expect(isinstance(row, list) and len(row) == 3, "constants are not rows")
     entry = _entry([name, *row[:2]])
     digits = 2 * BY_CODE[entry.dtype].itemsize
     expect(

@@ -6,8 +6,11 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.table import Table
+
 from lloydmax.format.reader import File, naming
 from lloydmax.format.record import FLOATS
+from lloydmax.runtime.text import render, size
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,10 @@ class Inspection:
 
     @property
     def overhead(self) -> int:
-        """Bytes that are no tensor: names, shapes, checksums, the recipe."""
+        """Bytes that are not tensors: names, shapes, checksums, the recipe."""
         return self.bytes - sum(p.bytes for p in self.parameters) - sum(t.bytes for t in self.tensors)
 
     def __str__(self) -> str:
-        from rich.table import Table
-
-        from lloydmax.runtime.text import render, size
-
         caption = (
             f"{size(self.original)} -> {size(self.bytes)}; {len(self.tensors)} other tensors "
             f"of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and checksums; "
@@ -124,21 +123,22 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
     document, entries = file.document, file.entries
     original, parameters, tensors = 0, [], []
     for name, item in document.parameters.items():
+        layout = item.layout
         codebook, codes = entries[f"{name}.codebook"], entries[f"{name}.codes"]
-        original += item.count * FLOATS[item.dtype].itemsize
+        original += layout.weights * FLOATS[item.dtype].itemsize
         parameters.append(
             StoredParameter(
                 name,
-                item.shape,
+                layout.shape,
                 item.dtype,
-                item.k,
-                item.bits,
-                item.granularity,
-                item.axis,
+                layout.centroids,
+                layout.bits,
+                layout.granularity,
+                layout.axis,
                 item.coding,
                 codebook.torch_dtype,
                 codebook.bytes + codes.bytes,
-                item.block,
+                layout.block,
             )
         )
     for name, entry in document.plain(entries).items():

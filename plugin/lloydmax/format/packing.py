@@ -18,7 +18,9 @@ Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.integer]
 
 _BLOCK = 1 << 18
+"""Codes of one block: so many of any width fill whole bytes."""
 _INPUT = 1 << 16
+"""Bytes of a stream that are inflated at once."""
 
 
 def as_bytes(tensor: Tensor) -> Bytes:

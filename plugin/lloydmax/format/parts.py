@@ -1,7 +1,4 @@
-"""What a model holds, compressed or not, and what a file keeps of it.
-
-A tensor is known by the name that it has in the original, uncompressed architecture, whatever holds it now.
-"""
+"""What a file keeps of a model: its parts, described and named, in the dtypes of the file."""
 
 from __future__ import annotations
 
@@ -13,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook import int8
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.format.document import STORAGE, Document
-from lloydmax.format.entries import Entry, constant
-from lloydmax.format.record import Parameter
+from lloydmax.format.entries import DTYPES, Entry, constant
+from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
-from lloydmax.student.held import _held, contents, ordinary
+from lloydmax.student.held import contents, held, own_tensors
 from lloydmax.student.int8.model import IntegerModel
 from lloydmax.student.layers import CodesHolder
 
@@ -73,7 +71,7 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
     _, chosen = settings(model, None, storage)
     if chosen["norms"] == "merged":
         merge_norms(model)
-    for _, value in _held(model):
+    for _, value in held(model):
         tensor, dtype = target(value, chosen)
         if isinstance(value, Codebook) and takes_int8(value, chosen):
             tensor.copy_(int8.rounded(rows_of(value)).view(tensor.shape))
@@ -148,7 +146,9 @@ def fills(storage: Mapping[str, str]) -> bool:
     return storage["layout"] == "compact" or storage["norms"] == "merged"
 
 
-def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]) -> tuple[Parameter, Tensor]:
+def _codebook(
+    name: str, codebook: Codebook, centroids: Tensor, storage: Mapping[str, str]
+) -> tuple[ParameterRecord, Tensor]:
     """What the file says of a compressed parameter, and its centroids as the file holds them."""
     described = _described(name, codebook)
     if (rows := even(codebook)) is not None:
@@ -159,7 +159,7 @@ def _codebook(name: str, codebook: Codebook, centroids: Tensor, storage: Mapping
 
 
 def new_document(
-    parameters: dict[str, Parameter],
+    parameters: dict[str, ParameterRecord],
     tied: dict[str, str],
     recipe: dict[str, Any] | None,
     model: nn.Module,
@@ -178,7 +178,47 @@ def new_document(
     )
 
 
-def _described(name: str, codebook: Codebook) -> Parameter:
+def ordinary(name: str, tensor: Tensor, meta: bool = False) -> Tensor:
+    """The detached tensor, which may be on the meta device if ``meta``.
+
+    Raises:
+        CheckpointError: it is lazy, sparse, quantized, on the meta device, of another class, or of a dtype
+            that safetensors does not have.
+    """
+    if is_lazy(tensor):
+        raise CheckpointError(f"{name!r} is lazy; run the model once first")
+    plain = tensor.detach()
+    if plain.is_meta and not meta:
+        raise CheckpointError(f"{name!r} is on the meta device; call model.to_empty(device=...) first")
+    if type(plain) is not Tensor or plain.layout != torch.strided or plain.is_quantized:
+        raise CheckpointError(
+            f"{name!r} is not an ordinary tensor ({type(plain).__name__}, {plain.layout}); a tensor of another toolkit "
+            "cannot stand in this file: keep the model by torch.save(model.state_dict(), path)"
+        )
+    if plain.dtype not in DTYPES:
+        raise CheckpointError(f"{name!r} is {plain.dtype}, which safetensors cannot hold")
+    return plain
+
+
+def check_state(model: nn.Module) -> None:
+    """Refuse a model whose state dict has more than parameters and buffers.
+
+    Raises:
+        CheckpointError: a module keeps packed weights or extra state.
+    """
+    if isinstance(model, IntegerModel):
+        return
+    for name, module in model.named_modules():
+        state: dict[str, Any] = {}
+        module._save_to_state_dict(state, "", True)
+        if extra := [key for key in state if key not in own_tensors(module) and state[key] is not None]:
+            raise CheckpointError(
+                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor a "
+                "buffer (int8 layers of torch.ao keep packed weights); keep the model by torch.save(model.state_dict(), path)"
+            )
+
+
+def _described(name: str, codebook: Codebook) -> ParameterRecord:
     codes, centroids = codebook.codes, codebook.centroids
     low, high = (int(bound) for bound in torch.aminmax(codes)) if codes.numel() else (0, 0)
     if low < 0 or high >= codebook.k:
@@ -187,11 +227,8 @@ def _described(name: str, codebook: Codebook) -> Parameter:
         raise CheckpointError(f"{name!r} has NaN or infinite centroids")
     dtype = str(centroids.dtype).removeprefix("torch.")
     evenly = even(codebook) is not None
-    found = Parameter(
-        codebook.shape, codebook.k, dtype, codebook.granularity, codebook.axis, even=evenly, block=codebook.block
-    )
     try:
-        return Parameter.from_document(found.to_document())
+        return ParameterRecord.from_document(ParameterRecord(codebook.layout, dtype, even=evenly).to_document())
     except CheckpointError as error:
         raise CheckpointError(f"{name!r} cannot be stored: {error}") from error
 

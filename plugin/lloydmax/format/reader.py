@@ -24,8 +24,11 @@ from lloydmax.format.document import KEY, Document
 from lloydmax.format.entries import BY_CODE, Entry, expect, filled
 
 _MAX_HEADER = 1 << 25
+"""Bytes of a header, and of an inflated document: a million tensors need less."""
 _MAX_VALUES = 1 << 21
+"""Commas and brackets in a header; each may cost a Python object."""
 _MAX_REASON = 1000
+"""Characters of a reason in a message, which may quote the file."""
 
 
 @contextmanager
@@ -60,7 +63,7 @@ class File:
         self._data = safe_open(os.fspath(path), framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
-            raise CheckpointError("is no file of lloydmax's: nothing under 'lloydmax' in its metadata")
+            raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")
         _limit_values(text)
         ordered = []
         for name in self._data.offset_keys():
@@ -115,24 +118,28 @@ class File:
         parameter = self.document.parameters[name]
         stored = self.tensor(f"{name}.codebook")
         if parameter.int8:
-            stored = int8.from_bytes(stored).view(parameter.centroids_shape)
+            stored = int8.from_bytes(stored).view(parameter.layout.centroids_shape)
         expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
         if not parameter.even:
             return stored
         rows = stored.view(-1, 2)
         zero = rows[:, 1]
-        expect(bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.k)).all()), f"{name!r} has no zero level")
-        centroids = spread(rows, parameter.k)
-        return centroids[0] if parameter.granularity == "tensor" else centroids
+        expect(
+            bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.layout.centroids)).all()),
+            f"{name!r} has no zero level",
+        )
+        centroids = spread(rows, parameter.layout.centroids)
+        return centroids[0] if parameter.layout.granularity == "tensor" else centroids
 
     def codes(self, name: str) -> Iterator[packing.Codes]:
         """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""
         parameter = self.document.parameters[name]
+        layout = parameter.layout
         decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
         try:
-            for block in decode(self.tensor(f"{name}.codes").numpy(), parameter.bits, parameter.codes):
-                if int(block.max()) >= parameter.k:
-                    raise ValueError(f"code {int(block.max())} in a codebook of {parameter.k} centroids")
+            for block in decode(self.tensor(f"{name}.codes").numpy(), layout.bits, layout.codes):
+                if int(block.max()) >= layout.centroids:
+                    raise ValueError(f"code {int(block.max())} in a codebook of {layout.centroids} centroids")
                 yield block
         except ValueError as error:
             raise CheckpointError(f"the codes of {name!r} are damaged: {error}") from error
@@ -142,11 +149,11 @@ def _guard(path: Path) -> int:
     """Size of a regular file whose header is neither cut off nor large enough to be an attack."""
     about = path.stat()
     expect(not stat.S_ISDIR(about.st_mode), "is a directory")
-    expect(stat.S_ISREG(about.st_mode), "is no regular file")
-    expect(about.st_size >= 8, f"is no safetensors file ({about.st_size} bytes)")
+    expect(stat.S_ISREG(about.st_mode), "is not a regular file")
+    expect(about.st_size >= 8, f"is not a safetensors file ({about.st_size} bytes)")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        expect(length <= about.st_size - 8, "is cut off, or no safetensors file")
+        expect(length <= about.st_size - 8, "is cut off, or is not a safetensors file")
         expect(length <= _MAX_HEADER, f"has a header of {length} bytes; more than {_MAX_HEADER} are refused")
         header = file.read(length)
     _limit_values(header.decode("utf-8", "replace"))

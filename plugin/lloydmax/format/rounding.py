@@ -58,11 +58,11 @@ def exact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def rows_of(codebook: Codebook) -> Tensor:
     """The centroids of a codebook as ``(codebooks, values)``."""
-    return codebook.centroids.detach().reshape(-1, codebook.k * codebook.block)
+    return codebook.centroids.detach().reshape(-1, codebook.layout.values)
 
 
 def takes_int8(codebook: Codebook, storage: Mapping[str, str]) -> bool:
     """Whether the file is to hold these centroids as integers: ``storage`` says so, and it saves bytes."""
     tensor, dtype = target(codebook, storage)
     wanted = storage["codebooks"] == "int8" and tensor.dtype == torch.float32 and even(codebook) is None
-    return wanted and int8.pays(codebook.k, codebook.block, dtype.itemsize)
+    return wanted and int8.pays(codebook.layout, dtype.itemsize)

@@ -19,17 +19,19 @@ from lloydmax.errors import CheckpointError
 from lloydmax.format import packing
 from lloydmax.format.document import file_size
 from lloydmax.format.entries import DTYPES, Entry, constant
-from lloydmax.format.parts import fills, new_document, settings, take_apart
-from lloydmax.format.record import Parameter
+from lloydmax.format.parts import fills, new_document, ordinary, settings, take_apart
+from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import narrows, target
 from lloydmax.network.merging import mergeable
-from lloydmax.student.held import contents, ordinary
+from lloydmax.student.held import contents
 
 if TYPE_CHECKING:
     from lloydmax.recipe.sections import Storage
 
 _GZIP_BLOCK = 1 << 24
+"""Bytes that one thread compresses."""
 _THREADS = 4
+"""Of gzip, which releases the interpreter lock."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def accountings(
 
 def predicted_size(
     model: nn.Module,
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, ParameterRecord],
     recipe: Mapping[str, Any] | None = None,
     storage: Storage | Mapping[str, str] | None = None,
     streams: Mapping[str, int] | None = None,

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Hooks: what a plugin can offer and hear, and who offers it."""
+
+from lloydmax.hooks.hookspecs import hookimpl
+
+__all__ = ["hookimpl"]

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Events: what happens in a run, told to every plugin and to the listeners of that run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from lloydmax.errors import PluginError
 from lloydmax.hooks import hookspecs, registry
 from lloydmax.runtime.seeding import seeded as seeded
 
@@ -25,14 +26,20 @@ class Events:
 
     Args:
         listeners: plugin objects with event hooks that hear only this run (a progress bar, a trial pruner).
+
+    Raises:
+        PluginError: a listener has a hook that does not exist, or one with wrong arguments.
     """
 
     def __init__(self, listeners: Sequence[object] = ()) -> None:
         self._local = pluggy.PluginManager("lloydmax")
         self._local.add_hookspecs(hookspecs)
-        for listener in listeners:
-            self._local.register(listener)
-        self._local.check_pending()
+        try:
+            for listener in listeners:
+                self._local.register(listener)
+            self._local.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(registry.hook_problem(self._local, error)) from error
         self.seconds: dict[str, float] = {}
         self._open = 0
 

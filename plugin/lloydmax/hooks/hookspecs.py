@@ -36,7 +36,8 @@ def lloydmax_recovery_steps() -> dict[str, type]:  # type: ignore[empty-body]
 
 @hookspec
 def lloydmax_importances() -> dict[str, type]:  # type: ignore[empty-body]
-    """Return ``{name: class}`` of importances: how much each weight matters (:class:`lloydmax.hooks.protocols.Importance`)."""
+    """Return ``{name: class}`` of importances: how much each weight matters
+    (:class:`lloydmax.hooks.protocols.Importance`)."""
 
 
 @hookspec

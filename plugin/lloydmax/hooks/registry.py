@@ -56,7 +56,7 @@ def manager() -> pluggy.PluginManager:
         pm.load_setuptools_entrypoints("lloydmax")
         pm.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(_hook_problem(pm, error)) from error
+        raise PluginError(hook_problem(pm, error)) from error
     except Exception as error:
         raise PluginError(f"a plugin of the entry-point group 'lloydmax' cannot be loaded: {error!r}") from error
     return pm
@@ -75,7 +75,7 @@ def register(plugin: object, name: str | None = None) -> str:
         _strategies.cache_clear()
         _strategies()
     except (pluggy.PluginValidationError, PluginError, ValueError) as error:
-        text = _hook_problem(pm, error) if isinstance(error, pluggy.PluginValidationError) else str(error)
+        text = hook_problem(pm, error) if isinstance(error, pluggy.PluginValidationError) else str(error)
         if pm.is_registered(plugin):
             unregister(plugin)
         raise PluginError(text) from error
@@ -177,9 +177,10 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; known: {', '.join(sorted(known)) or 'none'}"
 
 
-def _hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
+def hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:
     """What pluggy found wrong with a plugin, with the nearest spelling of an unknown hook."""
-    plugin = pm.get_name(error.plugin) or repr(error.plugin)
+    given = pm.get_name(error.plugin)
+    plugin = type(error.plugin).__qualname__ if given in (None, str(id(error.plugin))) else given
     if unknown := re.match(r"unknown hook '(\w+)'", str(error)):
         known = [name for name in vars(hookspecs) if name.startswith("lloydmax_")]
         return f"plugin {plugin!r}: no hook is called {unknown[1]!r}{nearest(unknown[1], known)}"

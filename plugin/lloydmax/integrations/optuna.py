@@ -10,13 +10,10 @@ Optuna prunes single-objective studies only: leave :class:`PruneTrial` out where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    pass
 
 
 class PruneTrial:

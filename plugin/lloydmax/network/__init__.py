@@ -1,1 +1,1 @@
-"""TODO."""
+"""Facts about a network: its layers, graph, channels, batch norms, and what folds."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The layers of a network: modules that own parameters, in forward order."""
 
 from __future__ import annotations
 

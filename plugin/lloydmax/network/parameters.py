@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The parameters of a network: who owns them, how large they are."""
 
 from __future__ import annotations
 

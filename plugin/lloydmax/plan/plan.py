@@ -11,24 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lloydmax import checkpoint
-from lloydmax.codebook.blocks import distinct, grouped, misfit, to_blocks
-from lloydmax.codebook.layout import FLOAT_DTYPES, channels_per_codebook, codebook_count
-from lloydmax.errors import PlanMismatchError, RecipeError
+from lloydmax.codebook.blocks import distinct
+from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
+from lloydmax.errors import FitError, PlanMismatchError, RecipeError
 from lloydmax.format import packing
+from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import owners
-from lloydmax.plan.parameter import PlannedParameter, layout
+from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import select
+from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
-from lloydmax.recipe.recipe import KEEP, Recipe
-from lloydmax.recipe.sections import Rule
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP, Rule
+from lloydmax.runtime.text import percent, render, size
 from lloydmax.student.codebooks import codebooks
 
 _SAMPLE = 1 << 16
+"""Weights whose distinct values are counted first."""
 _CODED_SAMPLE = 1 << 20
+"""Weights of a parameter from which the length of its entropy-coded codes is foretold."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Plan:
                 "centroids": p.centroids,
                 "granularity": p.granularity,
                 "block": p.block,
-                "bits": p.bits_per_weight,
+                "bits": p.layout.bits_per_weight,
                 "bytes": p.code_bytes + p.codebook_bytes(self.recipe.storage),
                 "trained": p.name in self.trainable,
             }
@@ -100,10 +104,14 @@ class Plan:
         }
 
     def __str__(self) -> str:
-        from lloydmax.plan.table import plan_table
-        from lloydmax.runtime.text import render
-
-        return render(plan_table(self))
+        kept = self.total_weights - sum(p.weights for p in self.parameters.values())
+        trained = len(self.trainable - set(self.parameters))
+        summary = (
+            f"{kept:,} other weights stay floats, {trained} tensors of them trained\n"
+            f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
+            f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
+        )
+        return render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
 
 
 def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
@@ -117,7 +125,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
 
     Raises:
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
-            chosen; a rule that contradicts ``trainable``; a parameter that is no floating tensor.
+            chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
     """
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
@@ -187,11 +195,11 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
     )
     if recipe.bits is not None:
         return replace(draft, predicted_bytes=round(recipe.bits * draft.total_weights / 8))
-    stored = {p.name: p.stored() for p in parameters.values()}
+    records = {p.name: p.record() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
         streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
-    size = checkpoint.predicted_size(model, stored, recipe.data(), recipe.storage, streams)
+    size = predicted_size(model, records, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
 
 
@@ -215,8 +223,8 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
                 problems.append(f"{name} is not compressed")
             elif codebook.shape != p.shape:
                 problems.append(f"{name} has shape {codebook.shape}, planned {p.shape}")
-            elif (codebook.granularity, codebook.block) != (p.granularity, p.block) or codebook.k > p.centroids:
-                problems.append(f"{name} has {layout(codebook.k, codebook)}, planned {layout(p.centroids, p)}")
+            elif not p.layout.fits(codebook.layout):
+                problems.append(f"{name} has {codebook.layout}, planned {p.layout}")
     problems += [f"{name} is compressed, which was not planned" for name in held]
     if problems:
         raise PlanMismatchError("the model does not hold what the plan says: " + "; ".join(problems))
@@ -245,52 +253,48 @@ def _planned(
     if parameter.dim() == 0:
         granularity = "tensor"
     even, block = bool(getattr(entry.cls, "even", False)), int(getattr(options, "block", 1))
-    if reason := misfit(parameter.shape, axis, block):
-        raise RecipeError(
-            f"{recipe.at('quantize', index, 'block')}: {names[0]}: {reason}; or leave it scalar by a later rule for "
-            f"{layer.name!r} without 'block'"
-        )
+    try:
+        layout = Layout(tuple(parameter.shape), wanted, granularity, axis, block)
+    except FitError as error:
+        where = recipe.at("quantize", index, "block" if block > 1 else "granularity")
+        hint = f"; or leave it scalar by a later rule for {layer.name!r} without 'block'" if block > 1 else ""
+        raise RecipeError(f"{where}: {names[0]}: {error}{hint}") from None
     return PlannedParameter(
         name=names[0],
         tied=tuple(names[1:]),
         layer=layer.types[0],
         number=numbers.get(layer.name),
-        shape=tuple(parameter.shape),
+        layout=layout if even else layout.with_centroids(most_centroids(parameter.detach(), layout)),
         dtype=parameter.dtype,
         quantizer=rule.quantizer,
         options=options,
-        centroids=wanted if even else min(wanted, most_centroids(parameter.detach(), wanted, granularity, axis, block)),
-        granularity=granularity,
-        axis=axis,
         rule=index,
         importance=rule.importance,
         even=even,
-        block=block,
     )
 
 
-def most_centroids(weight: Tensor, wanted: int, granularity: str, axis: int, block: int = 1) -> int:
-    """How many centroids one codebook can have at most: its number of distinct values, if that is below ``wanted``.
+def most_centroids(weight: Tensor, layout: Layout) -> int:
+    """How many centroids one codebook can have: the layout's, or the number of distinct values if that is less.
 
     A strided sample decides quickly for ordinary weights; all values are looked at only where it has few.
     """
-    if block > 1:
-        groups = grouped(to_blocks(weight, axis, block), channels_per_codebook(granularity))
-        return max(int(distinct(group, wanted).max()) for group in groups)
-    if codebook_count(weight.shape, granularity, axis) > 1:
-        size = channels_per_codebook(granularity)
-        assert size is not None
+    wanted = layout.centroids
+    if layout.block > 1:
+        return max(int(distinct(group, wanted).max()) for group in layout.groups(weight))
+    if layout.codebooks > 1:
         most = 0
-        for group in weight.movedim(axis, 0).split(size):
-            most = max(most, int(group.reshape(-1).unique().numel()))
-            if most >= wanted:
-                return wanted
+        for group in layout.groups(weight):
+            for values in group:
+                most = max(most, int(values.reshape(-1).unique().numel()))
+                if most >= wanted:
+                    return wanted
         return most
     flat = weight.reshape(-1)
     sample = flat[:: max(1, flat.numel() // _SAMPLE)].unique()
     if sample.numel() > wanted:
         return wanted
-    return int(flat.unique().numel())
+    return min(wanted, int(flat.unique().numel()))
 
 
 def _expected_stream(p: PlannedParameter, weight: Tensor) -> int:

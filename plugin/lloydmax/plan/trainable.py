@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,11 +10,9 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.network.layers import Layer
+from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import matches
 from lloydmax.recipe.recipe import Recipe
-
-if TYPE_CHECKING:
-    from lloydmax.plan.plan import PlannedParameter
 
 
 def trainable_names(

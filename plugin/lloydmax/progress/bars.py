@@ -36,7 +36,7 @@ UNITS = {
 
 
 class ProgressBars:
-    """An event listener that draws; quiet where stderr is no terminal. Use it as a context manager.
+    """An event listener that draws; quiet where stderr is not a terminal. Use it as a context manager.
 
     A stage within a stage has a line of its own while it lasts.
 

@@ -8,6 +8,7 @@ from typing import Any
 from lloydmax.hooks.hookspecs import hookimpl
 
 POINTS = 256
+"""Of a curve at most: more than a picture is wide."""
 
 
 class History:

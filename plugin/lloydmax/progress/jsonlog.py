@@ -47,7 +47,7 @@ class JsonLog:
         self._catching.__exit__(kind, error, trace)
 
     def write(self, event: str, message: str) -> None:
-        """The line of something that is no progress: a ``warning`` or ``error``."""
+        """The line of something that is not progress: a ``warning`` or ``error``."""
         self._write(event, None, None, None, message=message)
 
     def _write(self, event: str, stage: str | None, index: int | None, total: int | None, **metrics: Any) -> None:

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.recipe.choices import is_choice
 from lloydmax.recipe.lines import Where
-
-if TYPE_CHECKING:
-    from lloydmax.recipe.recipe import Recipe
-    from lloydmax.recipe.sections import Rule
-
-KEEP = "none"
-"""The reserved quantizer name that leaves a parameter as it is."""
+from lloydmax.recipe.sections import KEEP, RecipeFields, Rule
 
 
-def problems(recipe: Recipe) -> list[str]:
+def problems(recipe: RecipeFields) -> list[str]:
     """Everything wrong with a recipe whose fields have the right types, one message each, with file and line."""
     return [*_requirements(recipe), *_option_problems(recipe)] or _order_problems(recipe)
 
 
-def refuse_bits(recipe: Recipe, who: str) -> None:
+def refuse_bits(recipe: RecipeFields, who: str) -> None:
     """Refuse a recipe that names the size of its file where there is no such file to aim at.
 
     Args:
@@ -43,13 +37,7 @@ def refuse_bits(recipe: Recipe, who: str) -> None:
         )
 
 
-def is_choice(value: Any, field: FieldInfo) -> bool:
-    """Whether a list stands where the option takes a single value."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return isinstance(value, list) and not any((get_origin(kind) or kind) in (list, tuple) for kind in kinds)
-
-
-def _requirements(recipe: Recipe) -> list[str]:
+def _requirements(recipe: RecipeFields) -> list[str]:
     problems = []
     for index, text in enumerate(recipe.requires):
         at = recipe.at("requires", index)
@@ -68,7 +56,7 @@ def _requirements(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _option_problems(recipe: Recipe) -> list[str]:
+def _option_problems(recipe: RecipeFields) -> list[str]:
     problems: list[str] = []
     if recipe.bits is not None and recipe.storage.codes != "entropy":
         problems.append(f"{recipe.at('bits')}: needs entropy-coded codes: write 'storage: {{codes: entropy}}'")
@@ -107,7 +95,7 @@ def _priced(rule: Rule) -> bool:
     return able or rule.quantizer not in quantizers
 
 
-def _order_problems(recipe: Recipe) -> list[str]:
+def _order_problems(recipe: RecipeFields) -> list[str]:
     early = [getattr(registry.find("step", step.step).cls, "before_fit", False) for step in recipe.recover]
     return [
         f"{recipe.at('recover', index)}: {step.step!r} changes the weights that the codebooks are fitted to; "
@@ -117,7 +105,7 @@ def _order_problems(recipe: Recipe) -> list[str]:
     ]
 
 
-def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
+def _unknown(recipe: RecipeFields, kind: str, name: str, where: Where) -> list[str]:
     try:
         registry.find(kind, name, RecipeError)
     except RecipeError as error:
@@ -126,7 +114,7 @@ def _unknown(recipe: Recipe, kind: str, name: str, where: Where) -> list[str]:
 
 
 def _check_options(
-    recipe: Recipe, kind: str, name: str, options: dict[str, Any], where: Where, of: type[BaseModel]
+    recipe: RecipeFields, kind: str, name: str, options: dict[str, Any], where: Where, of: type[BaseModel]
 ) -> list[str]:
     if unknown := _unknown(recipe, kind, name, (*where, kind.rpartition(" ")[2])):
         return unknown

@@ -13,7 +13,9 @@ from lloydmax.errors import RecipeError
 
 Where = tuple[str | int, ...]
 _MAX_NODES = 20_000
+"""Values in a recipe."""
 _MAX_BYTES = 4 << 20
+"""Of a recipe file."""
 
 
 class _Loader(yaml.SafeLoader):

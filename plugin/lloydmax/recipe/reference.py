@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from lloydmax.hooks.registry import REGISTRIES, Registered
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.schema import documented, plain, summary
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import Activations, Rule, Storage
 
@@ -43,7 +42,7 @@ def _parts(strategies: list[Registered]) -> Iterator[str]:
     yield _table(Recipe)
     (title, rule), *rest = _SECTIONS
     yield f"{title}:\n\n{_table(rule)}"
-    yield from (_folded(title, summary(model), _table(model)) for title, model in rest)
+    yield from (_folded(title, _first(model), _table(model)) for title, model in rest)
     shared = _shared(strategies)
     for kind in REGISTRIES:
         for entry in (entry for entry in strategies if entry.kind == kind):
@@ -79,7 +78,7 @@ def _nested(options: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _table(model: type[BaseModel], only: list[str] | None = None) -> str:
-    schema = documented(model)
+    schema = model.model_json_schema()
     required = schema.get("required", [])
     lines = ["| field | value | default | meaning |", "|---|---|---|---|"]
     for name, part in schema.get("properties", {}).items():
@@ -125,8 +124,9 @@ def _folded(title: str, text: str, body: str) -> str:
 
 
 def _first(model: type) -> str:
-    """The first paragraph of a class docstring."""
-    return plain(inspect.cleandoc(model.__doc__ or "")).partition("\n\n")[0].replace("\n", " ")
+    """The first paragraph of a class docstring, as Markdown: roles become bare names, double backticks single ones."""
+    text = inspect.cleandoc(model.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`")
 
 
 def _lower(text: str) -> str:

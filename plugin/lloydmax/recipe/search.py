@@ -8,21 +8,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Budget(BaseModel):
-    """What a search must keep; exactly one of the four.
-
-    Attributes:
-        reduction: share of the original bytes that the file saves at least, 0 to 1.
-        bits: average bits of a quantized weight at most, codebooks counted.
-        agreement: share of decisions with the teacher's top-1 at least, 0 to 1; the smallest file is looked for.
-        bytes: size of the file at most.
-    """
+    """What a search must keep; exactly one of the four."""
 
     model_config = ConfigDict(extra="forbid")
 
-    reduction: float | None = Field(default=None, gt=0, lt=1)
-    bits: float | None = Field(default=None, gt=0)
-    agreement: float | None = Field(default=None, gt=0, le=1)
-    bytes: int | None = Field(default=None, gt=0)
+    reduction: float | None = Field(
+        default=None, gt=0, lt=1, description="share of the original bytes that the file saves at least, 0 to 1."
+    )
+
+    bits: float | None = Field(
+        default=None, gt=0, description="average bits of a quantized weight at most, codebooks counted."
+    )
+
+    agreement: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of decisions with the teacher's top-1 at least, 0 to 1; the smallest file is looked for.",
+    )
+
+    bytes: int | None = Field(default=None, gt=0, description="size of the file at most.")
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -38,21 +43,21 @@ class Budget(BaseModel):
 
 
 class Search(BaseModel):
-    """How ``lloydmax search`` chooses the centroids; every further key is an option of the search method.
-
-    Attributes:
-        budget: what must be kept.
-        method: any registered search method.
-        centroids: the numbers to try where a rule has no list of its own.
-        samples: unlabelled inputs that count.
-    """
+    """How `lloydmax search` chooses the centroids; every further key is an option of the search method."""
 
     model_config = ConfigDict(extra="allow")
 
-    budget: Budget | None = None
-    method: str = "lagrangian"
-    centroids: list[Annotated[int, Field(ge=1)]] = Field(default=[2, 4, 8, 16, 32, 64, 128, 256], min_length=1)
-    samples: int = Field(default=500, ge=1)
+    budget: Budget | None = Field(default=None, description="what must be kept.")
+
+    method: str = Field(default="lagrangian", description="any registered search method.")
+
+    centroids: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[2, 4, 8, 16, 32, 64, 128, 256],
+        min_length=1,
+        description="the numbers to try where a rule has no list of its own.",
+    )
+
+    samples: int = Field(default=500, ge=1, description="unlabelled inputs that count.")
 
     @property
     def options(self) -> dict[str, Any]:

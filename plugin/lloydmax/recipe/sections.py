@@ -1,41 +1,50 @@
-"""TODO docstring."""
+"""The sections of a recipe as validated data, and their places in its file."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from lloydmax.recipe.lines import Document
+from lloydmax.recipe.search import Search
+
+KEEP = "none"
+"""The reserved quantizer name that leaves a parameter as it is."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=False)
 
 
-class Rule(_Section):
-    """One rule of ``quantize``. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
+class Rule(Section):
+    """One rule of `quantize`. Every further key is an option of the quantizer (for kmeans: centroids, granularity).
 
     A list in place of a single option value is a choice that a tuning loop resolves.
-
-    Attributes:
-        layers: ``all``; a range such as ``14-15``, counted from 1 over the convolution and linear layers that pass
-            ``types`` and ``except``, in the order of registration, or of the forward pass if ``example_inputs`` are
-            given; a module name; a glob (``layer3.*.conv?``, never normalization layers unless ``types`` names them);
-            or a list of these.
-        types: only these classes of modules, by name; base classes count.
-        except: module names or globs to leave out.
-        parameter: name within the module, or a glob such as ``weight_ih_*``.
-        quantizer: a registered quantizer, or ``none``: leave it as it is.
-        importance: a registered importance, which weights the squared errors of the fit.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    layers: str | int | list[str | int]
-    types: list[str] = Field(default_factory=list)
-    except_: list[str] = Field(default_factory=list, alias="except")
-    parameter: str = "weight"
-    quantizer: str = "kmeans"
-    importance: str | None = None
+    layers: str | int | list[str | int] = Field(
+        description="`all`; a range such as `14-15`, counted from 1 over the convolution and linear layers that pass "
+        "`types` and `except`, in the order of registration, or of the forward pass if `example_inputs` are given; a "
+        "module name; a glob (`layer3.*.conv?`, never normalization layers unless `types` names them); or a list of "
+        "these.",
+    )
+
+    types: list[str] = Field(default=[], description="only these classes of modules, by name; base classes count.")
+
+    except_: list[str] = Field(default=[], alias="except", description="module names or globs to leave out.")
+
+    parameter: str = Field(default="weight", description="name within the module, or a glob such as `weight_ih_*`.")
+
+    quantizer: str = Field(default="kmeans", description="a registered quantizer, or `none`: leave it as it is.")
+
+    importance: str | None = Field(
+        default=None, description="a registered importance, which weights the squared errors of the fit."
+    )
 
     @property
     def selectors(self) -> list[str]:
@@ -48,16 +57,12 @@ class Rule(_Section):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Step(_Section):
-    """One recovery step; every further key is an option of that step.
-
-    Attributes:
-        step: a registered step.
-    """
+class Step(Section):
+    """One recovery step; every further key is an option of that step."""
 
     model_config = ConfigDict(extra="allow")
 
-    step: str
+    step: str = Field(description="a registered step.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,41 +70,108 @@ class Step(_Section):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Activations(_Section):
-    """8-bit activations around the quantized layers: the finished model runs on int8 kernels.
+class Activations(Section):
+    """8-bit activations around the quantized layers: the finished model runs on int8 kernels."""
 
-    Attributes:
-        bits: 8, which the kernels take.
-        scheme: ``asymmetric`` uses the whole range between the least and the largest value, ``symmetric`` has its
-            zero in the middle (at the lower end where nothing is negative).
-        samples: unlabelled inputs from which the thresholds are initialized.
-    """
+    bits: Literal[8] = Field(default=8, description="8, which the kernels take.")
 
-    bits: Literal[8] = 8
-    scheme: Literal["asymmetric", "symmetric"] = "asymmetric"
-    samples: int = Field(default=100, ge=1)
+    scheme: Literal["asymmetric", "symmetric"] = Field(
+        default="asymmetric",
+        description="`asymmetric` uses the whole range between the least and the largest value, `symmetric` has its "
+        "zero in the middle (at the lower end where nothing is negative).",
+    )
+
+    samples: int = Field(default=100, ge=1, description="unlabelled inputs from which the thresholds are initialized.")
 
 
-class Storage(_Section):
-    """How the file holds what is not a code, and the codes.
+class Storage(Section):
+    """How the file holds what is not a code, and the codes."""
 
-    Attributes:
-        floats: of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 (``float16``)
-            or 2^-8 (``bfloat16``) stays float32.
-        codes: ``packed`` (fixed width) or ``entropy`` (Huffman).
-        norms: ``merged``: of a batch norm only a scale and a shift are left, its statistics are gone.
-        codebooks: ``int8``: centroids are integers times one scale for each codebook, where that is smaller.
-        layout: ``named`` (tensors under their own names) or ``compact`` (one array and a deflated table; no bytes for
-            constant tensors).
-    """
+    floats: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 "
+        "(`float16`) or 2^-8 (`bfloat16`) stays float32.",
+    )
 
-    floats: Literal["float32", "float16", "bfloat16"] = "float32"
-    codes: Literal["packed", "entropy"] = "packed"
-    norms: Literal["kept", "merged"] = "kept"
-    codebooks: Literal["float", "int8"] = "float"
-    layout: Literal["named", "compact"] = "named"
+    codes: Literal["packed", "entropy"] = Field(
+        default="packed", description="`packed` (fixed width) or `entropy` (Huffman)."
+    )
+
+    norms: Literal["kept", "merged"] = Field(
+        default="kept",
+        description="`merged`: of a batch norm only a scale and a shift are left, its statistics are gone.",
+    )
+
+    codebooks: Literal["float", "int8"] = Field(
+        default="float",
+        description="`int8`: centroids are integers times one scale for each codebook, where that is smaller.",
+    )
+
+    layout: Literal["named", "compact"] = Field(
+        default="named",
+        description="`named` (tensors under their own names) or `compact` (one array and a deflated table; no bytes "
+        "for constant tensors).",
+    )
 
     @property
     def float_bytes(self) -> int:
         """Bytes of one stored floating-point centroid."""
         return 2 if self.floats == "float16" else 4
+
+
+class RecipeFields(Section):
+    """The fields of a recipe, and where they stand in its file."""
+
+    TRAINABLE: ClassVar[tuple[str, ...]] = ("unquantized", "codebooks", "biases", "norms", "all", "none")
+
+    version: Literal[1] = Field(default=1, description="of the format.")
+
+    name: str = Field(default="unnamed", max_length=200, description="for plans, reports and messages.")
+
+    quantize: list[Rule] = Field(min_length=1, description="rules; for each parameter the last matching one wins.")
+
+    bits: float | None = Field(
+        default=None,
+        gt=0,
+        le=32,
+        description="size of the whole file, in bits for each parameter of the original. Codes are then entropy "
+        "coded, and one price of a bit is found for all layers at which the file gets this size: layers get bits "
+        "where the rules' `importance` says that these matter most; `centroids` is the most that a codebook may have.",
+    )
+
+    activations: Activations | None = Field(
+        default=None,
+        description="8-bit activations around all layers of the rules: the model then runs on int8 kernels.",
+    )
+
+    trainable: list[str] = Field(
+        default=["unquantized"],
+        description="any of `unquantized`, `codebooks`, `biases`, `norms`, `all`, `none`, module names, globs.",
+    )
+
+    recover: list[Step] = Field(default=[], description="recovery steps, in order.")
+
+    storage: Storage = Field(default_factory=Storage, description="how the file is written.")
+
+    search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
+
+    requires: list[str] = Field(
+        default=[], description="distributions that must be installed, such as `lloydmax>=0.1`, checked first."
+    )
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="of all randomness: the same recipe, data and seed give the same bytes on the same machine.",
+    )
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+
+    def data(self) -> dict[str, Any]:
+        """The recipe as plain data: what was written, without the defaults."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+
+    def at(self, *where: str | int) -> str:
+        """File, line and field of a part of this recipe, for messages."""
+        return self._document.at(where)

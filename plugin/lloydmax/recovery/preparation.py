@@ -1,74 +1,121 @@
-"""TODO docstring."""
+"""From the plan and its codebooks to a student that can be trained, and from the student to what is saved."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import partial
 
 from torch import nn
 
-from lloydmax import checkpoint
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.plan.plan import Plan, verify_plan
-from lloydmax.student.codebooks import attach, attached, finish
+from lloydmax.data import Source
+from lloydmax.format.parts import round_floats
+from lloydmax.hooks.events import Events
+from lloydmax.network.folding import fold_batch_norms
+from lloydmax.plan.plan import Plan, plan_as_is, verify_plan
+from lloydmax.student import int8
+from lloydmax.student.codebooks import released
 from lloydmax.student.held import remember
+from lloydmax.student.student import CodebookStudent, Int8Student, Student
 
 
-def prepare(student: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> None:
-    """Turn a model, in place, into a student: codebooks attached, verified, trainable what the plan says.
+def to_be_fitted(
+    teacher: nn.Module, student: nn.Module, plan: Plan, changed: bool, example_inputs: object = None
+) -> tuple[nn.Module, Plan]:
+    """The weights that codebooks are fitted to, and their plan.
 
     Args:
-        student: the original or a copy of it; left in evaluation mode.
-        plan: of the original.
-        codebooks: from :func:`fit`.
+        teacher: the original.
+        student: a copy of it, as the steps before the fit have changed it. Batch norms are folded, in place, where the
+            plan's recipe quantizes activations.
+        plan: of the teacher.
+        changed: whether any step ran before the fit.
+        example_inputs: see :func:`lloydmax.plan`.
+
+    Returns:
+        The teacher, or a copy of the student where this is another model now; and the plan of that.
+    """
+    if plan.recipe.activations is not None:
+        fold_batch_norms(student)
+    elif not changed:
+        return teacher, plan
+    return copy.deepcopy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
+
+
+def student_of(
+    model: nn.Module,
+    plan: Plan,
+    codebooks: Mapping[str, Codebook],
+    gradients: Mapping[str, bool],
+    calibration: Source | None,
+    seed: int,
+    events: Events,
+) -> Student:
+    """The student of the kind that the recipe asks for; what it holds is verified, what trains is what the plan says.
+
+    Args:
+        model: what the codebooks were fitted to, or a copy; used up.
+        plan: of that model.
+        codebooks: by parameter name.
+        gradients: ``requires_grad`` that the remaining parameters get in the end, by name.
+        calibration: unlabelled inputs for the ranges of activations, where these are quantized.
+        seed: of the choice of calibration samples.
+        events: where progress is reported.
 
     Raises:
         PlanMismatchError: the student does not hold what the plan says.
+        IntegrationError: a model that cannot run with quantized activations.
     """
-    for name, codebook in codebooks.items():
-        attach(student, name, codebook)
-    verify_plan(plan, student)
-    _set_trainable(student, plan)
-    student.eval()
+    settings = plan.recipe.activations
+    if settings is None:
+        return prepare(model, plan, codebooks, gradients)
+    assert calibration is not None
+    with events.stage("calibrate"):
+        student = Int8Student(model, plan.parameters, codebooks, settings.bits, settings.scheme)
+        int8.calibrate(student.model, calibration, settings.samples, seed, partial(events.step, "calibrate"))
+        student.train_only(plan.trainable)
+    return student
+
+
+def prepare(
+    model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook], gradients: Mapping[str, bool] | None = None
+) -> CodebookStudent:
+    """A model, in place, as a student with codebooks; see :func:`student_of` for the arguments and errors."""
+    student = CodebookStudent(model, codebooks, plan.trainable, gradients or {})
+    verify_plan(plan, model)
+    return student
+
+
+def finished(model: nn.Module, plan: Plan, gradients: Mapping[str, bool]) -> nn.Module:
+    """A trained model with codebooks as it is run and stored, :func:`sealed`.
+
+    Args:
+        model: changed in place.
+        plan: what it must hold.
+        gradients: ``requires_grad`` that the remaining parameters get, by name.
+
+    Returns:
+        ``model``, or its replacement when it is itself a single layer; in evaluation mode.
+
+    Raises:
+        PlanMismatchError: the model does not hold what the plan says.
+    """
+    return sealed(released(model, gradients), plan)
+
+
+def sealed(model: nn.Module, plan: Plan) -> nn.Module:
+    """A finished model, verified, with its recipe; values as the file keeps them.
+
+    Raises:
+        PlanMismatchError: the model does not hold what the plan says.
+    """
+    remember(model, plan.recipe.data(), plan.recipe.storage.model_dump())
+    round_floats(model)
+    verify_plan(plan, model)
+    return model
 
 
 def gradients(model: nn.Module) -> dict[str, bool]:
     """``requires_grad`` of every parameter, by name."""
     return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-
-
-def finished(student: nn.Module, plan: Plan, gradients: Mapping[str, bool]) -> nn.Module:
-    """The student as it is run and stored: codebook modules, values as the file keeps them, verified.
-
-    Args:
-        student: changed in place.
-        plan: what the student must hold.
-        gradients: ``requires_grad`` that the remaining parameters get, by name: see :func:`gradients`.
-
-    Returns:
-        ``student``, or its replacement when it is itself a single layer; in evaluation mode.
-
-    Raises:
-        PlanMismatchError: the student does not hold what the plan says.
-    """
-    student = finish(student).eval()
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(gradients.get(name, False))
-        parameter.grad = None
-    return _remembering(student, plan)
-
-
-def _remembering(student: nn.Module, plan: Plan) -> nn.Module:
-    """The finished student, verified, with its recipe; values as the file keeps them."""
-    remember(student, plan.recipe.data(), plan.recipe.storage.model_dump())
-    checkpoint.round_floats(student)
-    verify_plan(plan, student)
-    return student
-
-
-def _set_trainable(student: nn.Module, plan: Plan) -> None:
-    for parameter in student.parameters():
-        parameter.requires_grad_(False)
-    centroids = {name: original for name, _, _, _, original in attached(student)}
-    plain = dict(student.named_parameters())
-    for name in plan.trainable:
-        (centroids[name] if name in centroids else plain[name]).requires_grad_(True)

@@ -16,9 +16,10 @@ from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.state import read, write
 
 _SAMPLES = 8
+"""First inputs whose values tell two sets of data apart."""
 
 
-class Progress:
+class KeptSteps:
     """The finished steps of one run.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
@@ -22,10 +23,33 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.student.codebooks import separate
 
 _FIRST = 8
+"""Inputs of the first forward pass of a host's prepared model."""
 
 
-def recovery_steps(recipe: Recipe) -> list[tuple[str, RecoveryStep]]:
-    """The recovery steps of a recipe, built: ``[(name, step)]``."""
+NamedStep = tuple[str, RecoveryStep]
+"""A recovery step with its registered name."""
+
+
+@contextmanager
+def running(model: nn.Module, seed: int, progress: bool, listeners: Sequence[object]) -> Iterator[Events]:
+    """What every run needs, and its events: bars on stderr, the processes of the launcher together, seeds set.
+
+    Args:
+        model: on the device of the run.
+        seed: of the global random state, which is restored afterwards.
+        progress: whether to show bars.
+        listeners: plugin objects whose event hooks hear only this run.
+    """
+    with ExitStack() as stack:
+        if progress and processes.writes():
+            listeners = [*listeners, stack.enter_context(ProgressBars())]
+        stack.enter_context(processes.together(device_of(model)))
+        stack.enter_context(seeded(seed, model))
+        yield Events(listeners)
+
+
+def recovery_steps(recipe: Recipe) -> list[NamedStep]:
+    """The recovery steps of a recipe, built."""
     return [(step.step, registry.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
 
 
@@ -38,7 +62,7 @@ def needs_data(recipe: Recipe) -> list[str]:
     return [*weighted, *calibrated, *(f"recovery step {name!r}" for name in steps)]
 
 
-def recover(recovery: Recovery, steps: Sequence[tuple[str, RecoveryStep]]) -> Iterator[dict[str, Any]]:
+def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str, Any]]:
     """Run recovery steps, one for each item taken; yields ``{"step": name, ...what it measured}``."""
     for name, step in steps:
         with recovery.events.stage(name) as figures:
@@ -104,16 +128,9 @@ def run_step(
     made = registry.make("step", name, options, RecoveryError)
     workdir = folder(workdir)
     separate(student, teacher)
-    with ExitStack() as stack:
-        if progress and processes.writes():
-            from lloydmax.progress.bars import ProgressBars
-
-            listeners = [*listeners, stack.enter_context(ProgressBars())]
-        stack.enter_context(processes.together(device_of(student)))
-        stack.enter_context(seeded(seed, student))
+    with running(student, seed, progress, listeners) as events:
         source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
         _settle(student, source)
-        events = Events(listeners)
         with events.stage(name) as measured:
             measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
     return measured

@@ -9,7 +9,7 @@ from typing import Any
 from lloydmax.codebook.layout import code_bits
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.curves import DamageCurves
-from lloydmax.report.report import Report
+from lloydmax.report.figures import Figures
 from lloydmax.runtime.text import percent, size
 
 Spec = dict[str, Any]
@@ -24,8 +24,11 @@ INK, MUTED, LINE, SOFT, ACCENT, PAPER = (
     f"var(--{name})" for name in ("ink", "muted", "line", "soft", "accent", "paper")
 )
 _FEW = 12
+"""Points up to which a curve shows each of them."""
 _HEIGHT = 170
+"""Of a chart, in pixels."""
 _ROW = 20
+"""Height of one row of bars, in pixels."""
 _BYTES = "replace(format(datum.value, '~s'), /([kMG]?)$/, ' $1B')"
 _CONFIG: Spec = {
     "background": "transparent",
@@ -81,7 +84,7 @@ def sizes(bytes: Sizes, most: int) -> Spec:
     )
 
 
-def stages(report: Report, what: str, span: Sequence[float]) -> Spec:
+def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
     """Agreement (``what = "agreement"``) or the caller's score through the stages; the axis holds ``span``."""
     names, values = [], []
     for stage in report.stages[what == "agreement" :]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,8 +12,11 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.plan.plan import Plan
 
 BINS = 64
+"""Of a histogram at most."""
 DRAWN = 64
+"""Centroids that are drawn at most."""
 _CHUNK = 1 << 22
+"""Weights that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebo
     for p in plan.parameters.values():
         codebook = held[p.name]
         weight = weights[p.name].to(codebook.codes.device)
-        codebook_bytes = replace(p, centroids=codebook.k).codebook_bytes(plan.recipe.storage)
+        codebook_bytes = p.with_centroids(codebook.k).codebook_bytes(plan.recipe.storage)
         reports.append(
             LayerReport(
                 name=p.name,

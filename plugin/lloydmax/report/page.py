@@ -12,14 +12,14 @@ from typing import Any
 from lloydmax.errors import IntegrationError
 from lloydmax.report import charts, tables
 from lloydmax.report.curves import DamageCurves
+from lloydmax.report.figures import Figures
 from lloydmax.report.layers import LayerReport
-from lloydmax.report.report import Report
 from lloydmax.runtime.text import percent
 
 LETTERS = "AB"
 
 
-def page(reports: Sequence[Report], curves: DamageCurves | None = None) -> str:
+def page(reports: Sequence[Figures], curves: DamageCurves | None = None) -> str:
     """The page as HTML, which loads nothing from anywhere.
 
     Args:
@@ -49,7 +49,7 @@ def page(reports: Sequence[Report], curves: DamageCurves | None = None) -> str:
 class _Page:
     """The parts of one page, and the charts that they have used so far."""
 
-    def __init__(self, reports: Sequence[Report], curves: DamageCurves | None) -> None:
+    def __init__(self, reports: Sequence[Figures], curves: DamageCurves | None) -> None:
         self.reports, self.curves = reports, curves
         self.two = len(reports) == 2
         self.charts: list[dict[str, Any]] = []
@@ -103,7 +103,7 @@ class _Page:
         if not agreements and not scores and all(report.measured_on is None for report in self.reports):
             return _section(title, "Not measured: this run had no data and no evaluate.", "")
 
-        def side(report: Report, side: int) -> str:
+        def side(report: Figures, side: int) -> str:
             parts = []
             for what, title, span in (
                 ("agreement", "Agreement with the original", agreements),
@@ -131,7 +131,7 @@ class _Page:
             for key in dict.fromkeys(key for known in curves for key in known)
         }
 
-        def side(report: Report, side: int) -> str:
+        def side(report: Figures, side: int) -> str:
             parts = []
             for number, step in enumerate(report.recovery):
                 drawn = [
@@ -166,7 +166,7 @@ class _Page:
         )
         chooser = f"<label>Layer <select id=layer>{options}</select></label>"
 
-        def side(report: Report, side: int) -> str:
+        def side(report: Figures, side: int) -> str:
             chart = self._chart(f"histogram-{side}", charts.histogram())
             return f"{chart}<p class=small id=histogram-{side}-note></p>"
 
@@ -191,7 +191,7 @@ class _Page:
     def _facts(self) -> str:
         return _section("How it was made", "", self._sides(lambda report, _: tables.facts(report)))
 
-    def _sides(self, make: Callable[[Report, int], str]) -> str:
+    def _sides(self, make: Callable[[Figures, int], str]) -> str:
         """The same part of every report, beside each other."""
         made = []
         for side, report in enumerate(self.reports):
@@ -212,7 +212,7 @@ def _section(title: str, note: str, body: str, name: str = "") -> str:
     return f"<section{anchor}><h2>{title}</h2>{said}{body}</section>"
 
 
-def _curves(report: Report) -> dict[tuple[int, str], tuple[int, list[list[float]]]]:
+def _curves(report: Figures) -> dict[tuple[int, str], tuple[int, list[list[float]]]]:
     """The curves of a report: ``{(number of the step, metric): (steps in all, [[index, value], ...])}``."""
     return {
         (number, metric): (step["history"]["total"], points)

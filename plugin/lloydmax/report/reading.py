@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lloydmax.errors import ReportError
 from lloydmax.format.sizes import Sizes
-from lloydmax.report.report import VERSION, Report
+from lloydmax.report.figures import VERSION, Figures
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -30,8 +30,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def read_report(path: str | Path) -> Report:
-    """See :meth:`Report.from_json`."""
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """The fields of the report in a JSON file.
+
+    Raises:
+        ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
+    """
     data = read_json(path)
     if not {"recipe", "stages", "layers", "bytes"} <= set(data):
         raise ReportError(f"{path} is not a report: write one with 'lloydmax compress --report' or Report.to_json")
@@ -41,13 +45,13 @@ def read_report(path: str | Path) -> Report:
             f"{path} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax that "
             "wrote it"
         )
-    hints = get_type_hints(Report) | {"bytes": dict[str, int]}
+    hints = get_type_hints(Figures) | {"bytes": dict[str, int]}
     fields = {
         item.name: validated(path, item.name, hints[item.name], _with_infinite_snr(data, item.name))
-        for item in dataclasses.fields(Report)
+        for item in dataclasses.fields(Figures)
     }
     try:
-        return Report(**fields | {"bytes": Sizes.from_dict(fields["bytes"])})
+        return fields | {"bytes": Sizes.from_dict(fields["bytes"])}
     except KeyError as error:
         raise ReportError(f"{path}: bytes has no {error}") from None
 

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from html import escape
 
 from lloydmax.report.curves import DamageCurves
+from lloydmax.report.figures import Figures
 from lloydmax.report.layers import LayerReport
-from lloydmax.report.report import Report
 from lloydmax.runtime.text import percent, size
 
 NONE = "–"
 _LONG = 24
+"""Layers from which the table scrolls."""
 
 
-def key_figures(report: Report) -> str:
+def key_figures(report: Figures) -> str:
     """What matters most, in large type."""
     agreement, last, first = report.agreement, report.stages[-1].score, report.stages[0].score
     entries = [
@@ -42,7 +43,7 @@ def key_figures(report: Report) -> str:
     return f"<dl class=figures>{made}</dl>"
 
 
-def compared(a: Report, b: Report) -> str:
+def compared(a: Figures, b: Figures) -> str:
     """The key figures of two runs, and how the second differs."""
     rows: list[tuple[str, float | None, float | None, Callable[[float], str], bool]] = [
         ("Size of the file", a.bytes.file, b.bytes.file, size, True),
@@ -75,7 +76,7 @@ def compared(a: Report, b: Report) -> str:
     )
 
 
-def stages(report: Report) -> str:
+def stages(report: Figures) -> str:
     """Exact figures of every stage."""
     scored = report.stages[0].score is not None
     rows = []
@@ -98,7 +99,7 @@ def _cells(tag: str, texts: list[str]) -> str:
     return "".join(f"<{tag}{' class=wide' if n == 2 else ''}>{text}</{tag[:2]}>" for n, text in enumerate(texts))
 
 
-def layers(report: Report, curves: DamageCurves | None) -> str:
+def layers(report: Figures, curves: DamageCurves | None) -> str:
     """Every compressed parameter, sortable; with a sweep, the damage that it alone does."""
     swept = curves is not None and any(
         curves.damage(layer.name, layer.centroids) is not None for layer in report.layers
@@ -168,7 +169,7 @@ def breakable(name: str) -> str:
     return re.sub(r"(?<=[._])(?=[^._])|(?<=[a-z])(?=[A-Z])", "<wbr>", escape(name))
 
 
-def facts(report: Report) -> str:
+def facts(report: Figures) -> str:
     """Recipe, seed, times, machine and versions."""
     times = ", ".join(f"{stage} {seconds(value)}" for stage, value in report.seconds.items())
     entries = {"recipe": report.recipe, "seed": str(report.seed), "time": times, **report.environment}
@@ -176,12 +177,12 @@ def facts(report: Report) -> str:
     return f"<dl class=facts>{made}</dl>"
 
 
-def weights(report: Report) -> int:
+def weights(report: Figures) -> int:
     """Compressed weights."""
     return sum(math.prod(layer.shape) for layer in report.layers)
 
 
-def bits(report: Report) -> float:
+def bits(report: Figures) -> float:
     """Bits of an average compressed weight, with fixed-width codes, codebooks counted."""
     return 8 * sum(layer.bytes for layer in report.layers) / max(1, weights(report))
 

@@ -1,19 +1,15 @@
-"""TODO docstring."""
+"""A report as tables in the terminal."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from lloydmax.report.figures import Figures
 from lloydmax.runtime.text import percent
 
-if TYPE_CHECKING:
-    from lloydmax.report import Report
 
-
-def report_tables(report: Report) -> list[RenderableType]:
+def report_tables(report: Figures) -> list[RenderableType]:
     """Sizes, agreement, layers and times of a report."""
     sizes = Table(title=f"{report.model} compressed by recipe {report.recipe!r}", title_justify="left")
     sizes.add_column("size")
@@ -51,7 +47,7 @@ def report_tables(report: Report) -> list[RenderableType]:
     return tables
 
 
-def stage_table(report: Report) -> Table:
+def stage_table(report: Figures) -> Table:
     """Agreement with the original and the caller's score through the stages."""
     scored = report.stages[0].score is not None
     against = f"Against the original, on {report.measured_on}" if report.measured_on else "Your evaluation"

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What every run needs of the machine: modes, seeds, processes, files, state. Knows nothing of compression."""

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Digests of tensors, models and plain data: what tells two runs apart."""
 
 from __future__ import annotations
 

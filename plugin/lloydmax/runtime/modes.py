@@ -1,18 +1,14 @@
-"""TODO docstring."""
+"""Evaluation mode and gradients for the time of a block; where a model is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from lloydmax.runtime.seeding import seeded as seeded
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""State files of runs that go on after a kill, written whole or not at all."""
 
 from __future__ import annotations
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 
-if TYPE_CHECKING:
-    pass
-
 _WIDEST = 240
+"""Characters of a rendered table at most."""
 
 
 def render(*tables: RenderableType) -> str:

@@ -1,1 +1,5 @@
-"""TODO."""
+"""The student: the model being compressed, while it is trained and when it is finished."""
+
+from lloydmax.student.codebooks import codebooks, set_cache, set_kernel
+
+__all__ = ["codebooks", "set_cache", "set_kernel"]

@@ -8,7 +8,7 @@ codebook modules (:mod:`lloydmax.student.layers`); every other module keeps its 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -145,6 +145,20 @@ def finish(model: nn.Module) -> nn.Module:
             if child in replaced:
                 parent._modules[name] = replaced[child]
     return replaced.get(model, model)
+
+
+def released(model: nn.Module, gradients: Mapping[str, bool]) -> nn.Module:
+    """:func:`finish`, in evaluation mode, with gradients for the parameters that had them.
+
+    Args:
+        model: changed in place.
+        gradients: ``requires_grad`` of the parameters that are left, by name.
+    """
+    finished = finish(model).eval()
+    for name, parameter in finished.named_parameters():
+        parameter.requires_grad_(gradients.get(name, False))
+        parameter.grad = None
+    return finished
 
 
 def separate(student: nn.Module, teacher: nn.Module) -> None:

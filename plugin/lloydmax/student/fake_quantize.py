@@ -1,4 +1,4 @@
-"""What every host's fake quantizer of weights does: fit a codebook once, decode it, train its centroids."""
+"""What every host's fake quantizer of weights does: hold a codebook, decode it, train its centroids."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import channels_per_codebook, code_dtype
 from lloydmax.errors import FitError, IntegrationError
-from lloydmax.fitting.one import fit_codebook
 from lloydmax.student.codebooks import CodebookWeight
 
 
 class CodebookWeightFakeQuantize(nn.Module):
     """Mixin for a host's ``FakeQuantizeBase``: float weight -> the weight that its codebook stands for.
 
-    The codebook is fitted to the first weight that is seen while the observer is enabled. Afterwards the centroids
-    are an ordinary parameter. While the module is in training mode with its observer and gradients enabled, every
-    weight is given to its nearest centroid anew and its gradient passes straight through; otherwise the codes stay
-    as they are. Conversion calls it once more: a layer converted in evaluation mode has exactly its trained weight.
+    It holds a codebook that it is given by :meth:`hold`, or that a subclass fits to the first weight that is seen
+    while the observer is enabled. Afterwards the centroids are an ordinary parameter. While the module is in training
+    mode with its observer and gradients enabled, every weight is given to its nearest centroid anew and its gradient
+    passes straight through; otherwise the codes stay as they are. Conversion calls it once more: a layer converted in
+    evaluation mode has exactly its trained weight.
 
     Attributes:
         centroids: parameter ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)``; NaN until it is fitted.
@@ -44,20 +44,16 @@ class CodebookWeightFakeQuantize(nn.Module):
         *,
         axis: int = 0,
         trainable: bool = True,
-        quantizer: str = "kmeans",
-        options: dict[str, Any] | None = None,
         factory_kwargs: dict[str, Any] | None = None,
         **host: Any,
     ) -> None:
-        """Make an unfitted one.
+        """Make one that holds nothing yet.
 
         Args:
             centroids: k of each codebook.
             granularity: what shares a codebook: ``"tensor"``, ``"channel"`` or ``"group:N"``.
             axis: axis of the output channels.
             trainable: whether the centroids learn.
-            quantizer: any registered quantizer.
-            options: further options of the quantizer.
             factory_kwargs: ``device`` of the parameters, as hosts give it.
             host: what hosts pass to every observer (dtype, ranges, scheme); of no meaning here.
 
@@ -69,7 +65,6 @@ class CodebookWeightFakeQuantize(nn.Module):
             raise FitError(f"centroids is {centroids}; write 1 or more")
         channels_per_codebook(granularity)
         self.k, self.granularity, self.axis, self.trainable = centroids, granularity, axis, trainable
-        self.quantizer, self.options = quantizer, dict(options or {})
         device = (factory_kwargs or {}).get("device")
         self.centroids = nn.Parameter(torch.full((centroids,), math.nan, device=device), requires_grad=trainable)
         self.held: CodebookWeight | None
@@ -84,7 +79,7 @@ class CodebookWeightFakeQuantize(nn.Module):
         observing = bool(self.observer_enabled[0])
         fresh = self.held is None and observing
         if fresh:
-            self._fit(weight)
+            self.hold(self.fitted(weight.detach()))
         if not self.fake_quant_enabled[0]:
             return weight
         if self.held is None:
@@ -111,12 +106,13 @@ class CodebookWeightFakeQuantize(nn.Module):
         """``(codebook, None)`` where hosts expect scale and zero point: the converted layer is built from it."""
         return self.codebook(), None
 
-    def _fit(self, weight: Tensor) -> None:
-        self.hold(
-            fit_codebook(
-                weight.detach(), self.k, self.granularity, quantizer=self.quantizer, axis=self.axis, **self.options
-            )
-        )
+    def fitted(self, weight: Tensor) -> Codebook:
+        """The codebook of the first weight; a subclass that fits one says how.
+
+        Raises:
+            IntegrationError: this one only holds what it is given.
+        """
+        raise IntegrationError("this codebook was never given: hold one before the prepared model is run")
 
     def hold(self, codebook: Codebook) -> None:
         """Take this codebook instead of fitting one."""

@@ -6,17 +6,33 @@ Traced, exported and compiled programs always hold the plain way, :func:`lloydma
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lloydmax.codebook.codebook import Codebook, decode
-from lloydmax.codebook.layout import FLOAT_DTYPES, channels_per_codebook
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 
-if TYPE_CHECKING:
-    from lloydmax.student.layers import CodebookTensor
+
+class CodedWeight(Protocol):
+    """A weight of codes, as a codebook layer holds it."""
+
+    kernel: str | None
+    cached: bool
+    layout: Layout
+    centroids: Tensor
+
+    def __call__(self) -> Tensor:
+        """The dense weight."""
+
+    def codebook(self) -> Codebook:
+        """The centroids and codes (not copied)."""
+
+    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with, see :func:`int8_weight`."""
+
 
 Kernel = Literal["int8"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
@@ -36,7 +52,7 @@ INT8_NEEDS = (
 
 
 def plainly(input: Tensor) -> bool:
-    """Whether a program is being recorded, or the input is no ordinary tensor."""
+    """Whether a program is being recorded, or the input is not an ordinary tensor."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(input) is not Tensor
 
 
@@ -49,7 +65,7 @@ def dense(codebook: Codebook) -> Tensor:
         return weight
 
 
-def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor:
+def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
     """``F.linear`` with a weight of codes: ``(*, in_features)`` -> ``(*, out_features)``.
 
     Without a cache the product is formed in parts as well: the same up to the order of the sums.
@@ -65,7 +81,7 @@ def linear(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> Tensor
     for rows, part in weight.codebook().parts():
         product = F.linear(input, part.dequantize(), None if bias is None else bias[rows])
         if output is None:  # products kept in a list would lie between the freed weights, and keep their memory
-            output = product.new_empty(*product.shape[:-1], weight.shape[0])
+            output = product.new_empty(*product.shape[:-1], weight.layout.shape[0])
         output[..., rows] = product
     assert output is not None
     return output
@@ -75,11 +91,11 @@ def embedding(input: Tensor, codebook: Codebook) -> Tensor:
     """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
     index, width = input.reshape(-1), codebook.shape[1]
     codes, centroids = codebook.codes[index], codebook.centroids
-    channels = channels_per_codebook(codebook.granularity)
+    channels, granularity = codebook.layout.channels, "tensor"
     if channels is not None:
-        centroids = centroids[index // channels]
-    granularity = "tensor" if channels is None else "channel"
-    return decode(centroids, codes, granularity, 0, codebook.block, (len(index), width)).view(*input.shape, width)
+        centroids, granularity = centroids[index // channels], "channel"
+    rows = replace(codebook.layout, shape=(len(index), width), granularity=granularity)
+    return rows.decode(centroids, codes).view(*input.shape, width)
 
 
 def int8_serves(codebook: Codebook) -> bool:
@@ -110,8 +126,7 @@ def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     rest = torch.empty(len(values))
     for rows, part in replace(codebook, centroids=lost.view(shape)).parts():
         rest[rows] = part.dequantize().sum(1)
-    owner = torch.arange(len(values)) // (channels_per_codebook(codebook.granularity) or len(values))
-    return values, scale[owner], rest
+    return values, scale[codebook.layout.owners()], rest
 
 
 def _int8_centroids(codebook: Codebook) -> tuple[Tensor, Tensor, float]:
@@ -137,7 +152,7 @@ def _multiples(table: Tensor, scale: Tensor) -> Tensor:
     return (table / scale.float()[:, None]).round().clamp(-127, 127)
 
 
-def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
+def _takes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
     learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
     return (
         not learns
@@ -145,12 +160,12 @@ def _takes(input: Tensor, weight: CodebookTensor, bias: Tensor | None) -> bool:
         and input.device.type == "cpu"
         and input.dtype == weight.centroids.dtype
         and input.dim() > 0
-        and input.shape[-1] == weight.shape[-1]
+        and input.shape[-1] == weight.layout.shape[-1]
         and input.numel() <= _FEW * input.shape[-1]
     )
 
 
-def _int8_linear(input: Tensor, weight: CodebookTensor) -> Tensor:
+def _int8_linear(input: Tensor, weight: CodedWeight) -> Tensor:
     values, scale, rest = weight.int8()
     rows = input.reshape(-1, input.shape[-1])
     product = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), values, scale).float()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lloydmax.codebook.codebook import Codebook, decode
+from lloydmax.codebook.codebook import Codebook
 from lloydmax.student import kernels
 
 
@@ -23,6 +23,8 @@ class CodesHolder(nn.Module):
 
     Attributes:
         codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
+        layout: of the weight.
+        price: of a bit, see :class:`~lloydmax.Codebook`.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
         kernel: what eager inference runs with, see :func:`lloydmax.set_kernel`.
@@ -35,8 +37,7 @@ class CodesHolder(nn.Module):
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
-        self.granularity, self.axis, self.cached = codebook.granularity, codebook.axis, True
-        self.block, self.shape, self.price = codebook.block, codebook.shape, codebook.price
+        self.layout, self.price, self.cached = codebook.layout, codebook.price, True
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
@@ -58,10 +59,10 @@ class CodesHolder(nn.Module):
 
     def holding(self, centroids: Tensor) -> Codebook:
         """The codebook of these centroids and the codes (not copied)."""
-        return Codebook(centroids.detach(), self.codes, self.granularity, self.axis, self.block, self.shape, self.price)
+        return Codebook.of(self.layout, centroids.detach(), self.codes, self.price)
 
     def _decode(self, centroids: Tensor) -> Tensor:
-        return decode(centroids, self.codes, self.granularity, self.axis, self.block, self.shape)
+        return self.layout.decode(centroids, self.codes)
 
     def _expand(self, centroids: Tensor) -> Tensor:
         return self._decode(centroids) if torch.jit.is_tracing() else kernels.dense(self.holding(centroids))
@@ -81,8 +82,8 @@ class CodesHolder(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and granularity."""
-        block = f", block={self.block}" if self.block > 1 else ""
-        return f"{self.shape}, granularity={self.granularity}, axis={self.axis}{block}"
+        block = f", block={self.layout.block}" if self.layout.block > 1 else ""
+        return f"{self.layout.shape}, granularity={self.layout.granularity}, axis={self.layout.axis}{block}"
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._forget()

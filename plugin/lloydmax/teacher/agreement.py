@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Agreement: how alike teacher and student answer on the same inputs."""
 
 from __future__ import annotations
 

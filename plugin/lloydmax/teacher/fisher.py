@@ -1,17 +1,13 @@
-"""TODO docstring."""
+"""The Fisher information of a teacher's outputs, drawn at random."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lloydmax.teacher.outputs import class_axis
-
-if TYPE_CHECKING:
-    pass
 
 
 def fisher_draws(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:

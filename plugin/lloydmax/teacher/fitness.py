@@ -19,6 +19,7 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
 _BATCH = 64
+"""Samples of one forward pass."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The fitness of sets of inputs as a table in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The teacher's outputs, computed once and kept."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lloydmax.runtime.cache import Cache
 
 MEMORY_LIMIT = 1 << 30
+"""Bytes of one output that stay in memory; more go to a memory-mapped file."""
 _BATCH = 64
 
 

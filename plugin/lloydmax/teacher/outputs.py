@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lloydmax.errors import RecoveryError
-
-if TYPE_CHECKING:
-    pass
 
 
 def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:

@@ -94,8 +94,8 @@ class Adversary:
 class StatisticsGap:
     """How far the inputs of the student's first batch norms are from the statistics that the teacher keeps.
 
-    The mean of :func:`lloydmax.network.batch_norm.statistics_gap` over batch norms. A context manager: it listens while it is
-    entered.
+    The mean of :func:`lloydmax.network.batch_norm.statistics_gap` over batch norms. A context manager: it listens
+    while it is entered.
 
     Args:
         calls: modules of the student to look at.

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook
 from torch import Tensor
 
 _LEAST = 0.1
@@ -49,16 +48,15 @@ def suited(codebook: Codebook, weight: Tensor) -> Tensor:
     decoded, exact = codebook.dequantize().double(), weight.detach().double()
     common, own = _sums(codebook, decoded * exact), _sums(codebook, decoded.square())
     stretch = torch.where(common > 0, own / common, 1.0)
-    channels = channels_per_codebook(codebook.granularity)
-    if channels is not None:
-        stretch = stretch.repeat_interleave(channels)[: weight.shape[codebook.axis]]
+    if codebook.layout.channels is not None:
+        stretch = stretch[codebook.layout.owners(stretch.device)]
         stretch = stretch.view([-1 if axis == codebook.axis else 1 for axis in range(weight.dim())])
     return (exact * stretch).float()
 
 
 def _sums(codebook: Codebook, values: Tensor) -> Tensor:
     """Of the values of each codebook, ``(codebooks,)``."""
-    channels = channels_per_codebook(codebook.granularity)
+    channels = codebook.layout.channels
     if channels is None:
         return values.sum().view(1)
     sums = values.movedim(codebook.axis, 0).flatten(1).sum(1)

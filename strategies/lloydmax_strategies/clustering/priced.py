@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lloydmax.codebook.cheapest import envelope
+from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.codebook import CENTROID_BITS, Codebook
 from lloydmax.codebook.layout import code_dtype
 from torch import Tensor
@@ -121,7 +121,7 @@ def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Pr
     bits, limits = np.zeros(len(centroids)), np.empty(0)
     mass = bits
     for _ in range(rounds):
-        kept, limits = envelope(centroids, bits, price)
+        kept, limits = cheapest(centroids, bits, price)
         total, moment = (np.concatenate([[0.0], part]) for part in _up_to_end(points, limits))
         mass = np.diff(total)
         held = mass > 1e-9 * everything
@@ -133,7 +133,7 @@ def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Pr
         centroids, bits = means, CENTROID_BITS / mass - np.log2(mass / everything)
         if settled:
             break
-    kept, limits = envelope(centroids, bits, price)
+    kept, limits = cheapest(centroids, bits, price)
     energy = float((points.mass * np.square(points.middle)).sum())
     gain = float((mass * centroids**2).sum()) / energy if energy else 1.0
     return Priced(centroids[kept], limits, float((mass * bits).sum() / everything), gain)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from lloydmax.codebook.blocks import code_shape, distinct, features, grouped, misfit, nearest, to_blocks
+from lloydmax.codebook.blocks import distinct, features, nearest
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook, code_dtype
-from lloydmax.errors import FitError
+from lloydmax.codebook.layout import Layout, code_dtype
 from torch import Tensor
 
 _SEEDS = 1 << 13  # points of each codebook that seeds are drawn from, at least 8 k
@@ -38,21 +37,16 @@ def fit_blocks(weight: Tensor, importance: Tensor | None, k: int, block: int, gr
     Raises:
         FitError: blocks of this length do not divide the weights of a channel.
     """
-    if reason := misfit(weight.shape, axis, block):
-        raise FitError(reason)
-    channels = channels_per_codebook(granularity)
-    groups = list(grouped(to_blocks(weight, axis, block), channels))
+    layout = Layout(tuple(weight.shape), k, granularity, axis, block)
+    groups = list(layout.groups(weight))
     masses: list[Tensor | None] = [None] * len(groups)
     if importance is not None:
-        masses = [*grouped(to_blocks(importance.detach().float(), axis, block), channels)]
+        masses = [*layout.groups(importance.detach().float())]
     found = [_fit(group, mass, k) for group, mass in zip(groups, masses, strict=True)]
     most = max(centroids.shape[1] for centroids, _ in found)
     table = torch.cat([torch.cat([c, c[:, -1:].expand(-1, most - c.shape[1], -1)], 1) for c, _ in found])
     codes = torch.cat([c.to(code_dtype(most)).view(-1) for _, c in found])
-    shape = tuple(weight.shape)
-    return Codebook(
-        table if channels else table[0], codes.view(code_shape(shape, axis, block)), granularity, axis, block, shape
-    )
+    return Codebook.of(layout, table if layout.channels else table[0], codes.view(layout.code_shape))
 
 
 def _fit(blocks: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

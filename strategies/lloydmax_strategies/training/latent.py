@@ -43,7 +43,7 @@ class StraightThrough(nn.Module):
         super().__init__()
         self.held = holder, centroids  # of another module: not to be registered
         whole = float(weight.square().mean().sqrt().clamp(min=1e-12))
-        others = [dim for dim in range(weight.dim()) if dim != holder.axis]
+        others = [dim for dim in range(weight.dim()) if dim != holder.layout.axis]
         each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
@@ -102,14 +102,15 @@ class Latents:
         for name, module, leaf, holder, centroids in attached(student):
             if not centroids.requires_grad:
                 continue
-            if holder.block > 1 and not kind.vectors:
+            if holder.layout.block > 1 and not kind.vectors:
                 raise RecoveryError(
                     f"'codes: {kind.option}' needs codebooks of single weights, and {name} has blocks of "
-                    f"{holder.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without 'block'"
+                    f"{holder.layout.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without "
+                    "'block'"
                 )
             if id(holder) not in self._learned:
                 found = weights.get(name)
-                fits = found is not None and tuple(found.shape) == holder.shape
+                fits = found is not None and tuple(found.shape) == holder.layout.shape
                 held = holder.holding(centroids)
                 start = suited(held, found.to(centroids.device)) if found is not None and fits else held.dequantize()
                 through = kind(start.detach().float(), holder, centroids)

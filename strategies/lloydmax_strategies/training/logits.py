@@ -22,28 +22,35 @@ _HELD_OUT_MOST = 1000
 
 
 class LogitsOptions(BaseModel):
-    """Options of every step that learns from the logits.
-
-    Attributes:
-        loss: ``rmse``: root of the mean over the batch of the summed squared differences (the book chapter);
-            ``smooth_l1``: mean over the batch of the sum of ``sqrt(difference ** 2 + 1e-5)`` (the code); ``mse``.
-        output: key, attribute or position of the output to mimic; default: ``logits``, or every floating one.
-        epochs: passes over the data.
-        steps: optimizer steps, instead of ``epochs``.
-        batch_size: samples of one step.
-        samples: use at most so many inputs, drawn at random.
-        held_out: share of the inputs (at most 1,000) kept aside to choose the best state.
-    """
+    """Options of every step that learns from the logits."""
 
     model_config = ConfigDict(extra="forbid")
 
-    loss: Literal["rmse", "smooth_l1", "mse"] = "rmse"
-    output: str | int | None = None
-    epochs: PositiveInt = 5
-    steps: PositiveInt | None = None
-    batch_size: PositiveInt = 100
-    samples: PositiveInt | None = None
-    held_out: float = Field(default=0.05, ge=0, le=0.5)
+    loss: Literal["rmse", "smooth_l1", "mse"] = Field(
+        default="rmse",
+        description="`rmse`: root of the mean over the batch of the summed squared differences (the book chapter); "
+        "`smooth_l1`: mean over the batch of the sum of `sqrt(difference ** 2 + 1e-5)` (the code); `mse`.",
+    )
+
+    output: str | int | None = Field(
+        default=None,
+        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
+    )
+
+    epochs: PositiveInt = Field(default=5, description="passes over the data.")
+
+    steps: PositiveInt | None = Field(default=None, description="optimizer steps, instead of `epochs`.")
+
+    batch_size: PositiveInt = Field(default=100, description="samples of one step.")
+
+    samples: PositiveInt | None = Field(default=None, description="use at most so many inputs, drawn at random.")
+
+    held_out: float = Field(
+        default=0.05,
+        ge=0,
+        le=0.5,
+        description="share of the inputs (at most 1,000) kept aside to choose the best state.",
+    )
 
 
 class LogitsTraining(ABC):

@@ -34,69 +34,105 @@ HELD_OUT_MOST = 1000
 
 
 class TrainingOptions(ViewOptions, WeightingOptions):
-    """Options of every step that trains: these, those of :class:`ViewOptions` and of :class:`WeightingOptions`.
-
-    Attributes:
-        loss: ``mse``, ``l1``, ``cosine`` (1 - cosine over the classes) or ``kl`` (of the softmax).
-        temperature: of ``kl``; the loss is multiplied by its square (Hinton et al. 2015).
-        output: key, attribute or position of the output to mimic; default: ``logits``, or every floating one.
-        features: weight of a second loss: over the blocks of the network (whatever stands in a ``Sequential`` or
-            ``ModuleList``), the squared difference of their outputs over the teacher's mean square. The teacher then
-            runs in every step; 0: none.
-        codes: ``fixed``, or ``learn``: behind the codes of every trained codebook stand latent weights, from before the
-            fit, which learn by the straight-through estimator and choose their codes again after every step; where the
-            recipe says ``bits``, the price of a bit counts, and the entropy of all codes stays what it is. ``anneal``:
-            the same, but for 85 % of the steps the network computes with mixtures of the two centroids next to each
-            latent weight, which harden (Cho et al. 2022, DKM); not for vectors.
-        codes_lr: peak learning rate of the latent weights, in units of the rms of each output channel.
-        epochs: passes over the data.
-        steps: optimizer steps, instead of ``epochs``.
-        batch_size: samples of one step.
-        optimizer: ``adamw``, ``adam`` or ``sgd`` (Nesterov momentum).
-        lr: peak learning rate.
-        relative_lr: multiply the learning rate of every tensor by the rms of its values, that of centroids by that of
-            their weights, at least 1e-3 (Shazeer & Stern 2018, Adafactor, section 8).
-        momentum: of ``sgd``.
-        weight_decay: of the optimizer.
-        warmup: share of the steps in which the learning rate rises linearly.
-        schedule: ``cosine`` (to zero) or ``constant``, after the warm-up.
-        clip: largest norm of the gradient; ``null``: no clipping.
-        precision: ``float32``, ``bfloat16`` (autocast) or ``auto``: bfloat16 where the hardware multiplies it
-            natively. Depthwise convolutions on CPUs, whose kernels for it are slow, stay float32.
-        channels_last: 4-D inputs in that memory format, which convolutions prefer.
-        batch_norm: ``train`` normalizes with batch statistics and updates the running ones, ``eval`` with
-            the running ones, which stay.
-        samples: use at most so many inputs, drawn at random.
-        held_out: share of the inputs (at most 1,000) kept aside to choose the best state: with ``loss: kl`` the one
-            with the least divergence, else with the least squared difference from the teacher's outputs.
-        patience: stop after so many epochs without a better state; ``null``: never.
-    """
+    """Options of every step that trains: these, those of `ViewOptions` and of `WeightingOptions`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    loss: Literal["mse", "kl", "cosine", "l1"] = "mse"
-    temperature: PositiveFloat = 1.0
-    output: str | int | None = None
-    features: NonNegativeFloat = 0.0
-    codes: Literal["fixed", "learn", "anneal"] = "fixed"
-    codes_lr: PositiveFloat = 2e-3
-    epochs: PositiveInt = 10
-    steps: PositiveInt | None = None
-    batch_size: PositiveInt = 128
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    relative_lr: bool = False
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: NonNegativeFloat = 0.0
-    warmup: float = Field(default=0.05, ge=0, le=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip: PositiveFloat | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    channels_last: bool = True
-    batch_norm: Literal["train", "eval"] = "eval"
-    samples: PositiveInt | None = None
-    held_out: float = Field(default=0.05, ge=0, le=0.5)
-    patience: PositiveInt | None = None
+    loss: Literal["mse", "kl", "cosine", "l1"] = Field(
+        default="mse", description="`mse`, `l1`, `cosine` (1 - cosine over the classes) or `kl` (of the softmax)."
+    )
+
+    temperature: PositiveFloat = Field(
+        default=1.0, description="of `kl`; the loss is multiplied by its square (Hinton et al. 2015)."
+    )
+
+    output: str | int | None = Field(
+        default=None,
+        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
+    )
+
+    features: NonNegativeFloat = Field(
+        default=0.0,
+        description="weight of a second loss: over the blocks of the network (whatever stands in a `Sequential` or "
+        "`ModuleList`), the squared difference of their outputs over the teacher's mean square. The teacher then runs "
+        "in every step; 0: none.",
+    )
+
+    codes: Literal["fixed", "learn", "anneal"] = Field(
+        default="fixed",
+        description="`fixed`, or `learn`: behind the codes of every trained codebook stand latent weights, from "
+        "before the fit, which learn by the straight-through estimator and choose their codes again after every step; "
+        "where the recipe says `bits`, the price of a bit counts, and the entropy of all codes stays what it is. "
+        "`anneal`: the same, but for 85 % of the steps the network computes with mixtures of the two centroids next "
+        "to each latent weight, which harden (Cho et al. 2022, DKM); not for vectors.",
+    )
+
+    codes_lr: PositiveFloat = Field(
+        default=2e-3,
+        description="peak learning rate of the latent weights, in units of the rms of each output channel.",
+    )
+
+    epochs: PositiveInt = Field(default=10, description="passes over the data.")
+
+    steps: PositiveInt | None = Field(default=None, description="optimizer steps, instead of `epochs`.")
+
+    batch_size: PositiveInt = Field(default=128, description="samples of one step.")
+
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        default="adamw", description="`adamw`, `adam` or `sgd` (Nesterov momentum)."
+    )
+
+    lr: PositiveFloat = Field(default=1e-3, description="peak learning rate.")
+
+    relative_lr: bool = Field(
+        default=False,
+        description="multiply the learning rate of every tensor by the rms of its values, that of centroids by that "
+        "of their weights, at least 1e-3 (Shazeer & Stern 2018, Adafactor, section 8).",
+    )
+
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of `sgd`.")
+
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="of the optimizer.")
+
+    warmup: float = Field(
+        default=0.05, ge=0, le=1, description="share of the steps in which the learning rate rises linearly."
+    )
+
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="`cosine` (to zero) or `constant`, after the warm-up."
+    )
+
+    clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient; `null`: no clipping.")
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="`float32`, `bfloat16` (autocast) or `auto`: bfloat16 where the hardware multiplies it natively. "
+        "Depthwise convolutions on CPUs, whose kernels for it are slow, stay float32.",
+    )
+
+    channels_last: bool = Field(
+        default=True, description="4-D inputs in that memory format, which convolutions prefer."
+    )
+
+    batch_norm: Literal["train", "eval"] = Field(
+        default="eval",
+        description="`train` normalizes with batch statistics and updates the running ones, `eval` with the running "
+        "ones, which stay.",
+    )
+
+    samples: PositiveInt | None = Field(default=None, description="use at most so many inputs, drawn at random.")
+
+    held_out: float = Field(
+        default=0.05,
+        ge=0,
+        le=0.5,
+        description="share of the inputs (at most 1,000) kept aside to choose the best state: with `loss: kl` the one "
+        "with the least divergence, else with the least squared difference from the teacher's outputs.",
+    )
+
+    patience: PositiveInt | None = Field(
+        default=None, description="stop after so many epochs without a better state; `null`: never."
+    )
 
 
 class Training:

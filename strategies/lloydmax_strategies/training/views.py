@@ -24,27 +24,38 @@ View = Callable[[Tensor], Tensor]
 
 class ViewOptions(BaseModel):
     """Options of the random views. Any of them makes the teacher run in every step, since none of its outputs can be
-    kept: a step then costs about a third more. They are for images, floating inputs ``(N, C, H, W)``; other inputs
-    of the same batch stay as they are (``mixup`` mixes every floating one).
-
-    Attributes:
-        augment: random views, the same for student and teacher: ``flip`` (left-right, per sample), ``crop`` (shifts
-            by up to an eighth, per batch), ``resized_crop`` (a part of 0.35 to 1 of the area, 3:4 to 4:3, enlarged to
-            the full size, per sample) and ``color`` (contrast times 0.6 to 1.4, brightness by up to 0.4 of the
-            sample's deviation, within the range of the batch, per sample).
-        mixup: alpha of Beta(alpha, alpha) for convex mixtures of two inputs; 0: none (Zhang et al. 2018).
-        cutmix: alpha of Beta(alpha, alpha) for the share of the area that a rectangle of another input leaves; 0: none
-            (Yun et al. 2019). With ``mixup``, too, each batch gets one of the two at random.
-        resize: height and width of images are multiplied by it, so that a step costs its square: for networks that take
-            images of any size.
+    kept: a step then costs about a third more. They are for images, floating inputs `(N, C, H, W)`; other inputs
+    of the same batch stay as they are (`mixup` mixes every floating one).
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    augment: list[Literal["flip", "crop", "resized_crop", "color"]] = Field(default_factory=list)
-    mixup: NonNegativeFloat = 0.0
-    cutmix: NonNegativeFloat = 0.0
-    resize: float = Field(default=1.0, gt=0, le=1)
+    augment: list[Literal["flip", "crop", "resized_crop", "color"]] = Field(
+        default=[],
+        description="random views, the same for student and teacher: `flip` (left-right, per sample), `crop` (shifts "
+        "by up to an eighth, per batch), `resized_crop` (a part of 0.35 to 1 of the area, 3:4 to 4:3, enlarged to the "
+        "full size, per sample) and `color` (contrast times 0.6 to 1.4, brightness by up to 0.4 of the sample's "
+        "deviation, within the range of the batch, per sample).",
+    )
+
+    mixup: NonNegativeFloat = Field(
+        default=0.0,
+        description="alpha of Beta(alpha, alpha) for convex mixtures of two inputs; 0: none (Zhang et al. 2018).",
+    )
+
+    cutmix: NonNegativeFloat = Field(
+        default=0.0,
+        description="alpha of Beta(alpha, alpha) for the share of the area that a rectangle of another input leaves; "
+        "0: none (Yun et al. 2019). With `mixup`, too, each batch gets one of the two at random.",
+    )
+
+    resize: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="height and width of images are multiplied by it, so that a step costs its square: for networks "
+        "that take images of any size.",
+    )
 
 
 class Views:

@@ -14,17 +14,18 @@ MOST = 10.0
 
 
 class WeightingOptions(BaseModel):
-    """Options of the weights of samples.
-
-    Attributes:
-        confidence: exponent, -4 to 4, of the teacher's largest probability, which weights the loss of each sample:
-            above 0 sure samples count more, below 0 unsure ones. The weights have mean 1 over the batch, and none is
-            above 10. 0: all count alike.
-    """
+    """Options of the weights of samples."""
 
     model_config = ConfigDict(extra="forbid")
 
-    confidence: float = Field(default=0.0, ge=-4, le=4)
+    confidence: float = Field(
+        default=0.0,
+        ge=-4,
+        le=4,
+        description="exponent, -4 to 4, of the teacher's largest probability, which weights the loss of each sample: "
+        "above 0 sure samples count more, below 0 unsure ones. The weights have mean 1 over the batch, and none is "
+        "above 10. 0: all count alike.",
+    )
 
 
 def confidence_weights(outputs: Sequence[Tensor], exponent: float) -> Tensor:

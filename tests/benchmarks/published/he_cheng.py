@@ -11,7 +11,7 @@ from typing import Any
 
 import lloydmax
 import torch
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.student.codebooks import attach
 from torch import nn
 

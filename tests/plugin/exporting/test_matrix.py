@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import lloydmax
@@ -10,9 +9,6 @@ import pytest
 from exports import NETWORKS, measure
 from lloydmax.exporting.formats import FORMATS
 from lookup_tables import check_lookup_tables
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 
 LIMITS = {"torch": 0.45, "onnx": 0.2, "openvino": 0.22, "coreml": 0.2, "executorch": 0.45}
 """Largest share of the float32 tensors; uint8 codes take a quarter, 4-bit codes an eighth."""

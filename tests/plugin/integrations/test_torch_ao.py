@@ -1,4 +1,4 @@
-"""torch.ao.quantization, FX and eager: codebook layers beside int8 layers, on real networks."""
+"""torch.ao.quantization, FX: codebook layers beside int8 layers, on real networks."""
 
 from __future__ import annotations
 
@@ -14,36 +14,21 @@ import lloydmax
 import pytest
 import torch
 import torchvision
-from ao_models import agreement, difference, digit_cnn, digits, efficientnet, photos, settled
+from ao_layers import RESNET, int8_layers
+from ao_models import agreement, difference, efficientnet, photos, settled
 from lloydmax.student.layers import CodebookLayer
 from torch import Tensor, nn
 
 pytest.importorskip("torch.ao.quantization.quantize_fx")
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch.ao.quantization as tq
-    from lloydmax.integrations.torch_ao import (
-        CodebookFakeQuantize,
-        apply_recipe,
-        backend_config,
-        codebook_qconfig,
-        eager_mapping,
-        verify,
-    )
+    from lloydmax.integrations.torch_ao import apply_recipe, backend_config, codebook_qconfig, verify
     from torch.ao.quantization import backend_config as backends
     from torch.ao.quantization.backend_config.x86 import get_x86_backend_config
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quant_min:UserWarning")
-
-RESNET = {
-    "quantize": [
-        {"layers": ["layer1.0.conv1", "layer4.1.conv?", "fc"], "centroids": 64},
-        {"layers": "layer2.0.downsample.0", "centroids": 16, "granularity": "channel"},
-    ],
-    "trainable": ["codebooks", "unquantized"],
-}
 RESNET_WEIGHTS = {
     "layer1.0.conv1.0.weight",
     "layer2.0.downsample.0.weight",
@@ -51,7 +36,6 @@ RESNET_WEIGHTS = {
     "layer4.1.conv2.weight",
     "fc.weight",
 }
-DIGITS = {"quantize": [{"layers": "fc_layers.0", "centroids": 2}], "trainable": ["codebooks", "unquantized"]}
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +46,6 @@ def resnet() -> nn.Module:
 @pytest.fixture(scope="module")
 def x() -> Tensor:
     return torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
-
-def int8_layers(model: nn.Module) -> int:
-    return sum(hasattr(m, "_weight_bias") and hasattr(m, "scale") for m in model.modules())
-
-
-def trained(prepared: nn.Module) -> list[Tensor]:
-    """The weights that the prepared model computes with."""
-    return [m.codebook().dequantize() for m in prepared.modules() if isinstance(m, CodebookFakeQuantize)]
-
-
-def held(converted: nn.Module) -> list[Tensor]:
-    return [codebook.dequantize() for codebook in lloydmax.codebooks(converted).values()]
-
-
-def same(first: list[Tensor], second: list[Tensor]) -> bool:
-    return len(first) == len(second) > 0 and all(map(torch.equal, first, second))
 
 
 @pytest.mark.parametrize("activation", ["mapping", "float"])
@@ -219,169 +186,6 @@ def test_layer_types_and_fused_patterns(kind: str, granularity: str) -> None:
     assert torch.allclose(converted(x), model(x), atol=1e-6)
 
 
-def test_qat_by_the_users_own_loop(resnet: nn.Module, x: Tensor) -> None:
-    mapping = tq.get_default_qat_qconfig_mapping("x86")
-    apply_recipe(mapping, RESNET, resnet)
-    prepared = prepare_qat_fx(copy.deepcopy(resnet).train(), mapping, (x,), backend_config=backend_config())
-    optimizer = torch.optim.Adam(prepared.parameters(), 1e-4)
-    wanted = resnet(x).detach()
-    losses, codes = [], []
-    for step in range(4):
-        if step == 2:
-            prepared.apply(tq.disable_observer)
-            prepared.apply(torch.ao.nn.intrinsic.qat.freeze_bn_stats)
-        optimizer.zero_grad()
-        loss = (prepared(x) - wanted).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
-        codes.append(prepared.fc.weight_fake_quant.codebook().codes.clone())
-    assert losses[-1] < losses[0]
-    fake = prepared.fc.weight_fake_quant
-    assert not torch.equal(codes[0], codes[1]), "with the observer enabled, codes follow the weights"
-    assert torch.equal(codes[2], codes[3]), "with the observer disabled, codes stay"
-    assert fake.centroids.grad is not None and optimizer.state[fake.centroids]
-    state = copy.deepcopy(prepared.state_dict())
-    converted = convert_fx(prepared.eval(), backend_config=backend_config())
-    verify(converted, RESNET)
-    fresh = prepare_qat_fx(copy.deepcopy(resnet).train(), mapping, (x,), backend_config=backend_config())
-    fresh(x)
-    fresh.load_state_dict(state)
-    assert same(trained(fresh), held(converted))
-    again = convert_fx(fresh.eval(), backend_config=backend_config())
-    assert torch.equal(again(x), converted(x))
-
-
-def test_label_free_qat_with_the_float_teacher() -> None:
-    """The flow of the documentation, word for word: the teacher is the model that was prepared."""
-    model, (inputs, _) = digit_cnn(), digits(500)
-    untouched = copy.deepcopy(model)
-    mapping = tq.get_default_qat_qconfig_mapping("x86")
-    plan = apply_recipe(mapping, DIGITS, model)
-    prepared = prepare_qat_fx(model, mapping, (inputs[:1],), backend_config=backend_config())
-    fresh = copy.deepcopy(prepared)
-    figures = lloydmax.distill(prepared, teacher=model, data=inputs, epochs=3, lr=1e-3, batch_size=50, held_out=0.0)
-    assert figures["precision"] == "float32"
-    assert all(map(torch.equal, model.state_dict().values(), untouched.state_dict().values())), "the teacher changed"
-    weights = trained(prepared)
-    converted = convert_fx(prepared, backend_config=backend_config())
-    verify(converted, plan)
-    assert same(weights, held(converted))
-    assert int8_layers(converted) == 4
-    with torch.no_grad():
-        fresh.eval()(inputs)
-    plain = convert_fx(fresh, backend_config=backend_config())
-    distance = [difference(m(inputs), untouched(inputs)) for m in (plain, converted)]
-    assert distance[1] < 0.6 * distance[0], distance
-    assert agreement(converted, untouched, inputs) > 0.98
-
-
-@pytest.mark.parametrize(("granularity", "axis"), [("tensor", 0), ("channel", 0), ("group:2", 1)])
-def test_weights_are_given_to_their_nearest_centroid(granularity: str, axis: int) -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(6, 5, 3)
-    codebook = lloydmax.fit_codebook(weight, 4, granularity, axis=axis)
-    shuffled = lloydmax.Codebook(codebook.centroids.flip(-1), codebook.codes, granularity, axis)
-    found = shuffled.reassigned(weight)
-    assert found.codes.shape == weight.shape and found.codes.dtype == torch.uint8
-    assert found.mse(weight) <= codebook.mse(weight) + 1e-9 < shuffled.mse(weight)
-
-
-def test_weight_only_codebooks_convert_to_the_same_outputs() -> None:
-    model, (inputs, _) = digit_cnn(), digits(100)
-    recipe = {"quantize": [{"layers": "all", "centroids": 8}], "trainable": ["codebooks"]}
-    mapping = tq.QConfigMapping()
-    apply_recipe(mapping, recipe, model)
-    prepared = prepare_qat_fx(copy.deepcopy(model), mapping, (inputs[:1],), backend_config=backend_config())
-    lloydmax.distill(prepared, teacher=model, data=inputs, steps=3, batch_size=25, lr=1e-3)
-    prepared.eval()
-    with torch.no_grad():
-        wanted = prepared(inputs)
-    converted = convert_fx(prepared, backend_config=backend_config())
-    verify(converted, recipe)
-    assert torch.allclose(converted(inputs), wanted, atol=1e-5)
-
-
-def test_frozen_codebooks_stay_while_the_rest_trains() -> None:
-    model, (inputs, _) = digit_cnn(), digits(100)
-    recipe = {"quantize": [{"layers": "fc_layers.0", "centroids": 4}]}
-    mapping = tq.get_default_qat_qconfig_mapping("x86")
-    apply_recipe(mapping, recipe, model)
-    prepared = prepare_qat_fx(copy.deepcopy(model), mapping, (inputs[:1],), backend_config=backend_config())
-    lloydmax.distill(prepared, teacher=model, data=inputs, steps=2, batch_size=25)
-    (weight,) = trained(prepared)
-    assert torch.equal(weight, lloydmax.fit_codebook(model.fc_layers[0].weight, 4).dequantize())
-    assert not torch.equal(prepared.fc_layers.get_submodule("2").weight, model.fc_layers[2].weight)
-
-
-EAGER = {
-    "resnet18": RESNET,
-    "mobilenet_v2": {
-        "quantize": [
-            {"layers": ["features.1?.conv.*", "classifier.1"], "types": ["Conv2d", "Linear"], "centroids": 64}
-        ],
-        "trainable": ["codebooks"],
-    },
-}
-
-
-@pytest.mark.parametrize(("name", "layers"), [("resnet18", 5), ("mobilenet_v2", 25)])
-def test_eager_after_training(name: str, layers: int, x: Tensor) -> None:
-    model = settled(getattr(torchvision.models.quantization, name)(weights=None, quantize=False))
-    fused = copy.deepcopy(model)
-    fused.fuse_model()
-    fused.qconfig = tq.get_default_qconfig("x86")
-    recipe = EAGER[name]
-    apply_recipe(None, recipe, fused)
-    prepared = tq.prepare(fused)
-    prepared(x)
-    converted = tq.convert(prepared, mapping=eager_mapping())
-    verify(converted, recipe, original=model)
-    assert len(lloydmax.codebooks(converted)) == layers
-    total = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules())
-    assert int8_layers(converted) == total - layers
-    stock_model = copy.deepcopy(model)
-    stock_model.fuse_model()
-    stock_model.qconfig = tq.get_default_qconfig("x86")
-    stock = tq.prepare(stock_model)
-    stock(x)
-    stock = tq.convert(stock)
-    assert difference(converted(x), model(x)) < difference(stock(x), model(x)) + 0.1
-    with pytest.raises(AssertionError, match="dtype"):
-        tq.convert(prepared)
-
-
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
-def test_eager_qat(name: str, x: Tensor) -> None:
-    model = settled(getattr(torchvision.models.quantization, name)(weights=None, quantize=False))
-    student = copy.deepcopy(model).train()
-    student.fuse_model(is_qat=True)
-    student.qconfig = tq.get_default_qat_qconfig("x86")
-    recipe = EAGER[name]
-    apply_recipe(None, recipe, student)
-    prepared = tq.prepare_qat(student)
-    lloydmax.distill(prepared, teacher=model, data=x, steps=2, batch_size=2, held_out=0.0, lr=1e-5)
-    prepared.eval()
-    weights = trained(prepared)
-    wanted = prepared(x)
-    converted = tq.convert(prepared, mapping=eager_mapping())
-    verify(converted, recipe, original=model)
-    assert same(weights, held(converted))
-    assert difference(converted(x), wanted) < 0.2
-
-
-def test_apply_recipe_before_fusing_is_caught(x: Tensor) -> None:
-    model = settled(torchvision.models.quantization.resnet18(weights=None, quantize=False))
-    wrong = copy.deepcopy(model)
-    wrong.qconfig = tq.get_default_qconfig("x86")
-    apply_recipe(None, RESNET, wrong)
-    wrong.fuse_model()
-    prepared = tq.prepare(wrong)
-    prepared(x)
-    with pytest.raises(lloydmax.IntegrationError, match="after fuse_modules"):
-        tq.convert(prepared, mapping=eager_mapping())
-
-
 def test_what_torch_ao_cannot_do_is_refused() -> None:
     model = efficientnet()
     with pytest.raises(lloydmax.IntegrationError, match=r"_conv_stem\.weight.*CodebookQuantizer"):
@@ -439,7 +243,6 @@ ABSENT = """
     except AttributeError:
         print("as it should be")
 """
-
 NOTES = """
     import sys, warnings
     import lloydmax.integrations.torch_ao

@@ -8,7 +8,9 @@ from typing import Any
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
-from lloydmax.recipe.recipe import KEEP, Recipe, is_choice
+from lloydmax.recipe.choices import is_choice
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
 
 _NEVER = {*RULE, *WHOLE, "white_list"} - {"centroids", "granularity"}
 """Fields that are not options of a quantizer."""

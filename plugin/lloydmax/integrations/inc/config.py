@@ -29,7 +29,8 @@ from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
-from lloydmax.recipe.recipe import KEEP, Recipe
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""

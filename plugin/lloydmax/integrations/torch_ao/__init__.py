@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lloydmax.integrations.torch_ao.eager import eager_mapping
     from lloydmax.integrations.torch_ao.int8 import quantized_codebook
+    from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize, codebook_qconfig
     from lloydmax.integrations.torch_ao.recipes import apply_recipe, verify
+    from lloydmax.integrations.torch_ao.thresholds import train_thresholds
     from lloydmax.student.int8.backend import backend_config
-    from lloydmax.student.int8.codebook_weight import CodebookFakeQuantize, codebook_qconfig
-    from lloydmax.student.int8.threshold import (
-        ThresholdFakeQuantize,
-        threshold_qconfig,
-        threshold_qconfig_mapping,
-        train_thresholds,
-    )
+    from lloydmax.student.int8.fake_quantizers import ThresholdFakeQuantize
+    from lloydmax.student.int8.qconfigs import threshold_qconfig, threshold_qconfig_mapping
 
 __all__ = [
     "CodebookFakeQuantize",
@@ -35,18 +32,19 @@ __all__ = [
     "verify",
 ]
 
+_HERE, _INT8 = "lloydmax.integrations.torch_ao", "lloydmax.student.int8"
 _HOMES = {
-    "CodebookFakeQuantize": "lloydmax.student.int8.codebook_weight",
-    "codebook_qconfig": "lloydmax.student.int8.codebook_weight",
-    "backend_config": "lloydmax.student.int8.backend",
-    "eager_mapping": "lloydmax.integrations.torch_ao.eager",
-    "apply_recipe": "lloydmax.integrations.torch_ao.recipes",
-    "verify": "lloydmax.integrations.torch_ao.recipes",
-    "quantized_codebook": "lloydmax.integrations.torch_ao.int8",
-    "ThresholdFakeQuantize": "lloydmax.student.int8.threshold",
-    "threshold_qconfig": "lloydmax.student.int8.threshold",
-    "threshold_qconfig_mapping": "lloydmax.student.int8.threshold",
-    "train_thresholds": "lloydmax.student.int8.threshold",
+    "CodebookFakeQuantize": f"{_HERE}.qconfig",
+    "codebook_qconfig": f"{_HERE}.qconfig",
+    "eager_mapping": f"{_HERE}.eager",
+    "apply_recipe": f"{_HERE}.recipes",
+    "verify": f"{_HERE}.recipes",
+    "quantized_codebook": f"{_HERE}.int8",
+    "train_thresholds": f"{_HERE}.thresholds",
+    "backend_config": f"{_INT8}.backend",
+    "ThresholdFakeQuantize": f"{_INT8}.fake_quantizers",
+    "threshold_qconfig": f"{_INT8}.qconfigs",
+    "threshold_qconfig_mapping": f"{_INT8}.qconfigs",
 }
 
 

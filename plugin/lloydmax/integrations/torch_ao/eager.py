@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lloydmax.errors import IntegrationError
+from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize
 from lloydmax.student.int8.backend import codebook_layer_of
-from lloydmax.student.int8.codebook_weight import CodebookFakeQuantize
 from lloydmax.student.int8.host import get_default_static_quant_module_mappings, nni, nnq
 from lloydmax.student.layers import LAYERS
 

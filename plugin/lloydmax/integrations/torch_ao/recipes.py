@@ -11,24 +11,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
-from lloydmax.plan.parameter import layout
+from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.codebooks import codebooks
-from lloydmax.student.int8.codebook_weight import FLOAT_ACTIVATIONS, codebook_qconfig
-from lloydmax.student.int8.host import QConfig, QConfigMapping, nni
-from lloydmax.student.int8.threshold import LevelsFakeQuantize, is_depthwise, threshold_activation, threshold_qconfig
-from lloydmax.student.layers import LAYERS
+from lloydmax.student.int8.host import QConfigMapping, nni
+from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS, UNIFORM, refusal, threshold_activation, uniform_qconfig
 
-_UNIFORM = "uniform"
-_INT8 = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 _applied: dict[str, list[Plan]] = {}
 
 
@@ -79,8 +74,8 @@ def apply_recipe(
         chosen = (
             {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
         )
-        if p.quantizer == _UNIFORM:
-            qconfig = _uniform_qconfig(p, chosen, model.get_submodule(layer))
+        if p.quantizer == UNIFORM:
+            qconfig = uniform_qconfig(p, chosen, model.get_submodule(layer))
         else:
             qconfig = _codebook_qconfig(p, chosen, plan)
         if mapping is None:
@@ -103,21 +98,6 @@ def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
     )
 
 
-def _uniform_qconfig(p: PlannedParameter, activation: Any, layer: nn.Module) -> Any:
-    if activation().dtype not in (torch.quint8, torch.qint8):
-        raise IntegrationError(
-            f"{p.name}: the int8 kernels need int8 activations, and nothing quantizes them here: add an "
-            "'activations:' section to the recipe, or start from threshold_qconfig_mapping()"
-        )
-    options: Any = p.options
-    weight = threshold_qconfig(options.bits, options.scheme, p.granularity, axis=p.axis).weight
-    if options.scheme == "asymmetric" and is_depthwise(layer):
-        weight = LevelsFakeQuantize.with_args(
-            bits=options.bits, scheme=options.scheme, granularity=p.granularity, axis=p.axis
-        )
-    return QConfig(activation=activation, weight=weight)
-
-
 def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> None:
     """Prove that a converted model holds the codebooks and int8 layers that a recipe asked for.
 
@@ -135,8 +115,8 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
     """
     plan = _plan_of(recipe, original)
     modules = dict(model.named_modules())
-    uniform = [p for p in plan.parameters.values() if p.quantizer == _UNIFORM]
-    wanted = {p.name: p for p in plan.parameters.values() if p.quantizer != _UNIFORM}
+    uniform = [p for p in plan.parameters.values() if p.quantizer == UNIFORM]
+    wanted = {p.name: p for p in plan.parameters.values() if p.quantizer != UNIFORM}
     problems = [found for p in uniform if (found := mismatch(modules.get(p.name.rpartition(".")[0]), p))]
     for name, codebook in codebooks(model).items():
         if quantized_weight(modules.get(name.rpartition(".")[0])) is not None:
@@ -144,12 +124,8 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
         p = wanted.pop(_original_name(name, plan), None)
         if p is None:
             problems.append(f"{name} has a codebook, which was not planned")
-        elif (
-            codebook.shape != p.shape
-            or codebook.k > p.centroids
-            or (codebook.granularity, codebook.block) != (p.granularity, p.block)
-        ):
-            problems.append(f"{name} has {layout(codebook.k, codebook)}, planned {layout(p.centroids, p)}")
+        elif not p.layout.fits(codebook.layout):
+            problems.append(f"{name} has {codebook.layout}, planned {p.layout}")
     for p in wanted.values():
         layer = p.name.rpartition(".")[0]
         problems.append(f"{p.name} has no codebook: its layer is {type(modules.get(layer)).__name__}")
@@ -164,27 +140,10 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
 
 
 def _refused(p: PlannedParameter) -> str | None:
-    leaf = p.name.rpartition(".")[2]
-    options: Any = p.options
-    if p.tied:
-        return f"it is tied to {', '.join(p.tied)}, and preparing would untie them"
+    """Why the host cannot do what is planned for a parameter; ``None`` where it can."""
     if p.importance is not None:
         return f"importance {p.importance!r} needs lloydmax.compress"
-    if p.quantizer == _UNIFORM:
-        if leaf != "weight" or p.layer not in _INT8:
-            return f"int8 layers are made of the weight of exactly {', '.join(_INT8)}, not the {leaf} of {p.layer}"
-        if p.granularity not in ("tensor", "channel"):
-            return f"int8 kernels have one scale a tensor or a channel, not granularity {p.granularity!r}"
-        if options.threshold != "max":
-            return f"threshold: {options.threshold} is for codebooks; here the step train_thresholds finds the range"
-        return None
-    if leaf != "weight" or p.layer not in {kind.__name__ for kind in LAYERS}:
-        kinds = ", ".join(kind.__name__ for kind in LAYERS)
-        return (
-            f"only the weight of exactly {kinds} can have a codebook, not the {leaf} of {p.layer} "
-            "(lloydmax.integrations.torchao.CodebookQuantizer takes any weight of an exported program)"
-        )
-    return None
+    return refusal(p)
 
 
 def _present(mapping: QConfigMapping | None, layer: str, model: nn.Module) -> Any:

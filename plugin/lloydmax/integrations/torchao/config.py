@@ -10,7 +10,7 @@ from torch import nn
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError, IntegrationError
-from lloydmax.fitting.one import fit_codebook
+from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,

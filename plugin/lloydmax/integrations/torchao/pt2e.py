@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lloydmax.codebook.codebook import decode
 from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
     QuantizationAnnotation,
@@ -21,13 +21,12 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 
 _CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
 _ANNOTATION = "quantization_annotation"
 
 
-class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
+class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
     """The fake quantizer on a weight edge of a prepared program; knows the name of its parameter."""
 
     def __init__(self, *args: Any, parameter: str = "", **kwargs: Any) -> None:
@@ -40,7 +39,7 @@ class CodebookFakeQuantize(CodebookWeightFakeQuantize, FakeQuantizeBase):
         codebook = self.codebook()
 
         def decoded(centroids: Tensor, codes: Tensor) -> Tensor:
-            return decode(centroids, codes, codebook.granularity, codebook.axis, codebook.block, codebook.shape)
+            return codebook.layout.decode(centroids, codes)
 
         program = make_fx(decoded)(codebook.centroids, codebook.codes)
         name = _attribute(self.parameter)
@@ -144,8 +143,8 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
         held.discard(_CODES + suffix)
         if codes is None or centroids is None:
             problems.append(f"{p.name} has no codebook")
-        elif tuple(codes.shape) != p.code_shape or centroids.numel() > p.codebooks * p.centroids * p.block:
-            found = centroids.numel() // (p.codebooks * p.block)
+        elif tuple(codes.shape) != p.layout.code_shape or centroids.numel() > p.layout.codebooks * p.layout.values:
+            found = centroids.numel() // (p.layout.codebooks * p.block)
             problems.append(f"{p.name} has {found} centroids, planned {p.centroids}")
     problems += [f"{name} is a codebook which was not planned" for name in sorted(held)]
     if problems:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.int8.codebook_weight import CodebookFakeQuantize
+from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.student.int8.host import BackendConfig, BackendPatternConfig, DTypeConfig, get_native_backend_config
 from lloydmax.student.layers import LAYERS, CodebookLayer, CodebookTensor
 
-_CODES = CodebookFakeQuantize.dtype
+_CODES = CodebookWeightFakeQuantize.dtype
 _DTYPES = [
     DTypeConfig(input_dtype=io, output_dtype=io, weight_dtype=_CODES, bias_dtype=torch.float)
     for io in (torch.quint8, torch.float)

@@ -1,17 +1,14 @@
-"""TODO docstring."""
+"""A model on int8 kernels, read back as the codebooks that its weights stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import grid
-
-if TYPE_CHECKING:
-    pass
 
 Levels = Mapping[str, tuple[int, int]]
 """Number of levels and lowest integer of every uniformly quantized weight, by parameter name."""

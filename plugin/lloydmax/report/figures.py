@@ -1,0 +1,107 @@
+"""The report: sizes, errors, agreement and time of one compression."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from lloydmax.format.sizes import Sizes
+from lloydmax.report.layers import LayerReport
+from lloydmax.report.machine import environment
+from lloydmax.runtime import files
+from lloydmax.teacher.agreement import Agreement
+
+VERSION = 1
+"""Of the JSON."""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One figure before and after recovery; ``None`` where it was not measured."""
+
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How good the model is at one stage.
+
+    Attributes:
+        name: ``original``, ``compressed``, the name of a recovery step, or ``finished``.
+        agreement: with the teacher; ``None`` without data, and for the original itself.
+        score: what the caller's ``evaluate`` said; ``None`` without it.
+    """
+
+    name: str
+    agreement: Agreement | None
+    score: float | None
+
+    @property
+    def top1(self) -> float | None:
+        """Share of inputs with the teacher's top-1, where it was measured."""
+        return None if self.agreement is None else self.agreement.top1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What :func:`lloydmax.compress` measured; :class:`lloydmax.Report` adds the ways out.
+
+    Attributes:
+        recipe: its name.
+        model: class name of the model.
+        bytes: the four accountings ``packed``, ``entropy_coded``, ``gzip_float32``, ``file``, and ``original``.
+        stages: agreement with the teacher, and the caller's own score, from the original to the finished model.
+        measured_on: what the agreement was measured on, in words; ``None`` without data.
+        layers: one entry for each compressed parameter, in forward order.
+        trained: the uncompressed parameters that recovery was allowed to train, by name.
+        recovery: what each recovery step said: its name under ``step``, its figures, and its curves under ``history``:
+            ``{"total": steps, "curves": {metric: [[index, value], ...]}}``, thinned to a few hundred points. After a
+            kill the curves of the step that was under way begin where it went on.
+        seconds: wall time of each stage.
+        seed: of all randomness.
+    """
+
+    recipe: str
+    model: str
+    bytes: Sizes
+    stages: list[Stage]
+    measured_on: str | None
+    layers: list[LayerReport]
+    trained: list[str]
+    recovery: list[dict[str, Any]]
+    seconds: dict[str, float]
+    seed: int
+    environment: dict[str, str] = field(default_factory=environment)
+
+    @property
+    def reduction(self) -> float:
+        """Share of the original bytes that the real file saves, 0 to 1."""
+        return 1 - self.bytes.file / self.bytes.original
+
+    @property
+    def agreement(self) -> BeforeAfter:
+        """Share of inputs with the teacher's top-1, 0 to 1, before and after recovery."""
+        before, after = self._before_and_after()
+        return BeforeAfter(before.top1 if before else None, after.top1 if after else None)
+
+    @property
+    def kl(self) -> BeforeAfter:
+        """Mean KL divergence from the teacher in nats, before and after recovery."""
+        before, after = self._before_and_after()
+        return BeforeAfter(before.kl if before else None, after.kl if after else None)
+
+    def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
+        return self.stages[1].agreement, self.stages[-1].agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; numbers that JSON cannot hold (infinite, NaN) become ``None``."""
+        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {
+            "bytes": self.bytes.to_dict(),
+            "reduction": self.reduction,
+            "agreement": self.agreement,
+            "kl": self.kl,
+        }
+        plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}
+        return plain

@@ -1,0 +1,94 @@
+"""The conversion of a fake-quantized graph to int8 kernels, and the way back from a file to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import even
+from lloydmax.errors import CheckpointError
+from lloydmax.network.folding import folded
+from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold, upstream
+from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.thresholds import Scheme
+
+with upstream():
+    from torch.ao.quantization.quantize_fx import convert_fx
+
+    from lloydmax.student.int8.backend import backend_config
+    from lloydmax.student.int8.qconfigs import QuantizedWeight, levels_of
+
+
+def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight], skeleton: nn.Module) -> IntegerModel:
+    """The trained graph on int8 kernels, on the CPU, where they are.
+
+    Args:
+        graph: from :func:`~lloydmax.student.int8.graph.fake_quantized`; left unusable.
+        weights: the same.
+        skeleton: the folded float model; only its names, and tensors that the graph does not use, are kept.
+    """
+    activations = []
+    for threshold in activation_thresholds(graph):
+        scale, zero = threshold.calculate_qparams()
+        activations.append((float(scale), int(zero)))
+    names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
+    with upstream():
+        kernels = convert_fx(graph.cpu().eval(), backend_config=backend_config())
+    known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
+    tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
+    unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}
+    levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
+    return IntegerModel(kernels, names, levels, activations, folded(skeleton), unused).eval()
+
+
+def restored(
+    model: nn.Module,
+    weights: Mapping[str, QuantizedWeight],
+    codebooks: Mapping[str, Codebook],
+    activations: Sequence[tuple[float, int]],
+    bits: Literal[8],
+    scheme: Scheme,
+) -> IntegerModel:
+    """The int8 model that a file describes, from the float architecture with its decoded weights.
+
+    Args:
+        model: batch norms folded; left unusable.
+        weights: what is quantized, by name.
+        codebooks: of all of them.
+        activations: scale and zero point of every quantized activation, in the order of the graph.
+        bits: of the activations.
+        scheme: of the activations.
+
+    Raises:
+        CheckpointError: this version of PyTorch quantizes other activations than the one that wrote the file.
+    """
+    graph = fake_quantized(model, weights, bits, scheme)
+    points = activation_thresholds(graph)
+    if len(points) != len(activations):
+        raise CheckpointError(
+            f"holds {len(activations)} quantized activations, this model has {len(points)} with torch "
+            f"{torch.__version__}: load it with the version of torch that wrote it"
+        )
+    for threshold, (scale, zero) in zip(points, activations, strict=True):
+        threshold.fix(torch.tensor([scale]), torch.tensor([zero], dtype=torch.int32))
+    hold(graph, weights, codebooks)
+    for name, codebook in codebooks.items():
+        if not weights[name].even:
+            continue
+        _, low = levels_of(weights[name])
+        rows = even(codebook)
+        if rows is None:
+            raise CheckpointError(f"the codebook of {name!r} is not evenly spaced")
+        fake_quantizer(graph, name).fix(rows[:, 0].contiguous(), rows[:, 1].to(torch.int32) + low)
+    return converted(graph, weights, model)
+
+
+def _persistent(model: nn.Module) -> Iterator[str]:
+    for prefix, module in model.named_modules():
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{leaf}".lstrip(".")

@@ -1,0 +1,38 @@
+"""What commands say while they run: nothing, bars or JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallNet
+from lloydmax.cli import main
+
+
+@pytest.mark.parametrize(("option", "told"), [("--quiet", False), ("--log-json", True)])
+def test_options_hold_for_images_that_are_made_too(
+    small_net: SmallNet, tmp_path: Path, option: str, told: bool
+) -> None:
+    torch.save(small_net.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
+    arguments = ["compress", "--model", "conftest:SmallNet", "--weights", tmp_path / "weights.pt", "--recipe",
+                 tmp_path / "recipe.yaml", "--data", "synthesize:2", "--image-size", 12, "--out",
+                 tmp_path / "model.safetensors", option]  # fmt: skip
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    stages = {json.loads(line)["stage"] for line in done.stderr.splitlines()}
+    assert {"synthesize", "fit"} <= stages if told else not stages
+
+
+def test_errors_and_warnings_are_json_lines_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.zeros((0, 3, 12, 12), np.float32))
+    (tmp_path / "recipe.yaml").write_text("quantize:\n  - {layers: all, centroids: 4}\n")
+    arguments = ["compress", "--model", "conftest:SmallNet", "--recipe", tmp_path / "recipe.yaml", "--data",
+                 tmp_path / "data.npy", "--out", tmp_path / "model.safetensors", "--log-json"]  # fmt: skip
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert done.exit_code == 2 and last["event"] == "error" and "is empty" in last["metrics"]["message"]

@@ -1,0 +1,62 @@
+"""Sizes: predicted, accounted for, and those of the files."""
+
+import gzip
+
+import pytest
+import torch
+from coded import SMALL, STORAGES, TEXT, compressed, parameters
+from lloydmax import checkpoint
+from lloydmax.checkpoint import Parameter, accountings, load, predicted_size, save
+from lloydmax.errors import CheckpointError
+from lloydmax.format.entries import DTYPES
+from lloydmax.student.codebooks import codebooks
+from torch import nn
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda s: f"{s['floats']}-{s['codes']}")
+def test_sizes_are_those_of_the_files(small_net, tmp_path, storage):
+    recipe = {"name": 'qu"ote\\é☃'}
+    model = compressed(small_net, SMALL, storage, skew=8)
+    sizes = accountings(model, recipe, storage)
+    packed = save(model, tmp_path / "a", recipe, {**storage, "codes": "packed"})
+    entropy = save(model, tmp_path / "b", recipe, {**storage, "codes": "entropy"})
+    assert (sizes.packed, sizes.entropy_coded) == (packed, entropy)
+    assert entropy < packed
+    assert sizes.file == (entropy if storage["codes"] == "entropy" else packed)
+    assert sizes.original == sum(t.nbytes for t in small_net.state_dict().values())
+    assert predicted_size(small_net, parameters(model, SMALL), recipe, storage) == packed
+    found = checkpoint.inspect(tmp_path / "b")
+    assert found.original == sizes.original and found.bytes == entropy
+    assert {item.coding for item in found.parameters} == {"packed", "entropy"}
+    assert 0 < found.overhead < found.bytes
+
+
+def test_predicted_size_with_ties(text_net, tmp_path):
+    model = compressed(text_net, TEXT)
+    wanted = parameters(model, TEXT)
+    wanted["out.weight"] = wanted.pop("embed.weight")
+    assert predicted_size(text_net, wanted) == save(model, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="no parameter 'nowhere'"):
+        predicted_size(text_net, {"nowhere": Parameter((1,), 2)})
+
+
+def test_gzip_counts_the_dense_float32_tensors(monkeypatch):
+    model = compressed(nn.Sequential(nn.Linear(300, 50)).half(), {"0.weight": (4, "tensor")})
+    dense = (codebooks(model)["0.weight"].dequantize(), model[0].bias.detach())
+    raw = b"".join(tensor.float().numpy().tobytes() for tensor in dense)
+    whole = accountings(model).gzip_float32
+    assert abs(whole - len(gzip.compress(raw, 6))) < 20
+    monkeypatch.setattr("lloydmax.format.sizes._GZIP_BLOCK", 10_007)
+    assert whole < accountings(model).gzip_float32 < 1.2 * whole
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_keeps_its_place_and_size(dtype, tmp_path):
+    model = nn.Sequential(nn.Linear(2, 3))
+    for other in (torch.int64, torch.bool, torch.bfloat16):
+        model.register_buffer(f"a_{str(other)[6:]}", torch.zeros(3, dtype=torch.uint8).to(other))
+    model.register_buffer("odd", torch.zeros(dtype.itemsize * 3, dtype=torch.uint8).view(dtype))
+    done = compressed(model, {"0.weight": (2, "tensor")})
+    assert save(done, tmp_path / "a") == accountings(done).packed
+    checkpoint.verify(tmp_path / "a")
+    load(tmp_path / "a", model)

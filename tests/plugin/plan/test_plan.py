@@ -1,0 +1,99 @@
+"""Plans: what happens to every parameter, what is refused, and the size that is predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lloydmax import PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
+from lloydmax.fitting.codebook import fit_codebook
+from lloydmax.student.codebooks import attach
+from torch import nn
+
+
+def test_tied_weights_are_planned_once(text_net: nn.Module) -> None:
+    made = plan(text_net, {"quantize": [{"layers": "out", "centroids": 8}]})
+    (parameter,) = made.parameters.values()
+    assert {parameter.name, *parameter.tied} == {"embed.weight", "out.weight"}
+
+
+def test_transposed_convolutions_have_their_channels_on_axis_one() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(3, 6, 2))
+    (parameter,) = plan(
+        model, {"quantize": [{"layers": 1, "granularity": "channel", "centroids": 4}]}
+    ).parameters.values()
+    assert parameter.axis == 1 and parameter.codebooks == 6
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({"quantize": [{"layers": "sten"}]}, "did you mean 'stem'"),
+        ({"quantize": [{"layers": "1-9"}]}, "numbered 1-5"),
+        ({"quantize": [{"layers": "0-1"}]}, "do not exist"),
+        ({"quantize": [{"layers": "all", "types": ["Conv3d"]}]}, "did you mean 'Conv2d'"),
+        ({"quantize": [{"layers": "all", "except": ["nothing.*"]}]}, "matches no layer"),
+        ({"quantize": [{"layers": "stem", "parameter": "bias"}]}, "has a parameter 'bias'"),
+        ({"quantize": [{"layers": "stem", "centroids": [2, 4]}]}, "choice for a tuning loop"),
+        ({"quantize": [{"layers": "stem"}], "trainable": ["stem"]}, "is compressed by"),
+        ({"quantize": [{"layers": "stem"}], "trainable": ["hed"]}, "did you mean 'head'"),
+        ({"quantize": [{"layers": "all", "types": ["Conv2d", "Linear", "BatchNorm2d"], "parameter": "bias",
+                        "centroids": 1}], "trainable": ["biases"]}, "every bias has a codebook"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_model_is_refused(small_net: nn.Module, recipe: dict, expected: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        plan(small_net, recipe)
+    assert expected in str(error.value), str(error.value)
+
+
+def test_the_number_of_distinct_values_bounds_the_centroids() -> None:
+    model = nn.Sequential(nn.Linear(300, 300))
+    with torch.no_grad():
+        model[0].weight.copy_((torch.arange(90_000).view(300, 300) % 5).float())
+    (parameter,) = plan(model, {"quantize": [{"layers": "all", "centroids": 16}]}).parameters.values()
+    assert parameter.centroids == 5
+
+
+def test_a_plan_prints_as_a_table(small_net: nn.Module) -> None:
+    text = str(plan(small_net, {"name": "mine", "quantize": [{"layers": "all", "centroids": 7}]}))
+    assert "mine" in text and "head.0.weight" in text and "7" in text and "smaller" in text
+
+
+def test_verify_plan_finds_what_is_missing_different_or_extra(small_net: nn.Module) -> None:
+    made = plan(small_net, {"quantize": [{"layers": "head.*", "centroids": 4}]})
+    with pytest.raises(PlanMismatchError, match="head.0.weight is not compressed"):
+        verify_plan(made, small_net)
+    for name in ("head.0", "head.2"):
+        attach(small_net, f"{name}.weight", fit_codebook(small_net.get_parameter(f"{name}.weight"), 4))
+    verify_plan(made, small_net)
+    attach(small_net, "stem.weight", fit_codebook(small_net.stem.weight, 4))
+    with pytest.raises(PlanMismatchError, match=r"stem\.weight is compressed, which was not planned"):
+        verify_plan(made, small_net)
+    assert set(codebooks(small_net)) == {"head.0.weight", "head.2.weight", "stem.weight"}
+
+
+def test_a_model_that_is_already_compressed_is_refused(small_net: nn.Module) -> None:
+    attach(small_net, "stem.weight", fit_codebook(small_net.stem.weight, 4))
+    with pytest.raises(RecipeError, match="already holds codebooks"):
+        plan(small_net, {"quantize": [{"layers": "head.*"}]})
+
+
+def test_a_model_without_parameters_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing to compress"):
+        plan(nn.ReLU(), {"quantize": [{"layers": "all"}]})
+
+
+@pytest.mark.parametrize("storage", [{}, {"floats": "float16"}, {"codes": "entropy"}])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group:3"])
+@pytest.mark.parametrize("centroids", [1, 4, 5, 200, 300])
+def test_predicted_bytes_are_the_bytes_of_the_file(
+    tmp_path: Path, storage: dict, granularity: str, centroids: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 64, 3), nn.BatchNorm2d(64), nn.ConvTranspose2d(64, 32, 3), nn.Linear(64, 64))
+    rule = {"layers": "all", "centroids": centroids, "granularity": granularity}
+    result = compress(model, {"quantize": [rule], "storage": storage}, progress=False)
+    size = result.save(tmp_path / "model.safetensors")
+    assert abs(result.plan.predicted_bytes - size) <= 0.01 * size

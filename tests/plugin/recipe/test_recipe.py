@@ -1,0 +1,183 @@
+"""Recipes: what is read, what is refused and how it is said, round trips, the schema."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lloydmax import Recipe, RecipeError
+
+GOOD = """\
+version: 1
+name: test
+quantize:
+  - {layers: 1-2, centroids: 32}
+  - layers: ["fc", "layer?.*"]
+    types: [Linear]
+    except: ["*.downsample.*"]
+    centroids: [16, 32]
+    granularity: group:4
+trainable: [unquantized, codebooks]
+recover:
+  - {step: renormalize, samples: 10}
+  - {step: distill, lr: 1e-3, augment: [flip]}
+storage: {floats: float16}
+seed: 3
+"""
+
+
+def test_reads_text_path_and_dict_alike(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    from_text, from_path = Recipe.load(GOOD), Recipe.load(path)
+    assert from_text.data() == from_path.data() == Recipe.load(str(path)).data()
+    assert Recipe.load(from_text.data()).data() == from_text.data()
+    assert Recipe.load(from_text) is from_text
+    assert from_text.quantize[1].except_ == ["*.downsample.*"]
+    assert from_text.quantize[1].options == {"centroids": [16, 32], "granularity": "group:4"}
+
+
+def test_save_and_load_keep_everything(tmp_path: Path) -> None:
+    recipe = Recipe.load(GOOD)
+    recipe.save(tmp_path / "copy.yaml")
+    assert Recipe.load(tmp_path / "copy.yaml").data() == recipe.data()
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.yaml"]
+
+
+@contextlib.contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """No file may become larger than so many bytes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "kept.yaml", Recipe.load(GOOD)
+    recipe.save(path)
+    before = path.read_bytes()
+    longer = Recipe.load({**recipe.data(), "name": "longer" * 30})
+    with full_disk(len(before) // 2), pytest.raises(OSError, match="too large"):
+        longer.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with full_disk(len(before) // 2), pytest.raises(OSError, match="too large"):
+        longer.save(tmp_path / "new.yaml")
+    assert list(tmp_path.iterdir()) == [path], "half a recipe is none"
+    longer.save(path)
+    assert Recipe.load(path).name == "longer" * 30
+
+
+def test_a_reader_never_sees_half_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "shared.yaml"
+    recipes = [Recipe.load({"name": letter * 200, "quantize": [{"layers": ["x" * 5000]}]}) for letter in "ab"]
+    recipes[0].save(path)
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(100):
+        recipes[number % 2].save(path)
+    done.set()
+    reader.join()
+    assert {Recipe.load(text).name[0] for text in seen} <= {"a", "b"} and len({len(text) for text in seen}) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_a_saved_recipe_has_ordinary_permissions(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        Recipe.load(GOOD).save(tmp_path / "a.yaml")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "a.yaml").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("centroids: 32", "centroid: 32"), ["recipe:4", "quantize[1].centroid", "did you mean 'centroids'"]),
+        (("centroids: 32", "centroids: 0"), ["recipe:4", "quantize[1].centroids", "greater than or equal to 1"]),
+        (("centroids: [16, 32]", "centroids: [16, -1]"), ["recipe:8", "centroids"]),
+        (("granularity: group:4", "granularity: group:0"), ["recipe:9", "granularity", "group:N"]),
+        (("trainable:", "trainabel:"), ["recipe:10", "did you mean 'trainable'"]),
+        (("step: renormalize", "step: renormalise"), ["recipe:12", "did you mean 'renormalize'"]),
+        (("samples: 10", "sample: 10"), ["recipe:12", "did you mean 'samples'"]),
+        (("lr: 1e-3", "lr: -1"), ["recipe:13", "recover[2].lr"]),
+        (("augment: [flip]", "augment: [flop]"), ["recipe:13", "augment", "flip"]),
+        (("float16", "float15"), ["recipe:14", "storage.floats", "float15"]),
+        (("version: 1", "version: 2"), ["recipe:1", "version"]),
+        (("seed: 3", "seed: -3"), ["recipe:15", "seed"]),
+        (("{layers: 1-2, centroids: 32}", "{centroids: 32}"), ["recipe:4", "quantize[1].layers", "is missing"]),
+        (("centroids: 32}", "centroids: 32, quantizer: kmean}"), ["recipe:4", "did you mean 'kmeans'"]),
+        (("name: test", "name: test\nname: again"), ["recipe:3", "written twice"]),
+        (("name: test", "name: [unclosed"), ["recipe:", "not valid YAML"]),
+        (("name: test", "name: !!python/name:os.system x"), ["not valid YAML"]),
+        (("name: test", "name: &a x\nrequires: [*a]"), ["aliases"]),
+        (("seed: 3", "requires: ['lloydmax>=99']"), ["recipe:15", "lloydmax>=99", "pip install"]),
+        (("seed: 3", "requires: [no-such-distribution]"), ["not installed", "pip install"]),
+    ],
+)
+def test_mistakes_are_told_with_line_field_and_hint(change: tuple[str, str], expected: list[str]) -> None:
+    text = GOOD.replace(*change)
+    assert text != GOOD
+    with pytest.raises(RecipeError) as error:
+        Recipe.load(text)
+    for part in expected:
+        assert part in str(error.value), str(error.value)
+
+
+def test_every_problem_is_listed() -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe.load(GOOD.replace("samples: 10", "samples: 1").replace("lr: 1e-3", "lr: x"))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        Recipe.load(tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="UTF-8"):
+        Recipe.load(tmp_path / "binary.yaml")
+    with pytest.raises(RecipeError, match="mapping"):
+        Recipe.load("- just\n- a list\n")
+    with pytest.raises(RecipeError, match="nested too deeply|not valid YAML"):
+        Recipe.load("a: " + "[" * 1500 + "\n")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(RecipeError):
+        Recipe.load(text + "\n")
+
+
+def test_schema_knows_the_plugins() -> None:
+    schema = Recipe.json_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    data = Recipe.load(GOOD).data()
+    validator.validate(data)
+    for broken in (
+        data | {"recover": [{"step": "distill", "learning_rate": 1}]},
+        data | {"recover": [{"step": "nothing"}]},
+        data | {"quantize": [{"layers": "all", "centroid": 3}]},
+        data | {"quantize": [{"layers": "all", "centroids": "many"}]},
+        data | {"extra": 1},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(broken)

@@ -1,0 +1,200 @@
+"""Results that runs over the same model and data share: what is kept, what is dropped, and that nobody can spoil it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import pytest
+import torch
+from conftest import SmallNet
+from lloydmax import Cache, compress, hookimpl
+from torch import Tensor, nn
+
+
+def put(cache: Cache, **sizes: int) -> None:
+    """Each name as a result of so many bytes."""
+    for name, size in sizes.items():
+        cache.put(name, name.upper(), size)
+
+
+def kept(cache: Cache, names: str) -> str:
+    """Those of the names that the cache has."""
+    return "".join(name for name in names if cache.find(name) is not None)
+
+
+def test_a_result_is_made_once_and_hits_are_counted() -> None:
+    cache, made = Cache(), []
+
+    def make() -> list[int]:
+        made.append(1)
+        return [7]
+
+    first, second = (cache.get(("a", 1), make, len) for _ in range(2))
+    assert first == [7] and second is first and len(made) == 1
+    assert (cache.hits, cache.bytes) == (1, 1)
+    cache.get(("a", 2), make, len)
+    assert len(made) == 2 and (cache.hits, cache.bytes) == (1, 2), "another key is another result"
+
+
+def test_the_least_recently_used_result_is_dropped() -> None:
+    cache = Cache(limit=3)
+    put(cache, a=1, b=1, c=1)
+    assert cache.find("a") == "A"
+    put(cache, d=1)
+    assert kept(cache, "abcd") == "acd" and cache.bytes == 3
+    put(cache, e=2)
+    assert kept(cache, "abcde") == "de" and cache.bytes == 3, "as many are dropped as it takes"
+
+
+def test_a_result_that_is_asked_for_stays_longest() -> None:
+    cache = Cache(limit=20)
+    put(cache, a=10)
+    for number in range(50):
+        assert cache.get("a", lambda: "made again", lambda _: 10) == "A"
+        cache.put(number, number, 10)
+    assert cache.hits == 50 and cache.bytes == 20
+
+
+def test_a_result_put_again_counts_once() -> None:
+    cache = Cache(limit=10)
+    put(cache, a=4, b=4)
+    cache.put("a", "other", 6)
+    assert cache.bytes == 10 and cache.find("a") == "other" and cache.find("b") == "B"
+    cache.put("a", "small", 1)
+    assert cache.bytes == 5
+
+
+def test_a_result_larger_than_the_limit_is_given_but_not_kept() -> None:
+    cache = Cache(limit=10)
+    put(cache, a=10)
+    assert cache.get("large", lambda: "LARGE", lambda _: 11) == "LARGE"
+    assert cache.find("large") is None and cache.find("a") == "A" and cache.bytes == 10
+    none = Cache(limit=0)
+    assert none.get("a", lambda: "A", lambda _: 1) == "A" and none.bytes == 0 and none.find("a") is None
+
+
+def test_a_failure_is_not_kept() -> None:
+    cache = Cache()
+    with pytest.raises(ZeroDivisionError):
+        cache.get("a", lambda: 1 / 0, lambda _: 1)
+    assert cache.get("a", lambda: 2.0, lambda _: 8) == 2.0 and (cache.hits, cache.bytes) == (0, 8)
+
+
+def test_copies_of_what_holds_a_cache_share_it() -> None:
+    cache = Cache()
+    holder = copy.deepcopy({"cache": cache, "trials": [cache]})
+    assert holder["cache"] is cache and holder["trials"] == [cache]
+
+
+@pytest.fixture
+def _impatient() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_threads_that_share_a_cache_keep_its_accounts() -> None:
+    cache, wrong = Cache(limit=300), []
+    sizes = {key: 10 + key for key in range(40)}
+
+    def work(seed: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(1000):
+            key = draw.randrange(40)
+            if cache.get(key, lambda: (key, object()), lambda made: sizes[made[0]])[0] != key:  # noqa: B023
+                wrong.append(key)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert cache.bytes == sum(size for key, size in sizes.items() if cache.find(key) is not None)
+    assert 0 < cache.bytes <= cache.limit
+
+
+def test_threads_that_make_the_same_result_at_once_keep_it_once() -> None:
+    cache, both = Cache(), threading.Barrier(2)
+
+    def make() -> object:
+        both.wait(10)
+        return object()
+
+    threads = [threading.Thread(target=cache.get, args=("a", make, lambda _: 5)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.bytes == 5 and cache.find("a") is not None
+
+
+# What runs hand out
+
+
+LEARNING = {
+    "quantize": [{"layers": "all", "centroids": 4, "importance": "fisher"}],
+    "trainable": ["all"],
+    "recover": [{"step": "distill", "epochs": 2, "batch_size": 16, "codes": "learn", "codes_lr": 3e-2}],
+}
+
+
+class Spoiler:
+    """A listener that writes into every codebook that it is told of."""
+
+    @hookimpl
+    def lloydmax_parameter_fitted(self, codebook: lloydmax.Codebook) -> None:
+        codebook.centroids.zero_()
+        codebook.codes.zero_()
+
+
+@pytest.mark.parametrize("recipe", [LEARNING, LEARNING | {"recover": []}], ids=["learned", "fitted"])
+def test_a_run_that_writes_into_its_results_spoils_no_later_run(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    def run(name: str, cache: Cache | None, *listeners: object) -> lloydmax.Result:
+        result = compress(small_net, recipe, pictures, progress=False, cache=cache, listeners=listeners)
+        result.save(tmp_path / name)
+        return result
+
+    cache = Cache()
+    run("alone", None)
+    first = run("first", cache)
+    with torch.no_grad():
+        for tensor in first.model.state_dict().values():
+            tensor.zero_()
+    run("spoilt", cache, Spoiler())
+    run("last", cache)
+    assert cache.hits > 10
+    files = {name: (tmp_path / name).read_bytes() for name in ("alone", "first", "spoilt", "last")}
+    assert files["alone"] == files["first"] == files["last"] != files["spoilt"]
+
+
+def test_a_plain_loop_fits_the_second_time_from_the_cache() -> None:
+    torch.manual_seed(0)
+    model, data, cache = (
+        nn.Sequential(nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 10)),
+        torch.randn(32, 800),
+        Cache(),
+    )
+    recipe = {"quantize": [{"layers": "all", "centroids": 64}]}
+    first, second = (compress(model, recipe, data, cache=cache, progress=False) for _ in range(2))
+    assert first.report.seconds["fit"] > 5 * second.report.seconds["fit"]
+    assert first.report.kl == second.report.kl
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
