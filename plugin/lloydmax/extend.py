@@ -70,7 +70,7 @@ from lloydmax.codebook.layout import Granularity, Layout, code_dtype
 from lloydmax.data import Batch, Source
 from lloydmax.data.batch import leaves
 from lloydmax.hooks.protocols import Importance, Quantizer, Recovery, RecoveryStep, SearchMethod
-from lloydmax.hooks.registry import nearest as spelling_hint
+from lloydmax.hooks.registry import spelling_hint
 from lloydmax.hooks.units import Unit, smallest
 from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
