@@ -7,6 +7,7 @@ block without a language that follows it. ``<!-- slow -->`` above a block leaves
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -24,6 +25,7 @@ from update import REFERENCE, updated
 
 EXAMPLE = ROOT / "tests" / "example_plugin"
 ALL = [Page.read(name) for name in PAGES]
+HOUSE = ROOT / "plugin"
 MOST_LINES = 450
 """Of README.md: what a person reads in one sitting."""
 NEEDS = {
@@ -182,3 +184,22 @@ def test_the_readme_is_one_sittings_reading() -> None:
 def test_the_recipe_reference_is_up_to_date() -> None:
     text = Page.read(REFERENCE).text
     assert updated(text) == text, "run: python tests/pages/update.py"
+
+
+def test_the_functions_of_the_walks_exist() -> None:
+    _, _, walks = Page.read("plugin/README.md").text.partition("## Two walks")
+    names = re.findall(r"`(lloydmax(?:\.\w+)+)`", walks)
+    assert len(names) >= 12
+    for name in names:
+        if name.startswith("lloydmax.integrations.inc"):
+            pytest.importorskip("neural_compressor")
+        assert pkgutil.resolve_name(_with_colon(name)) is not None
+
+
+def _with_colon(name: str) -> str:
+    """``package.module:Class.method``, since ``lloydmax.plan`` is a package and a function."""
+    parts = name.split(".")
+    depth = next(
+        end for end in range(len(parts) - 1, 0, -1) if (HOUSE.joinpath(*parts[:end]).with_suffix(".py")).is_file()
+    )
+    return ".".join(parts[:depth]) + ":" + ".".join(parts[depth:])
