@@ -213,8 +213,9 @@ def check_state(model: nn.Module) -> None:
         module._save_to_state_dict(state, "", True)
         if extra := [key for key in state if key not in own_tensors(module) and state[key] is not None]:
             raise CheckpointError(
-                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor a "
-                "buffer (int8 layers of torch.ao keep packed weights); keep the model by torch.save(model.state_dict(), path)"
+                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor "
+                "a buffer (int8 layers of torch.ao keep packed weights); keep the model by "
+                "torch.save(model.state_dict(), path)"
             )
 
 

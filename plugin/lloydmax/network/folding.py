@@ -35,12 +35,16 @@ class Folded(nn.Identity):
         return f"into={self.into!r}"
 
 
-def fold_batch_norms(model: nn.Module) -> list[tuple[str, str]]:
+def fold_batch_norms(model: nn.Module, untie: bool = False) -> list[tuple[str, str]]:
     """Fold, in place, every batch norm that is the only consumer of a convolution or linear layer.
 
     The layer gets a bias if it had none; a :class:`Folded` takes the batch norm's place. Computed in float64. Layers
     that are tied, parametrized or called twice, batch norms without running statistics, and pairs whose folded
     values the dtype cannot hold stay as they are. In evaluation mode the outputs are the same up to rounding.
+
+    Args:
+        model: changed in place.
+        untie: fold into tied layers, too: each gets a weight and a bias of its own.
 
     Returns:
         ``(layer, batch norm)`` names, in forward order; empty where there is nothing to fold.
@@ -49,10 +53,10 @@ def fold_batch_norms(model: nn.Module) -> list[tuple[str, str]]:
         RecoveryError: the model cannot be traced.
     """
     done = []
-    for layer_name, norm_name in Network(model).pairs:
+    for layer_name, norm_name in Network(model, tied=untie).pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         assert isinstance(norm, _BatchNorm)
-        if _fold(layer, norm):
+        if _fold(layer, norm, untie):
             _replace(model, norm, Folded(layer_name))
             done.append((layer_name, norm_name))
     return done
@@ -90,7 +94,7 @@ def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 @torch.no_grad()
-def _fold(layer: Any, norm: _BatchNorm) -> bool:
+def _fold(layer: Any, norm: _BatchNorm, untie: bool) -> bool:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -103,6 +107,9 @@ def _fold(layer: Any, norm: _BatchNorm) -> bool:
     weight, bias = weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         return False
+    if untie:
+        for name, parameter in layer.named_parameters(recurse=False):
+            setattr(layer, name, nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad))
     layer.weight.copy_(weight)
     _ensure_bias(layer, len(bias))
     layer.bias.copy_(bias)

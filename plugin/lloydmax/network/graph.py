@@ -34,6 +34,8 @@ from lloydmax.network.channels import (
 from lloydmax.network.parameters import owners
 from lloydmax.runtime.modes import evaluation_mode
 
+_LAYERS = (nn.Linear, _ConvNd, _BatchNorm)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -59,21 +61,23 @@ class Link:
 def trace(model: nn.Module) -> fx.Graph:
     """The operations of the model in evaluation mode, in order; the model is not changed.
 
-    Modules that own parameters or buffers and those of ``torch.nn`` are single nodes named by ``target``; everything
-    else is traced through. Arguments of the forward method that have a default keep it.
+    Layers, modules of ``torch.nn``, and those that own parameters or buffers and have no layers inside are single
+    nodes named by ``target``; everything else is traced through. Where that fails, all modules that own parameters or
+    buffers are single nodes, and then all without children, too. Arguments of the forward method that have a default
+    keep it.
 
     Raises:
         RecoveryError: the forward method decides by the values of its inputs, or does what cannot be traced.
     """
     shared = {id(t): t for t in chain(model.parameters(), model.buffers())}
-    skeleton = copy.deepcopy(model, shared)
     failure: Exception | None = None
-    with evaluation_mode(skeleton), torch.no_grad():
-        for opaque in (False, True):
+    for owners_whole, childless_whole in ((False, False), (True, False), (True, True)):
+        skeleton = copy.deepcopy(model, dict(shared))
+        with evaluation_mode(skeleton), torch.no_grad():
             try:
-                return _Tracer(opaque).trace(skeleton, _defaults(skeleton))
+                return _Tracer(owners_whole, childless_whole).trace(skeleton, _defaults(skeleton))
             except Exception as error:
-                failure = failure or error
+                failure = error
     reason = str(failure).partition("\n")[0] or type(failure).__name__
     raise RecoveryError(
         f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic run, "
@@ -95,15 +99,19 @@ def chains(model: nn.Module) -> tuple[list[Link], dict[str, str]]:
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque: bool) -> None:
+    def __init__(self, owners_whole: bool, childless_whole: bool) -> None:
         super().__init__()
-        self.opaque = opaque
-        """Whether modules without children are not looked into."""
+        self.owners_whole = owners_whole
+        """Whether modules that own tensors are not looked into, even if they have layers inside."""
+        self.childless_whole = childless_whole
+        """Whether modules without children are not looked into, even if they own nothing."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if parametrize.is_parametrized(module) or module._parameters or module._buffers:
+        if isinstance(module, _LAYERS) or parametrize.is_parametrized(module) or super().is_leaf_module(module, name):
             return True
-        return super().is_leaf_module(module, name) or (self.opaque and not module._modules)
+        if module._parameters or module._buffers:
+            return self.owners_whole or not any(isinstance(inner, _LAYERS) for inner in module.modules())
+        return self.childless_whole and not module._modules
 
 
 def _defaults(model: nn.Module) -> dict[str, Any] | None:
@@ -117,6 +125,7 @@ class Network:
 
     Args:
         model: not changed; where its structure changes, it is traced anew.
+        tied: layers that share a weight with others can be changed, too.
 
     Attributes:
         graph: the operations, see :func:`trace`.
@@ -125,8 +134,8 @@ class Network:
         RecoveryError: the model cannot be traced.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self.graph = model, trace(model)
+    def __init__(self, model: nn.Module, tied: bool = False) -> None:
+        self._model, self._tied, self.graph = model, tied, trace(model)
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._calls: dict[str, list[fx.Node]] = {}
         for node in self.graph.nodes:
@@ -185,17 +194,18 @@ class Network:
 
     def _private(self, name: str) -> bool:
         module = self._modules[name]
-        tied = any(len(self._owners[id(p)]) > 1 for p in module._parameters.values() if p is not None)
+        parameters = [p for p in module._parameters.values() if p is not None]
+        tied = not self._tied and any(len(self._owners[id(p)]) > 1 for p in parameters)
         return len(self._calls[name]) == 1 and not tied and id(module) not in self._shared
 
     @staticmethod
     def _takes_one_tensor(node: fx.Node) -> bool:
-        return len(data_nodes(node.all_input_nodes)) == 1 and bool(node.args) and isinstance(node.args[0], fx.Node)
+        return len(data_nodes(node.all_input_nodes)) == 1 and isinstance(_input_of(node), fx.Node)
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for name, node in self._layers.items():
             users = data_nodes(node.users)
-            if len(users) != 1 or users[0].op != "call_module" or users[0].args != (node,):
+            if len(users) != 1 or users[0].op != "call_module" or _input_of(users[0]) is not node:
                 continue
             target = str(users[0].target)
             norm = self._modules[target]
@@ -229,6 +239,11 @@ class Network:
             if after is None:
                 return _name_of(node, self._modules)
             state = after
+
+
+def _input_of(node: fx.Node) -> Any:
+    """What a layer or norm is called with, by position or by name."""
+    return node.args[0] if node.args else node.kwargs.get("input")
 
 
 def _name_of(node: fx.Node, modules: dict[str, nn.Module]) -> str:

@@ -82,7 +82,7 @@ class Run:
     @property
     def cache(self) -> Cache | None:
         """Shared with the other trials of a tuning run."""
-        return self.config._cache
+        return None if self.config.trials is None else self.config.trials.cache
 
     @property
     def weighted(self) -> bool:
@@ -213,7 +213,7 @@ def codebook(
             replay = sources[0] or (captured.source() if captured is not None and len(captured) else None)
             return _with_others(student, run.config, _feeding(replay), None, example_inputs)
         config = _root(configs_mapping)
-        watch = tuning.watch(config)
+        watch = tuning.watch(config.trials)
         run = Run(config, model, configs_mapping, example_inputs)
         if mode == Mode.PREPARE:
             if run.weighted:

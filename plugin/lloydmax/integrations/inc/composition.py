@@ -9,7 +9,6 @@ from typing import Any
 
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks import registry
-from lloydmax.integrations.inc.config import CodebookConfig
 from lloydmax.integrations.inc.host import NAME, BaseConfig, ComposableConfig, config_registry
 
 
@@ -24,7 +23,7 @@ class Composed(ComposableConfig):
 
         INC's algorithms read some of their options off the last configuration, which must be one of theirs.
         """
-        ours = [config for config in self.config_list if isinstance(config, CodebookConfig)]
+        ours = [config for config in self.config_list if config.name == NAME]
         if len(ours) > 1:
             raise IntegrationError(f"{len(ours)} CodebookConfigs are combined: make them one, by set_local")
         mapping: dict[Any, Any] = {}

@@ -17,37 +17,23 @@ from torch import nn
 
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.integrations.inc import tuning
+from lloydmax.integrations.inc.choices import choices
+from lloydmax.integrations.inc.composition import Composed
+from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.names import TYPE, key_of, names_of
 from lloydmax.integrations.inc.others import plain_others
 from lloydmax.integrations.inc.static import refuse_graphs
+from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
-from lloydmax.runtime.cache import Cache
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""
-
-_RULE = ("centroids", "bias_centroids", "granularity", "quantizer", "importance")
-_WHOLE = ("trainable", "recover", "storage", "seed", "others", "recipe")
-_DEFAULTS: dict[str, Any] = {
-    "centroids": 16,
-    "bias_centroids": None,
-    "granularity": "tensor",
-    "quantizer": "kmeans",
-    "importance": None,
-    "trainable": "unquantized",
-    "recover": None,
-    "storage": None,
-    "seed": 0,
-    "others": None,
-    "recipe": None,
-}
 
 
 class CodebookConfig(BaseConfig):
@@ -102,7 +88,7 @@ class CodebookConfig(BaseConfig):
         self.trainable, self.recover, self.storage, self.seed = trainable, recover, storage, seed
         self.others = plain_others(others)
         self.recipe = None if recipe is None else Recipe.load(recipe).data()
-        self._cache: Cache | None = None
+        self.trials: Trials | None = None
         self.planned: Any = None
         self._info: list[tuple[str, str]] = []
         self._bits: dict[str, int] = {}
@@ -162,7 +148,7 @@ class CodebookConfig(BaseConfig):
         if self.quantizer == KEEP:
             return [{**head, "parameter": "*", "quantizer": KEEP, **self.options}]
         rules = []
-        shared = {} if self.quantizer == _DEFAULTS["quantizer"] else {"quantizer": self.quantizer}
+        shared = {} if self.quantizer == DEFAULTS["quantizer"] else {"quantizer": self.quantizer}
         if self.centroids is not None:
             rule = {**head, **shared, "centroids": self.centroids, "granularity": self.granularity, **self.options}
             rules.append(rule if self.importance is None else {**rule, "importance": self.importance})
@@ -187,11 +173,11 @@ class CodebookConfig(BaseConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-able data; :meth:`from_dict` gives it back whole."""
-        whole = self._values(_WHOLE) | {"white_list": self._white_list}
-        own = {**self._values(_RULE), **self.options, **{k: v for k, v in whole.items() if v != _default(k)}}
+        whole = self._values(WHOLE) | {"white_list": self._white_list}
+        own = {**self._values(RULE), **self.options, **{k: v for k, v in whole.items() if v != DEFAULTS[k]}}
         if not self.local_config:
             return own
-        local = {key: {**c._values(_RULE), **c.options} for key, c in self.local_config.items()}
+        local = {key: {**c._values(RULE), **c.options} for key, c in self.local_config.items()}
         return {"global": own, "local": local}
 
     def _values(self, names: Sequence[str]) -> dict[str, Any]:
@@ -237,18 +223,18 @@ class CodebookConfig(BaseConfig):
         """By content; the trials of a tuning set are equal only to themselves, so that INC skips none of them."""
         if not isinstance(other, CodebookConfig):
             return False
-        if self._cache is not None or other._cache is not None:
+        if self.trials is not None or other.trials is not None:
             return self is other
         return self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None, "_seen": None, "planned": None, "pristine": None}
+        return {**self.__dict__, "trials": None, "_seen": None, "planned": None, "pristine": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
         twin = type(self).from_dict(self.to_dict())
-        twin._cache = self._cache
+        twin.trials = self.trials
         return twin
 
     # local configurations
@@ -273,7 +259,7 @@ class CodebookConfig(BaseConfig):
                 f"set_local of CodebookConfig takes a CodebookConfig, not a {type(config).__name__}: combine "
                 "algorithms by compose(...); leave a layer as it is by CodebookConfig(quantizer='none')"
             )
-        whole = [name for name in _WHOLE if getattr(config, name) != _default(name)]
+        whole = [name for name in WHOLE if getattr(config, name) != DEFAULTS[name]]
         if whole or config.local_config or config._white_list != DEFAULT_WHITE_LIST:
             raise IntegrationError(
                 f"{', '.join(whole) or 'a white list'} cannot be set for single layers: set it on the "
@@ -286,8 +272,6 @@ class CodebookConfig(BaseConfig):
     def __add__(self, other: BaseConfig) -> BaseConfig:
         """Both: a composition of two algorithms, or, of two codebook configurations, the first with the local
         ones of the second."""
-        from lloydmax.integrations.inc.composition import Composed
-
         if not isinstance(other, CodebookConfig):
             return Composed([self, other])
         if other == self:
@@ -299,7 +283,7 @@ class CodebookConfig(BaseConfig):
             raise IntegrationError("only one of two added CodebookConfigs can be for all layers: give a white_list")
         twin = copy.deepcopy(self)
         for key in other._white_list if isinstance(other._white_list, list) else []:
-            twin.set_local(key, CodebookConfig(**other._values(_RULE), **other.options))
+            twin.set_local(key, CodebookConfig(**other._values(RULE), **other.options))
         for key, config in other.local_config.items():
             twin.set_local(key, config)
         return twin
@@ -308,9 +292,8 @@ class CodebookConfig(BaseConfig):
 
     def expand(self) -> list[CodebookConfig]:
         """One configuration for every combination of choices, global and local; equal ones once."""
-        places = tuning.choices(self)
+        places = choices(self.to_dict(), self._recipe(["all"]))
         trials: list[CodebookConfig] = []
-        cache = tuning.shared_cache()
         for values in product(*places.values()):
             data = self.to_dict()
             for where, value in zip(places, values, strict=True):
@@ -321,8 +304,9 @@ class CodebookConfig(BaseConfig):
             trial = CodebookConfig.from_dict(data)
             if all(trial.to_dict() != known.to_dict() for known in trials):
                 trials.append(trial)
+        shared = Trials(self)
         for trial in trials:
-            trial._cache = cache
+            trial.trials = shared
         return trials
 
     @classmethod
@@ -382,10 +366,6 @@ class CodebookConfig(BaseConfig):
         model = None if self._seen is None else self._seen()
         if model is not None and self.to_recipe(model).recover:
             self.pristine = copy.deepcopy(model)
-
-
-def _default(name: str) -> Any:
-    return DEFAULT_WHITE_LIST if name == "white_list" else _DEFAULTS[name]
 
 
 def _listed(value: Any) -> list[Any]:

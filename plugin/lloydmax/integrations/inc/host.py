@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from lloydmax.errors import IntegrationError
 
 try:
@@ -19,6 +21,17 @@ except ImportError as error:
 NAME = "codebook"
 """The name of the configuration and of the algorithm in INC's registries."""
 
+
+def monitors() -> list[TuningMonitor]:
+    """The monitors of all calls of INC's ``autotune`` in this process, to be read only.
+
+    A monitor has the baseline and the results. INC tells them to no configuration, and gives the monitor to nobody,
+    so they are looked up among the live objects. (One that another thread is just making is left out.)
+    """
+    found = [thing for thing in gc.get_objects() if type(thing) is TuningMonitor]
+    return [monitor for monitor in found if hasattr(monitor, "tuning_config")]
+
+
 __all__ = [
     "DEFAULT_WHITE_LIST",
     "NAME",
@@ -30,6 +43,7 @@ __all__ = [
     "config_registry",
     "inc_load",
     "logger",
+    "monitors",
     "quantize",
     "register_algo",
     "register_config",

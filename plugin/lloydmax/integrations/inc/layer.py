@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lloydmax.integrations.inc.host import NAME
-
-if TYPE_CHECKING:
-    from lloydmax.integrations.inc.config import CodebookConfig
+from lloydmax.integrations.inc.host import NAME, BaseConfig
 
 
 class LayerConfig:
@@ -26,7 +23,7 @@ class LayerConfig:
     dtype = NAME
     group_size = -1
 
-    def __init__(self, bits: int, root: CodebookConfig | None = None) -> None:
+    def __init__(self, bits: int, root: BaseConfig | None = None) -> None:
         self.bits, self.root = bits, root
 
     def to_dict(self) -> dict[str, Any]:

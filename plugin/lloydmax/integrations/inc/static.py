@@ -6,21 +6,20 @@ import copy
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import nn
 
-from lloydmax.errors import IntegrationError
+from lloydmax.errors import IntegrationError, RecoveryError
+from lloydmax.network import folding
 from lloydmax.network.layers import layers_of
 from lloydmax.student.codebooks import codebooks
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy in which every batch norm that follows one convolution is part of it, and ``nn.Identity`` in its place.
+    """A copy in which every batch norm that alone follows a layer is part of it, and ``nn.Identity`` in its place.
 
     PT2E folds them itself, but only into plain weights: a model with codebooks and batch norms cannot be prepared.
-    Fold first, then quantize. Unlike ``torch.fx``'s own, it keeps the modules and so the names of layers.
+    Fold first, then quantize. Unlike ``torch.fx``'s own, it keeps the modules and so the names of layers. See
+    :func:`lloydmax.network.folding.fold_batch_norms`; tied layers get weights of their own here.
 
     Args:
         model: not changed; the copy is in evaluation mode.
@@ -30,57 +29,19 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     """
     if codebooks(model):
         raise IntegrationError("the model already holds codebooks: fold its batch norms before quantize")
-    folded = copy.deepcopy(model).eval()
+    copied = copy.deepcopy(model).eval()
     try:
-        graph = _Layers().trace(folded)
-    except Exception as error:
+        folding.fold_batch_norms(copied, untie=True)
+    except RecoveryError as error:
         raise IntegrationError(
-            f"{type(model).__name__}.forward cannot be traced ({error}): fold its batch norms by "
+            f"{type(model).__name__}.forward cannot be traced ({error.__cause__}): fold its batch norms by "
             "torch.nn.utils.fusion.fuse_conv_bn_eval"
         ) from error
-    modules = dict(folded.named_modules())
-    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for node in list(graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        conv, norm = modules[str(before.target)], modules[str(node.target)]
-        once = calls.count(str(before.target)) == calls.count(str(node.target)) == 1
-        if once and isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-            fused = _fused(conv, norm)
-            if fused is not None:
-                folded.set_submodule(str(before.target), fused)
-                folded.set_submodule(str(node.target), nn.Identity())
-    return folded
-
-
-class _Layers(fx.Tracer):
-    """Traces calls of convolutions and batch norms whole, subclasses included."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (_ConvNd, _BatchNorm)) or super().is_leaf_module(m, module_qualified_name)
-
-
-@torch.no_grad()
-def _fused(conv: _ConvNd, norm: _BatchNorm) -> _ConvNd | None:
-    """The convolution with the norm in it; ``None`` for a subclass whose forward does more than to convolve."""
-    fused = copy.deepcopy(conv)
-    fused.weight, fused.bias = fuse_conv_bn_weights(
-        conv.weight,
-        conv.bias,
-        norm.running_mean,  # type: ignore[arg-type]
-        norm.running_var,  # type: ignore[arg-type]
-        norm.eps,
-        norm.weight,
-        norm.bias,
-        transpose=isinstance(conv, _ConvTransposeNd),
-    )
-    if type(conv).__module__ != nn.Conv2d.__module__:
-        sizes = [2 * d * k + 8 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        x = torch.randn(2, conv.in_channels, *sizes, generator=torch.Generator().manual_seed(0)).to(conv.weight)
-        if not torch.allclose(norm(conv(x)), fused(x), rtol=1e-3, atol=1e-4):
-            return None
-    return fused
+    for parent in list(copied.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, folding.Folded):
+                parent._modules[name] = nn.Identity().eval()
+    return copied
 
 
 def except_codebooks(config: Any, model: nn.Module) -> Any:

@@ -1,24 +1,17 @@
-"""Tuning: choices, what trials share, and what INC's ``autotune`` does not say (a missed goal, an unusable metric)."""
+"""Tuning: what trials share, and what INC's ``autotune`` does not say (a missed goal, an unusable metric)."""
 
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
-from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.hooks import registry
-from lloydmax.integrations.inc.host import TuningMonitor
-from lloydmax.recipe.choices import is_choice
-from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.sections import KEEP
+from lloydmax.errors import IntegrationError
+from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor, monitors
 from lloydmax.runtime.cache import Cache
-
-if TYPE_CHECKING:
-    from lloydmax.integrations.inc.config import CodebookConfig
 
 _live_cache: weakref.ref[Cache] | None = None
 
@@ -49,13 +42,43 @@ class Watch:
         )
 
 
-_watches: weakref.WeakKeyDictionary[Any, Watch] = weakref.WeakKeyDictionary()
+_watches: weakref.WeakKeyDictionary[TuningMonitor, Watch] = weakref.WeakKeyDictionary()
 
 
-def watch(config: CodebookConfig) -> Watch | None:
-    """Check the baseline of the ``autotune`` call that this trial runs in, if any, and watch how it ends.
+class Trials:
+    """What the configurations that one ``expand`` made have in common. Each call of ``autotune`` expands anew.
 
-    INC offers no place to be told; its monitor is found among the callers and only read.
+    Attributes:
+        cache: of the tuning run, which its other configurations share.
+    """
+
+    def __init__(self, source: BaseConfig) -> None:
+        self.cache = _shared_cache()
+        self._source = source
+        self._earlier = weakref.WeakSet(monitors())
+
+    @property
+    def monitor(self) -> TuningMonitor | None:
+        """INC's monitor of the tuning run that these trials belong to; ``None`` outside of it."""
+        return None if self._found is None else self._found()
+
+    @cached_property
+    def _found(self) -> weakref.ref[TuningMonitor] | None:
+        """The monitor that was made after the trials, for a set with the configuration that they come from.
+
+        Two runs that begin at once with the same configuration object cannot be told apart: neither is watched.
+        """
+        found = [monitor for monitor in monitors() if monitor not in self._earlier and self._are_tried_by(monitor)]
+        return weakref.ref(found[0]) if len(found) == 1 else None
+
+    def _are_tried_by(self, monitor: TuningMonitor) -> bool:
+        tried = monitor.tuning_config.config_set
+        members = tried if isinstance(tried, list) else [tried]
+        return any(self._source is one for member in members for one in getattr(member, "config_list", [member]))
+
+
+def watch(trials: Trials | None) -> Watch | None:
+    """Check the baseline of the ``autotune`` call that a trial runs in, if any, and watch how it ends.
 
     Returns:
         One object for each call of ``autotune``; ``None`` outside of it.
@@ -63,7 +86,7 @@ def watch(config: CodebookConfig) -> Watch | None:
     Raises:
         IntegrationError: the baseline is a metric that INC cannot tune by.
     """
-    monitor = None if config._cache is None else _monitor()
+    monitor = None if trials is None else trials.monitor
     if monitor is None:
         return None
     ended = bool(monitor.tuning_history) and monitor.need_stop()
@@ -99,43 +122,7 @@ def _goal(baseline: Any, tolerable_loss: float) -> float:
     return value * (1 - tolerable_loss)
 
 
-def _monitor() -> Any:
-    frame = sys._getframe(1)
-    while frame is not None:
-        for value in frame.f_locals.values():
-            if isinstance(value, TuningMonitor):
-                return value
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def choices(config: CodebookConfig) -> dict[tuple[Any, ...], list[Any]]:
-    """The lists that stand where one value is expected: place in ``config.to_dict()`` -> alternatives."""
-    found: dict[tuple[Any, ...], list[Any]] = {}
-    own: tuple[str, ...] = ("global",) if config.local_config else ()
-    configs: dict[tuple[str, ...], CodebookConfig] = {own: config}
-    configs |= {("local", key): local for key, local in config.local_config.items()}
-    for where, part in configs.items():
-        if part.quantizer == KEEP:
-            continue
-        fields = registry.find("quantizer", part.quantizer, RecipeError).options.model_fields
-        values = {**part._values(("centroids", "granularity")), **part.options}
-        for key, value in values.items():
-            if key in fields and is_choice(value, fields[key]):
-                found[(*where, key)] = value
-        if isinstance(part.bias_centroids, list):
-            found[(*where, "bias_centroids")] = part.bias_centroids
-    if config.recipe is not None:
-        found |= {(*own, "recipe", *at): values for at, values in Recipe.load(config.recipe).choices().items()}
-    if config.recover is not None:
-        listed = isinstance(config.recover, (list, tuple))
-        for (section, *at), choice in config._recipe(["all"]).choices().items():
-            if section == "recover":
-                found[(*own, "recover", *(at if listed else at[1:]))] = choice
-    return found
-
-
-def shared_cache() -> Cache:
+def _shared_cache() -> Cache:
     """The cache of the tuning run in progress: it lives as long as any trial configuration does."""
     global _live_cache
     cache = None if _live_cache is None else _live_cache()

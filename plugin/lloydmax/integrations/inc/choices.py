@@ -1,0 +1,48 @@
+"""The choices of a configuration: lists that stand where one value is expected, for ``autotune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lloydmax.errors import RecipeError
+from lloydmax.hooks import registry
+from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
+from lloydmax.recipe.choices import is_choice
+from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
+
+_NEVER = {*RULE, *WHOLE, "white_list"} - {"centroids", "granularity"}
+"""Fields that are not options of a quantizer."""
+
+
+def choices(data: Mapping[str, Any], recipe: Recipe) -> dict[tuple[Any, ...], list[Any]]:
+    """The places of all choices in a configuration: ``{place in data: alternatives}``.
+
+    Args:
+        data: of ``CodebookConfig.to_dict``.
+        recipe: what its part for the whole model stands for.
+    """
+    own: tuple[str, ...] = ("global",) if "local" in data else ()
+    whole = data["global"] if own else data
+    parts: dict[tuple[str, ...], Mapping[str, Any]] = {own: whole}
+    parts |= {("local", key): local for key, local in data.get("local", {}).items()}
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for where, part in parts.items():
+        if part["quantizer"] == KEEP:
+            continue
+        options = registry.find("quantizer", part["quantizer"], RecipeError).options.model_fields
+        for key, value in part.items():
+            if key not in _NEVER and key in options and is_choice(value, options[key]):
+                found[(*where, key)] = value
+        if isinstance(part["bias_centroids"], list):
+            found[(*where, "bias_centroids")] = part["bias_centroids"]
+    given = {**DEFAULTS, **whole}
+    if given["recipe"] is not None:
+        found |= {(*own, "recipe", *at): values for at, values in Recipe.load(given["recipe"]).choices().items()}
+    if given["recover"] is not None:
+        listed = isinstance(given["recover"], (list, tuple))
+        for (section, *at), choice in recipe.choices().items():
+            if section == "recover":
+                found[(*own, "recover", *(at if listed else at[1:]))] = choice
+    return found
