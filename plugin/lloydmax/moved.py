@@ -1,7 +1,7 @@
 """Modules of 0.1 by their old paths: they work for one more version, and tell where a name is now.
 
-An import of an old module gives one that is empty; a name that is asked of it is looked for in the modules that have its
-names now. Old modules whose path is a room's or another module's today are asked where these do not have the name.
+An import of an old module gives an empty one; a name that is asked of it is looked for in the modules that have its
+names now. A path that is a room or another module today has the old names beside its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_MOVED = {
+MOVED = {
     "batch_norm": "network.batch_norm",
     "cache": "runtime.cache runtime.digest network.parameters",
     "channels": "network.channels",
@@ -79,7 +79,7 @@ _MOVED = {
 }
 """Old module -> the modules that have its names now, in the order in which they are asked; all below ``lloydmax``."""
 
-_RENAMED = {
+RENAMED = {
     ("envelope", "envelope"): "cheapest",
     ("outputs", "Yardstick"): "Comparison",
     ("resume", "Progress"): "KeptSteps",
@@ -92,7 +92,7 @@ def keep_old_paths() -> None:
     if _finder in sys.meta_path:
         return
     sys.meta_path.append(_finder)
-    for old in ("", *_MOVED):
+    for old in ("", *MOVED):
         if (module := sys.modules.get(_full(old))) is not None:
             _Old(old).give_to(module)
 
@@ -103,7 +103,7 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         """A module without a file."""
         old = fullname.removeprefix("lloydmax.")
-        return ModuleSpec(fullname, self) if fullname.startswith("lloydmax.") and old in _MOVED else None
+        return ModuleSpec(fullname, self) if fullname.startswith("lloydmax.") and old in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
         """It has nothing of its own."""
@@ -114,7 +114,7 @@ _finder = _Finder()
 
 
 class _Old:
-    """The names of an old module, or, under the name ``""``, the old modules themselves as attributes of the package."""
+    """The names of an old module; under the name ``""`` the old modules themselves, as attributes of the package."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,13 +127,13 @@ class _Old:
     def find(self, name: str) -> Any:
         """The thing of this name, which the module then has; a module's ``__getattr__``."""
         inner = f"{self.name}.{name}".removeprefix(".")
-        if inner in _MOVED:
+        if inner in MOVED:
             return import_module(_full(inner))
-        renamed = _RENAMED.get((self.name, name), name)
-        for home in _MOVED.get(self.name, "").split() if not name.startswith("_") else ():
+        renamed = RENAMED.get((self.name, name), name)
+        for home in MOVED.get(self.name, "").split() if not name.startswith("_") else ():
             if (found := vars(import_module(_full(home))).get(renamed)) is not None:
-                public = vars(sys.modules["lloydmax"]).get(renamed) is found
-                now = f"{'lloydmax' if public else _full(home)}.{renamed}"
+                doors = (door for door in ("", "extend") if vars(import_module(_full(door))).get(renamed) is found)
+                now = f"{_full(next(doors, home))}.{renamed}"
                 warnings.warn(
                     f"{_full(inner)} is {now} now; the old path goes away in the next version",
                     DeprecationWarning,
