@@ -70,8 +70,7 @@ from lloydmax.codebook.grid import even
 from lloydmax.codebook.layout import Granularity, Layout, code_dtype
 from lloydmax.data import Batch, Source
 from lloydmax.hooks.protocols import Importance, Quantizer, Recovery, RecoveryStep, SearchMethod
-from lloydmax.hooks.registry import nearest as spelling_hint
-from lloydmax.hooks.registry import register, unregister
+from lloydmax.hooks.registry import register, spelling_hint, unregister
 from lloydmax.hooks.units import Unit, smallest
 from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels

@@ -33,7 +33,7 @@ MOVED = {
     "data.synthesis": "teacher.synthesis",
     "distributed": "runtime.processes",
     "document": "recipe.lines",
-    "entries": "format.entries",
+    "entries": "format.tensor_table",
     "envelope": "codebook.cheapest",
     "fileformat": "format.document",
     "fit": "fitting.fit",
@@ -41,7 +41,7 @@ MOVED = {
     "graph": "network.graph",
     "hookspecs": "hooks.hookspecs",
     "inspection": "format.inspection",
-    "int8": "codebook.int8",
+    "int8": "codebook.integers",
     "integer": "student.int8.model student.int8.graph student.int8.qconfigs codebook.grid",
     "integrations.torch_ao.fx": "student.int8.backend",
     "integrations.torch_ao.host": "student.int8.host",
@@ -81,7 +81,9 @@ MOVED = {
 
 RENAMED = {
     ("envelope", "envelope"): "cheapest",
+    ("integer", "IntegerModel"): "Int8Model",
     ("outputs", "Yardstick"): "Comparison",
+    ("plugins", "nearest"): "spelling_hint",
     ("resume", "Progress"): "KeptSteps",
 }
 """Names that are others now."""

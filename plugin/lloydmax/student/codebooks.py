@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import KernelError
 from lloydmax.network.parameters import owners
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
 
@@ -132,10 +132,10 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     for name, _, _, weight, centroids in attached(model):
         found[name] = weight.holding(centroids)
     for prefix, module in model.named_modules():
-        if isinstance(module, IntegerModel):
+        if isinstance(module, Int8Model):
             found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
             continue
-        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, IntegerModel)):
+        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, Int8Model)):
             for leaf, tensor in module.codebooks.items():
                 assert isinstance(tensor, CodebookTensor)
                 found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()
