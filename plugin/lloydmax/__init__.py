@@ -27,6 +27,7 @@ from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks.events import StopRecovery
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.units import BudgetError
+from lloydmax.moved import keep_old_paths
 from lloydmax.plan.plan import Plan, plan, verify_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import distill, renormalize, run_step
@@ -84,3 +85,5 @@ __all__ = [
     "verify",
     "verify_plan",
 ]
+
+keep_old_paths()

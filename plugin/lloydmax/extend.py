@@ -10,6 +10,8 @@ What you write (a class with pydantic ``Options``; ``lloydmax.hookimpl`` registe
     Importance            how much the error of each weight matters
     SearchMethod          chooses centroids under a budget
     Recovery              student, teacher, data, seed, events: what a step works on, and what it may keep
+    register              add a plugin by hand, in a notebook or a test
+    unregister            take it away again
 
 A step that learns from the teacher's outputs
     TrainingLoop          epochs, best state, resuming, processes: subclass it, say what the loss is
@@ -18,7 +20,6 @@ A step that learns from the teacher's outputs
 Inputs
     Source                unlabelled samples: draw, split, read in batches, run a model on them
     Batch                 the inputs of one call of a model
-    leaves                what nested tuples, lists and mappings hold
 
 Outputs
     Targets               what the teacher gives, computed once where it can be
@@ -68,9 +69,8 @@ from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.grid import even
 from lloydmax.codebook.layout import Granularity, Layout, code_dtype
 from lloydmax.data import Batch, Source
-from lloydmax.data.batch import leaves
 from lloydmax.hooks.protocols import Importance, Quantizer, Recovery, RecoveryStep, SearchMethod
-from lloydmax.hooks.registry import spelling_hint
+from lloydmax.hooks.registry import register, spelling_hint, unregister
 from lloydmax.hooks.units import Unit, smallest
 from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
@@ -94,13 +94,14 @@ __all__ = [  # noqa: RUF022
     "Importance",
     "SearchMethod",
     "Recovery",
+    "register",
+    "unregister",
     # A step that learns from the teacher's outputs
     "TrainingLoop",
     "LoopOptions",
     # Inputs
     "Source",
     "Batch",
-    "leaves",
     # Outputs
     "Targets",
     "Comparison",

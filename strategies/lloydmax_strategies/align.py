@@ -32,7 +32,9 @@ from lloydmax_strategies.training.mimic import Mimic
 _PROBE_SAMPLES = 256
 _PROBE_FLOATS = 2**25
 _PROBE_SIZE = 32
+"""What tells the domains apart: samples, floats of all their features, positions of a map along an axis."""
 _BATCH = 64
+"""Samples of one forward pass of those."""
 
 
 class AlignmentOptions(BaseModel):

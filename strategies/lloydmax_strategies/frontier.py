@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lloydmax.extend import Network, Source, device_of, leaves, output_tensors
+from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
 from lloydmax_strategies.tap import read
@@ -16,6 +16,7 @@ MEMORY = 2 << 30
 """Bytes that the activations kept between two layers may take."""
 
 _SAME = 1e-4
+"""Difference of a trial's outputs from the model's own, relative to the largest, up to which they are the same."""
 
 
 class Frontier:
@@ -144,13 +145,8 @@ class _Walk(nn.Module):
         """Fill ``live`` on the way from the inputs to the output of the model, which is returned."""
         constant = {node for node in self._nodes if node.op == "get_attr"}
         for place in range(len(self._nodes)):
-            held = {
-                id(x): x.nbytes
-                for n, v in values.items()
-                if n not in constant
-                for x in leaves(v)
-                if isinstance(x, Tensor)
-            }
+            needed = Batch(tuple(value for node, value in values.items() if node not in constant))
+            held = {id(tensor): tensor.nbytes for tensor in needed.tensors()}
             self.live.append(sum(held.values()) / samples)
             self.go_on(values, place, place + 1)
         return values[self._nodes[-1]]

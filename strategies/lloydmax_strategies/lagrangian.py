@@ -20,6 +20,7 @@ from lloydmax_strategies.greedy import Greedy
 
 Floats = NDArray[np.float64]
 _STEPS = 200
+"""Halvings of the interval of prices, at most; it mostly ends before, where float64 has no number between."""
 
 
 class Lagrangian:

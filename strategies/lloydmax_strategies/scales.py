@@ -16,8 +16,11 @@ LOCK = 5.9 / 6
 
 _MOST = {torch.float16: 2.0**4}
 _MOST_ELSE = 2.0**16
+"""Largest scale, and the inverse of the least, so that scaled weights fit their dtype."""
 _DEAD = 2.0**-20
+"""Range, relative to the largest, up to which a channel counts as dead and is left alone."""
 _SETTLED = 1e-2
+"""Change of the logarithm of a scale below which the rounds end."""
 
 
 class Scales:

@@ -19,6 +19,7 @@ from lloydmax_strategies.training.logits import LogitsOptions, LogitsTraining
 
 _CALIBRATION = 100
 _CALIBRATION_BATCH = 32
+"""Inputs that observers which are still on see first, and samples of one forward pass."""
 
 
 class TrainMultipliers:

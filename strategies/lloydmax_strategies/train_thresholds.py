@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lloydmax_strategies.training.logits import LogitsOptions, LogitsTraining
 
 _CALIBRATION_BATCH = 32
+"""Samples of one forward pass while ranges are observed."""
 _PUBLISHED = {"optimizer": "adam", "lr": 1e-3, "schedule": "restarts", "project": False, "batch_size": 100, "epochs": 5}
 
 

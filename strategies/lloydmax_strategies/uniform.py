@@ -12,6 +12,7 @@ from torch import Tensor
 
 _COARSE = [round(1 - 0.05 * step, 2) for step in range(20)]
 _FINE = [round(0.01 * step, 2) for step in range(-4, 5) if step]
+"""Ratios of the range that are tried, and how far from the best of them then."""
 
 
 class Uniform:

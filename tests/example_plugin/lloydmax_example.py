@@ -8,8 +8,7 @@ from typing import Any
 
 import lloydmax
 import torch
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.extend import Recovery, evaluating
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -64,11 +63,11 @@ class MatchOutputs:
         biases = [layer.bias for layer in student.modules() if isinstance(layer, nn.Linear)]
         if not biases or not isinstance(biases[-1], nn.Parameter):  # a compressed one is no parameter
             raise lloydmax.RecoveryError("match_outputs: the last linear layer has no bias in floats")
-        order = torch.randperm(len(source), generator=recovery.generator())[: self.options.samples]
+        order = source.draw(self.options.samples, recovery.seed)
         gap = torch.zeros_like(biases[-1])
         with evaluating(student, teacher):
             for _, batch in source.batches(64, order):
-                inputs = batch.to(device_of(student))
+                inputs = batch.to(recovery.device)
                 gap += (inputs.run(teacher) - inputs.run(student)).sum(0) / len(order)
             biases[-1] += gap
         return {"samples": len(order), "moved": gap.abs().max().item()}

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (64, 128, 256)
+"""Channels of the three convolutions."""
 _PROBE_STEPS = 60
 _PROBE_BATCH = 32
 _PROBE_LR = 1e-3
+"""Of the short training in :func:`separability`: steps, samples of each domain in one, and learning rate of Adam."""
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 

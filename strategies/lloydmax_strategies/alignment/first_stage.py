@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lloydmax import RecoveryError
-from lloydmax.extend import Source, evaluating, leaves, spelling_hint
+from lloydmax.extend import Batch, Source, evaluating, spelling_hint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -20,6 +20,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (_ConvNd, nn.Linear, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 _FEW = 2
+"""Alike blocks that make a list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Call:
 
 def first_tensor(output: Any) -> Tensor:
     """The first floating tensor in what a module gave; an empty one where there is none."""
-    floating = (leaf for leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    floating = (tensor for tensor in Batch((output,)).tensors() if tensor.is_floating_point())
     return next(floating, torch.empty(()))
 
 

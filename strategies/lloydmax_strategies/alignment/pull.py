@@ -20,6 +20,7 @@ from lloydmax_strategies.alignment.discriminator import Discriminator, reversed_
 from lloydmax_strategies.alignment.first_stage import Call
 
 _BATCH = 64
+"""Samples of one forward pass where the gap is measured."""
 
 
 class AdversaryOptions(Protocol):

@@ -16,7 +16,7 @@ def reference_labels(source: Source) -> Tensor:
     ``torch.utils.data.TensorDataset(inputs, labels)``. A ``Source`` of one's own may have an attribute ``labels``.
 
     Raises:
-        RecoveryError: the source has none, or they are no class numbers.
+        RecoveryError: the source has none, or they are not class numbers.
     """
     labels = source.read_labels()
     if labels is None:

@@ -21,8 +21,8 @@ from lloydmax_strategies.clustering.scan import (
     patterns,
 )
 
-_CHUNK = 1 << 24
-_PASSES = 3
+_CHUNK = 1 << 24  # weights that are worked on at once
+_PASSES = 3  # as those of Scan, at most
 _DIGITS = 34  # binary digits of a distance in the exact integer sums: 2^27 weights fit
 
 

@@ -14,6 +14,7 @@ from lloydmax import Codebook
 from torch import Tensor
 
 _LEAST = 0.1
+"""Least gain that centroids are divided by."""
 
 
 def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:

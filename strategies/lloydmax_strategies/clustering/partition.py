@@ -22,8 +22,8 @@ _CELLS, _LEAST = 16, 128  # coarse cells: for each cluster, and at least
 _FINER = 8  # how many cells of the next level make one cell
 _WIDE, _NARROW = 16, 6  # candidates on either side of a border, on coarse cells and on finer ones
 _BRIEF = 5  # the same on single points, when there are many rows
-_ROUNDS = 40
-SCARCE = 1e-9
+_ROUNDS = 40  # joint choices of all borders, at most
+SCARCE = 1e-9  # error over the sum of squares, below which their difference has too few digits
 _PATIENCE, _LITTLE = 1 << 14, 4  # with thousands of clusters, fewer candidates and rounds: they are near optimal anyway
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from lloydmax_strategies.clustering.histogram import Histogram, Points
 from lloydmax_strategies.clustering.partition import Floats
 
-_ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5
-_CHUNK = 1 << 22
-_LARGE, _CLOSER = 256, 2**-0.125
+_ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5  # rounds of a fit and of a rate, at most; how far centroids still move
+_CHUNK = 1 << 22  # weights that are given codes at once
+_LARGE, _CLOSER = 256, 2**-0.125  # above so many centroids they start evenly; by what their distance is then tried
 _SURPLUS = 2  # times as many centroids as there may be, in the beginning: some are dropped
 
 

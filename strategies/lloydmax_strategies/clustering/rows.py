@@ -12,7 +12,7 @@ from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, out
 
 _BATCH = 1 << 18  # weights that are worked on at once
 _COMPARE = 32  # up to so many centroids, codes are found by comparing with every threshold
-_SETTLE = 8
+_SETTLE = 8  # rounds of Lloyd in the dtype of the weight, at most
 
 
 def fit_rows(rows: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, Tensor]:

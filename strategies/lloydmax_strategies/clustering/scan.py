@@ -18,13 +18,14 @@ from torch import Tensor
 from lloydmax_strategies.clustering.partition import Floats, Ints
 from lloydmax_strategies.clustering.rows import thresholds
 
-KEYS = 1 << 16
-STEPS = 32767
+KEYS = 1 << 16  # a key has 16 bits
+STEPS = 32767  # keys on each side of the centre
 RANGE = 1e-30, 1e37  # of distances from the centre that float32 can compute with
 _FUZZ = 1 / 32  # of an interval: more than float32 rounding can carry a value past its edge
-SAMPLE = 1 << 13
+SAMPLE = 1 << 13  # weights of which centre and scale are taken
+# Weights at once in each kind of pass, so that its temporaries stay in the cache.
 _MAP_CHUNK, _COUNT_CHUNK, _SUM_CHUNK, _CODE_CHUNK = 1 << 15, 1 << 18, 1 << 17, 1 << 17
-_PASSES, _SETTLED = 3, 0.01
+_PASSES, _SETTLED = 3, 0.01  # passes at most; how far a centroid still moves, of the way to the next
 
 
 class Scan:

@@ -17,8 +17,8 @@ _SEEDS = 1 << 13  # points of each codebook that seeds are drawn from, at least 
 _SAMPLE = 1 << 16  # points of each codebook in the first rounds, at least 64 k
 _PATIENT = 2048  # above so many centroids, seeds are drawn at random
 _AT_ONCE = 1 << 22  # values that are worked on at once
-_ROUNDS, _LAST_ROUNDS = 100, 20
-_SETTLED = 3e-5
+_ROUNDS, _LAST_ROUNDS = 100, 20  # of Lloyd, at most; the last ones run on everything after those on a sample
+_SETTLED = 3e-5  # relative fall of the error below which the rounds end
 
 
 def fit_blocks(weight: Tensor, importance: Tensor | None, layout: Layout) -> Codebook:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 _BLOCK = 128
+"""Columns whose errors are passed on to the columns after them by one product."""
 _FLOATS = 1 << 22
+"""Distances that are held at once."""
 _ITERATIONS = 30
+"""Of the conjugate gradients, at most."""
 
 
 class Factors:

@@ -10,6 +10,7 @@ from lloydmax.extend import device_of
 from torch import Tensor, nn
 
 _FLOOR = 1e-6
+"""Least mean square of a block's outputs by which a difference is divided."""
 
 
 def blocks(model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from lloydmax.extend import attached
 from torch import Tensor, nn
 
 _LEAST = 1e-3
+"""Least rms that multiplies a learning rate, so that tensors of zeros learn (Adafactor, section 8)."""
 
 
 def learning_rates(model: nn.Module, parameters: list[nn.Parameter], lr: float, relative: bool) -> list[dict[str, Any]]:

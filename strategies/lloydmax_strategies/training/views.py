@@ -16,8 +16,10 @@ from torch import Tensor
 
 _AREA = (0.35, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
+"""Share of the area, and width over height, of a crop that is enlarged."""
 _CONTRAST = 0.4
 _BRIGHTNESS = 0.4
+"""How far the contrast is from 1 at most, and the brightness from 0, in deviations of the sample."""
 
 View = Callable[[Tensor], Tensor]
 

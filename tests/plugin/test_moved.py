@@ -1,0 +1,109 @@
+"""Old module paths: they work, and tell once where a name is now, at the line that asked."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import lloydmax
+import pytest
+from lloydmax import extend, moved
+from lloydmax.hooks import registry
+
+USED = {
+    "strategy": ("Recovery", "Events", "StopRecovery", "RecoveryStep", "device_of", "evaluating", "evaluation_mode"),
+    "plugins": ("register", "unregister", "strategies", "find", "make"),
+    "hookspecs": ("hookimpl", "lloydmax_step"),
+    "outputs": ("Yardstick", "Agreement", "TeacherOutputs", "output_tensors", "class_axis", "accuracy", "divergence"),
+    "fit": ("fit",),
+    "data.fitness": ("Fitness", "data_fitness"),
+    "data.synthesis": ("synthesize",),
+    "graph": ("Link", "chains", "conv_bn_pairs", "trace"),
+    "folding": ("Folded", "fold_batch_norms", "folded"),
+    "packing": ("pack", "unpack", "entropy_encode"),
+    "cache": ("Cache", "fingerprint", "model_bytes"),
+    "layers": ("CodebookLinear", "CodebookConv2d"),
+    "running": ("KERNELS",),
+    "thresholds": ("TrainedThreshold",),
+    "integer": ("IntegerModel", "even"),
+    "codebook": ("check_weight", "code_dtype", "fit_codebook"),
+    "student": ("CodebookWeight", "attach", "attached", "finish", "owners"),
+    "recipe": ("Rule", "Step"),
+    "recovery": ("recover", "recovery_steps"),
+    "plan": ("plan_as_is",),
+    "planned": ("PlannedParameter",),
+    "choosing.allocation": ("BudgetError", "Option", "Unit", "smallest"),
+    "choosing.rates": ("priced",),
+    "choosing.sweep": ("Row",),
+    "compress": ("gradients",),
+    "progress": ("ProgressBars",),
+    "selection": ("layers_of", "select"),
+    "envelope": ("envelope",),
+}
+"""What people and benchmarks imported of 0.1; ``plan``, ``recipe`` ... are the paths of rooms today."""
+
+
+def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.filterwarnings("ignore:lloydmax:DeprecationWarning")
+@pytest.mark.parametrize("old", USED)
+def test_names_are_found_by_their_old_paths(old: str) -> None:
+    module = importlib.import_module(f"lloydmax.{old}")
+    for name in USED[old]:
+        assert getattr(module, name) is not None
+        with pytest.raises(AttributeError, match=f"module 'lloydmax.{old}' has no attribute 'never_there'"):
+            _ = module.never_there
+
+
+@pytest.mark.parametrize("old", moved.MOVED)
+def test_every_new_home_is_there(old: str) -> None:
+    for home in moved.MOVED[old].split():
+        importlib.import_module(f"lloydmax.{home}")
+
+
+def test_importing_the_package_is_silent() -> None:
+    found = run("import lloydmax, lloydmax.strategy", "-W", "error::DeprecationWarning:__main__")
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_warning_points_to_the_line_that_asked(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("\n\nfrom lloydmax.strategy import Recovery\nfrom lloydmax.strategy import Recovery\n")
+    found = subprocess.run(
+        [sys.executable, "-W", "always::DeprecationWarning", program], capture_output=True, text=True, timeout=120
+    )
+    told = [line for line in found.stderr.splitlines() if "lloydmax.strategy" in line and "Warning" in line]
+    said = f"{program}:3: DeprecationWarning: lloydmax.strategy.Recovery is lloydmax.extend.Recovery now"
+    assert len(told) == 1 and told[0].startswith(said)
+
+
+def test_old_modules_are_attributes_of_the_package() -> None:
+    found = run("import lloydmax; print(lloydmax.plugins.strategies.__module__)", "-W", "ignore")
+    assert found.stdout == "lloydmax.hooks.registry\n", found.stderr
+
+
+@pytest.mark.filterwarnings("ignore:lloydmax:DeprecationWarning")
+def test_a_name_is_the_same_thing_on_both_paths() -> None:
+    from lloydmax import plugins, strategy
+
+    assert strategy.Recovery is extend.Recovery and strategy.StopRecovery is lloydmax.StopRecovery
+    assert plugins.register is registry.register
+
+
+@pytest.mark.parametrize("code", ["import lloydmax.nowhere", "from lloydmax.strategy import Recovry"])
+def test_what_was_never_there_is_not_found(code: str) -> None:
+    with pytest.raises(ImportError):
+        exec(code)
+    with pytest.raises(AttributeError, match="module 'lloydmax' has no attribute 'nowhere'"):
+        _ = lloydmax.nowhere
+
+
+def test_private_names_are_private() -> None:
+    from lloydmax import plugins
+
+    with pytest.raises(AttributeError):
+        _ = plugins._strategies
