@@ -3,10 +3,11 @@
 import copy
 
 import torch
-from lloydmax.checkpoint import Parameter, round_floats
+from lloydmax.checkpoint import round_floats
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import code_dtype, codebook_count
-from lloydmax.student.codebooks import attach, codebooks, finish
+from lloydmax.codebook.layout import Layout, code_dtype
+from lloydmax.format.record import ParameterRecord
+from lloydmax.student.attachment import attach, codebooks, finish
 
 SMALL = {
     "stem.weight": (5, "tensor"),
@@ -31,8 +32,7 @@ TOKENS = torch.arange(30).view(2, 15)
 
 def book(weight, k, granularity="tensor", axis=0, skew=1.0):
     generator = torch.Generator().manual_seed(weight.numel())
-    count = codebook_count(weight.shape, granularity, axis)
-    shape = (k,) if granularity == "tensor" else (count, k)
+    shape = Layout(tuple(weight.shape), k, granularity, axis).centroids_shape
     centroids = torch.randn(shape, generator=generator).sort(-1).values.to(weight.dtype) / 4
     codes = (torch.rand(weight.shape, generator=generator) ** skew * k).to(code_dtype(k))
     return Codebook(centroids, codes, granularity, axis)
@@ -50,8 +50,9 @@ def compressed(model, books, storage=None, finished=True, skew=1.0):
 def parameters(model, books):
     found = codebooks(model)
     return {
-        name: Parameter(
-            tuple(found[name].codes.shape), k, str(found[name].centroids.dtype).removeprefix("torch."), granularity
+        name: ParameterRecord(
+            Layout(tuple(found[name].codes.shape), k, granularity),
+            str(found[name].centroids.dtype).removeprefix("torch."),
         )
         for name, (k, granularity) in books.items()
     }

@@ -33,7 +33,7 @@ from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.student import int8
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from lloydmax.student.held import contents, remember
 
 if TYPE_CHECKING:

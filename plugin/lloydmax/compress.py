@@ -32,7 +32,7 @@ from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import evaluating
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 

@@ -79,7 +79,7 @@ from lloydmax.network.graph import Link, Network
 from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.training import TrainingLoop
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
-from lloydmax.student.codebooks import CodebookWeight, attached
+from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax.student.observers import FakeQuantizers
 from lloydmax.student.thresholds import TrainedThreshold
 from lloydmax.teacher.agreement import Agreement, Comparison, divergences

@@ -71,7 +71,7 @@ MOVED = {
     "sizes": "format.sizes",
     "stored": "format.record",
     "strategy": "extend hooks.protocols hooks.events",
-    "student": "student.codebooks network.parameters",
+    "student": "student.attachment network.parameters",
     "tables": "runtime.text plan.table report.terminal demo.table teacher.fitness_table",
     "textfile": "runtime.files",
     "thresholds": "student.thresholds",

@@ -23,7 +23,7 @@ from lloydmax import demo
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.report import environment
 from lloydmax.runtime.modes import evaluating
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from lloydmax.teacher.agreement import divergence
 from lloydmax_strategies import frontier
 from size.networks import networks

@@ -21,7 +21,7 @@ import torch
 import torchvision
 from distill_step import Clock
 from lloydmax.report import environment
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from torch import nn
 
 SIZE, BATCH = 4096, 32

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from lloydmax import codebooks, demo, distill, fit_codebook, hookimpl
 from lloydmax.report import environment
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 STEPS, BATCH, ROUNDS = 15, 128, 5

@@ -22,7 +22,7 @@ from ao_models import efficientnet, folder_of
 from lloydmax import fit_codebook, run_step
 from lloydmax.network.graph import chains
 from lloydmax.report import environment
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -14,7 +14,7 @@ import time
 import torch
 from lloydmax import demo, fit_codebook, renormalize
 from lloydmax.report import environment
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 SAMPLES = 1000  # every tenth silhouette

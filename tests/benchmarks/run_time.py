@@ -24,7 +24,7 @@ import lloydmax
 import torch
 import torchvision
 from lloydmax.report import environment
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from torch import Tensor, nn
 
 WAYS: dict[str, tuple[bool, Any]] = {

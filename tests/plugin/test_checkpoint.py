@@ -11,7 +11,7 @@ from conftest import SmallNet
 from lloydmax import checkpoint
 from lloydmax.checkpoint import accountings, load, predicted_size, save
 from lloydmax.errors import CheckpointError
-from lloydmax.student.codebooks import attach, codebooks, finish
+from lloydmax.student.attachment import attach, codebooks, finish
 from safetensors.torch import load_file
 from torch import nn
 

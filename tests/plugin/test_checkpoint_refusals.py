@@ -145,7 +145,7 @@ import resource, sys, torch
 from torch import nn
 from lloydmax import checkpoint
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 model = nn.Sequential(nn.Linear(9, 9), nn.Linear(500, 500))
 attach(model, "0.weight", Codebook(torch.zeros(2), torch.zeros(9, 9, dtype=torch.uint8)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -9,8 +9,9 @@ from conftest import SmallNet, TextNet
 from lloydmax.checkpoint import accountings, inspect, load, predicted_size, round_floats, save, verify
 from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import codebook_count
-from lloydmax.student.codebooks import attach, codebooks, finish
+from lloydmax.codebook.layout import Layout
+from lloydmax.format.record import ParameterRecord
+from lloydmax.student.attachment import attach, codebooks, finish
 from safetensors.torch import load_file
 
 SMALLEST = {"floats": "float16", "codes": "entropy", "norms": "merged", "codebooks": "int8", "layout": "compact"}
@@ -41,7 +42,7 @@ def compressed(model, storage, skew=6.0):
         ("head.2.bias", 1, "tensor"),
     ):
         weight = model.get_parameter(name)
-        shape = (k,) if granularity == "tensor" else (codebook_count(weight.shape, granularity), k)
+        shape = Layout(tuple(weight.shape), k, granularity).centroids_shape
         codes = (torch.rand(weight.shape, generator=generator) ** skew * k).byte()
         attach(model, name, Codebook(torch.randn(shape, generator=generator).sort(-1).values, codes, granularity))
     model = finish(model).eval()
@@ -147,9 +148,6 @@ def test_predicted_sizes_know_constants_and_merged_norms(small_net, tmp_path):
         {"codebooks": "int8", "floats": "float16"},
     ):
         model = compressed(small_net, storage)
-        parameters = {
-            name: lloydmax.checkpoint.Parameter(tuple(book.codes.shape), book.k, granularity=book.granularity)
-            for name, book in codebooks(model).items()
-        }
+        parameters = {name: ParameterRecord(book.layout) for name, book in codebooks(model).items()}
         size = save(model, tmp_path / "a", storage=storage)
         assert abs(predicted_size(small_net, parameters, storage=storage) - size) <= 8

@@ -7,7 +7,7 @@ import copy
 import lloydmax
 import pytest
 import torch
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import Tensor, nn
 
 

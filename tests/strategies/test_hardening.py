@@ -5,7 +5,7 @@ from __future__ import annotations
 import lloydmax
 import pytest
 import torch
-from lloydmax.student.codebooks import CodebookWeight, attach
+from lloydmax.student.attachment import CodebookWeight, attach
 from lloydmax_strategies.training.latent import Latents, StraightThrough
 from lloydmax_strategies.training.soft import Annealed
 from torch import Tensor, nn

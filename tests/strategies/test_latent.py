@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import demo, hookimpl
-from lloydmax.student.codebooks import CodebookWeight, attached
+from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax_strategies.training.latent import Latents, StraightThrough
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -85,7 +85,7 @@ def test_nothing_is_left_behind(small_net: SmallNet, pictures: Tensor, tmp_path:
 def test_latent_weights_start_from_the_original(small_net: SmallNet) -> None:
     student = copy.deepcopy(small_net)
     held = lloydmax.fit_codebook(small_net.stem.weight, 4)
-    lloydmax.student.codebooks.attach(student, "stem.weight", held)
+    lloydmax.student.attachment.attach(student, "stem.weight", held)
     latents = Latents(student, small_net)
     codes = next(attached(student))[3].codes.clone()
     latents.choose()
@@ -143,6 +143,6 @@ def test_hosts_without_an_original_start_from_the_decoded_weights(pictures: Tens
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.ReLU(), nn.Linear(16, 4))
     student = copy.deepcopy(model)
     for name in ("1.weight", "3.weight"):
-        lloydmax.student.codebooks.attach(student, name, lloydmax.fit_codebook(student.get_parameter(name), 4))
+        lloydmax.student.attachment.attach(student, name, lloydmax.fit_codebook(student.get_parameter(name), 4))
     found = lloydmax.distill(student, model, pictures, codes="learn", codes_lr=5e-2, epochs=6, batch_size=16)
     assert found["codes_changed"] > 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import PaddedConv, SmallNet, TextNet
 from lloydmax import demo, hookimpl
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
 from lloydmax_strategies.reconstruction.gram import Gram
 from torch import Tensor, nn

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import demo
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import Tensor, nn
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import RecoveryError, demo
-from lloydmax.student.codebooks import CodebookWeight
+from lloydmax.student.attachment import CodebookWeight
 from lloydmax_strategies.training.soft import Annealed, neighbours
 from test_latent import last, recipe
 from torch import Tensor, nn
@@ -155,6 +155,6 @@ def test_without_an_original_annealing_starts_from_the_decoded_weights(pictures:
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 16), nn.ReLU(), nn.Linear(16, 4))
     student = copy.deepcopy(model)
     for name in ("1.weight", "3.weight"):
-        lloydmax.student.codebooks.attach(student, name, lloydmax.fit_codebook(student.get_parameter(name), 4))
+        lloydmax.student.attachment.attach(student, name, lloydmax.fit_codebook(student.get_parameter(name), 4))
     found = lloydmax.distill(student, model, pictures, codes="anneal", codes_lr=5e-2, epochs=6, batch_size=16)
     assert found["codes_changed"] > 0

@@ -55,7 +55,7 @@ def test_features_join_the_loss(small_net: SmallNet, pictures: Tensor) -> None:
 
 def test_relative_learning_rates_follow_the_scale(small_net: SmallNet) -> None:
     student = copy.deepcopy(small_net)
-    lloydmax.student.codebooks.attach(student, "stem.weight", lloydmax.fit_codebook(small_net.stem.weight, 4))
+    lloydmax.student.attachment.attach(student, "stem.weight", lloydmax.fit_codebook(small_net.stem.weight, 4))
     parameters = list(student.parameters())
     rates = {id(g["params"][0]): g["lr"] for g in learning_rates(student, parameters, 0.1, True)}
     rms = float(student.stem.weight.square().mean().sqrt())

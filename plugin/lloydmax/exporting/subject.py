@@ -15,7 +15,7 @@ from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
 from lloydmax.exporting.quiet import quiet
 from lloydmax.format.parts import check_state, ordinary
-from lloydmax.student.codebooks import finish
+from lloydmax.student.attachment import finish
 from lloydmax.student.held import contents
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder

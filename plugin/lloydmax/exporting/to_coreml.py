@@ -20,7 +20,7 @@ from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 from lloydmax.student.layers import CodebookLayer
 
 _SIZES = (2, 4, 8, 16, 64, 256)

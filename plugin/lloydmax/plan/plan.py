@@ -27,7 +27,7 @@ from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
 from lloydmax.runtime.text import percent, render, size
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 
 _SAMPLE = 1 << 16
 """Weights whose distinct values are counted first."""

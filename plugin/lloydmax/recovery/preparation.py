@@ -15,7 +15,7 @@ from lloydmax.hooks.events import Events
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.plan.plan import Plan, plan_as_is, verify_plan
 from lloydmax.student import int8
-from lloydmax.student.codebooks import released
+from lloydmax.student.attachment import released
 from lloydmax.student.held import remember
 from lloydmax.student.student import CodebookStudent, Int8Student, Student
 

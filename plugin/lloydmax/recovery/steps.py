@@ -20,7 +20,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.student.codebooks import separate
+from lloydmax.student.attachment import separate
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import channels_per_codebook, code_dtype
 from lloydmax.errors import FitError, IntegrationError
-from lloydmax.student.codebooks import CodebookWeight
+from lloydmax.student.attachment import CodebookWeight
 
 
 class CodebookWeightFakeQuantize(nn.Module):

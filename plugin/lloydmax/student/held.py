@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.codebooks import CodebookWeight
+from lloydmax.student.attachment import CodebookWeight
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodebookLayer, CodebookTensor, CodesHolder
 

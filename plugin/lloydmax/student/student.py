@@ -9,7 +9,7 @@ from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student import int8
-from lloydmax.student.codebooks import attach, attached, released
+from lloydmax.student.attachment import attach, attached, released
 from lloydmax.student.thresholds import Scheme
 
 

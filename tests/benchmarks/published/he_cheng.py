@@ -12,7 +12,7 @@ from typing import Any
 import lloydmax
 import torch
 from lloydmax.fitting.codebook import fit_codebook
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 from published.cells import ONE_RUN, Cell, Claim, Results, markdown, told, verdict

@@ -9,7 +9,7 @@ import torch
 from lloydmax.checkpoint import inspect, load, verify
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -8,7 +8,7 @@ import lloydmax
 import pytest
 import torch
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from test_lies import change, forge
 from torch import Tensor, nn
 

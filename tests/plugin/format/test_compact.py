@@ -11,7 +11,7 @@ from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -13,7 +13,7 @@ from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import reader
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from coded import SMALL, STORAGES, TEXT, compressed, parameters
 from lloydmax import checkpoint
-from lloydmax.checkpoint import Parameter, accountings, load, predicted_size, save
+from lloydmax.checkpoint import accountings, load, predicted_size, save
+from lloydmax.codebook.layout import Layout
 from lloydmax.errors import CheckpointError
+from lloydmax.format.record import ParameterRecord
 from lloydmax.format.tensor_table import DTYPES
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 from torch import nn
 
 
@@ -37,7 +39,7 @@ def test_predicted_size_with_ties(text_net, tmp_path):
     wanted["out.weight"] = wanted.pop("embed.weight")
     assert predicted_size(text_net, wanted) == save(model, tmp_path / "a")
     with pytest.raises(CheckpointError, match="no parameter 'nowhere'"):
-        predicted_size(text_net, {"nowhere": Parameter((1,), 2)})
+        predicted_size(text_net, {"nowhere": ParameterRecord(Layout((1,), 2))})
 
 
 def test_gzip_counts_the_dense_float32_tensors(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from lloydmax.checkpoint import accountings, inspect, load, save, verify
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.format.tensor_table import DTYPES, Entry, constant, filled
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from torch import nn
 
 

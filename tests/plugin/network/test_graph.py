@@ -123,7 +123,7 @@ def test_layers_that_are_tied_shared_or_called_twice_are_left_alone() -> None:
     again = nn.Linear(4, 4)
     assert links_of(nn.Sequential(nn.Linear(4, 4), again, nn.ReLU(), again)) == []
     held = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
-    lloydmax.student.codebooks.attach(held, "0.weight", lloydmax.fit_codebook(held[0].weight, 2))
+    lloydmax.student.attachment.attach(held, "0.weight", lloydmax.fit_codebook(held[0].weight, 2))
     assert links_of(held) == []
 
 

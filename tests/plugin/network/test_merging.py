@@ -6,7 +6,7 @@ import pytest
 import torch
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.network.merging import merge_norms, mergeable
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 

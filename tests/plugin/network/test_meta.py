@@ -11,7 +11,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from torch import Tensor, nn
 
 CODEBOOKS = {"layers": "all", "centroids": 4}

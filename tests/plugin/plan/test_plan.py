@@ -8,7 +8,7 @@ import pytest
 import torch
 from lloydmax import PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
 from lloydmax.fitting.codebook import fit_codebook
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 

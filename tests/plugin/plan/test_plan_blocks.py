@@ -8,7 +8,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.student.codebooks import attach
+from lloydmax.student.attachment import attach
 from torch import nn
 
 

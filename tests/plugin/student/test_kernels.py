@@ -15,11 +15,10 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax.codebook.blocks import code_shape
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import codebook_count
+from lloydmax.codebook.layout import Layout
 from lloydmax.student import kernels
-from lloydmax.student.codebooks import attach, finish
+from lloydmax.student.attachment import attach, finish
 from torch import Tensor, nn
 
 
@@ -54,9 +53,9 @@ def off(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize(("axis", "block"), [(0, 1), (1, 1), (0, 4), (1, 4)])
 def test_parts_are_the_codebook(granularity: str, axis: int, block: int) -> None:
     shape, k = (1000, 600), 5
-    size = (k,) if granularity == "tensor" else (codebook_count(shape, granularity, axis), k)
-    codes = torch.randint(0, k, code_shape(shape, axis, block), dtype=torch.uint8)
-    book = Codebook(torch.randn(size if block == 1 else (*size, block)), codes, granularity, axis, block, shape)
+    layout = Layout(shape, k, granularity, axis, block)
+    codes = torch.randint(0, k, layout.code_shape, dtype=torch.uint8)
+    book = Codebook.of(layout, torch.randn(layout.centroids_shape), codes)
     parts, dense = list(book.parts()), book.dequantize()
     assert torch.equal(kernels.dense(book), dense)
     assert all(torch.equal(part.dequantize(), dense[rows]) for rows, part in parts)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import PaddedConv, SmallNet, TextNet
 from lloydmax import codebooks, fit_codebook, set_cache
-from lloydmax.student.codebooks import attach, attached, finish
+from lloydmax.student.attachment import attach, attached, finish
 from lloydmax.student.layers import CodebookLinear, CodesHolder
 from torch import Tensor, nn
 

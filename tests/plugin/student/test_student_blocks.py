@@ -10,8 +10,7 @@ from pathlib import Path
 import lloydmax
 import torch
 from conftest import SmallNet
-from lloydmax.codebook.codebook import decode
-from lloydmax.student.codebooks import attach, attached
+from lloydmax.student.attachment import attach, attached
 from lloydmax.student.layers import CodebookConvTranspose2d
 from torch import Tensor, nn
 
@@ -31,13 +30,13 @@ def test_the_gradient_of_a_centroid_is_the_mean_over_its_blocks() -> None:
     ((_, _, _, held, centroids),) = attached(model)
     centroids.requires_grad_(True)
     model(x).square().sum().backward()
-    weight = decode(centroids.detach(), held.codes, block=4, shape=(6, 8)).requires_grad_(True)
+    weight = held.layout.decode(centroids.detach(), held.codes).requires_grad_(True)
     (x @ weight.T).square().sum().backward()
     blocks, codes = weight.grad.reshape(-1, 4), held.codes.reshape(-1).long()
     for code in range(3):
         assert torch.allclose(centroids.grad[code], blocks[codes == code].mean(0), rtol=1e-4, atol=1e-5)
     assert torch.autograd.gradcheck(
-        lambda c: decode(c, held.codes, block=4, shape=(6, 8)), centroids.detach().double().requires_grad_(True)
+        lambda c: held.layout.decode(c, held.codes), centroids.detach().double().requires_grad_(True)
     )
 
 

@@ -16,7 +16,7 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
 GUIDE = "codebook: load this folder by lloydmax.integrations.inc.load(folder, original_model)"

@@ -11,7 +11,7 @@ from torch import nn
 from lloydmax.errors import IntegrationError, RecoveryError
 from lloydmax.network import folding
 from lloydmax.network.layers import layers_of
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.student.codebooks import codebooks
+from lloydmax.student.attachment import codebooks
 from lloydmax.student.int8.host import QConfigMapping, nni
 from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS, UNIFORM, refusal, threshold_activation, uniform_qconfig
 

@@ -21,7 +21,7 @@ from lloydmax.integrations.torchao.host import (
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.student.codebooks import attach, attached, finish
+from lloydmax.student.attachment import attach, attached, finish
 
 _STEPS = (None, "prepare", "convert")
 
