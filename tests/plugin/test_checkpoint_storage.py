@@ -127,7 +127,8 @@ def test_integers_only_where_they_are_smaller_and_exact(small_net, tmp_path):
     unrounded = compressed(small_net, {})
     save(unrounded, tmp_path / "b", storage=storage)
     assert {item.stored for item in inspect(tmp_path / "b").parameters} == {"float32"}
-    assert not integers.pays(2, 1, 2) and integers.pays(3, 1, 2) and integers.pays(1, 1, 4)
+    two, three, one = (Layout((8,), k) for k in (2, 3, 1))
+    assert not integers.pays(two, 2) and integers.pays(three, 2) and integers.pays(one, 4)
 
 
 def test_centroids_of_integers_are_where_the_weights_were(small_net):

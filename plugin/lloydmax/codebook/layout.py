@@ -78,7 +78,8 @@ class Layout:
         channels: output channels of one codebook; ``None``: all.
 
     Raises:
-        FitError: another granularity, or blocks that do not divide the channels of the weight.
+        FitError: another granularity, an axis that the shape does not have, or blocks that do not divide the channels
+            of the weight.
     """
 
     shape: tuple[int, ...]
@@ -90,6 +91,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", channels_per_codebook(self.granularity))
+        if not 0 <= self.axis < max(1, len(self.shape)):
+            raise FitError(f"axis {self.axis} is not one of its shape {self.shape}")
         size = self.weights_per_channel
         if size % self.block:
             lengths = [d for d in range(1, min(size, _LONGEST_SUGGESTED) + 1) if size % d == 0]

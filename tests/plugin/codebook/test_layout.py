@@ -89,6 +89,12 @@ def test_blocks_that_do_not_divide_a_channel_are_refused_with_lengths_that_do() 
         Layout((6, 4, 3), 2, block=5)
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 4), 2), ((3, 4), -1), ((), 1)])
+def test_an_axis_that_the_shape_does_not_have_is_refused(shape: tuple[int, ...], axis: int) -> None:
+    with pytest.raises(FitError, match=f"axis {axis} is not one of its shape"):
+        Layout(shape, 2, axis=axis)
+
+
 def test_layouts_are_values() -> None:
     assert Layout((2, 2), 3) == Layout((2, 2), 3) and hash(Layout((2, 2), 3)) == hash(Layout((2, 2), 3))
     with pytest.raises(AttributeError):

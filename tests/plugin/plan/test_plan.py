@@ -23,7 +23,7 @@ def test_transposed_convolutions_have_their_channels_on_axis_one() -> None:
     (parameter,) = plan(
         model, {"quantize": [{"layers": 1, "granularity": "channel", "centroids": 4}]}
     ).parameters.values()
-    assert parameter.axis == 1 and parameter.codebooks == 6
+    assert parameter.axis == 1 and parameter.layout.codebooks == 6
 
 
 @pytest.mark.parametrize(
