@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from rich.console import RenderableType
-from rich.table import Table
 from torch import nn
 
 from lloydmax.choosing.rows import Units
@@ -23,8 +21,11 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.text import percent, render, size
+from lloydmax.runtime.text import new_table, percent, render, size
 from lloydmax.teacher.agreement import Agreement
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe
 
 def _tables(result: SearchResult) -> list[RenderableType]:
     """The choice, and what it was predicted and measured to do."""
-    choice = Table(title=f"Centroids that {result.method} chose for {result.budget_text}", title_justify="left")
+    choice = new_table(title=f"Centroids that {result.method} chose for {result.budget_text}")
     choice.add_column("unit", overflow="fold")
     for name in ("weights", "centroids", "bytes", "damage alone"):
         choice.add_column(name, justify="right")
@@ -187,7 +188,7 @@ def _tables(result: SearchResult) -> list[RenderableType]:
         choice.add_row(
             row["unit"], f"{row['weights']:,}", str(row["centroids"]), f"{row['bytes']:,}", f"{row['damage']:.2g}"
         )
-    table = Table(title="The whole model, before recovery", title_justify="left")
+    table = new_table(title="The whole model, before recovery")
     table.add_column("choice")
     for name in ("bits a weight", "file", "smaller", "damage predicted", "KL (nats)", "agreement", "output MSE"):
         table.add_column(name, justify="right")

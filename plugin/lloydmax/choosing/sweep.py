@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from lloydmax.choosing.rows import Row
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.units import Option, Unit
 from lloydmax.runtime import files
-from lloydmax.runtime.text import render
+from lloydmax.runtime.text import new_table, render
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _LEGEND = 24
 """Units from which a plot has no legend."""
@@ -91,11 +92,10 @@ def _table(sweep: Sweep) -> Table:
     classes = sweep.rows[0].kl is not None
     what = "KL to the original in nats, agreement in %" if classes else "signal to noise of the outputs in dB"
     measured = sum(row.measured for row in sweep.rows)
-    table = Table(
+    table = new_table(
         title=f"Each alone, on {sweep.samples:,} of {sweep.measured_on}: {what}",
         caption=f"{measured} of {len(sweep.rows)} measured (*), the others estimated; "
         f"{sweep.passes:.1f} forward passes, {sweep.seconds:.1f} s",
-        title_justify="left",
     )
     table.add_column("unit", overflow="fold")
     for name in ("weights", *(f"k={k} ({code_bits(k)} bit)" for k in numbers)):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from lloydmax.report.figures import Figures
-from lloydmax.runtime.text import percent, size
+from lloydmax.runtime.text import new_table, percent, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def demo_table(report: Figures) -> Table:
     """Accuracy and size from the original to the recovered model."""
-    table = Table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes", title_justify="left")
+    table = new_table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes")
     table.add_column("stage")
     for name in ("test accuracy", "size", "times smaller"):
         table.add_column(name, justify="right")

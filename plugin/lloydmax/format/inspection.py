@@ -6,11 +6,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from lloydmax.format.reader import File, naming
 from lloydmax.format.record import FLOATS
-from lloydmax.runtime.text import render, size
+from lloydmax.runtime.text import new_table, render, size
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Inspection:
             f"of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and checksums; "
             f"written by lloydmax {self.lloydmax}, torch {self.torch}"
         )
-        table = Table(title=self.path, caption=caption, title_justify="left", caption_justify="left")
+        table = new_table(self.path, caption)
+        table.caption_justify = "left"
         table.add_column("parameter", overflow="fold")
         for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
             table.add_column(name, justify="right")

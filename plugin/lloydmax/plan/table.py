@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from lloydmax.runtime.text import new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def plan_table(title: str, summary: str, rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -16,7 +19,7 @@ def plan_table(title: str, summary: str, rows: Iterable[Mapping[str, Any]]) -> T
         summary: below it.
         rows: as :meth:`lloydmax.Plan.rows` gives them.
     """
-    table = Table(title=title, caption=summary, title_justify="left")
+    table = new_table(title=title, caption=summary)
     for name in ("layer", "parameter", "type"):
         table.add_column(name, overflow="fold")
     for name in ("shape", "centroids", "granularity", "bits", "bytes", "centroids are"):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.text import Text
 
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.runtime.text import size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn, Task, TaskID
+    from rich.text import Text
+
     from lloydmax.codebook.codebook import Codebook
 
 UNITS = {
@@ -45,12 +46,15 @@ class ProgressBars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
         console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width=16),
-            _Count(),
-            _Pace(),
+            _column(_count),
+            _column(_pace),
             TextColumn("{task.fields[news]}"),
             console=console,
             disable=not console.is_terminal or console.is_dumb_terminal,
@@ -106,29 +110,35 @@ class ProgressBars:
                 return
 
 
-class _Count(ProgressColumn):
+def _column(cell: Callable[[Task], Text]) -> ProgressColumn:
+    """A column whose cells a function makes; rich is imported with the first bar."""
+    from rich.progress import ProgressColumn
+
+    kind: type[ProgressColumn] = type("Column", (ProgressColumn,), {"render": lambda _, task: cell(task)})
+    return kind()
+
+
+def _count(task: Task) -> Text:
     """``704/2850``; empty where nothing is counted."""
+    from rich.text import Text
 
-    def render(self, task: Task) -> Text:
-        """One cell."""
-        counted = task.total is not None and task.total > 1
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if counted else "", style="progress.download")
+    counted = task.total is not None and task.total > 1
+    return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if counted else "", style="progress.download")
 
 
-class _Pace(ProgressColumn):
+def _pace(task: Task) -> Text:
     """``8.1 it/s  1:10 left``, and ``8.2 it/s  in 2:03`` when the stage is finished."""
+    from rich.text import Text
 
-    def render(self, task: Task) -> Text:
-        """One cell."""
-        speed = task.completed / task.finished_time if task.finished_time else task.speed
-        pace = "" if not speed or task.total == 1 else _rate(speed, task.fields["unit"])
-        if task.finished:
-            when = f"in {_clock(task.finished_time or 0)}"
-        elif task.time_remaining is None:
-            when = _clock(task.elapsed or 0)
-        else:
-            when = f"{_clock(task.time_remaining)} left"
-        return Text(f"{pace:>11} {when:>9}", style="progress.remaining", no_wrap=True)
+    speed = task.completed / task.finished_time if task.finished_time else task.speed
+    pace = "" if not speed or task.total == 1 else _rate(speed, task.fields["unit"])
+    if task.finished:
+        when = f"in {_clock(task.finished_time or 0)}"
+    elif task.time_remaining is None:
+        when = _clock(task.elapsed or 0)
+    else:
+        when = f"{_clock(task.time_remaining)} left"
+    return Text(f"{pace:>11} {when:>9}", style="progress.remaining", no_wrap=True)
 
 
 def _rate(speed: float, unit: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from lloydmax.report.figures import Figures
-from lloydmax.runtime.text import percent
+from lloydmax.runtime.text import new_table, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 
 def report_tables(report: Figures) -> list[RenderableType]:
     """Sizes, agreement, layers and times of a report."""
-    sizes = Table(title=f"{report.model} compressed by recipe {report.recipe!r}", title_justify="left")
+    sizes = new_table(title=f"{report.model} compressed by recipe {report.recipe!r}")
     sizes.add_column("size")
     for name in ("bytes", "smaller", "times"):
         sizes.add_column(name, justify="right")
@@ -27,7 +30,7 @@ def report_tables(report: Figures) -> list[RenderableType]:
     tables: list[RenderableType] = [sizes]
     if report.measured_on is not None or report.stages[0].score is not None:
         tables.append(stage_table(report))
-    layers = Table(title="Compressed parameters", title_justify="left")
+    layers = new_table(title="Compressed parameters")
     layers.add_column("parameter", overflow="fold")
     for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):
         layers.add_column(name, justify="right")
@@ -51,7 +54,7 @@ def stage_table(report: Figures) -> Table:
     """Agreement with the original and the caller's score through the stages."""
     scored = report.stages[0].score is not None
     against = f"Against the original, on {report.measured_on}" if report.measured_on else "Your evaluation"
-    table = Table(title=against, title_justify="left")
+    table = new_table(title=against)
     table.add_column("stage")
     for name in ("agreement", "KL (nats)", "output MSE", *(("your score",) if scored else ())):
         table.add_column(name, justify="right")

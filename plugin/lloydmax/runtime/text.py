@@ -1,17 +1,29 @@
-"""Plans, reports and files as tables in the terminal."""
+"""Tables in the terminal, and numbers as people write them. Rich is imported with the first table."""
 
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 _WIDEST = 240
 """Characters of a rendered table at most."""
 
 
+def new_table(title: str, caption: str | None = None) -> Table:
+    """An empty table, its title on the left."""
+    from rich.table import Table
+
+    return Table(title=title, caption=caption, title_justify="left")
+
+
 def render(*tables: RenderableType) -> str:
     """Tables as plain text, as wide as their widest line."""
+    from rich.console import Console
+
     console = Console(file=io.StringIO(), width=_WIDEST, no_color=True)
     console.print(*tables, sep="\n")
     text: str = console.file.getvalue()  # type: ignore[attr-defined]

@@ -44,7 +44,6 @@ class TrainedThreshold(nn.Module):
         values: how many values one threshold has: weights, or features of one sample.
     """
 
-    is_dynamic = False
     eps = _EPS
 
     fake_quant_enabled: Tensor

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from lloydmax.runtime.text import new_table, percent
 
-from lloydmax.runtime.text import percent
+if TYPE_CHECKING:
+    from rich.table import Table
 
 if TYPE_CHECKING:
     from lloydmax.teacher.fitness import Fitness
@@ -17,7 +18,7 @@ def fitness_table(sets: Sequence[Fitness]) -> Table:
     """One line for each set of inputs, in their order."""
     normed = any(fitness.distance is not None for fitness in sets)
     by = "distance of batch-norm statistics" if normed else "use of the classes (the model has no batch norm)"
-    table = Table(title="How well sets of inputs suit the model, best first", title_justify="left", caption=f"By {by}")
+    table = new_table(title="How well sets of inputs suit the model, best first", caption=f"By {by}")
     table.add_column("inputs", overflow="fold")
     for name in ("distance", "class use", "confidence", "samples"):
         table.add_column(name, justify="right")

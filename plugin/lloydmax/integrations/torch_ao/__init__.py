@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from lloydmax.integrations.torch_ao.int8 import quantized_codebook
     from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize, codebook_qconfig
     from lloydmax.integrations.torch_ao.recipes import apply_recipe, verify
-    from lloydmax.integrations.torch_ao.thresholds import train_thresholds
+    from lloydmax.integrations.torch_ao.thresholds import (
+        ThresholdFakeQuantize,
+        threshold_qconfig,
+        threshold_qconfig_mapping,
+        train_thresholds,
+    )
     from lloydmax.student.int8.backend import backend_config
-    from lloydmax.student.int8.fake_quantizers import ThresholdFakeQuantize
-    from lloydmax.student.int8.qconfigs import threshold_qconfig, threshold_qconfig_mapping
 
 __all__ = [
     "CodebookFakeQuantize",
@@ -32,7 +35,7 @@ __all__ = [
     "verify",
 ]
 
-_HERE, _INT8 = "lloydmax.integrations.torch_ao", "lloydmax.student.int8"
+_HERE = "lloydmax.integrations.torch_ao"
 _HOMES = {
     "CodebookFakeQuantize": f"{_HERE}.qconfig",
     "codebook_qconfig": f"{_HERE}.qconfig",
@@ -41,10 +44,10 @@ _HOMES = {
     "verify": f"{_HERE}.recipes",
     "quantized_codebook": f"{_HERE}.int8",
     "train_thresholds": f"{_HERE}.thresholds",
-    "backend_config": f"{_INT8}.backend",
-    "ThresholdFakeQuantize": f"{_INT8}.fake_quantizers",
-    "threshold_qconfig": f"{_INT8}.qconfigs",
-    "threshold_qconfig_mapping": f"{_INT8}.qconfigs",
+    "backend_config": "lloydmax.student.int8.backend",
+    "ThresholdFakeQuantize": f"{_HERE}.thresholds",
+    "threshold_qconfig": f"{_HERE}.thresholds",
+    "threshold_qconfig_mapping": f"{_HERE}.thresholds",
 }
 
 

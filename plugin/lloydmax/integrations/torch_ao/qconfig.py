@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
-from lloydmax.student.int8.backend import is_extended
 from lloydmax.student.int8.host import FakeQuantizeBase, QConfig
+from lloydmax.student.int8.preparation import UNPREPARED, Preparation
 from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS
 
 
@@ -21,9 +19,27 @@ class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
     ``disable_observer`` keeps the codes, ``disable_fake_quant`` lets the float weight through.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, preparation: Preparation = UNPREPARED, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _warn_without_backend_config()
+        tried = kwargs.get("factory_kwargs", self) is None  # torch tries whether a constructor takes them
+        if preparation.begun and not (preparation.extended or preparation.warned or tried):
+            preparation.warned = True
+            warnings.warn(
+                "codebook layers would silently stay float: pass "
+                "backend_config=lloydmax.integrations.torch_ao.backend_config() "
+                "to prepare_fx or prepare_qat_fx, and to convert_fx",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    @classmethod
+    def with_args(cls, **kwargs: Any) -> Any:
+        """The constructor for a QConfig.
+
+        It warns where ``prepare_fx`` calls it with another backend configuration than ours: upstream leaves a layer
+        float, silently, when that does not know its weight's dtype.
+        """
+        return super().with_args(preparation=UNPREPARED, **kwargs)
 
 
 def codebook_qconfig(
@@ -61,24 +77,3 @@ def codebook_qconfig(
     )
     weight()
     return QConfig(activation=activation or FLOAT_ACTIVATIONS, weight=weight)
-
-
-def _warn_without_backend_config() -> None:
-    """Upstream leaves a layer float, silently, when the backend configuration does not know its weight's dtype.
-
-    It also hides that configuration from the QConfig, so it is looked up where ``prepare`` holds it.
-    """
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        inside = frame.f_globals.get("__name__") == "torch.ao.quantization.fx.prepare"
-        if inside and frame.f_code.co_name == "prepare":
-            if not is_extended(frame.f_locals.get("backend_config")):
-                warnings.warn(
-                    "codebook layers would silently stay float: pass "
-                    "backend_config=lloydmax.integrations.torch_ao.backend_config() "
-                    "to prepare_fx or prepare_qat_fx, and to convert_fx",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            return
-        frame = frame.f_back

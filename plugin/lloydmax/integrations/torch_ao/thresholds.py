@@ -7,6 +7,10 @@ from typing import Any
 from torch import nn
 
 from lloydmax.recovery.steps import run_step
+from lloydmax.student.int8.fake_quantizers import ThresholdFakeQuantize
+from lloydmax.student.int8.qconfigs import threshold_qconfig, threshold_qconfig_mapping
+
+__all__ = ["ThresholdFakeQuantize", "threshold_qconfig", "threshold_qconfig_mapping", "train_thresholds"]
 
 
 def train_thresholds(prepared: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:

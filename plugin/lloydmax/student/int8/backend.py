@@ -13,6 +13,8 @@ from torch import nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.student.int8.host import BackendConfig, BackendPatternConfig, DTypeConfig, get_native_backend_config
+from lloydmax.student.int8.preparation import ExtendedPatternConfig
+from lloydmax.student.int8.scales import WeightScale
 from lloydmax.student.layers import LAYERS, CodebookLayer, CodebookTensor
 
 _CODES = CodebookWeightFakeQuantize.dtype
@@ -33,21 +35,15 @@ def backend_config(base: BackendConfig | None = None) -> BackendConfig:
         A new configuration, for ``prepare_fx`` or ``prepare_qat_fx`` and again for ``convert_fx``.
     """
     extended = copy.deepcopy(base) if base is not None else get_native_backend_config()
-    supported = _with_fused(extended.configs)
-    for entry in extended.configs:
+    entries = extended.configs
+    supported = _with_fused(entries)
+    for entry in entries:
         reference: Any = entry.reference_quantized_module
         if entry.root_module in LAYERS and reference is not None:
             entry.set_reference_quantized_module(_dispatching(reference))
         if supported & set(_modules(entry)):
-            entry.set_dtype_configs([*entry.dtype_configs, *_DTYPES])
+            extended.set_backend_pattern_config(ExtendedPatternConfig.of(entry, _DTYPES))
     return extended
-
-
-def is_extended(config: Any) -> bool:
-    """Whether a backend configuration knows codebook weights."""
-    return isinstance(config, BackendConfig) and any(
-        dtypes.weight_dtype == _CODES for entry in config.configs for dtypes in entry.dtype_configs
-    )
 
 
 def codebook_layer_of(module: nn.Module, codebook: Codebook) -> CodebookLayer:
@@ -88,8 +84,12 @@ def _dispatching(reference: type[Any]) -> type[Any]:
     """The reference module's class with a ``from_float`` that gives codebook layers where there is a codebook."""
 
     def from_float(cls: type[Any], module: nn.Module, qparams: dict[str, Any]) -> nn.Module:
-        if isinstance(qparams.get("scale"), Codebook):
-            return codebook_layer_of(module, qparams["scale"])
+        scale = qparams.get("scale")
+        if isinstance(scale, WeightScale) and qparams["dtype"] == _CODES:
+            weight: Any = module.weight
+            scale = scale.codebook(weight, qparams["zero_point"])
+        if isinstance(scale, Codebook):
+            return codebook_layer_of(module, scale)
         converted: nn.Module = reference.from_float(module, qparams)
         return converted
 
