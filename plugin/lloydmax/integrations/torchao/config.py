@@ -11,6 +11,7 @@ from torch import nn
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.fitting.codebook import fit_codebook
+from lloydmax.hooks.registry import make
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,
@@ -30,13 +31,13 @@ class CodebookWeightConfig(AOBaseConfig):
     """torchao configuration: the weight becomes centroids and codes.
 
     ``quantize_(model, CodebookWeightConfig(centroids=16), filter_fn=...)``; torchao's default filter takes only
-    ``nn.Linear``. Prove what was done by ``lloydmax.codebooks(model)`` or ``lloydmax.verify_plan``.
+    ``nn.Linear``. ``lloydmax.codebooks(model)`` and ``lloydmax.verify_plan`` prove what was done.
 
     Attributes:
-        centroids: k of each codebook.
+        centroids: number of each codebook's centroids.
         granularity: ``"tensor"``, ``"channel"`` or ``"group:N"``.
         quantizer: any registered quantizer.
-        options: its further options.
+        options: further options of the quantizer.
         step: ``None`` compresses and finishes; ``"prepare"`` leaves trainable centroids for training, such as
             :func:`lloydmax.distill`; ``"convert"`` finishes what ``"prepare"`` began.
     """
@@ -50,8 +51,6 @@ class CodebookWeightConfig(AOBaseConfig):
     def __post_init__(self) -> None:
         if self.step not in _STEPS:
             raise IntegrationError(f"step is {self.step!r}; write None, 'prepare' or 'convert'")
-        from lloydmax.hooks.registry import make
-
         given = {"centroids": self.centroids, "granularity": self.granularity, **self.options}
         make("quantizer", self.quantizer, given, FitError)
 
@@ -98,7 +97,7 @@ def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: s
     parameter = module._parameters.get(parameter_name)
     if parameter is None or parameter.dtype not in FLOAT_DTYPES or type(parameter) is not nn.Parameter:
         raise IntegrationError(
-            f"{_described(module)}: its {parameter_name} is no float parameter that can have a codebook "
+            f"{_described(module)}: its {parameter_name} is not a float parameter that can have a codebook "
             "(another configuration may have taken it before); let filter_fn leave this module out"
         )
     axis = 1 if getattr(module, "transposed", False) and parameter_name == "weight" else 0
