@@ -34,7 +34,7 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import evaluating
 from lloydmax.student.codebooks import codebooks
 from lloydmax.student.student import Student
-from lloydmax.teacher.agreement import Agreement, Yardstick
+from lloydmax.teacher.agreement import Agreement, Comparison
 
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
@@ -146,7 +146,7 @@ class _Run:
         with self.events.stage("prepare") as figures:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             self.events.step("prepare", 0, 1, figures)
-            self.yardstick = self._yardstick()
+            self.comparison = self._comparison()
             self.student = copy.deepcopy(self.teacher)
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
@@ -184,10 +184,10 @@ class _Run:
 
     def measure(self, stage: str, model: nn.Module) -> None:
         """Agreement with the teacher, and the caller's own score."""
-        yardstick = self.yardstick
-        with self.events.stage("measure", total=len(yardstick.order) if yardstick else None) as figures:
+        comparison = self.comparison
+        with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
-            agreement = yardstick.measure(model, partial(self.events.step, "measure")) if yardstick else None
+            agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
             if agreement is not None:
                 figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
             figures |= {} if score is None else {"score": score}
@@ -210,7 +210,7 @@ class _Run:
             model=plan.model,
             bytes=sizes,
             stages=self.stages,
-            measured_on=None if self.yardstick is None else self.yardstick.describe(),
+            measured_on=None if self.comparison is None else self.comparison.describe(),
             layers=layer_reports(plan, weights, codebooks(model)),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=self.said,
@@ -219,11 +219,11 @@ class _Run:
         )
         return Result(model, report, plan)
 
-    def _yardstick(self) -> Yardstick | None:
+    def _comparison(self) -> Comparison | None:
         source = self.reference or self.source
         if source is None:
             return None
-        return Yardstick(self.teacher, source, AGREEMENT_SAMPLES, self.seed, cache=self.cache, events=self.events)
+        return Comparison(self.teacher, source, AGREEMENT_SAMPLES, self.seed, cache=self.cache, events=self.events)
 
     def _score(self, model: nn.Module) -> float | None:
         if self.evaluate is None:

@@ -12,18 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from lloydmax.data import Batch, Source, split
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime import processes
-from lloydmax.runtime.modes import device_of
-from lloydmax.teacher.agreement import Agreement, Yardstick
-from lloydmax.teacher.outputs import class_axis
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Agreement, Batch, Recovery, Source, class_axis
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -115,11 +109,11 @@ class AlignedTraining(Training):
         RecoveryError: no such layer; neither reference data nor a batch norm up to it; labels that cannot be had.
     """
 
-    resumable = False
+    resumable: ClassVar[bool] = False
 
     def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
-        if processes.size() > 1:
-            raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {processes.size()}")
+        if recovery.processes > 1:
+            raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {recovery.processes}")
         self.alignment, student, source = alignment, recovery.student, recovery.source()
         calls = record(student, source)
         self.tap = find(student, calls, alignment.layer)
@@ -165,14 +159,14 @@ class AlignedTraining(Training):
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Distance to the teacher's outputs, of the alignment, and of the discriminator."""
         self._features = None
-        loss, _ = self.mimic.run(indices, batch)
+        loss, _ = self.mimic.run(self.student, indices, batch)
         weight = self.alignment.weight * ramp(self.done / self.total)
         if self.statistics is not None:
             return {"loss": loss, "loss_alignment": self.statistics.loss(weight)}
         assert self.reference is not None
         foreign, self._features = self._taken(), None
         indices, inputs = self.reference.next()
-        other, found = self.reference.mimic.run(indices, inputs)
+        other, found = self.reference.mimic.run(self.student, indices, inputs)
         share = len(indices) / (len(indices) + len(batch))
         parts = {"loss": (1 - share) * loss + share * other}
         if self.reference.labels is not None:
@@ -181,24 +175,26 @@ class AlignedTraining(Training):
             parts |= self.adversary.losses(self._taken(), foreign, weight)
         return parts
 
-    def stepped(self) -> None:
-        """The discriminator's step."""
+    def step(self, loss: Tensor) -> dict[str, float]:
+        """One step of the student, and one of the discriminator."""
+        told = super().step(loss)
         self.adversary.step()
+        return told
 
     def measure(self) -> Agreement | None:
         """On held-out reference inputs where there are any, else on held-out foreign ones."""
-        if self.reference is not None and self.reference.yardstick is not None:
-            return self.reference.yardstick.measure(self.recovery.student)
+        if self.reference is not None and self.reference.comparison is not None:
+            return self.reference.comparison.measure(self.recovery.student)
         return super().measure()
 
     def close(self) -> None:
         """Release what the run needed."""
         super().close()
         if self.reference is not None:
-            self.reference.mimic.close()
+            self.reference.close()
 
     def _chooses_on_reference(self) -> bool:
-        return self.reference is not None and self.reference.yardstick is not None
+        return self.reference is not None and self.reference.comparison is not None
 
     def _take(self, _: nn.Module, __: Any, output: Any) -> None:
         if self._features is None and torch.is_grad_enabled():
@@ -212,16 +208,16 @@ class AlignedTraining(Training):
         """Agreement on both domains, and how far apart their features are."""
         student = self.recovery.student
         found: dict[str, float | None] = {}
-        if self.yardstick is not None:
-            found["foreign_agreement"] = self.yardstick.measure(student).top1
+        if self.comparison is not None:
+            found["foreign_agreement"] = self.comparison.measure(student).top1
         if self.statistics is not None:
             if len(self.held_out):
                 found["statistics_gap"] = self.statistics.measure(student, self.source, self.held_out)
             return found
         assert self.reference is not None
-        if self.reference.yardstick is not None:
-            found["reference_agreement"] = self.reference.yardstick.measure(student).top1
-            if self.yardstick is not None:
+        if self.reference.comparison is not None:
+            found["reference_agreement"] = self.reference.comparison.measure(student).top1
+            if self.comparison is not None:
                 reference, foreign = (self.reference.source, self.source)
                 found["discriminator_accuracy"] = separability(
                     (self._pooled(reference, self.reference.order), self._pooled(foreign, self.order)),
@@ -258,20 +254,23 @@ class _Reference:
         if training.alignment.labels:
             if options.mixup or options.cutmix:
                 raise RecoveryError("labels: true does not go with mixup or cutmix: set one of them aside")
-            self.labels = reference_labels(source).to(device_of(recovery.student))
-        self.order, self.held_out = split(source, min(1000, int(share * len(source))), recovery.seed)
-        self.mimic = Mimic(options, recovery, source, self.order, training.views, training.precision)
-        self.yardstick: Yardstick | None = None
-        if len(self.held_out):
-            self.yardstick = Yardstick(
-                recovery.teacher, source, self.held_out, key=options.output, cache=recovery.cache
-            )
+            self.labels = reference_labels(source).to(recovery.device)
+        held_out = min(training.held_out_most, int(share * len(source)))
+        self.order, self.held_out = source.split(held_out, recovery.seed)
+        self.targets = training.targets_of(source, self.order)
+        self.mimic = Mimic(options, recovery, self.targets, training.views, training.precision)
+        self.comparison = training.comparison_on(source, self.held_out)
         self._generator = torch.Generator().manual_seed((recovery.seed + 1) % 2**63)
         self._stream = self._batches()
 
     def next(self) -> tuple[Tensor, Batch]:
         """The next batch, and the indices of its samples."""
         return next(self._stream)
+
+    def close(self) -> None:
+        """Release what the run needed."""
+        self.targets.close()
+        self.mimic.close()
 
     def _batches(self) -> Iterator[tuple[Tensor, Batch]]:
         rounds = -(-self.batch_size // len(self.order))

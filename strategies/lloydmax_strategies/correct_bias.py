@@ -15,10 +15,8 @@ from typing import Any, Literal
 
 import lloydmax
 import torch
-from lloydmax.data import Batch, Source, random_order
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime.modes import evaluating
+from lloydmax import hookimpl
+from lloydmax.extend import Batch, Recovery, Source, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -76,7 +74,7 @@ class CorrectBias:
                 stacklevel=2,
             )
             return {"layers": 0, "corrected": 0.0, "samples": 0}
-        order = random_order(len(source), options.samples, recovery.seed)
+        order = source.draw(options.samples, recovery.seed)
         if not source.deterministic:
             source = _Held(source, order, options.batch_size)
         moved: list[float] = []

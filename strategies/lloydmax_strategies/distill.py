@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
+from lloydmax import hookimpl
+from lloydmax.extend import Recovery
 from pydantic import Field
 
 from lloydmax_strategies.align import AlignedTraining, AlignmentOptions

@@ -13,14 +13,8 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lloydmax.data import random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.channels import inputs_of, outputs_of
-from lloydmax.network.folding import fold_batch_norms, folded
-from lloydmax.network.graph import Link, chains, conv_bn_pairs
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Channels, Link, Network, Recovery, device_of, evaluating, fold_batch_norms, folded
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
@@ -126,7 +120,7 @@ class Equalize:
     @staticmethod
     def _into_norms(recovery: Recovery, measure: str) -> dict[str, Any]:
         model, tell = recovery.student, partial(recovery.events.step, "equalize")
-        found = scale_into_norms(model, conv_bn_pairs(model), measure, tell)
+        found = scale_into_norms(model, Network(model).pairs, measure, tell)
         if not found["chains"]:
             raise RecoveryError(
                 f"no chain to equalize in {type(model).__name__}: no layer is followed by a batch norm of its own with "
@@ -135,16 +129,16 @@ class Equalize:
         return found
 
     def _links(self, model: nn.Module) -> list[Link]:
-        links, ends = chains(model)
-        found = list(links)
+        network = Network(model)
+        found = links = network.links
         if self.options.relu6 == "skip":
             links = [link for link in links if link.activation != "relu6"]
         if self.options.method == "rescale":
-            links = [link for link in links if _is_depthwise(model.get_submodule(link.first))]
+            links = [link for link in links if Channels(model.get_submodule(link.first)).depthwise]
         if links:
             return links
         kind = "chain that starts at a depthwise convolution" if self.options.method == "rescale" and found else "chain"
-        what = [f"{name} feeds {end}" for name, end in ends.items()]
+        what = [f"{name} feeds {end}" for name, end in network.ends.items()]
         what += [f"{link.first} feeds {link.second} through {link.activation}" for link in found]
         instead = "; ".join(what[:6]) + (f"; and {len(what) - 6} more" if len(what) > 6 else "")
         raise RecoveryError(
@@ -164,15 +158,14 @@ class Equalize:
             return least, {}
         extremes = {name: _Extremes(recovery.student.get_submodule(name)) for name in wanted}
         source, options = recovery.source(self.options.source), self.options
-        order = random_order(len(source), options.samples, recovery.seed)
+        order = source.draw(options.samples, recovery.seed)
         ceilings = {link.first: LOCK * link.ceiling for link in links if link.activation == "relu6"}
         done = 0
         with evaluating(recovery.student), ExitStack() as stack:
             for found in extremes.values():
                 stack.callback(found.layer.register_forward_hook(found.add).remove)
             stack.enter_context(recovery.events.stage("ranges", total=len(order)))
-            for indices, batch in source.batches(options.batch_size, order):
-                batch.to(device_of(recovery.student), channels_last=True).run(recovery.student)
+            for indices, _ in source.through(recovery.student, options.batch_size, order):
                 done += len(indices)
                 locked = sum(float((extremes[name].most >= ceiling).sum()) for name, ceiling in ceilings.items())
                 recovery.events.step("ranges", done, len(order), {"locked": locked})
@@ -185,7 +178,7 @@ class _Extremes:
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
-        self.least = torch.full((outputs_of(layer),), float("inf"), dtype=torch.float64, device=device_of(layer))
+        self.least = torch.full((Channels(layer).outputs,), float("inf"), dtype=torch.float64, device=device_of(layer))
         self.most = -self.least
 
     def add(self, layer: nn.Module, args: Any, output: Tensor) -> None:
@@ -195,13 +188,9 @@ class _Extremes:
         self.most = torch.maximum(self.most, rows.amax(1))
 
 
-def _is_depthwise(layer: Any) -> bool:
-    return getattr(layer, "groups", 1) == inputs_of(layer) > 1
-
-
 def _norm_shapes(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """``(beta, |gamma|)`` of the batch norm after each layer, before it is folded."""
-    pairs: list[tuple[str, Any]] = [(layer, model.get_submodule(norm)) for layer, norm in conv_bn_pairs(model)]
+    pairs: list[tuple[str, Any]] = [(layer, model.get_submodule(norm)) for layer, norm in Network(model).pairs]
     return {
         layer: (norm.bias.double().clone(), norm.weight.double().abs())
         for layer, norm in pairs

@@ -7,13 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lloydmax.data import Batch
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.folding import fold_batch_norms
-from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Batch, Recovery, evaluating, fold_batch_norms, output_tensors
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,7 +32,7 @@ class FoldBatchNorm:
         self.options = options
 
     def restructure(self, model: nn.Module) -> None:
-        """Fold in place; see :func:`lloydmax.network.folding.fold_batch_norms`.
+        """Fold in place; see :func:`lloydmax.extend.fold_batch_norms`.
 
         Raises:
             RecoveryError: nothing can be folded, or the model cannot be traced.
@@ -99,7 +94,7 @@ def _few(recovery: Recovery) -> Batch | None:
     if source is None:
         return None
     _, batch = next(iter(source.batches(_SAMPLES, torch.arange(min(_SAMPLES, len(source))))))
-    return batch.to(device_of(recovery.student))
+    return batch.to(recovery.device)
 
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lloydmax.data import Source
-from lloydmax.data.batch import leaves
-from lloydmax.network.graph import trace
-from lloydmax.runtime.modes import device_of
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax.extend import Network, Source, device_of, leaves, output_tensors
 from torch import Tensor, fx, nn
 
 from lloydmax_strategies.tap import read
@@ -100,7 +96,7 @@ class _Walk(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._signature = inspect.signature(model.forward)
-        self._interpreter = fx.Interpreter(fx.GraphModule(model, trace(model)))
+        self._interpreter = fx.Interpreter(fx.GraphModule(model, Network(model).graph))
         self._nodes = list(self._interpreter.graph.nodes)
         modules = dict(self._interpreter.module.named_modules(remove_duplicate=False))
         found: dict[nn.Module, list[int]] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydantic
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.units import Unit, smallest
+from lloydmax import hookimpl
+from lloydmax.extend import Unit, smallest
 
 
 class Greedy:

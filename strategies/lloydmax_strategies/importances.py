@@ -7,14 +7,8 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
-from lloydmax.data import Source, random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.network.channels import grouped
-from lloydmax.network.parameters import owners
-from lloydmax.runtime.modes import device_of, evaluation_mode
-from lloydmax.teacher.fisher import fisher_draws
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Channels, Source, evaluation_mode, fisher_draws, output_tensors
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -57,15 +51,14 @@ class Fisher:
         parameters = [model.get_parameter(name) for name in names]
         wanted = [parameter.requires_grad for parameter in model.parameters()]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
-        order = random_order(len(data), self.options.samples, 0)
-        generator, device = torch.Generator().manual_seed(0), device_of(model)
+        order, generator = data.draw(self.options.samples, 0), torch.Generator().manual_seed(0)
         try:
             model.requires_grad_(False)
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with evaluation_mode(model), torch.enable_grad():
-                for _, batch in data.batches(self.options.batch_size, order):
-                    outputs = output_tensors(batch.to(device, channels_last=True).run(model))
+                for _, output in data.through(model, self.options.batch_size, order):
+                    outputs = output_tensors(output)
                     if not any(output.requires_grad for output in outputs):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
                     classes, values = fisher_draws(outputs, generator)
@@ -101,24 +94,29 @@ class Inputs:
     def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
         """For each named parameter a float32 tensor of its shape; see :meth:`Fisher.measure`."""
         moments: dict[nn.Module, Tensor] = {}
-        order, places = random_order(len(data), self.options.samples, 0), owners(model)
-        layers = {name: [layer for _, layer, leaf in places[id(model.get_parameter(name))] if leaf == "weight"
-                         and isinstance(layer, (nn.Linear, _ConvNd))] for name in names}  # fmt: skip
+        order = data.draw(self.options.samples, 0)
+        layers = {name: _layers_of(model, model.get_parameter(name)) for name in names}
         with ExitStack() as stack, torch.no_grad(), evaluation_mode(model):
             for layer in {id(layer): layer for found in layers.values() for layer in found}.values():
                 stack.callback(layer.register_forward_pre_hook(_accumulator(moments, layer)).remove)
-            for _, batch in data.batches(self.options.batch_size, order):
-                batch.to(device_of(model), channels_last=True).run(model)
+            for _ in data.through(model, self.options.batch_size, order):
+                pass
         measured = {}
         for name in names:
             weight = model.get_parameter(name)
             mass = torch.zeros_like(weight, dtype=torch.float32)
             for layer in layers[name]:
                 if (moment := moments.get(layer)) is not None:
-                    view = grouped(layer, mass)
+                    view = Channels(layer).by_group(mass)
                     view += moment.view(len(view), 1, -1, *(1,) * (view.dim() - 3))
             measured[name] = _floored(mass / len(order))
         return measured
+
+
+def _layers_of(model: nn.Module, parameter: Tensor) -> list[nn.Module]:
+    """The convolutions and linear layers that have it as their weight."""
+    layers = (module for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd)))
+    return [layer for layer in layers if layer._parameters.get("weight") is parameter]
 
 
 def _accumulator(moments: dict[nn.Module, Tensor], layer: nn.Module) -> Callable[[Any, Any], None]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pydantic
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import Layout, channels_per_codebook, code_dtype
-from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax import Codebook, hookimpl
+from lloydmax.extend import Granularity, Layout, code_dtype
 from torch import Tensor
 
 from lloydmax_strategies.clustering.gain import unbiased
@@ -30,7 +29,9 @@ class KMeans:
 
         centroids: int = pydantic.Field(16, ge=1, le=65536, description="centroids of one codebook")
 
-        granularity: str = pydantic.Field("tensor", description="what shares a codebook: tensor, channel or group:N")
+        granularity: Granularity = pydantic.Field(
+            "tensor", description="what shares a codebook: tensor, channel or group:N"
+        )
 
         block: int = pydantic.Field(
             1, ge=1, le=4096, description="weights of an output channel that share one code: 9 is a 3x3 kernel"
@@ -48,12 +49,6 @@ class KMeans:
             description="divide the centroids by what the means of their members make a weight smaller, so that errors "
             "average out in the outputs; always done where bits have a price",
         )
-
-        @pydantic.field_validator("granularity")
-        @classmethod
-        def _known(cls, value: str) -> str:
-            channels_per_codebook(value)
-            return value
 
         @pydantic.model_validator(mode="after")
         def _fits(self) -> KMeans.Options:
@@ -87,9 +82,9 @@ class KMeans:
             granularity = "tensor"
         if self.options.price:
             return fit_priced(weight, k, self.options.price)
-        if self.options.block > 1:
-            return fit_blocks(weight.detach(), importance, k, self.options.block, granularity, axis)
-        weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis)
+        weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis, self.options.block)
+        if layout.block > 1:
+            return fit_blocks(weight, importance, layout)
         if layout.channels is None and weight.numel() > _SMALL:
             return Histogram.of(weight, importance).fit(k)
         if layout.channels is None:

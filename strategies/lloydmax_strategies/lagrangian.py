@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pydantic
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.units import Unit, smallest, total_damage
+from lloydmax import hookimpl
+from lloydmax.extend import Unit, smallest
 from numpy.typing import NDArray
 
 from lloydmax_strategies.greedy import Greedy
@@ -57,12 +57,16 @@ class Lagrangian:
             {unit.name: unit.options[n].centroids for unit, n in zip(efficient, feasible, strict=True)},
             Greedy(Greedy.Options()).choose(units, budget),
         ]
-        best = min(known, key=lambda choice: total_damage(units, choice))
-        found = self._enumerate(sizes, harms, budget, price, total_damage(units, best))
+
+        def damage(choice: dict[str, int]) -> float:
+            return sum(unit.option(choice[unit.name]).damage for unit in units)
+
+        best = min(known, key=damage)
+        found = self._enumerate(sizes, harms, budget, price, damage(best))
         if found is None:
             return best
         better = {unit.name: unit.options[n].centroids for unit, n in zip(efficient, found, strict=True)}
-        return min(best, better, key=lambda choice: total_damage(units, choice))
+        return min(best, better, key=damage)
 
     def _enumerate(
         self, sizes: list[NDArray[np.int64]], harms: list[Floats], budget: int, price: float, known: float

@@ -12,15 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.grid import even
-from lloydmax.data import random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.channels import grouped
-from lloydmax.runtime.modes import evaluating
-from lloydmax.student.codebooks import CodebookWeight, attached
+from lloydmax import Codebook, RecoveryError, hookimpl
+from lloydmax.extend import Channels, CodebookWeight, Recovery, attached, evaluating, even
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -89,7 +82,7 @@ class Reconstruct:
         """Choose the codes of every layer that can be done; names the others."""
         options, student = self.options, recovery.student
         source = recovery.source(options.source)
-        order = random_order(len(source), options.samples, recovery.seed)
+        order = source.draw(options.samples, recovery.seed)
         found = _targets(student, recovery.original, options.columns)
         errors: list[tuple[float, float]] = []
         changed = codes = 0
@@ -111,7 +104,7 @@ class Reconstruct:
                 recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1]})
         names = {target.name for target in found.values() if target.done}
         done = {id(target.holder) for target in found.values() if target.done}
-        skipped = [name for name, _, _, holder, _ in attached(student) if id(holder) not in done]
+        skipped = [held.name for held in attached(student) if id(held.weight) not in done]
         if not names:
             warnings.warn(
                 "reconstruct: no convolution or linear layer could be done, so nothing was: " + ", ".join(skipped),
@@ -165,7 +158,7 @@ class _Target:
         return first, float(self._errors(self.codebook(), moments).sum()) / power
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        return grouped(self.module, weight.float()).flatten(2)
+        return Channels(self.module).by_group(weight.float()).flatten(2)
 
     def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
         held, weight = self.codebook(), self._grouped(self.weight)
@@ -221,8 +214,8 @@ def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> di
     weights = {} if original is None else dict(original.named_parameters())
     places = list(attached(student))
     uses: dict[int, int] = {}
-    for *_, holder, _ in places:
-        uses[id(holder)] = uses.get(id(holder), 0) + 1
+    for place in places:
+        uses[id(place.weight)] = uses.get(id(place.weight), 0) + 1
     found = {}
     for name, module, leaf, holder, centroids in places:
         plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)

@@ -11,12 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lloydmax.data import Batch, Source, random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.batch_norm import Moments
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import Batch, Moments, Recovery, Source, device_of, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -89,7 +85,7 @@ class Renormalize:
                 f"renormalize: {type(student).__name__} has no batch norm with running statistics (or they are "
                 "folded, as 'activations:' does): leave the step out; 'correct_bias' is the one for such models"
             )
-        order = random_order(len(source), options.samples, recovery.seed)
+        order = source.draw(options.samples, recovery.seed)
         if options.relative and recovery.teacher is student:
             raise RecoveryError("renormalize with relative: true compares with the original: pass teacher=...")
         with evaluating(student, recovery.teacher):
@@ -167,8 +163,7 @@ class Renormalize:
         with ExitStack() as stack:
             for module in model.modules():
                 stack.callback(module.register_forward_hook(weigh).remove)
-            for _, batch in source.batches(len(few), few):
-                batch.to(device_of(model)).run(model)
+            next(source.through(model, len(few), few, channels_last=False))
         return _LIVE * largest / len(few) * len(order) <= self.options.memory * 2**30
 
 

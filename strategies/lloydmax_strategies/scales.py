@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lloydmax.errors import RecoveryError
-from lloydmax.network.channels import grouped, inputs_of, outputs_of, scaled
-from lloydmax.network.graph import Link
+from lloydmax import RecoveryError
+from lloydmax.extend import Channels, Link
 from torch import Tensor, nn
 
 LOCK = 5.9 / 6
@@ -35,7 +34,7 @@ class Scales:
 
     def __init__(self, model: nn.Module, links: list[Link], most: dict[str, Tensor]) -> None:
         self.links = links
-        names = {name for link in links for name in (link.first, link.second)}
+        names = dict.fromkeys(name for link in links for name in (link.first, link.second))
         self.layers: dict[str, Any] = {name: model.get_submodule(name) for name in names}
         self._after = {link.first: link for link in links}
         self._before = {link.second: link for link in links}
@@ -118,7 +117,7 @@ class Scales:
         for name, layer in self.layers.items():
             up = self._scale[name] if name in self._after else None
             down = 1 / self._spread_out(name) if name in self._before else None
-            _write(name, layer.weight, scaled(layer, layer.weight, up, down))
+            _write(name, layer.weight, Channels(layer).scaled(layer.weight, up, down))
             if up is not None and layer.bias is not None:
                 _write(name, layer.bias, layer.bias.double() * up)
 
@@ -136,7 +135,7 @@ class Scales:
     def _strengths(self, name: str) -> Tensor:
         """``(groups, outputs, inputs)``, float64; of a link's columns the largest."""
         layer = self.layers[name]
-        strength = grouped(layer, layer.weight.detach().abs())
+        strength = Channels(layer).by_group(layer.weight.detach().abs())
         strength = strength.flatten(3).amax(3) if strength.dim() > 3 else strength
         if name in self._before:
             strength = strength.unflatten(2, (-1, self._before[name].columns)).amax(3)
@@ -160,7 +159,7 @@ class Scales:
 
     def _ones(self, link: Link) -> Tensor:
         layer = self.layers[link.first]
-        return torch.ones(outputs_of(layer), dtype=torch.float64, device=layer.weight.device)
+        return torch.ones(Channels(layer).outputs, dtype=torch.float64, device=layer.weight.device)
 
 
 @torch.no_grad()
@@ -183,7 +182,7 @@ def absorb(model: nn.Module, link: Link, least: Tensor) -> int:
     if not _keeps_constants(second):
         return 0
     moved = least.clamp(min=0)
-    kernel = grouped(second, second.weight.double())
+    kernel = Channels(second).by_group(second.weight.double())
     kernel = kernel.flatten(3).sum(3) if kernel.dim() > 3 else kernel
     _write(link.first, first.bias, first.bias.double() - moved)
     shift = (kernel * moved.view(len(kernel), 1, -1)).sum(2).flatten()
@@ -211,7 +210,8 @@ def scale_into_norms(
     bits, count, largest = [], 0, 1.0
     for index, (layer_name, norm_name) in enumerate(pairs, start=1):
         layer, norm = _any(model.get_submodule(layer_name)), _any(model.get_submodule(norm_name))
-        filters = grouped(layer, layer.weight.double()).flatten(2)
+        channels = Channels(layer)
+        filters = channels.by_group(layer.weight.double()).flatten(2)
         ranges = filters.abs().amax(2).flatten() if measure == "range" else filters.square().mean(2).sqrt().flatten()
         ranges = ranges / ranges.max().clamp(min=1e-30)
         live = _live(ranges)
@@ -220,7 +220,7 @@ def scale_into_norms(
         ranges = torch.where(live, ranges, 1).clamp(min=1 / _MOST.get(layer.weight.dtype, _MOST_ELSE))
         variance, wanted = norm.running_var.double(), norm.running_var.double() / ranges.square()
         gain = ranges * ((wanted + norm.eps) / (variance + norm.eps)).sqrt()
-        _write(layer_name, layer.weight, scaled(layer, layer.weight, outputs=1 / ranges))
+        _write(layer_name, layer.weight, channels.scaled(layer.weight, outputs=1 / ranges))
         if layer.bias is not None:
             _write(layer_name, layer.bias, layer.bias.double() / ranges)
         _write(norm_name, norm.running_mean, norm.running_mean.double() / ranges)
@@ -245,8 +245,8 @@ def _keeps_constants(layer: Any) -> bool:
     if isinstance(layer, nn.Linear):
         return True
     spatial = tuple((k - 1) * d + 4 for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
-    channels = 1 + torch.rand(inputs_of(layer), generator=torch.Generator().manual_seed(0)).to(layer.weight)
-    output = layer(channels.view(1, -1, *(1 for _ in spatial)).expand(1, -1, *spatial)).float().flatten(2)
+    constants = 1 + torch.rand(Channels(layer).inputs, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    output = layer(constants.view(1, -1, *(1 for _ in spatial)).expand(1, -1, *spatial)).float().flatten(2)
     return bool((output.amax(2) - output.amin(2)).max() <= 1e-3 * output.abs().max())
 
 

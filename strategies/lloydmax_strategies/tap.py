@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
-from lloydmax.data import Source
-from lloydmax.runtime.modes import device_of
+from lloydmax.extend import Source, device_of
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -34,9 +33,7 @@ def forward_order(model: nn.Module, modules: Sequence[Layer], source: Source, or
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_pre_hook(count).remove)
-        for _, batch in source.batches(len(order), order):
-            batch.to(device_of(model), channels_last=True).run(model)
-            break
+        next(source.through(model, len(order), order))
     return calls
 
 

@@ -10,12 +10,8 @@ import math
 from typing import Any
 
 import torch
-from lloydmax.data import random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
-from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import FakeQuantizers, Recovery, evaluating, evaluation_mode
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
@@ -53,7 +49,7 @@ class TrainMultipliers:
             RecoveryError: the student has no weights on an int8 grid.
         """
         recovery.source()
-        names = _multiplied(recovery.student)
+        names = FakeQuantizers(recovery.student).int8_parameters
         if not names:
             raise RecoveryError(
                 "train_multipliers needs int8 layers, and the student has none: give it `quantizer: uniform` rules "
@@ -66,31 +62,37 @@ class TrainMultipliers:
 class _Training(LogitsTraining):
     """Adam on one multiplier for every value; a state is the products."""
 
+    options: TrainMultipliers.Options
+
     def __init__(self, options: TrainMultipliers.Options, recovery: Recovery, names: list[str]) -> None:
         _settle(recovery)
         self.options = options
         self.fixed = {name: recovery.student.get_parameter(name).detach() for name in names}
         self.multipliers = {name: torch.ones_like(value, requires_grad=True) for name, value in self.fixed.items()}
         self.optimizer = torch.optim.Adam(self.multipliers.values(), lr=options.lr)
-        super().__init__("train_multipliers", options, recovery, _Multiplied(recovery.student, self._products))
+        self.before = [value.clone() for value in self.fixed.values()]
+        student = _Multiplied(recovery.student, self._products)
+        super().__init__("train_multipliers", options, recovery, student=student)
 
-    def run(self) -> dict[str, Any]:
-        """The loop; the products of the best state are what the student keeps."""
-        before = [value.clone() for value in self.fixed.values()]
-        measured = super().run()
-        moved = sum(float((a - b).abs().sum()) for a, b in zip(before, self.fixed.values(), strict=True))
-        measured["multipliers"] = sum(value.numel() for value in before)
-        measured["moved"] = moved / max(sum(float(value.abs().sum()) for value in before), 1e-30)
-        return measured
+    def trained(self) -> list[Any]:
+        """The multipliers."""
+        return list(self.multipliers.values())
+
+    def figures(self) -> dict[str, Any]:
+        """How many multipliers there are, and how far the products have moved, as a share of the magnitudes."""
+        moved = sum(float((a - b).abs().sum()) for a, b in zip(self.before, self.fixed.values(), strict=True))
+        return super().figures() | {
+            "multipliers": sum(value.numel() for value in self.before),
+            "moved": moved / max(sum(float(value.abs().sum()) for value in self.before), 1e-30),
+        }
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """Only the multipliers get gradients, whatever else of the student asks for one."""
-        multipliers = list(self.multipliers.values())
-        gradients = torch.autograd.grad(loss, multipliers, allow_unused=True)
-        for multiplier, gradient in zip(multipliers, gradients, strict=True):
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for multiplier, gradient in zip(self.parameters, gradients, strict=True):
             multiplier.grad = gradient
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (self.done - 1) / self.total)))
+            group["lr"] = self.options.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, self.done / self.total)))
         self.optimizer.step()
         return {}
 
@@ -121,29 +123,16 @@ class _Multiplied(nn.Module):
         return torch.func.functional_call(self.student, self.products(), args, kwargs)
 
 
-def _multiplied(student: nn.Module) -> list[str]:
-    """The weights on an int8 grid and the biases of their layers, by name."""
-    names = []
-    for prefix, module in student.named_modules():
-        fake_quantize = getattr(module, "weight_fake_quant", None)
-        if fake_quantize is None or isinstance(fake_quantize, CodebookWeightFakeQuantize):
-            continue
-        leaves = [leaf for leaf in ("weight", "bias") if module._parameters.get(leaf) is not None]
-        names += [f"{prefix}.{leaf}" if prefix else leaf for leaf in leaves]
-    return names
-
-
 def _settle(recovery: Recovery) -> None:
     """Let observers that are still on see some inputs, and turn all of them off: the thresholds stay from now on."""
-    modules = [m for m in recovery.student.modules() if not isinstance(m, CodebookWeightFakeQuantize)]
-    observers: list[Any] = [m for m in modules if hasattr(m, "observer_enabled")]
-    if any(int(observer.observer_enabled[0]) for observer in observers):
-        source = recovery.source()
-        order = random_order(len(source), min(_CALIBRATION, len(source)), recovery.seed)
-        with evaluating(recovery.student):
-            for _, batch in source.batches(_CALIBRATION_BATCH, order):
-                batch.to(device_of(recovery.student)).run(recovery.student)
-    for observer in observers:
+    student, source = recovery.student, recovery.source()
+    found = FakeQuantizers(student).observers(codebooks=False)
+    if any(int(observer.observer_enabled[0]) for observer in found):
+        order = source.draw(_CALIBRATION, recovery.seed)
+        with evaluating(student):
+            for _ in source.through(student, _CALIBRATION_BATCH, order, channels_last=False):
+                pass
+    for observer in found:
         observer.observer_enabled[0] = 0
 
 

@@ -11,12 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from lloydmax.data import random_order
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
-from lloydmax.student.thresholds import TrainedThreshold
+from lloydmax import RecoveryError, hookimpl
+from lloydmax.extend import FakeQuantizers, Recovery, TrainedThreshold, evaluating, evaluation_mode
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -83,21 +79,23 @@ class TrainThresholds:
             RecoveryError: the student has no trained thresholds, or all of them are fixed.
         """
         recovery.source()
-        thresholds = [m for m in recovery.student.modules() if isinstance(m, TrainedThreshold)]
-        if not thresholds:
+        found = FakeQuantizers(recovery.student).thresholds
+        if not found:
             raise RecoveryError(
                 "train_thresholds: the student has no trained thresholds: add an `activations:` section with "
                 "`quantizer: uniform` rules, or prepare the model with threshold_qconfig_mapping"
             )
-        thresholds = [threshold for threshold in thresholds if threshold.factors()]
-        if not thresholds:
+        found = [threshold for threshold in found if threshold.factors()]
+        if not found:
             raise RecoveryError("train_thresholds: every threshold of the student is fixed, as in a loaded model")
-        with evaluation_mode(recovery.teacher, recovery.student), _only_factors(recovery.student, thresholds):
-            return _Training(self.options, recovery, thresholds).run()
+        with evaluation_mode(recovery.teacher, recovery.student), _only_factors(recovery.student, found):
+            return _Training(self.options, recovery, found).run()
 
 
 class _Training(LogitsTraining):
-    """Adam, or scaled SGD, on the factors; a state is the factors."""
+    """Adam, or scaled SGD, on the factors."""
+
+    options: TrainThresholds.Options
 
     def __init__(self, options: TrainThresholds.Options, recovery: Recovery, thresholds: list[TrainedThreshold]):
         self.options = options
@@ -108,12 +106,16 @@ class _Training(LogitsTraining):
         self._reset()
         super().__init__("train_thresholds", options, recovery)
 
-    def run(self) -> dict[str, Any]:
-        """The loop; the best factors stay."""
-        measured = super().run()
-        measured["thresholds"] = sum(threshold.width.numel() for threshold in self.thresholds)
-        measured["saturated"] = sum(threshold.saturated() for threshold in self.thresholds)
-        return measured
+    def trained(self) -> list[Any]:
+        """The factors."""
+        return self.factors
+
+    def figures(self) -> dict[str, Any]:
+        """How many thresholds there are, and how many of them reached a limit."""
+        return super().figures() | {
+            "thresholds": sum(threshold.width.numel() for threshold in self.thresholds),
+            "saturated": sum(threshold.saturated() for threshold in self.thresholds),
+        }
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """One step of the optimizer, at the rate of the schedule."""
@@ -134,18 +136,8 @@ class _Training(LogitsTraining):
                 threshold.project()
         return {"lr": rate}
 
-    def state(self) -> list[Tensor]:
-        """The factors."""
-        return [factor.detach().clone() for factor in self.factors]
-
-    def load(self, state: list[Tensor]) -> None:
-        """Set the factors."""
-        with torch.no_grad():
-            for factor, kept in zip(self.factors, state, strict=True):
-                factor.copy_(kept)
-
     def _rate(self) -> float:
-        options, step = self.options, self.done - 1
+        options, step = self.options, self.done
         if options.schedule == "constant":
             return options.lr
         if options.schedule == "cosine":
@@ -156,7 +148,7 @@ class _Training(LogitsTraining):
     def _reset(self) -> None:
         self.since_reset = 0
         if self.options.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.factors, lr=self.options.lr, momentum=0.9)
+            self.optimizer = torch.optim.SGD(self.factors, lr=self.options.lr, momentum=0.9)
         else:
             self.optimizer = torch.optim.Adam(self.factors, lr=self.options.lr)
 
@@ -164,14 +156,14 @@ class _Training(LogitsTraining):
 def _calibrated(thresholds: list[TrainedThreshold], samples: int, recovery: Recovery) -> list[TrainedThreshold]:
     """Observe the ranges of the float network anew; returns the thresholds that saw any values."""
     source, student = recovery.source(), recovery.student
-    order = random_order(len(source), min(samples, len(source)), recovery.seed)
+    order = source.draw(samples, recovery.seed)
     enabled = [float(threshold.fake_quant_enabled[0]) for threshold in thresholds]
     for threshold in thresholds:
         threshold.forget()
         threshold.observer_enabled[0], threshold.fake_quant_enabled[0] = 1, 0
     with evaluating(student):
-        for _, batch in source.batches(_CALIBRATION_BATCH, order):
-            batch.to(device_of(student)).run(student)
+        for _ in source.through(student, _CALIBRATION_BATCH, order, channels_last=False):
+            pass
     for threshold, was in zip(thresholds, enabled, strict=True):
         threshold.observer_enabled[0], threshold.fake_quant_enabled[0] = 0, int(was)
         if threshold.observed:
@@ -183,22 +175,22 @@ def _calibrated(thresholds: list[TrainedThreshold], samples: int, recovery: Reco
 def _only_factors(student: nn.Module, thresholds: list[TrainedThreshold]) -> Iterator[None]:
     """Everything frozen but the factors, every observer off; gradients and the others' observers are restored."""
     wanted = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
-    others: list[Any] = [m for m in student.modules() if hasattr(m, "observer_enabled") and m not in thresholds]
-    observers = [(m, int(m.observer_enabled[0])) for m in others]
+    observers = FakeQuantizers(student).observers()
+    others = [(m, int(m.observer_enabled[0])) for m in observers if m not in thresholds]
     try:
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         for threshold in thresholds:
             for factor in threshold.factors():
                 factor.requires_grad_(True)
-        for module, _ in observers:
+        for module, _ in others:
             module.observer_enabled[0] = 0
         yield
     finally:
         for parameter, needed in wanted:
             parameter.requires_grad_(needed)
             parameter.grad = None
-        for module, enabled in observers:
+        for module, enabled in others:
             module.observer_enabled[0] = enabled
 
 

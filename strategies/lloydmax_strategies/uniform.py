@@ -6,9 +6,8 @@ from typing import Literal
 
 import pydantic
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook
-from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax import Codebook, hookimpl
+from lloydmax.extend import Granularity, Layout
 from torch import Tensor
 
 _COARSE = [round(1 - 0.05 * step, 2) for step in range(20)]
@@ -33,7 +32,7 @@ class Uniform:
             "to the largest weight, zero among them.",
         )
 
-        granularity: str = pydantic.Field(
+        granularity: Granularity = pydantic.Field(
             default="tensor", description="what shares a scale: `tensor`, `channel` or `group:N`."
         )
 
@@ -41,12 +40,6 @@ class Uniform:
             default="max",
             description="`max`: the range holds every weight; `mse`: it is narrowed to the least squared error.",
         )
-
-        @pydantic.field_validator("granularity")
-        @classmethod
-        def _known(cls, value: str) -> str:
-            channels_per_codebook(value)
-            return value
 
         @property
         def centroids(self) -> int:
@@ -70,8 +63,8 @@ class Uniform:
             ``(codebooks, levels)`` centroids in its dtype, and codes uint8.
         """
         granularity = self.options.granularity if weight.dim() else "tensor"
-        channels = channels_per_codebook(granularity)
-        weight = weight.detach()
+        weight, layout = weight.detach(), Layout(tuple(weight.shape), self.options.centroids, granularity, axis)
+        channels = layout.channels
         moved = weight.movedim(axis, 0) if channels is not None else weight.reshape(1, -1)
         rows = moved.reshape(len(moved), -1).float()
         owner = torch.arange(len(rows), device=rows.device) // (channels or 1)

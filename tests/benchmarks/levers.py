@@ -26,7 +26,7 @@ import lloydmax
 from lloydmax.data import unlabelled
 from lloydmax.fitting import price
 from lloydmax.report import environment
-from lloydmax.teacher.agreement import Yardstick
+from lloydmax.teacher.agreement import Comparison
 from lloydmax_strategies import kmeans
 from published import teachers
 from size.networks import Network, Prepared, networks
@@ -75,7 +75,7 @@ class Levers:
             inputs = Prepared(inputs.raw[:kept], inputs.prepare)
         self.data, self.cache = Batches(inputs), lloydmax.Cache()
         most = min(given.most, len(test))
-        self.yardstick = Yardstick(self.model, unlabelled(test.batch(0, most), self.model), most)
+        self.comparison = Comparison(self.model, unlabelled(test.batch(0, most), self.model), most)
         self.recipe = lloydmax.recipe_for(self.model, given.bits, self.data).data()
 
     def row(self, title: str, recipe: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Levers:
         start = time.perf_counter()
         result = lloydmax.compress(copy.deepcopy(self.model), recipe, self.data, progress=False, cache=self.cache)
         seconds = time.perf_counter() - start
-        found = self.yardstick.measure(result.model)
+        found = self.comparison.measure(result.model)
         bits = 8 * result.report.bytes.file / sum(p.numel() for p in self.model.parameters())
         share = "" if found.top1 is None else f"{100 * found.top1:.1f} %"
         print(f"| {title} | {share} | {found.kl or found.mse:.4f} | {bits:.3f} | {seconds:.0f} |", flush=True)

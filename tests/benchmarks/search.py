@@ -25,7 +25,7 @@ import torch
 from lloydmax import demo
 from lloydmax.data import unlabelled
 from lloydmax.report import environment
-from lloydmax.teacher.agreement import Yardstick
+from lloydmax.teacher.agreement import Comparison
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
@@ -126,8 +126,8 @@ def compare_cost(name: str, case: Case, inputs: int) -> None:
     cache, data = lloydmax.Cache(), case.unseen[:inputs]
     lloydmax.sweep(case.model, ALL, data[:2], CENTROIDS, cache=cache)
     estimated, cheap = _timed(lambda: lloydmax.sweep(case.model, ALL, data, CENTROIDS, cache=cache))
-    yardstick = Yardstick(case.model, unlabelled(data, case.model), inputs)
-    _, three = _timed(lambda: [yardstick.measure(case.model) for _ in range(3)])
+    comparison = Comparison(case.model, unlabelled(data, case.model), inputs)
+    _, three = _timed(lambda: [comparison.measure(case.model) for _ in range(3)])
     dear = three / 3 * len(estimated.rows)
     print(
         f"{name}, {inputs} inputs: {cheap:.0f} s; {len(estimated.rows)} passes at {three / 3:.2f} s would take "

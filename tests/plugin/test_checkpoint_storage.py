@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax.checkpoint import accountings, inspect, load, predicted_size, round_floats, save, verify
-from lloydmax.codebook import int8
+from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import codebook_count
 from lloydmax.student.codebooks import attach, codebooks, finish
@@ -126,7 +126,7 @@ def test_integers_only_where_they_are_smaller_and_exact(small_net, tmp_path):
     unrounded = compressed(small_net, {})
     save(unrounded, tmp_path / "b", storage=storage)
     assert {item.stored for item in inspect(tmp_path / "b").parameters} == {"float32"}
-    assert not int8.pays(2, 1, 2) and int8.pays(3, 1, 2) and int8.pays(1, 1, 4)
+    assert not integers.pays(2, 1, 2) and integers.pays(3, 1, 2) and integers.pays(1, 1, 4)
 
 
 def test_centroids_of_integers_are_where_the_weights_were(small_net):

@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import RecoveryError
-from lloydmax.teacher import outputs
-from lloydmax.teacher.agreement import Agreement
-from lloydmax_strategies.training.loop import is_better
+from lloydmax.data import unlabelled
+from lloydmax.extend import Agreement, Comparison, Recovery
+from lloydmax.teacher import kept
+from lloydmax_strategies.training.loop import Training, TrainingOptions
 from torch import Tensor, nn
 
 OPTIONS: dict[str, Any] = {"epochs": 20, "batch_size": 32, "lr": 0.02, "precision": "float32", "held_out": 0.1}
@@ -63,7 +64,7 @@ def test_the_student_learns_the_teachers_outputs(form: str) -> None:
 @pytest.mark.parametrize("loss", ["mse", "l1", "kl", "cosine"])
 def test_every_loss_goes_down(loss: str) -> None:
     student, teacher, x = pair()
-    before = lloydmax.teacher.agreement.Yardstick(teacher, lloydmax.data.unlabelled(x, teacher)).measure(student)
+    before = Comparison(teacher, unlabelled(x, teacher)).measure(student)
     found = lloydmax.distill(student, teacher, x, **OPTIONS, loss=loss, temperature=2.0 if loss == "kl" else 1.0)
     assert found["agreement"] > max(0.9, before.top1)
 
@@ -123,16 +124,16 @@ def test_teacher_outputs_spill_to_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pa
     student, teacher, x = pair()
     plain = copy.deepcopy(student)
     expected = lloydmax.distill(plain, teacher, x, **OPTIONS)
-    monkeypatch.setattr(outputs, "MEMORY_LIMIT", 100)
+    monkeypatch.setattr(kept, "MEMORY_LIMIT", 100)
     files: list[int] = []
-    room = outputs.TeacherOutputs._room
+    room = kept.TeacherOutputs._room
 
     def counted(self: Any, *args: Any) -> Tensor:
         tensor = room(self, *args)
         files.append(len(list(tmp_path.rglob("output*"))))
         return tensor
 
-    monkeypatch.setattr(outputs.TeacherOutputs, "_room", counted)
+    monkeypatch.setattr(kept.TeacherOutputs, "_room", counted)
     assert lloydmax.distill(student, teacher, x, workdir=tmp_path, **OPTIONS) == expected
     assert max(files) >= 1 and torch.equal(student.layer.weight, plain.layer.weight)
     assert not list(tmp_path.iterdir()), "the files are removed at the end"
@@ -143,6 +144,13 @@ def test_the_best_state_on_held_out_inputs_is_kept() -> None:
     student.load_state_dict(teacher.state_dict())
     found = lloydmax.distill(student, teacher, x, **OPTIONS | {"lr": 10.0, "epochs": 2, "schedule": "constant"})
     assert found["agreement"] == 1.0 and gap(student, teacher) == 0.0
+
+
+def is_better(found: Agreement, best: Agreement, loss: str) -> bool:
+    student, teacher, x = pair()
+    training = Training("distill", TrainingOptions(loss=loss), Recovery(student, teacher, unlabelled(x, teacher)))
+    training.best = best
+    return training.is_better(found)
 
 
 def test_what_is_trained_tells_which_state_is_better() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax.codebook.codebook import Codebook
+from lloydmax import Codebook
 from lloydmax_strategies.clustering.device_scan import DeviceScan
 from lloydmax_strategies.clustering.histogram import Histogram
 from lloydmax_strategies.clustering.scan import KEYS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax.codebook.codebook import Codebook
+from lloydmax import Codebook
 from lloydmax.hooks import registry
 from lloydmax_strategies.uniform import Uniform
 from torch import Tensor

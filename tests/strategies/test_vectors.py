@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lloydmax.codebook.codebook import Codebook
+from lloydmax import Codebook
+from lloydmax.extend import Layout
 from lloydmax_strategies.clustering.vectors import fit_blocks
 from torch import Tensor
 
@@ -105,7 +106,7 @@ def test_any_small_weight(rows, blocks, d, k, granularity, axis, data) -> None: 
     values = data.draw(st.lists(st.floats(-100, 100, width=16), min_size=1, max_size=rows * blocks * d))
     flat = torch.tensor((values * (rows * blocks * d))[: rows * blocks * d])
     weight = flat.view(rows, blocks * d) if axis == 0 else flat.view(rows, blocks * d).T.contiguous()
-    found = fit_blocks(weight, None, k, d, granularity, axis)
+    found = fit_blocks(weight, None, Layout(tuple(weight.shape), k, granularity, axis, d))
     assert found.k <= k and int(found.codes.max()) < found.k
     assert bool(torch.isfinite(found.centroids).all())
     assert found.mse(weight) <= float(weight.double().var(correction=0)) * 1.0001 + 1e-9

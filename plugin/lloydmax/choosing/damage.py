@@ -33,8 +33,8 @@ from lloydmax.hooks.events import Events
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
-from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
-from lloydmax.teacher.agreement import Agreement, Yardstick, divergence
+from lloydmax.runtime.modes import device_of, evaluation_mode
+from lloydmax.teacher.agreement import Agreement, Comparison, divergence
 from lloydmax.teacher.fisher import fisher_draws
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
@@ -81,7 +81,7 @@ class Bench:
     ) -> None:
         self.plan, self.tried, self.source, self.seed = plan, tried, source, seed
         self.journal, self.events, self.cache = journal, events, cache or Cache()
-        self.yardstick = Yardstick(teacher, source, samples, seed, cache=cache, events=events)
+        self.comparison = Comparison(teacher, source, samples, seed, cache=cache, events=events)
         self.original = original
         self.student = copy.deepcopy(original).requires_grad_(False).eval()
         self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
@@ -118,7 +118,7 @@ class Bench:
     def _measured(self, choice: Mapping[str, int]) -> Agreement:
         self.passes += 1
         with self._compressed(choice):
-            return self.yardstick.measure(self.student)
+            return self.comparison.measure(self.student)
 
     def power(self) -> float:
         """Mean square of the teacher's outputs."""
@@ -126,7 +126,7 @@ class Bench:
 
     def _power(self) -> float:
         squared, values, device = 0.0, 0, device_of(self.student)
-        for indices, batch in self.source.batches(_BATCH, self.yardstick.order):
+        for indices, batch in self.source.batches(_BATCH, self.comparison.order):
             for output in self._wanted(indices, batch, device):
                 squared += float(output.double().square().sum())
                 values += output.numel()
@@ -147,7 +147,7 @@ class Bench:
             options before squaring give what they do together); the first is ``None`` without classes. And the mean
             square of the outputs.
         """
-        order = self.yardstick.order
+        order = self.comparison.order
         size = max(1, len(order) // draws)
         pieces = list(order.split(size))
         held = sum(4 * 2 * weight.numel() for weight in self.weights.values())
@@ -174,7 +174,7 @@ class Bench:
         gradients = [torch.zeros(2 * len(pieces), p.numel(), device=p.device) for p in parameters]
         with self._differentiable(parameters):
             for piece in pieces:
-                self.passes += 5 * len(piece) / len(self.yardstick.order)
+                self.passes += 5 * len(piece) / len(self.comparison.order)
                 for _, batch in self.source.batches(len(piece), piece):
                     outputs = self._outputs(batch, device)
                     for output in outputs:
@@ -215,7 +215,7 @@ class Bench:
     def _slopes(self, choice: Mapping[str, int], options: Sequence[tuple[str, int]]) -> list[float]:
         names = list(self.plan.parameters)
         parameters = [self.student.get_parameter(name) for name in names]
-        device, order = device_of(self.student), self.yardstick.order
+        device, order = device_of(self.student), self.comparison.order
         self.passes += 3
         with self._compressed(choice), self._differentiable(parameters):
             total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
@@ -232,10 +232,7 @@ class Bench:
 
     def _wanted(self, indices: Tensor, batch: Batch, device: torch.device) -> list[Tensor]:
         """The teacher's outputs."""
-        if self.yardstick.outputs is not None:
-            return self.yardstick.outputs.rows(indices, device)
-        with evaluating(self.yardstick.teacher):
-            return output_tensors(batch.to(device, channels_last=True).run(self.yardstick.teacher))
+        return self.comparison.targets.of(indices, batch.to(device, channels_last=True))
 
     def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
         for ours, theirs in zip(outputs, wanted, strict=True):

@@ -246,7 +246,7 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
             )
         )
     sweep = Sweep(
-        trials.plan.model, trials.recipe.name, rows, bench.source.describe(), len(bench.yardstick.order),
+        trials.plan.model, trials.recipe.name, rows, bench.source.describe(), len(bench.comparison.order),
         bench.passes, time.perf_counter() - trials.started, trials.units,
     )  # fmt: skip
     return sweep, projected

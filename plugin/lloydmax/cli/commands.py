@@ -51,7 +51,7 @@ from lloydmax.recipe.reference import markdown
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
 from lloydmax.runtime.text import render
-from lloydmax.teacher.agreement import Yardstick, accuracy
+from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
 
@@ -227,7 +227,7 @@ def evaluate(
     teacher = build_model(model, weights, model_args, device)
     small = checkpoint.load(student, copy.deepcopy(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
-    found = Yardstick(teacher, source, len(source) if samples is None else samples).measure(small)
+    found = Comparison(teacher, source, len(source) if samples is None else samples).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)

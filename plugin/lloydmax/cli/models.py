@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lloydmax.errors import LloydmaxError
-from lloydmax.hooks.registry import nearest
+from lloydmax.hooks.registry import spelling_hint
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
@@ -49,7 +49,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         raise ModelError(f"--model {spec!r}: {error}") from None
     found = getattr(module, attribute, None)
     if found is None:
-        raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{nearest(attribute, dir(module))[:120]}")
+        raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{spelling_hint(attribute, dir(module))[:120]}")
     try:
         model = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lloydmax.codebook.blocks import features, nearest
+from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.layout import Layout
 from lloydmax.errors import FitError
 
-CENTROID_BITS = 16
-"""What a centroid costs where bits have a price; its members bear it."""
 _CHUNK = 1 << 18
 """Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
 _CHUNK_ELSEWHERE = 1 << 24
@@ -43,6 +42,7 @@ class Codebook:
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
         price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
         layout: shape, k, granularity, axis and block as one value.
+        centroid_bits: what a centroid costs where bits have a price; its members bear it.
 
     Raises:
         FitError: blocks that do not divide the channels of the weight, or centroids or codes of another shape.
@@ -56,6 +56,7 @@ class Codebook:
     shape: tuple[int, ...] = ()
     price: float = 0.0
     layout: Layout = field(init=False, repr=False)
+    centroid_bits: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
         if self.block == 1:
@@ -216,7 +217,7 @@ class Codebook:
         """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of
         members, and a member's share of those of the centroid; float64 ``(k,)``."""
         counts = self.member_counts().double().clamp(min=0.01)
-        return CENTROID_BITS / counts - (counts / self.codes.numel()).log2()
+        return self.centroid_bits / counts - (counts / self.codes.numel()).log2()
 
     def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         kept, limits = cheapest(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
@@ -227,7 +228,7 @@ class Codebook:
         tables = self.centroids.detach().float().reshape(-1, self.k, self.block).split([len(group) for group in groups])
         centre = self.layout.blocks(weight.detach().float()).mean((0, 1))
         codes = [
-            nearest(features(group - centre), table - centre)[0].view(-1)
+            Blocks(group - centre).nearest(table - centre)[0].view(-1)
             for group, table in zip(groups, tables, strict=True)
         ]
         return replace(self, codes=torch.cat(codes).to(self.codes.dtype).view(self.codes.shape))

@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from lloydmax.errors import FitError
@@ -48,6 +50,15 @@ def channels_per_codebook(granularity: str) -> int | None:
     if match is None:
         raise FitError(f"granularity is {granularity!r}; write 'tensor', 'channel' or 'group:N' with N >= 1")
     return int(match.group(1))
+
+
+def _spelled(granularity: str) -> str:
+    channels_per_codebook(granularity)
+    return granularity
+
+
+Granularity = Annotated[str, AfterValidator(_spelled)]
+"""What shares a codebook, as the type of an option: ``"tensor"``, ``"channel"`` or ``"group:N"``."""
 
 
 @dataclass(frozen=True)

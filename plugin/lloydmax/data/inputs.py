@@ -26,6 +26,13 @@ def is_label(name: object) -> bool:
     return str(name).lower() in LABEL_NAMES
 
 
+def label_of(item: Any) -> Any:
+    """The label in an item of a dataset: the last of several elements, the entry named so; ``None``: there is none."""
+    if isinstance(item, Mapping):
+        return next((value for key, value in item.items() if is_label(key)), None)
+    return item[-1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+
+
 def as_tensor(array: Any) -> Tensor:
     """A tensor of a numpy array (or of a tensor, detached).
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
-from lloydmax.data.inputs import Inputs
-from lloydmax.data.randomness import undisturbed
+from lloydmax.data.inputs import Inputs, label_of
+from lloydmax.data.randomness import random_order, split, undisturbed
 from lloydmax.errors import DataError
+from lloydmax.runtime.modes import device_of
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
@@ -35,6 +36,43 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> str:
         """One line for people: how many samples of what, from where."""
+
+    def read_labels(self) -> Any:
+        """The labels of all samples, for those who ask for their use; ``None`` where the source has none.
+
+        A source of one's own may have them as an attribute ``labels``.
+        """
+        return getattr(self, "labels", None)
+
+    def draw(self, samples: int | None, seed: int) -> Tensor:
+        """The indices, int64, of ``samples`` samples without repeats, in random order; of all where there are fewer, or
+        where it is ``None``."""
+        return random_order(len(self), samples, seed)
+
+    def split(self, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The indices, int64, of the samples to train on and of ``held_out`` others, both in random order.
+
+        Raises:
+            DataError: nothing would be left to train on.
+        """
+        return split(self, held_out, seed)
+
+    def through(
+        self, model: nn.Module, batch_size: int, order: Tensor | None = None, *, channels_last: bool = True
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """Run a model on the samples, in batches, on its own device.
+
+        Args:
+            model: run in the modes that it is in.
+            batch_size: see :meth:`batches`.
+            order: see :meth:`batches`.
+            channels_last: give 4-D inputs that memory format, which convolutions prefer.
+
+        Returns:
+            Pairs of sample indices, int64 of shape ``(batch,)``, and what the model gives.
+        """
+        for indices, batch in self.batches(batch_size, order):
+            yield indices, batch.to(device_of(model), channels_last=channels_last).run(model)
 
     def batches(
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
@@ -173,6 +211,13 @@ class DatasetSource(Source):
     def describe(self) -> str:
         """One line for people."""
         return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
+
+    def read_labels(self) -> Any:
+        """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
+        if (given := super().read_labels()) is not None:
+            return given
+        found = [label_of(self.dataset[key]) for key in self.keys]
+        return None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
 
     def _probe(self, samples: int, seed: int = 0) -> Batch:
         """The first samples, read in this process without a trace in the global generators."""

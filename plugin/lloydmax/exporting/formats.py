@@ -13,7 +13,7 @@ from torch import Tensor
 from lloydmax.errors import ExportError
 from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
-from lloydmax.hooks.registry import nearest
+from lloydmax.hooks.registry import spelling_hint
 
 FORMATS = {
     "torch": ".pt2",
@@ -69,7 +69,7 @@ def name_for(path: Path, name: str | None) -> str:
             raise ExportError(f"the ending of {path.name} does not name a format; known: {endings}")
         return known[path.suffix]
     if name not in FORMATS:
-        raise ExportError(f"there is no export format {name!r}{nearest(name, list(FORMATS))}")
+        raise ExportError(f"there is no export format {name!r}{spelling_hint(name, list(FORMATS))}")
     if path.suffix != FORMATS[name]:
         raise ExportError(f"a file of format {name} ends in {FORMATS[name]}: {path.name}")
     return name
@@ -93,6 +93,6 @@ def load(name: str, options: dict[str, Any]) -> Format:
     known = [field.name for field in fields(made)]
     for option in options:
         if option not in known:
-            raise ExportError(f"exporting to {name} has no option {option!r}{nearest(option, known)}")
+            raise ExportError(f"exporting to {name} has no option {option!r}{spelling_hint(option, known)}")
     chosen: Format = made(**options)
     return chosen

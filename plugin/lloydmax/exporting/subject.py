@@ -17,7 +17,7 @@ from lloydmax.exporting.quiet import quiet
 from lloydmax.format.parts import check_state, ordinary
 from lloydmax.student.codebooks import finish
 from lloydmax.student.held import contents
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
 
 
@@ -96,7 +96,7 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
         ExportError: the model holds no codebooks, runs on int8 kernels, or holds tensors of other toolkits.
     """
     for name, module in model.named_modules():
-        if isinstance(module, IntegerModel):
+        if isinstance(module, Int8Model):
             raise ExportError(
                 f"{name or type(module).__name__} runs on int8 kernels of torch.ao, which no exported file holds; "
                 "compress without 'activations:' to export it"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lloydmax.errors import CheckpointError
-from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
 from lloydmax.format.packing import as_bytes
+from lloydmax.format.tensor_table import BY_CODE, Entry, expect, file_order
 
 CHECKSUMS, DATA, DOCUMENT = "checksums", "data", "document"
 _LABEL = '{{"crc32":"{:08x}","format":2}}'

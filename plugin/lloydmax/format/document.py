@@ -17,8 +17,8 @@ from typing import Any
 
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact
-from lloydmax.format.entries import BY_CODE, Entry, expect, file_order
 from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, ParameterRecord
+from lloydmax.format.tensor_table import BY_CODE, Entry, expect, file_order
 
 FORMAT = 2
 """The newest format that this version reads."""

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lloydmax.codebook import int8
+from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.format.document import STORAGE, Document
-from lloydmax.format.entries import DTYPES, Entry, constant
 from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
+from lloydmax.format.tensor_table import DTYPES, Entry, constant
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
 from lloydmax.student.held import contents, held, own_tensors
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
     for _, value in held(model):
         tensor, dtype = target(value, chosen)
         if isinstance(value, Codebook) and takes_int8(value, chosen):
-            tensor.copy_(int8.rounded(rows_of(value)).view(tensor.shape))
+            tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
         elif tensor.dtype != dtype and narrows(tensor, dtype):
             tensor.copy_(tensor.to(dtype))
     for module in model.modules():
@@ -153,8 +153,8 @@ def _codebook(
     described = _described(name, codebook)
     if (rows := even(codebook)) is not None:
         return described, rows.view(described.codebook_shape)
-    if takes_int8(codebook, storage) and (integers := int8.to_bytes(rows_of(codebook))) is not None:
-        return replace(described, int8=True), integers
+    if takes_int8(codebook, storage) and (stored := integers.to_bytes(rows_of(codebook))) is not None:
+        return replace(described, int8=True), stored
     return described, centroids
 
 
@@ -170,8 +170,8 @@ def new_document(
         parameters,
         tied=tied,
         recipe=recipe,
-        folded=dict(model.folded if isinstance(model, IntegerModel) else folded(model)),
-        activations=model.activations if isinstance(model, IntegerModel) else None,
+        folded=dict(model.folded if isinstance(model, Int8Model) else folded(model)),
+        activations=model.activations if isinstance(model, Int8Model) else None,
         compact=storage["layout"] == "compact",
         lloydmax=_version(),
         torch=torch.__version__,
@@ -206,15 +206,16 @@ def check_state(model: nn.Module) -> None:
     Raises:
         CheckpointError: a module keeps packed weights or extra state.
     """
-    if isinstance(model, IntegerModel):
+    if isinstance(model, Int8Model):
         return
     for name, module in model.named_modules():
         state: dict[str, Any] = {}
         module._save_to_state_dict(state, "", True)
         if extra := [key for key in state if key not in own_tensors(module) and state[key] is not None]:
             raise CheckpointError(
-                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor a "
-                "buffer (int8 layers of torch.ao keep packed weights); keep the model by torch.save(model.state_dict(), path)"
+                f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor "
+                "a buffer (int8 layers of torch.ao keep packed weights); keep the model by "
+                "torch.save(model.state_dict(), path)"
             )
 
 

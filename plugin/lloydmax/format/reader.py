@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lloydmax.codebook import int8
+from lloydmax.codebook import integers
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document
-from lloydmax.format.entries import BY_CODE, Entry, expect, filled
+from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
 
 _MAX_HEADER = 1 << 25
 """Bytes of a header, and of an inflated document: a million tensors need less."""
@@ -118,7 +118,7 @@ class File:
         parameter = self.document.parameters[name]
         stored = self.tensor(f"{name}.codebook")
         if parameter.int8:
-            stored = int8.from_bytes(stored).view(parameter.layout.centroids_shape)
+            stored = integers.from_bytes(stored).view(parameter.layout.centroids_shape)
         expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
         if not parameter.even:
             return stored

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from lloydmax.codebook.int8 import SCALE_BYTES, pays
+from lloydmax.codebook.integers import SCALE_BYTES, pays
 from lloydmax.codebook.layout import Layout
 from lloydmax.errors import CheckpointError, FitError
-from lloydmax.format.entries import Entry, expect
 from lloydmax.format.packing import packed_bytes
+from lloydmax.format.tensor_table import Entry, expect
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -32,7 +32,7 @@ class ParameterRecord:
         dtype: of the weight in the model: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         coding: ``"packed"`` or ``"entropy"``.
         even: the centroids are ``scale * (i - zero_point)``; each codebook is stored as these two values.
-        int8: the centroids are integers times a scale; see :mod:`lloydmax.codebook.int8`.
+        int8: the centroids are integers times a scale; see :mod:`lloydmax.codebook.integers`.
     """
 
     layout: Layout

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lloydmax.codebook import int8
+from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.format.record import FLOATS
@@ -65,4 +65,4 @@ def takes_int8(codebook: Codebook, storage: Mapping[str, str]) -> bool:
     """Whether the file is to hold these centroids as integers: ``storage`` says so, and it saves bytes."""
     tensor, dtype = target(codebook, storage)
     wanted = storage["codebooks"] == "int8" and tensor.dtype == torch.float32 and even(codebook) is None
-    return wanted and int8.pays(codebook.layout, dtype.itemsize)
+    return wanted and integers.pays(codebook.layout, dtype.itemsize)

@@ -18,10 +18,10 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import packing
 from lloydmax.format.document import file_size
-from lloydmax.format.entries import DTYPES, Entry, constant
 from lloydmax.format.parts import fills, new_document, ordinary, settings, take_apart
 from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import narrows, target
+from lloydmax.format.tensor_table import DTYPES, Entry, constant
 from lloydmax.network.merging import mergeable
 from lloydmax.student.held import contents
 

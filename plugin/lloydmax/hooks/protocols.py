@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.events import Events
+from lloydmax.runtime import processes
+from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import seeded as seeded
+from lloydmax.runtime.state import read, write
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
@@ -91,7 +94,7 @@ class Recovery:
         workdir: a folder for large temporary files; ``None``: the system's.
         events: where progress is reported.
         cache: what runs over the same teacher and data share, or ``None``.
-        part: file in which a step that takes long may keep its state, to go on from after a kill, or ``None``.
+        part: file in which a step that takes long may keep its state, see :meth:`keep`, or ``None``.
         original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
             where only the student's host knows.
     """
@@ -121,3 +124,27 @@ class Recovery:
     def generator(self) -> torch.Generator:
         """A fresh CPU generator with the seed of this run."""
         return torch.Generator().manual_seed(self.seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return device_of(self.student)
+
+    @property
+    def processes(self) -> int:
+        """How many processes recover this student together, each on a replica of its own; 1: this one alone."""
+        return processes.size()
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Keep what the rest of a step depends on, so that a run which is killed can go on from here.
+
+        Args:
+            state: tensors, plain data and ``state_dict`` of optimizers; it replaces what was kept before. Nothing is
+                kept where the run has no ``workdir``.
+        """
+        if self.part is not None:
+            write(self.part, state)
+
+    def kept(self) -> dict[str, Any] | None:
+        """What this step kept in an earlier process that was killed; ``None``: it starts at the beginning."""
+        return read(self.part)

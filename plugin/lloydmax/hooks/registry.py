@@ -124,7 +124,7 @@ def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Regi
     if (entry := registered.get((kind, name))) is not None:
         return entry
     names = [entry.name for entry in registered.values() if entry.kind == kind]
-    raise error(f"no {kind} is called {name!r}{nearest(name, names)}")
+    raise error(f"no {kind} is called {name!r}{spelling_hint(name, names)}")
 
 
 def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError) -> Any:
@@ -154,7 +154,7 @@ def problem(error: Any, model: type[BaseModel], extra: Iterable[str] = ()) -> st
     if error["type"] == "extra_forbidden":
         inner = _section(model, error["loc"])
         known = [field.alias or name for name, field in inner.model_fields.items()]
-        return f"unknown key{nearest(str(error['loc'][-1]), [*known, *(extra if inner is model else ())])}"
+        return f"unknown key{spelling_hint(str(error['loc'][-1]), [*known, *(extra if inner is model else ())])}"
     if error["type"] == "missing":
         return "is missing"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
@@ -170,7 +170,7 @@ def _section(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseMod
     return model
 
 
-def nearest(word: str, known: list[str]) -> str:
+def spelling_hint(word: str, known: list[str]) -> str:
     """A hint for a misspelt word: the nearest known one, or all of them."""
     if close := difflib.get_close_matches(word, known, n=1):
         return f"; did you mean {close[0]!r}?"
@@ -183,5 +183,5 @@ def hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) 
     plugin = type(error.plugin).__qualname__ if given in (None, str(id(error.plugin))) else given
     if unknown := re.match(r"unknown hook '(\w+)'", str(error)):
         known = [name for name in vars(hookspecs) if name.startswith("lloydmax_")]
-        return f"plugin {plugin!r}: no hook is called {unknown[1]!r}{nearest(unknown[1], known)}"
+        return f"plugin {plugin!r}: no hook is called {unknown[1]!r}{spelling_hint(unknown[1], known)}"
     return f"plugin {plugin!r}: {error}"

@@ -28,32 +28,51 @@ def is_linear_layer(module: nn.Module) -> bool:
     return weight is not None and (_is_standard(module) or _acts_linearly(module))
 
 
-def grouped(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A view ``(groups, outputs of a group, inputs of a group, *kernel)`` of a tensor shaped like the weight."""
-    view = weight.unflatten(0, (getattr(layer, "groups", 1), -1))
-    return view.transpose(1, 2) if isinstance(layer, _ConvTransposeNd) else view
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether every input channel has filters of its own."""
+    return 1 < getattr(layer, "groups", 1) == getattr(layer, "in_channels", None)
 
 
-def scaled(layer: nn.Module, weight: Tensor, outputs: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
-    """A tensor shaped like the layer's weight, times ``outputs`` ``(C_out,)`` and ``inputs`` ``(C_in,)``; float64."""
-    result = weight.double().clone(memory_format=torch.preserve_format)
-    view = grouped(layer, result)
-    kernel = (1,) * (view.dim() - 3)
-    if outputs is not None:
-        view.mul_(outputs.view(len(view), -1, 1, *kernel))
-    if inputs is not None:
-        view.mul_(inputs.view(len(view), 1, -1, *kernel))
-    return result
+class Channels:
+    """The channels of a convolution, transposed convolution or linear layer, and its weight seen by them.
 
+    Args:
+        layer: only its class and its numbers are looked at, so that tensors of the same shape are seen likewise.
+    """
 
-def outputs_of(layer: nn.Module) -> int:
-    """The number of output channels or features."""
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer: Any = layer
 
+    @property
+    def outputs(self) -> int:
+        """The number of output channels or features."""
+        return int(self._layer.out_features if isinstance(self._layer, nn.Linear) else self._layer.out_channels)
 
-def inputs_of(layer: nn.Module) -> int:
-    """The number of input channels or features."""
-    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
+    @property
+    def inputs(self) -> int:
+        """The number of input channels or features."""
+        return int(self._layer.in_features if isinstance(self._layer, nn.Linear) else self._layer.in_channels)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every input channel has filters of its own."""
+        return is_depthwise(self._layer)
+
+    def by_group(self, weight: Tensor) -> Tensor:
+        """A view ``(groups, outputs of a group, inputs of a group, *kernel)`` of a tensor shaped like the weight."""
+        view = weight.unflatten(0, (getattr(self._layer, "groups", 1), -1))
+        return view.transpose(1, 2) if isinstance(self._layer, _ConvTransposeNd) else view
+
+    def scaled(self, weight: Tensor, outputs: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+        """A tensor shaped like the weight, times ``outputs`` ``(C_out,)`` and ``inputs`` ``(C_in,)``; float64."""
+        result = weight.double().clone(memory_format=torch.preserve_format)
+        view = self.by_group(result)
+        kernel = (1,) * (view.dim() - 3)
+        if outputs is not None:
+            view.mul_(outputs.view(len(view), -1, 1, *kernel))
+        if inputs is not None:
+            view.mul_(inputs.view(len(view), 1, -1, *kernel))
+        return result
 
 
 _STANDARD = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -81,13 +100,14 @@ def _acts_linearly(module: Any) -> bool:
     spatial: tuple[int, ...] = ()
     if isinstance(layer, _ConvNd):
         spatial = tuple((k - 1) * d + 4 for k, d in zip(layer.kernel_size, layer.dilation, strict=True))
-    x, ones = normal((2, inputs_of(layer), *spatial)), (1,) * len(spatial)
-    weight, bias = normal(layer.weight.shape), normal((outputs_of(layer),))
-    up, down = positive(outputs_of(layer)), positive(inputs_of(layer))
+    channels = Channels(layer)
+    x, ones = normal((2, channels.inputs, *spatial)), (1,) * len(spatial)
+    weight, bias = normal(layer.weight.shape), normal((channels.outputs,))
+    up, down = positive(channels.outputs), positive(channels.inputs)
     try:
         layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(torch.zeros_like(bias))
         plain = layer(x)
-        layer.weight.copy_(scaled(layer, weight, up, down))
+        layer.weight.copy_(channels.scaled(weight, up, down))
         layer.bias.copy_(bias)
         found = layer(x / down.view(-1, *ones))
         return torch.allclose(found, plain * up.view(-1, *ones) + bias.view(-1, *ones))
@@ -140,7 +160,7 @@ class Path:
 
     def columns(self, second: nn.Module) -> int | None:
         """Inputs of ``second`` for each channel, or ``None`` where they do not correspond."""
-        inputs = inputs_of(second)
+        inputs = Channels(second).inputs
         if isinstance(second, nn.Linear):
             if self.axes is None or (self.axes == 0 and not self.flat):
                 return 1 if inputs == self.channels else None

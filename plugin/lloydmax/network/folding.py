@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lloydmax.errors import CheckpointError
-from lloydmax.network.channels import scaled
-from lloydmax.network.graph import conv_bn_pairs
+from lloydmax.network.channels import Channels
+from lloydmax.network.graph import Network
 
 
 class Folded(nn.Identity):
@@ -53,7 +53,7 @@ def fold_batch_norms(model: nn.Module, untie: bool = False) -> list[tuple[str, s
         RecoveryError: the model cannot be traced.
     """
     done = []
-    for layer_name, norm_name in conv_bn_pairs(model, tied=untie):
+    for layer_name, norm_name in Network(model, tied=untie).pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         assert isinstance(norm, _BatchNorm)
         if _fold(layer, norm, untie):
@@ -99,7 +99,7 @@ def _fold(layer: Any, norm: _BatchNorm, untie: bool) -> bool:
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    weight = scaled(layer, layer.weight, outputs=scale)
+    weight = Channels(layer).scaled(layer.weight, outputs=scale)
     bias = -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
     bias = bias * scale
     if norm.bias is not None:

@@ -24,12 +24,12 @@ from torch.nn.utils import parametrize
 from lloydmax.errors import RecoveryError
 from lloydmax.network.channels import (
     Activation,
+    Channels,
     Path,
     data_nodes,
     function_step,
     is_linear_layer,
     module_step,
-    outputs_of,
 )
 from lloydmax.network.parameters import owners
 from lloydmax.runtime.modes import evaluation_mode
@@ -85,44 +85,15 @@ def trace(model: nn.Module) -> fx.Graph:
     ) from failure
 
 
-def conv_bn_pairs(model: nn.Module, tied: bool = False) -> list[tuple[str, str]]:
-    """``(layer, batch norm)`` by module name, in forward order, wherever the batch norm can be folded into the layer.
-
-    That takes a layer whose only consumer is a batch norm with running statistics that serves nothing else. A batch
-    norm after a linear layer is taken to see ``(N, features)``.
-
-    Args:
-        model: not changed.
-        tied: count layers and batch norms with tied parameters, too.
-
-    Raises:
-        RecoveryError: see :func:`trace`.
-    """
-    return list(_Flow(model, tied).pairs())
+def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """:attr:`Network.pairs` of a model."""
+    return Network(model).pairs
 
 
 def chains(model: nn.Module) -> tuple[list[Link], dict[str, str]]:
-    """The links of all chains of layers in the model, in forward order, and why the other layers have none.
-
-    Between two layers only operations are allowed that treat channels apart and commute with positive scales:
-    identity, dropout, ReLU, LeakyReLU, PReLU, zero padding, pooling, mean over positions, flatten; or one clip
-    (ReLU6) first, which does so as long as nothing reaches its ceiling. A batch norm has to be folded before.
-
-    Returns:
-        ``links`` and ``{layer: what it feeds instead}``.
-
-    Raises:
-        RecoveryError: see :func:`trace`.
-    """
-    flow = _Flow(model)
-    links, ends = [], {}
-    for name, node in flow.layers.items():
-        found = flow.follow(name, node)
-        if isinstance(found, Link):
-            links.append(found)
-        else:
-            ends[name] = found
-    return links, ends
+    """:attr:`Network.links` and :attr:`Network.ends` of a model."""
+    network = Network(model)
+    return network.links, network.ends
 
 
 class _Tracer(fx.Tracer):
@@ -149,69 +120,102 @@ def _defaults(model: nn.Module) -> dict[str, Any] | None:
     return given or None
 
 
-class _Flow:
-    """The graph of a model, and the layers in it that can be changed.
+class Network:
+    """A model as a graph of operations, traced once: which layer feeds which batch norm, and which other layer.
 
     Args:
-        model: not changed.
+        model: not changed; where its structure changes, it is traced anew.
         tied: layers that share a weight with others can be changed, too.
+
+    Attributes:
+        graph: the operations, see :func:`trace`.
+
+    Raises:
+        RecoveryError: the model cannot be traced.
     """
 
     def __init__(self, model: nn.Module, tied: bool = False) -> None:
-        self.model, self.tied, self.graph = model, tied, trace(model)
-        self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.calls: dict[str, list[fx.Node]] = {}
+        self._model, self._tied, self.graph = model, tied, trace(model)
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._calls: dict[str, list[fx.Node]] = {}
         for node in self.graph.nodes:
             if node.op == "call_module":
-                self.calls.setdefault(node.target, []).append(node)
+                self._calls.setdefault(node.target, []).append(node)
 
     @cached_property
-    def layers(self) -> dict[str, fx.Node]:
+    def pairs(self) -> list[tuple[str, str]]:
+        """``(layer, batch norm)`` by name, in forward order, wherever the batch norm can be folded into the layer.
+
+        That takes a layer whose only consumer is a batch norm with running statistics that serves nothing else. A batch
+        norm after a linear layer is taken to see ``(N, features)``.
+        """
+        return list(self._pairs())
+
+    @property
+    def links(self) -> list[Link]:
+        """The links of all chains of layers, in forward order.
+
+        Between two layers only operations are allowed that treat channels apart and commute with positive scales:
+        identity, dropout, ReLU, LeakyReLU, PReLU, zero padding, pooling, mean over positions, flatten; or one clip
+        (ReLU6) first, which does so as long as nothing reaches its ceiling. A batch norm has to be folded before.
+        """
+        return [found for found in self._followed.values() if isinstance(found, Link)]
+
+    @property
+    def ends(self) -> dict[str, str]:
+        """What the layers that have no link feed instead, by module name, for messages."""
+        return {name: found for name, found in self._followed.items() if not isinstance(found, Link)}
+
+    @cached_property
+    def _followed(self) -> dict[str, Link | str]:
+        return {name: self._follow(name, node) for name, node in self._layers.items()}
+
+    @cached_property
+    def _layers(self) -> dict[str, fx.Node]:
         """The layers, by module name, with their only call."""
         return {
             name: nodes[0]
-            for name, nodes in self.calls.items()
-            if self._private(name) and is_linear_layer(self.modules[name]) and self._takes_one_tensor(nodes[0])
+            for name, nodes in self._calls.items()
+            if self._private(name) and is_linear_layer(self._modules[name]) and self._takes_one_tensor(nodes[0])
         }
 
     @cached_property
     def _shared(self) -> set[int]:
         """Identities of modules that something else than a node of their own may use."""
-        hidden = {id(m) for name in self.calls for m in self.modules[name].modules() if m is not self.modules[name]}
+        hidden = {id(m) for name in self._calls for m in self._modules[name].modules() if m is not self._modules[name]}
         for node in self.graph.nodes:
             if node.op == "get_attr":
-                hidden.add(id(self.modules.get(node.target.rpartition(".")[0])))
+                hidden.add(id(self._modules.get(node.target.rpartition(".")[0])))
         return hidden
 
     @cached_property
     def _owners(self) -> dict[int, list[tuple[str, nn.Module, str]]]:
-        return owners(self.model)
+        return owners(self._model)
 
     def _private(self, name: str) -> bool:
-        module = self.modules[name]
+        module = self._modules[name]
         parameters = [p for p in module._parameters.values() if p is not None]
-        tied = not self.tied and any(len(self._owners[id(p)]) > 1 for p in parameters)
-        return len(self.calls[name]) == 1 and not tied and id(module) not in self._shared
+        tied = not self._tied and any(len(self._owners[id(p)]) > 1 for p in parameters)
+        return len(self._calls[name]) == 1 and not tied and id(module) not in self._shared
 
     @staticmethod
     def _takes_one_tensor(node: fx.Node) -> bool:
         return len(data_nodes(node.all_input_nodes)) == 1 and isinstance(_input_of(node), fx.Node)
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """What :func:`conv_bn_pairs` lists."""
-        for name, node in self.layers.items():
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for name, node in self._layers.items():
             users = data_nodes(node.users)
             if len(users) != 1 or users[0].op != "call_module" or _input_of(users[0]) is not node:
                 continue
             target = str(users[0].target)
-            norm = self.modules[target]
-            if isinstance(norm, _BatchNorm) and self._private(target) and _is_foldable(norm, self.modules[name]):
+            norm = self._modules[target]
+            if isinstance(norm, _BatchNorm) and self._private(target) and _is_foldable(norm, self._modules[name]):
                 yield name, target
 
-    def follow(self, name: str, node: fx.Node) -> Link | str:
+    def _follow(self, name: str, node: fx.Node) -> Link | str:
         """The link that starts at a layer, or what stands where the chain breaks."""
-        first = self.modules[name]
-        state = Path(first, outputs_of(first), len(getattr(first, "kernel_size", ())) or None)
+        first = self._modules[name]
+        state = Path(first, Channels(first).outputs, len(getattr(first, "kernel_size", ())) or None)
         while True:
             users = data_nodes(node.users)
             if len(users) != 1:
@@ -220,20 +224,20 @@ class _Flow:
             if node.op == "output":
                 return "the output"
             if data_nodes(node.all_input_nodes) != [before] or not node.args or node.args[0] is not before:
-                return _name_of(node, self.modules)
-            if node.op == "call_module" and isinstance(self.modules[str(node.target)], (nn.Linear, _ConvNd)):
-                second = self.modules[str(node.target)]
-                if node.target not in self.layers:
+                return _name_of(node, self._modules)
+            if node.op == "call_module" and isinstance(self._modules[str(node.target)], (nn.Linear, _ConvNd)):
+                second = self._modules[str(node.target)]
+                if node.target not in self._layers:
                     return f"{node.target}, which cannot be changed"
                 columns = state.columns(second)
                 if columns is None:
                     return f"{node.target}, which mixes channels with positions"
                 return Link(name, str(node.target), state.activation, state.ceiling, columns, state.pointwise)
-            after = module_step(self.modules[str(node.target)], state) if node.op == "call_module" else None
+            after = module_step(self._modules[str(node.target)], state) if node.op == "call_module" else None
             if node.op in ("call_function", "call_method"):
                 after = function_step(node, state)
             if after is None:
-                return _name_of(node, self.modules)
+                return _name_of(node, self._modules)
             state = after
 
 
@@ -252,4 +256,4 @@ def _is_foldable(norm: _BatchNorm, layer: nn.Module) -> bool:
     """Whether in evaluation mode it is a fixed scale and shift of each channel of the layer, and nothing more."""
     standard = type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
     fixed = norm.running_mean is not None and norm.running_var is not None and not parametrize.is_parametrized(norm)
-    return standard and fixed and norm.num_features == outputs_of(layer)
+    return standard and fixed and norm.num_features == Channels(layer).outputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from pydantic import BaseModel
 
-from lloydmax.codebook.int8 import SCALE_BYTES
+from lloydmax.codebook.integers import SCALE_BYTES
 from lloydmax.codebook.layout import Layout
 from lloydmax.format.record import ParameterRecord
 from lloydmax.recipe.sections import Storage

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lloydmax.codebook.blocks import distinct
+from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 from lloydmax.errors import FitError, PlanMismatchError, RecipeError
 from lloydmax.format import packing
@@ -281,7 +281,7 @@ def most_centroids(weight: Tensor, layout: Layout) -> int:
     """
     wanted = layout.centroids
     if layout.block > 1:
-        return max(int(distinct(group, wanted).max()) for group in layout.groups(weight))
+        return max(int(Blocks(group).distinct(wanted).max()) for group in layout.groups(weight))
     if layout.codebooks > 1:
         most = 0
         for group in layout.groups(weight):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from lloydmax.errors import RecipeError
-from lloydmax.hooks.registry import nearest
+from lloydmax.hooks.registry import spelling_hint
 from lloydmax.network.layers import Layer
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import Rule
@@ -28,7 +28,7 @@ def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe) -> list[
         if name not in known_types:
             raise RecipeError(
                 f"{recipe.at(*at, 'types', position)}: the model has no module of type {name!r}"
-                f"{nearest(name, sorted(known_types))}"
+                f"{spelling_hint(name, sorted(known_types))}"
             )
     typed = [layer for layer in layers if not rule.types or set(rule.types) & set(layer.types)]
     excluded = set()
@@ -54,7 +54,7 @@ def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe) -> list[
         names = sorted({name for layer in chosen.values() for name in layer.module._parameters})
         raise RecipeError(
             f"{recipe.at(*at, 'parameter')}: none of the {len(chosen)} selected layers has a parameter "
-            f"{rule.parameter!r}{nearest(rule.parameter, names)}"
+            f"{rule.parameter!r}{spelling_hint(rule.parameter, names)}"
         )
     return pairs
 
@@ -90,5 +90,5 @@ def _selected(
 
 
 def _nothing(where: str, pattern: str, layers: list[Layer]) -> str:
-    hint = "" if _GLOB.search(pattern) else nearest(pattern, [layer.name for layer in layers])
+    hint = "" if _GLOB.search(pattern) else spelling_hint(pattern, [layer.name for layer in layers])
     return f"{where}: {pattern!r} matches no layer of the model{hint[:300]}"

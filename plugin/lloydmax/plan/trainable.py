@@ -52,7 +52,7 @@ def trainable_names(
         named = {name for name in every if matches(word, name) or _within(word, name)}
         if not named:
             known = [*groups, *(name for name, _ in model.named_modules() if name)]
-            raise RecipeError(f"{where}: {word!r} matches no parameter{registry.nearest(word, known)[:300]}")
+            raise RecipeError(f"{where}: {word!r} matches no parameter{registry.spelling_hint(word, known)[:300]}")
         if named <= compressed:
             rule = parameters[min(named)].rule
             raise RecipeError(

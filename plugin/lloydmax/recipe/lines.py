@@ -28,7 +28,7 @@ _Loader.add_implicit_resolver(
 
 
 @dataclass
-class Document:
+class LinedData:
     """Plain data, and the line of each value in it.
 
     Attributes:
@@ -58,7 +58,7 @@ def field_name(where: Where) -> str:
     return text.lstrip(".") or "the whole document"
 
 
-def read_document(source: str | Path | dict[str, Any]) -> Document:
+def read_lined(source: str | Path | dict[str, Any]) -> LinedData:
     """Read a YAML file, YAML text or a dict; only plain data, no tags, aliases or duplicate keys.
 
     Text with a line break, a colon followed by a space, or a brace is YAML; any other string is a path.
@@ -67,7 +67,7 @@ def read_document(source: str | Path | dict[str, Any]) -> Document:
         RecipeError: no such file, not YAML, or something that plain data must not hold.
     """
     if isinstance(source, dict):
-        return Document(source)
+        return LinedData(source)
     text, origin = str(source), "recipe"
     if isinstance(source, Path) or not any(mark in text for mark in ("\n", ": ", "{")):
         path = Path(source)
@@ -84,7 +84,7 @@ def read_document(source: str | Path | dict[str, Any]) -> Document:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
             raise RecipeError(f"{origin}: YAML aliases (*name) are not allowed; write the value out")
         node = yaml.compose(text, Loader=_Loader)
-        document = Document(None, origin)
+        document = LinedData(None, origin)
         loader = _Loader("")
         document.data = _value(node, (), document, loader)
     except yaml.YAMLError as error:
@@ -96,7 +96,7 @@ def read_document(source: str | Path | dict[str, Any]) -> Document:
     return document
 
 
-def _value(node: yaml.Node | None, where: Where, document: Document, loader: yaml.SafeLoader) -> Any:
+def _value(node: yaml.Node | None, where: Where, document: LinedData, loader: yaml.SafeLoader) -> Any:
     if node is None:
         return None
     document.lines[where] = node.start_mark.line + 1

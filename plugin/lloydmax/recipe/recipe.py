@@ -17,7 +17,7 @@ from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.recipe import checks
 from lloydmax.recipe.choices import choices, suggestion
-from lloydmax.recipe.lines import Document, Where, field_name, read_document
+from lloydmax.recipe.lines import LinedData, Where, field_name, read_lined
 from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
 from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage
@@ -43,7 +43,7 @@ class Recipe(RecipeFields):
         """
         if isinstance(source, Recipe):
             return source
-        document = read_document(_ready(source))
+        document = read_lined(_ready(source))
         if not isinstance(document.data, dict):
             raise RecipeError(f"{document.origin}: a recipe is a mapping with 'quantize:' rules")
         try:
@@ -93,7 +93,7 @@ class Recipe(RecipeFields):
             if where is None:
                 name = key if isinstance(key, str) else field_name(key)
                 raise RecipeError(
-                    f"{name} is not a choice of recipe {self.name!r}{registry.nearest(name, list(words))}"
+                    f"{name} is not a choice of recipe {self.name!r}{registry.spelling_hint(name, list(words))}"
                 )
             if value not in known[where]:
                 raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {known[where]}")
@@ -124,7 +124,7 @@ def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
     return source
 
 
-def _problems(failure: ValidationError, document: Document) -> list[str]:
+def _problems(failure: ValidationError, document: LinedData) -> list[str]:
     lines = []
     for error in failure.errors():
         where = tuple(part for part in error["loc"] if part not in ("str", "int") and "[" not in str(part))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from lloydmax.recipe.lines import Document
+from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
 
 KEEP = "none"
@@ -166,7 +166,7 @@ class RecipeFields(Section):
         description="of all randomness: the same recipe, data and seed give the same bytes on the same machine.",
     )
 
-    _document: Document = PrivateAttr(default_factory=lambda: Document(None))
+    _document: LinedData = PrivateAttr(default_factory=lambda: LinedData(None))
 
     def data(self) -> dict[str, Any]:
         """The recipe as plain data: what was written, without the defaults."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import KernelError
 from lloydmax.network.parameters import owners
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
 
@@ -93,14 +93,37 @@ def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
             _refresh_flat_weights(module)
 
 
-def attached(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, CodebookWeight, Tensor]]:
-    """Every parametrized codebook: ``(full name, module, name in it, parametrization, centroids)``."""
+class Attached(NamedTuple):
+    """A parameter of a student that a codebook holds.
+
+    Attributes:
+        name: full name of the parameter; tied ones each have theirs.
+        module: whose parameter it is.
+        leaf: its name in the module.
+        weight: the parametrization, with the codes; tied parameters share it.
+        centroids: the original of the parametrization, which is trained.
+    """
+
+    name: str
+    module: nn.Module
+    leaf: str
+    weight: CodebookWeight
+    centroids: Tensor
+
+    def codebook(self) -> Codebook:
+        """The present centroids and codes (not copied)."""
+        return self.weight.holding(self.centroids)
+
+
+def attached(model: nn.Module) -> Iterator[Attached]:
+    """Every parameter of a student that a codebook holds, while it is trained, in the order of the modules."""
     for prefix, module in model.named_modules():
         if not parametrize.is_parametrized(module):
             continue
         for leaf, held in module.parametrizations.items():
             if isinstance(held[0], CodebookWeight):
-                yield (f"{prefix}.{leaf}" if prefix else leaf), module, leaf, held[0], held.original
+                name = f"{prefix}.{leaf}" if prefix else leaf
+                yield Attached(name, module, leaf, held[0], held.original)
 
 
 def codebooks(model: nn.Module) -> dict[str, Codebook]:
@@ -109,10 +132,10 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     for name, _, _, weight, centroids in attached(model):
         found[name] = weight.holding(centroids)
     for prefix, module in model.named_modules():
-        if isinstance(module, IntegerModel):
+        if isinstance(module, Int8Model):
             found |= {name: value for name, value in module.held() if isinstance(value, Codebook)}
             continue
-        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, IntegerModel)):
+        if isinstance(module, CodebookLayer) and not (prefix and isinstance(model, Int8Model)):
             for leaf, tensor in module.codebooks.items():
                 assert isinstance(tensor, CodebookTensor)
                 found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()

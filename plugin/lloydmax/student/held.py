@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student.codebooks import CodebookWeight
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodebookLayer, CodebookTensor, CodesHolder
 
 
@@ -40,7 +40,7 @@ def contents(model: nn.Module) -> tuple[dict[str, Tensor | Codebook], dict[str, 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
     """Every parameter and persistent buffer under each of its names (not copied), compressed ones as codebooks."""
-    if isinstance(model, IntegerModel):
+    if isinstance(model, Int8Model):
         yield from model.held()
         return
     for prefix, module in model.named_modules(remove_duplicate=False):

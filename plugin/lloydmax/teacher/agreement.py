@@ -13,7 +13,7 @@ from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.kept import _BATCH, TeacherOutputs
+from lloydmax.teacher.kept import _BATCH, Targets
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Agreement:
     samples: int
 
 
-class Yardstick:
-    """Measures students against one teacher on the same inputs.
+class Comparison:
+    """Compares students with one teacher on the same inputs.
 
     The teacher runs once, or with every student where reading an input twice gives different views of it.
 
@@ -66,7 +66,7 @@ class Yardstick:
         self.teacher, self.source, self.key = teacher, source, key
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
-        self.outputs = TeacherOutputs.keep(teacher, source, self.order, key, cache=cache, events=events)
+        self.targets = Targets(teacher, source, self.order, key, cache=cache, events=events)
 
     def describe(self) -> str:
         """What is measured on, for people."""
@@ -88,10 +88,7 @@ class Yardstick:
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 found = output_tensors(inputs.run(student), self.key)
-                if self.outputs is not None:
-                    wanted = self.outputs.rows(indices, device)
-                else:
-                    wanted = output_tensors(inputs.run(self.teacher), self.key)
+                wanted = self.targets.of(indices, inputs)
                 for ours, theirs in zip(found, wanted, strict=True):
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()

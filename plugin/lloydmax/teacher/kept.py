@@ -18,7 +18,7 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.outputs import output_tensors
 
 if TYPE_CHECKING:
-    from lloydmax.data import Source
+    from lloydmax.data import Batch, Source
     from lloydmax.hooks.events import Events
     from lloydmax.runtime.cache import Cache
 
@@ -143,3 +143,56 @@ class TeacherOutputs:
         file = Path(self._folder.name) / f"output{number}"
         mapped = np.memmap(file, np.uint8, "w+", shape=(size,))
         return torch.from_numpy(mapped).view(tensor.dtype).view(shape)
+
+
+class Targets:
+    """What the teacher gives for samples of one source: kept where it can be, see :meth:`TeacherOutputs.keep`, else
+    computed again each time.
+
+    Args:
+        teacher: the original model; run in evaluation mode, left as it was.
+        source: the unlabelled inputs.
+        order: int64 indices of the samples that will be asked for.
+        output: which output counts, see :func:`output_tensors`.
+        workdir: where large outputs go; ``None``: the system's temporary folder.
+        cache: shared with other runs, or ``None``.
+        events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
+        keep: whether a sample is the same input each time.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        source: Source,
+        order: Tensor,
+        output: str | int | None = None,
+        *,
+        workdir: Path | None = None,
+        cache: Cache | None = None,
+        events: Events | None = None,
+        keep: bool = True,
+    ) -> None:
+        self.teacher, self.output, self._cache = teacher, output, cache
+        self._outputs = TeacherOutputs.keep(teacher, source, order, output, workdir, cache, events) if keep else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the teacher has run for the last time."""
+        return self._outputs is not None
+
+    def of(self, indices: Tensor, inputs: Batch) -> list[Tensor]:
+        """The outputs for a batch, without gradients, on the device of its inputs.
+
+        Args:
+            indices: of the samples, int64.
+            inputs: as the student gets them.
+        """
+        if self._outputs is not None:
+            return self._outputs.rows(indices, next(inputs.tensors()).device)
+        with evaluating(self.teacher):
+            return output_tensors(inputs.run(self.teacher), self.output)
+
+    def close(self) -> None:
+        """Drop the kept outputs, unless a cache holds them for other runs."""
+        if self._outputs is not None and self._cache is None:
+            self._outputs.close()

@@ -10,11 +10,8 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from lloydmax.data import Source
-from lloydmax.data.batch import leaves
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.registry import nearest
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax import RecoveryError
+from lloydmax.extend import Source, evaluating, leaves, spelling_hint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -75,9 +72,7 @@ def record(model: nn.Module, source: Source) -> list[Call]:
 
             stack.callback(module.register_forward_pre_hook(begin).remove)
             stack.callback(module.register_forward_hook(finish).remove)
-        for _, batch in source.batches(len(few), few):
-            batch.to(device_of(model)).run(model)
-            break
+        next(source.through(model, len(few), few, channels_last=False))
     return list(calls.values())
 
 
@@ -110,7 +105,7 @@ def find(model: nn.Module, calls: list[Call], layer: str | None) -> Call:
     called = {call.name: call for call in calls}
     if name not in called:
         names = [name for name, _ in model.named_modules() if name]
-        reason = "is never called" if name in names else f"does not exist{nearest(name, list(called))[:300]}"
+        reason = "is never called" if name in names else f"does not exist{spelling_hint(name, list(called))[:300]}"
         raise RecoveryError(f"layer {name!r} {reason}")
     if not 2 <= len(called[name].shape) <= 5:
         raise RecoveryError(

@@ -9,10 +9,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from lloydmax.data import Source
-from lloydmax.errors import RecoveryError
-from lloydmax.network.batch_norm import statistics_gap
-from lloydmax.runtime.modes import device_of
+from lloydmax import RecoveryError
+from lloydmax.extend import Source, statistics_gap
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -94,8 +92,8 @@ class Adversary:
 class StatisticsGap:
     """How far the inputs of the student's first batch norms are from the statistics that the teacher keeps.
 
-    The mean of :func:`lloydmax.network.batch_norm.statistics_gap` over batch norms. A context manager: it listens
-    while it is entered.
+    The mean of :func:`lloydmax.extend.statistics_gap` over batch norms. A context manager: it listens while it is
+    entered.
 
     Args:
         calls: modules of the student to look at.
@@ -142,8 +140,7 @@ class StatisticsGap:
         """The mean gap over batches of 64 of some samples, while listening; the student in evaluation mode."""
         total = 0.0
         with torch.no_grad():
-            for indices, batch in source.batches(_BATCH, order):
-                batch.to(device_of(student), channels_last=True).run(student)
+            for indices, _ in source.through(student, _BATCH, order):
                 total += float(self.loss(1.0)) * len(indices)
         return total / len(order)
 

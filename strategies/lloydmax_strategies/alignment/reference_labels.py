@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from lloydmax.data import DatasetSource, Source
-from lloydmax.data.inputs import is_label
-from lloydmax.errors import RecoveryError
+from lloydmax import RecoveryError
+from lloydmax.extend import Source
 from torch import Tensor
 
 
@@ -22,10 +18,7 @@ def reference_labels(source: Source) -> Tensor:
     Raises:
         RecoveryError: the source has none, or they are no class numbers.
     """
-    labels = getattr(source, "labels", None)
-    if labels is None and isinstance(source, DatasetSource):
-        found = [_label(source.dataset[key]) for key in source.keys]
-        labels = None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
+    labels = source.read_labels()
     if labels is None:
         raise RecoveryError(
             f"labels: true, but the reference data ({source.describe()}) have none: pass a dataset of (input, label) "
@@ -38,9 +31,3 @@ def reference_labels(source: Source) -> Tensor:
             f"these are {labels.dtype} of shape {tuple(labels.shape)}, the least {labels.min().item()}"
         )
     return labels.long()
-
-
-def _label(item: Any) -> Any:
-    if isinstance(item, Mapping):
-        return next((value for key, value in item.items() if is_label(key)), None)
-    return item[-1] if isinstance(item, (tuple, list)) and len(item) > 1 else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from lloydmax.codebook.codebook import Codebook
+from lloydmax import Codebook
 from torch import Tensor
 
 _LEAST = 0.1

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from lloydmax.codebook.codebook import Codebook
+from lloydmax import Codebook
 from numpy.typing import NDArray
 from torch import Tensor
 

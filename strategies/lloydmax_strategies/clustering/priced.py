@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lloydmax.codebook.cheapest import cheapest
-from lloydmax.codebook.codebook import CENTROID_BITS, Codebook
-from lloydmax.codebook.layout import code_dtype
+from lloydmax import Codebook
+from lloydmax.extend import cheapest, code_dtype
 from torch import Tensor
 
 from lloydmax_strategies.clustering.histogram import Histogram, Points
@@ -130,7 +129,7 @@ def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Pr
         settled = len(means) == len(centroids) and bool(
             (np.abs(means - centroids) <= _SETTLED * np.abs(centroids).max()).all()
         )
-        centroids, bits = means, CENTROID_BITS / mass - np.log2(mass / everything)
+        centroids, bits = means, Codebook.centroid_bits / mass - np.log2(mass / everything)
         if settled:
             break
     kept, limits = cheapest(centroids, bits, price)

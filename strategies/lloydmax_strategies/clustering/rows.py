@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from lloydmax.codebook.layout import code_dtype
+from lloydmax.extend import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 

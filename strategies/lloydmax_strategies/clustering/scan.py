@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from lloydmax.codebook.layout import code_dtype
+from lloydmax.extend import code_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 

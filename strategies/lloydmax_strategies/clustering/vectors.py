@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import torch
-from lloydmax.codebook.blocks import distinct, features, nearest
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import Layout, code_dtype
+from lloydmax import Codebook
+from lloydmax.extend import Blocks, Layout, code_dtype
 from torch import Tensor
 
 _SEEDS = 1 << 13  # points of each codebook that seeds are drawn from, at least 8 k
@@ -22,27 +21,20 @@ _ROUNDS, _LAST_ROUNDS = 100, 20
 _SETTLED = 3e-5
 
 
-def fit_blocks(weight: Tensor, importance: Tensor | None, k: int, block: int, granularity: str, axis: int) -> Codebook:
+def fit_blocks(weight: Tensor, importance: Tensor | None, layout: Layout) -> Codebook:
     """A codebook of vectors with a small (weighted) squared error.
 
     Args:
         weight: finite, any shape with at least one axis, on any device.
         importance: non-negative weight of each squared error, same shape, or ``None``. In a codebook where it is zero
             everywhere it is ignored.
-        k: number of centroids; shrinks to the number of distinct blocks, which are then kept exactly.
-        block: weights of one code.
-        granularity: what shares a codebook.
-        axis: of the output channels.
-
-    Raises:
-        FitError: blocks of this length do not divide the weights of a channel.
+        layout: of the weight; the number of centroids shrinks to that of distinct blocks, which are then kept exactly.
     """
-    layout = Layout(tuple(weight.shape), k, granularity, axis, block)
     groups = list(layout.groups(weight))
     masses: list[Tensor | None] = [None] * len(groups)
     if importance is not None:
         masses = [*layout.groups(importance.detach().float())]
-    found = [_fit(group, mass, k) for group, mass in zip(groups, masses, strict=True)]
+    found = [_fit(group, mass, layout.centroids) for group, mass in zip(groups, masses, strict=True)]
     most = max(centroids.shape[1] for centroids, _ in found)
     table = torch.cat([torch.cat([c, c[:, -1:].expand(-1, most - c.shape[1], -1)], 1) for c, _ in found])
     codes = torch.cat([c.to(code_dtype(most)).view(-1) for _, c in found])
@@ -52,7 +44,7 @@ def fit_blocks(weight: Tensor, importance: Tensor | None, k: int, block: int, gr
 def _fit(blocks: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """Centroids ``(codebooks, k', block)`` in the dtype of the blocks, and codes ``(codebooks, n)``."""
     count, n, block = blocks.shape
-    counted = distinct(blocks, k + 1)
+    counted = Blocks(blocks).distinct(k + 1)
     k = min(k, int(counted.max()))
     centroids = torch.empty((count, k, block), dtype=blocks.dtype, device=blocks.device)
     codes = torch.empty((count, n), dtype=torch.int64, device=blocks.device)
@@ -71,7 +63,7 @@ def _fit(blocks: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, Ten
         points = points - centre
         means = _lloyd(points, mass, k)
         centroids[rows] = (means + centre).to(blocks.dtype)
-        codes[rows] = nearest(features(points, mass), centroids[rows].float() - centre)[0]
+        codes[rows] = Blocks(points, mass).nearest(centroids[rows].float() - centre)[0]
     return centroids, codes
 
 
@@ -94,12 +86,12 @@ def _lloyd(points: Tensor, mass: Tensor | None, k: int) -> Tensor:
 
 def _rounds(points: Tensor, mass: Tensor | None, means: Tensor, rounds: int) -> Tensor:
     """Lloyd's rounds: nearest centroid, mean of the members, until the error settles."""
-    described = features(points, mass)
+    blocks = Blocks(points, mass)
     base = points.square() if mass is None else points.square() * mass
     base, before = base.sum(-1), torch.full((len(points),), math.inf, dtype=torch.float64, device=points.device)
     for _ in range(rounds):
-        codes, least = nearest(described, means)
-        means = _means(points, described, codes, (least + base).clamp_(min=0), means)
+        codes, least = blocks.nearest(means)
+        means = _means(points, blocks.features, codes, (least + base).clamp_(min=0), means)
         error = (least + base).sum(1, dtype=torch.float64)
         if bool((error >= before * (1 - _SETTLED)).all()):
             break
@@ -107,11 +99,11 @@ def _rounds(points: Tensor, mass: Tensor | None, means: Tensor, rounds: int) -> 
     return means
 
 
-def _means(points: Tensor, described: Tensor, codes: Tensor, errors: Tensor, means: Tensor) -> Tensor:
+def _means(points: Tensor, features: Tensor, codes: Tensor, errors: Tensor, means: Tensor) -> Tensor:
     count, k, block = means.shape
     slots = (codes + k * torch.arange(count, device=codes.device)[:, None]).view(-1)
-    sums = torch.zeros((count * k, described.shape[-1]), dtype=torch.float64, device=codes.device)
-    flat = described.reshape(len(slots), -1)
+    sums = torch.zeros((count * k, features.shape[-1]), dtype=torch.float64, device=codes.device)
+    flat = features.reshape(len(slots), -1)
     for start in range(0, len(slots), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         sums.index_add_(0, slots[part], flat[part].double())
@@ -134,7 +126,7 @@ def _seeds(points: Tensor, mass: Tensor | None, k: int, generator: torch.Generat
     if k > _PATIENT or n <= k:
         return points[:, torch.arange(k, device=points.device) % n].contiguous()
     tries = 2 + int(math.log(k))
-    described = features(points, mass)
+    blocks = Blocks(points, mass)
     base = (points.square() if mass is None else points.square() * mass).sum(-1)
     chance = torch.ones_like(base) if mass is None else mass.sum(-1)
     errors = torch.full_like(base, math.inf)
@@ -144,9 +136,7 @@ def _seeds(points: Tensor, mass: Tensor | None, k: int, generator: torch.Generat
         draw = torch.rand((count, tries), generator=generator, dtype=torch.float64).to(points.device) * steps[:, -1:]
         tried = torch.searchsorted(steps, draw).clamp_(max=n - 1)
         drawn = points[book[:, None], tried]
-        square = drawn.square()
-        table = torch.cat([-2 * drawn, square if mass is not None else square.sum(-1, keepdim=True)], -1)
-        against = (described @ table.mT).add_(base[..., None]).clamp_(min=0)
+        against = blocks.distances(drawn).add_(base[..., None]).clamp_(min=0)
         against = torch.minimum(against, errors[..., None])
         best = against.sum(1).argmin(1)
         errors = against[book, :, best]

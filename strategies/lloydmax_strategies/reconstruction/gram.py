@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lloydmax.network.channels import grouped
+from lloydmax.extend import Channels
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -35,7 +35,7 @@ class Gram:
 
     def __init__(self, layer: nn.Module, weight: Tensor) -> None:
         self._layer, self._weight = layer, weight
-        groups, _, columns = grouped(layer, weight).flatten(2).shape
+        groups, _, columns = Channels(layer).by_group(weight).flatten(2).shape
         self._products = torch.zeros((groups, columns, columns), dtype=torch.float64, device=weight.device)
         self._sums = torch.zeros((groups, columns), dtype=torch.float64, device=weight.device)
         self._rows = 0

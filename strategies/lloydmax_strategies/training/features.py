@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from lloydmax.runtime.modes import device_of
+from lloydmax.extend import device_of
 from torch import Tensor, nn
 
 _FLOOR = 1e-6

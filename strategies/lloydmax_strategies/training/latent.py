@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import RecoveryError
-from lloydmax.student.codebooks import CodebookWeight, attached
+from lloydmax import Codebook, RecoveryError
+from lloydmax.extend import CodebookWeight, attached
 from torch import Tensor, nn
 
 from lloydmax_strategies.clustering.gain import suited
@@ -102,11 +101,11 @@ class Latents:
         for name, module, leaf, holder, centroids in attached(student):
             if not centroids.requires_grad:
                 continue
-            if holder.layout.block > 1 and not kind.vectors:
+            block = holder.layout.block
+            if block > 1 and not kind.vectors:
                 raise RecoveryError(
-                    f"'codes: {kind.option}' needs codebooks of single weights, and {name} has blocks of "
-                    f"{holder.layout.block}; write 'codes: learn' or 'codes: fixed', or give {name} a rule without "
-                    "'block'"
+                    f"'codes: {kind.option}' needs codebooks of single weights, and {name} has blocks of {block}; "
+                    f"write 'codes: learn' or 'codes: fixed', or give {name} a rule without 'block'"
                 )
             if id(holder) not in self._learned:
                 found = weights.get(name)

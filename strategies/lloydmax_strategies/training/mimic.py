@@ -7,13 +7,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from lloydmax.data import Batch, Source
-from lloydmax.errors import RecoveryError
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.runtime.modes import device_of
-from lloydmax.teacher.agreement import divergences
-from lloydmax.teacher.kept import TeacherOutputs
-from lloydmax.teacher.outputs import class_axis, output_tensors
+from lloydmax import RecoveryError
+from lloydmax.extend import Batch, Recovery, Targets, class_axis, divergences, output_tensors
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features
@@ -35,62 +30,38 @@ class MimicOptions(Protocol):
 class Mimic:
     """The same inputs through student and teacher, and the loss between their outputs.
 
-    The teacher's outputs are computed once and kept, unless views or the data differ each time.
-
     Args:
         options: which loss between which outputs.
         recovery: student and teacher.
-        source: inputs.
-        order: int64 indices of the inputs that will be used.
+        targets: what the teacher gives.
         views: of each batch.
-        precision: ``float32`` or ``bfloat16`` (autocast), of the student.
-        student: what runs in its place, for example a replica; ``None``: itself.
+        precision: ``float32`` or ``bfloat16`` (autocast).
     """
 
     def __init__(
-        self,
-        options: MimicOptions,
-        recovery: Recovery,
-        source: Source,
-        order: Tensor,
-        views: Views,
-        precision: str,
-        student: nn.Module | None = None,
+        self, options: MimicOptions, recovery: Recovery, targets: Targets, views: Views, precision: str
     ) -> None:
-        self.student = recovery.student if student is None else student
-        self.options, self.recovery, self.views, self.precision = options, recovery, views, precision
-        self.device = device_of(recovery.student)
-        self.targets: TeacherOutputs | None = None
-        self.features: Features | None = None
-        if options.features:
-            self.features = Features(recovery.student, recovery.teacher)
-        elif views.plain:
-            self.targets = TeacherOutputs.keep(
-                recovery.teacher, source, order, options.output, recovery.workdir, recovery.cache, recovery.events
-            )
+        self.options, self.targets, self.views, self.precision = options, targets, views, precision
+        self.device = recovery.device
+        self.features = Features(recovery.student, recovery.teacher) if options.features else None
 
-    def run(self, indices: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """The loss (float32, 0-dim), and the student's outputs, for one batch of samples ``indices``."""
+    def run(self, student: nn.Module, indices: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """The loss (float32, 0-dim), and the outputs of the student, or its replica, for one batch of samples."""
         options = self.options
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
         if self.features is not None:
             self.features.start()
-        if self.targets is not None:
-            wanted = self.targets.rows(indices, self.device)
-        else:
-            with torch.no_grad(), self._autocast():
-                wanted = output_tensors(inputs.run(self.recovery.teacher), options.output)
         with self._autocast():
-            found = output_tensors(inputs.run(self.student), options.output)
+            wanted = self.targets.of(indices, inputs)
+        with self._autocast():
+            found = output_tensors(inputs.run(student), options.output)
         weights = confidence_weights(wanted, options.confidence) if options.confidence else None
         pairs = zip(found, wanted, strict=True)
         losses = [distance(ours.float(), theirs.float(), options, weights) for ours, theirs in pairs]
         return torch.stack(losses).mean(), found
 
     def close(self) -> None:
-        """Drop the kept outputs, unless a cache holds them for other runs."""
-        if self.targets is not None and self.recovery.cache is None:
-            self.targets.close()
+        """Stop listening to features."""
         if self.features is not None:
             self.features.close()
 

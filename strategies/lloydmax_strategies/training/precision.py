@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lloydmax.extend import Channels
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -26,8 +27,8 @@ def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:
 def depthwise_in_float32(device: torch.device, *models: nn.Module) -> Iterator[None]:
     """Under autocast on the CPU, whose bfloat16 kernels for depthwise convolutions are slow, run these in float32;
     their outputs get the dtype of their inputs. On other devices nothing changes."""
-    layers = [m for model in models for m in model.modules() if _is_depthwise(m)] if device.type == "cpu" else []
-    layers = [layer for layer in layers if "forward" not in layer.__dict__]
+    modules = [m for model in models for m in model.modules() if device.type == "cpu" and isinstance(m, _ConvNd)]
+    layers: list[Any] = [m for m in modules if Channels(m).depthwise and "forward" not in m.__dict__]
     try:
         for layer in layers:
             layer.forward = partial(_widened, layer.forward)
@@ -40,10 +41,6 @@ def depthwise_in_float32(device: torch.device, *models: nn.Module) -> Iterator[N
 def _widened(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return forward(x.float()).to(x.dtype)
-
-
-def _is_depthwise(module: Any) -> bool:
-    return isinstance(module, _ConvNd) and module.groups > 1 and module.groups == module.in_channels
 
 
 def _native_bfloat16() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lloydmax.student.codebooks import attached
+from lloydmax.extend import attached
 from torch import Tensor, nn
 
 _LEAST = 1e-3
@@ -22,7 +22,7 @@ def learning_rates(model: nn.Module, parameters: list[nn.Parameter], lr: float, 
     """
     if not relative:
         return [{"params": parameters, "lr": lr}]
-    scales = {id(centroids): _rms(holder.holding(centroids).dequantize()) for *_, holder, centroids in attached(model)}
+    scales = {id(held.centroids): _rms(held.codebook().dequantize()) for held in attached(model)}
     return [{"params": [p], "lr": lr * max(scales.get(id(p), _rms(p)), _LEAST)} for p in parameters]
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.codebooks import CodebookWeight
+from lloydmax import Codebook
+from lloydmax.extend import CodebookWeight
 from torch import Tensor
 
 from lloydmax_strategies.training.latent import StraightThrough

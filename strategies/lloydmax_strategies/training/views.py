@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lloydmax.data import Batch
-from lloydmax.errors import RecoveryError
+from lloydmax import RecoveryError
+from lloydmax.extend import Batch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 from torch import Tensor
 
@@ -58,6 +58,15 @@ class ViewOptions(BaseModel):
     )
 
 
+def are_plain(options: ViewOptions) -> bool:
+    """Whether every batch is seen as it is."""
+    return not (_are_of_images(options) or options.mixup)
+
+
+def _are_of_images(options: ViewOptions) -> bool:
+    return bool(options.augment or options.cutmix or options.resize < 1)
+
+
 class Views:
     """Random views of batches, the same for student and teacher; on the device of the batch.
 
@@ -70,8 +79,7 @@ class Views:
     def __init__(self, options: ViewOptions, generator: torch.Generator, seed: int) -> None:
         self.options, self.generator = options, generator
         self.beta = np.random.default_rng(seed)
-        self.of_images = bool(options.augment or options.cutmix or options.resize < 1)
-        self.plain = not (self.of_images or options.mixup)
+        self.of_images, self.plain = _are_of_images(options), are_plain(options)
 
     def __call__(self, batch: Batch) -> Batch:
         """A view of the floating tensors of ``batch``.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lloydmax.errors import RecoveryError
-from lloydmax.teacher.outputs import class_axis
+from lloydmax import RecoveryError
+from lloydmax.extend import class_axis
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax.exporting import to_torch
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lookup_tables import check_lookup_tables
 from torch import Tensor, nn
 
@@ -203,7 +203,7 @@ def test_refuses_models_without_codebooks_and_absent_packages(
 ) -> None:
     with pytest.raises(lloydmax.ExportError, match="holds no codebooks"):
         lloydmax.export(small_net, tmp_path / "m.pt2", example_inputs=pictures)
-    integer = IntegerModel(small, [], {}, [], [])
+    integer = Int8Model(small, [], {}, [], [])
     with pytest.raises(lloydmax.ExportError, match="runs on int8 kernels of torch.ao"):
         lloydmax.export(integer, tmp_path / "m.pt2", example_inputs=pictures)
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -7,7 +7,7 @@ import zlib
 import pytest
 import torch
 from lloydmax.checkpoint import load, save, verify
-from lloydmax.codebook import int8
+from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact
@@ -21,7 +21,7 @@ from torch import nn
 def small(tmp_path):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     codes = torch.tensor([[0, 1, 2], [2, 1, 0], [1, 1, 2], [0, 0, 4]], dtype=torch.uint8)
-    attach(model, "0.weight", Codebook(int8.rounded(torch.arange(5.0)[None])[0], codes))
+    attach(model, "0.weight", Codebook(integers.rounded(torch.arange(5.0)[None])[0], codes))
     path = tmp_path / "small"
     save(model, path, {"lr": 1e-3}, {"layout": "compact", "codebooks": "int8"})
     return path

@@ -8,7 +8,7 @@ from coded import SMALL, STORAGES, TEXT, compressed, parameters
 from lloydmax import checkpoint
 from lloydmax.checkpoint import Parameter, accountings, load, predicted_size, save
 from lloydmax.errors import CheckpointError
-from lloydmax.format.entries import DTYPES
+from lloydmax.format.tensor_table import DTYPES
 from lloydmax.student.codebooks import codebooks
 from torch import nn
 

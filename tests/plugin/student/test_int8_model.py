@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax.errors import CheckpointError, IntegrationError, RecoveryError
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from torch import Tensor, nn
 
 UNIFORM = {"layers": "all", "except": ["padded"], "quantizer": "uniform", "granularity": "channel"}
@@ -29,7 +29,7 @@ def net(small_net: SmallNet) -> SmallNet:
 
 def test_the_model_runs_on_int8_and_says_the_same(net: SmallNet, pictures: Tensor) -> None:
     result = compressed(net, pictures)
-    assert isinstance(result.model, IntegerModel)
+    assert isinstance(result.model, Int8Model)
     kinds = {name: type(module).__module__ for name, module in result.model.graph.named_modules()}
     assert all("quantized" in kinds[name] for name in ("stem", "depthwise", "head.0", "head.2"))
     assert "quantized" not in kinds["padded"]

@@ -74,7 +74,8 @@ def compose(*configs: BaseConfig | dict[str, Any]) -> BaseConfig:
         if isinstance(config, dict):
             for name, options in config.items():
                 if name not in registered:
-                    raise IntegrationError(f"INC has no algorithm {name!r}{registry.nearest(name, list(registered))}")
+                    hint = registry.spelling_hint(name, list(registered))
+                    raise IntegrationError(f"INC has no algorithm {name!r}{hint}")
                 found.append(registered[name].from_dict(options))
         else:
             found += config.config_list if isinstance(config, ComposableConfig) else [config]

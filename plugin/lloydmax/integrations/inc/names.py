@@ -42,6 +42,6 @@ def names_of(pattern: str, layers: list[Layer] | None, model: nn.Module | None) 
     exact = [layer.name for layer in layers if layer.name == pattern]
     found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]
     if not found:
-        hint = registry.nearest(pattern, [layer.name for layer in layers])[:300]
+        hint = registry.spelling_hint(pattern, [layer.name for layer in layers])[:300]
         raise RecipeError(f"{pattern!r} matches no layer of {type(model).__name__} in full{hint}")
     return found

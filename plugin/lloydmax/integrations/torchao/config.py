@@ -11,7 +11,7 @@ from torch import nn
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.fitting.codebook import fit_codebook
-from lloydmax.hooks.registry import make
+from lloydmax.hooks import registry
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,
@@ -52,7 +52,7 @@ class CodebookWeightConfig(AOBaseConfig):
         if self.step not in _STEPS:
             raise IntegrationError(f"step is {self.step!r}; write None, 'prepare' or 'convert'")
         given = {"centroids": self.centroids, "granularity": self.granularity, **self.options}
-        make("quantizer", self.quantizer, given, FitError)
+        registry.make("quantizer", self.quantizer, given, FitError)
 
 
 def recipe_to_config(

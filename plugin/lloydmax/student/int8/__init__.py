@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 
 if TYPE_CHECKING:
     from lloydmax.student.int8.conversion import converted, restored
     from lloydmax.student.int8.graph import calibrate, fake_quantized, hold, set_trainable
 
-__all__ = ["IntegerModel", "calibrate", "converted", "fake_quantized", "hold", "restored", "set_trainable"]
+__all__ = ["Int8Model", "calibrate", "converted", "fake_quantized", "hold", "restored", "set_trainable"]
 
 _HOMES = {
     "calibrate": "graph",

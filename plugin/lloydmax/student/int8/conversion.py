@@ -13,7 +13,7 @@ from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.network.folding import folded
 from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold, upstream
-from lloydmax.student.int8.model import IntegerModel
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.thresholds import Scheme
 
 with upstream():
@@ -23,7 +23,7 @@ with upstream():
     from lloydmax.student.int8.qconfigs import QuantizedWeight, levels_of
 
 
-def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight], skeleton: nn.Module) -> IntegerModel:
+def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight], skeleton: nn.Module) -> Int8Model:
     """The trained graph on int8 kernels, on the CPU, where they are.
 
     Args:
@@ -42,7 +42,7 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
     tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
     unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
-    return IntegerModel(kernels, names, levels, activations, folded(skeleton), unused).eval()
+    return Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
 
 
 def restored(
@@ -52,7 +52,7 @@ def restored(
     activations: Sequence[tuple[float, int]],
     bits: Literal[8],
     scheme: Scheme,
-) -> IntegerModel:
+) -> Int8Model:
     """The int8 model that a file describes, from the float architecture with its decoded weights.
 
     Args:

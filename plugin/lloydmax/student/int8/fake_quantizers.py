@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import IntegrationError
+from lloydmax.network.channels import is_depthwise
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.student.int8.host import FakeQuantizeBase
 from lloydmax.student.thresholds import TrainedThreshold
@@ -126,11 +127,6 @@ class LevelsFakeQuantize(ThresholdFakeQuantize):
         centroids = spread(torch.stack([scale, zero - self.quant_min], 1), self.quant_max - self.quant_min + 1)
         centroids = centroids.to(weight.dtype)
         return Codebook(centroids[0] if self.granularity == "tensor" else centroids, codes, self.granularity, self.axis)
-
-
-def is_depthwise(layer: Any) -> bool:
-    """Whether every input channel has filters of its own."""
-    return 1 < getattr(layer, "groups", 1) == layer.in_channels
 
 
 def _give_back(parameter: nn.Parameter, values: Tensor) -> None:

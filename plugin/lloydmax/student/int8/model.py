@@ -14,7 +14,7 @@ Levels = Mapping[str, tuple[int, int]]
 """Number of levels and lowest integer of every uniformly quantized weight, by parameter name."""
 
 
-class IntegerModel(nn.Module):
+class Int8Model(nn.Module):
     """A converted model: int8 layers, codebook layers, and whatever stayed float.
 
     Attributes:

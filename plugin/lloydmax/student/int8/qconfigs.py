@@ -10,12 +10,8 @@ from torch import nn
 
 from lloydmax.codebook.layout import Layout
 from lloydmax.errors import IntegrationError
-from lloydmax.student.int8.fake_quantizers import (
-    HeldCodebookFakeQuantize,
-    LevelsFakeQuantize,
-    ThresholdFakeQuantize,
-    is_depthwise,
-)
+from lloydmax.network.channels import is_depthwise
+from lloydmax.student.int8.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
 from lloydmax.student.int8.host import PlaceholderObserver, QConfig, QConfigMapping
 from lloydmax.student.layers import LAYERS
 from lloydmax.student.thresholds import Scheme

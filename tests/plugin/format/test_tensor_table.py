@@ -4,7 +4,7 @@ import pytest
 import torch
 from lloydmax.checkpoint import accountings, inspect, load, save, verify
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.format.entries import DTYPES, Entry, constant, filled
+from lloydmax.format.tensor_table import DTYPES, Entry, constant, filled
 from lloydmax.student.codebooks import attach, finish
 from torch import nn
 

@@ -1,0 +1,366 @@
+"""The training loop of every step that learns from the teacher's outputs."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict
+from functools import reduce
+from operator import add
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lloydmax.data import Batch, Source
+from lloydmax.errors import RecoveryError
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.recovery.options import LoopSettings
+from lloydmax.runtime import processes
+from lloydmax.runtime.modes import evaluation_mode
+from lloydmax.teacher.agreement import Agreement, Comparison
+from lloydmax.teacher.kept import Targets
+from lloydmax.teacher.outputs import output_tensors
+
+_BEFORE, _NOW = 0.95, 0.05
+"""Shares of the smoothed loss of the step before and of the loss of this one."""
+
+
+class TrainingLoop:
+    """One run of a recovery step that learns from the teacher's outputs on unlabelled inputs.
+
+    The loop divides the inputs into those to train on and those to choose the best state by, shuffles, smooths and
+    tells the losses, keeps the best state, loses patience, restores the best state after Ctrl-C or a loss that is not
+    finite, goes on after a kill, and shares the batches out to several processes. A subclass says what the loss is and
+    how a step is taken::
+
+        class Nudging(TrainingLoop):
+            def __init__(self, options, recovery):
+                super().__init__("nudge", options, recovery)
+                self.optimizer = torch.optim.Adam(self.parameters, lr=options.lr)
+
+            def loss(self, found, wanted):
+                return F.smooth_l1_loss(found[0], wanted[0])
+
+    and its step's ``run`` is ``return Nudging(self.options, recovery).run()``. What else a subclass may say stands in
+    the methods without underscore; :meth:`losses`, :meth:`step`, :meth:`live` and :meth:`figures` are the next ones to
+    look at.
+
+    Args:
+        name: of the recovery step, for events and messages.
+        options: :class:`LoopOptions`, or others that have the same.
+        recovery: what to train, on what.
+        student: what runs and is compared in place of ``recovery.student``, if not that itself.
+        batch_size: in place of the option.
+
+    Attributes:
+        parameters: what learns, see :meth:`trained`.
+        order, held_out: indices of the inputs to train on and of those to choose by.
+        targets: what the teacher gives for the first.
+        comparison: of student and teacher on the second; ``None``: there are none.
+        done, total: steps.
+        generator: draws the order of every epoch; a subclass may draw from it, too.
+
+    Raises:
+        RecoveryError: no data, or nothing to train.
+    """
+
+    resumable: ClassVar[bool] = True
+    """Whether :meth:`live` and :meth:`more_state` are all that a run depends on; else it starts anew after a kill."""
+    shared: ClassVar[bool] = True
+    """Whether processes share each batch, which takes a :meth:`step` that calls ``backward``; else all do the same."""
+    held_out_most: ClassVar[int] = 1000
+    """Inputs kept aside at most: the student runs on all of them after every epoch."""
+    hint: ClassVar[str] = "a smaller lr"
+    """What to try after a loss that is not finite."""
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        name: str,
+        options: LoopSettings,
+        recovery: Recovery,
+        *,
+        student: nn.Module | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.name, self.options, self.recovery = name, options, recovery
+        self.source, self.device, self.generator = recovery.source(), recovery.device, recovery.generator()
+        self.compared = recovery.student if student is None else student
+        self.student = self.compared  # in several processes a replica of it, once it runs
+        self.parameters = self.trained()
+        if not self.parameters:
+            raise RecoveryError(
+                f"{name} has nothing to train: no parameter of the student requires a gradient; "
+                "see 'trainable' in the recipe"
+            )
+        self.batch_size = batch_size or options.batch_size
+        count = min(len(self.source), options.samples or len(self.source))
+        held_out = min(self.held_out_most, int(options.held_out * count))
+        self.order, self.held_out = self.source.split(held_out, recovery.seed)
+        self.order = self.order[: max(count - len(self.held_out), 1)]
+        self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
+        self._processes = recovery.processes if self.shared else 1
+        self._local = self._share_of_a_batch()
+        self.targets = self.targets_of(self.source, self.order)
+        self.comparison = self.comparison_on(self.source, self.held_out)
+        self.first: Agreement | None = None
+        self.best: Agreement | None = None
+        self.first_loss: float | None = None
+        self._kept: list[Tensor] = []
+        self._waited = 0
+        self._parts = {"loss": math.nan}
+        self._stopped = "all steps done"
+
+    # What a subclass may say, from what nearly all do to what hardly any does.
+
+    def loss(self, found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """The distance of the student's outputs from the teacher's, 0-dim: the mean squared difference."""
+        pairs = zip(found, wanted, strict=True)
+        return torch.stack([F.mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
+
+    def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The parts of the loss for a batch of samples, which are added up; ``loss`` is that of the outputs."""
+        inputs = batch.to(self.device, channels_last=True)
+        wanted = self.targets.of(indices, inputs)
+        return {"loss": self.loss(output_tensors(inputs.run(self.student), self.options.output), wanted)}
+
+    def step(self, loss: Tensor) -> dict[str, float]:
+        """Take a step on this loss, which is finite: by default one of ``self.optimizer``.
+
+        Returns:
+            What to tell beside the loss.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {}
+
+    def begin_step(self) -> None:
+        """Called before each step."""
+
+    def trained(self) -> list[Any]:
+        """What learns, asked for once: the parameters of the student that require a gradient."""
+        return [parameter for parameter in self.recovery.student.parameters() if parameter.requires_grad]
+
+    def live(self) -> list[Tensor]:
+        """Every tensor that training changes in place, and that goes back to the best state."""
+        return [parameter.detach() for parameter in self.parameters]
+
+    def more_state(self) -> dict[str, Any]:
+        """What else the rest of a run depends on: the state of ``self.optimizer``."""
+        return {"optimizer": self.optimizer.state_dict()} if hasattr(self, "optimizer") else {}
+
+    def load_more_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`more_state` gave in an earlier process."""
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def figures(self) -> dict[str, Any]:
+        """What the run measured, for the report; asked for at the end, in the best state."""
+        return {
+            "steps": self.done,
+            "samples": len(self.order),
+            "loss_before": self.first_loss,
+            **self.last_losses(),
+            "held_out_samples": 0 if self.best is None else self.best.samples,
+            "mse_before": self.first and self.first.mse,
+            "mse": self.best and self.best.mse,
+            "agreement_before": self.first and self.first.top1,
+            "agreement": self.best and self.best.top1,
+            "stopped": self._stopped,
+        }
+
+    def measure(self) -> Agreement | None:
+        """Agreement on the inputs that choose the best state; ``None``: the last state is kept."""
+        return None if self.comparison is None else self.comparison.measure(self.compared)
+
+    def distance(self, found: Agreement) -> float:
+        """By which the best state is chosen: agreement alone is too coarse on few inputs."""
+        return found.mse
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the teacher gets the same input for a sample in each epoch, so that its outputs can be kept."""
+        return True
+
+    def state(self) -> list[Tensor]:
+        """A copy of what training changes, for :meth:`load`."""
+        return [tensor.clone() for tensor in self.live()]
+
+    def load(self, state: list[Tensor]) -> None:
+        """Go back to a state."""
+        with torch.no_grad():
+            for tensor, value in zip(self.live(), state, strict=True):
+                tensor.copy_(value)
+
+    def close(self) -> None:
+        """Release what the run needed."""
+        self.targets.close()
+
+    # What the loop does.
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns what was measured. Both models are left in the mode that they were in."""
+        if self._processes > 1:
+            self.student = processes.replicated(self.compared)
+        with evaluation_mode(self.recovery.teacher, self.recovery.student):
+            try:
+                return self.train()
+            finally:
+                self.close()
+
+    def train(self) -> dict[str, Any]:
+        """All epochs; the best state is kept."""
+        if not self._continued():
+            self._kept = self.state()
+            self.first = self.best = self._measured()
+        patience = getattr(self.options, "patience", None)
+        while self.done < self.total:
+            try:
+                self._parts = self.epoch()
+            except KeyboardInterrupt:
+                self.load(self._kept)
+                raise
+            if not _finite(self._parts):
+                worst = next(value for value in self._parts.values() if not math.isfinite(value))
+                self._stopped = f"the loss became {worst} at step {self.done}; the best state before was restored"
+                warnings.warn(f"{self.name}: {self._stopped}; try {self.hint}", stacklevel=2)
+                break
+            found = self._measured()
+            self._waited += 1
+            if self.is_better(found):
+                self.best, self._waited, self._kept = found, 0, self.state()
+            self._keep()
+            if patience is not None and self._waited >= patience:
+                self._stopped = f"no better held-out state for {self._waited} epochs"
+                break
+        self.load(self._kept)
+        return self.figures()
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the inputs, in a new order; the smoothed losses, or those that are not finite."""
+        smooth = {"loss": math.nan}
+        order = self.order[torch.randperm(len(self.order), generator=self.generator)]
+        drop_last = len(order) > self.batch_size
+        if self._processes > 1:
+            whole = len(order) // self.batch_size * self.batch_size if drop_last else self._local * self._processes
+            order = torch.cat([processes.share(part) for part in order[:whole].split(self.batch_size)])
+        for indices, batch in self.source.batches(self._local, order, drop_last=drop_last):
+            parts, told = self._step(indices, batch)
+            self.done += 1
+            if not _finite(parts):
+                return parts
+            smooth = {
+                key: value if math.isnan(smooth.get(key, math.nan)) else _BEFORE * smooth[key] + _NOW * value
+                for key, value in parts.items()
+            }
+            self.recovery.events.step(self.name, self.done, self.total, {**smooth, **told})
+            if self.done >= self.total:
+                break
+        return smooth
+
+    def is_better(self, found: Agreement | None) -> bool:
+        """Whether a state is nearer to the teacher than the best so far; any number is better than none."""
+        if found is None or self.best is None:
+            return True
+        distance, least = self.distance(found), self.distance(self.best)
+        return distance < least or (math.isnan(least) and not math.isnan(distance))
+
+    def last_losses(self) -> dict[str, float | None]:
+        """The smoothed losses at the end; ``None`` where one is not finite."""
+        return {key: value if math.isfinite(value) else None for key, value in self._parts.items()}
+
+    def targets_of(self, source: Source, order: Tensor) -> Targets:
+        """What the teacher gives for these samples of a source."""
+        recovery = self.recovery
+        return Targets(
+            recovery.teacher,
+            source,
+            order,
+            self.options.output,
+            workdir=recovery.workdir,
+            cache=recovery.cache,
+            events=recovery.events,
+            keep=self.repeats,
+        )
+
+    def comparison_on(self, source: Source, held_out: Tensor) -> Comparison | None:
+        """The comparison of student and teacher on these samples; ``None`` where there are none."""
+        if not len(held_out):
+            return None
+        recovery = self.recovery
+        return Comparison(recovery.teacher, source, held_out, key=self.options.output, cache=recovery.cache)
+
+    def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+        self.begin_step()
+        losses = self.losses(indices, batch)
+        values = torch.stack([part.detach() for part in losses.values()]).tolist()
+        if self._processes > 1:
+            values = [value / self._processes for value in processes.summed(values, self.device)]
+        parts = dict(zip(losses, values, strict=True))
+        if self.first_loss is None:
+            self.first_loss = parts["loss"]
+        return parts, self.step(reduce(add, losses.values())) if _finite(parts) else {}
+
+    def _measured(self) -> Agreement | None:
+        found = self.measure()
+        if found is not None and found.top1 is not None:
+            self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.top1})
+        return found
+
+    def _share_of_a_batch(self) -> int:
+        """Samples of one step in this process."""
+        if self._processes == 1:
+            return self.batch_size
+        samples = min(self.batch_size, len(self.order))
+        if self.batch_size % self._processes or samples < self._processes:
+            raise RecoveryError(
+                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally "
+                f"by {self._processes} processes; write a multiple of {self._processes}"
+            )
+        return samples // self._processes
+
+    def _keep(self) -> None:
+        """Keep all that the rest of the run depends on, after an epoch."""
+        if self.recovery.part is None or not self.resumable:
+            return
+        scores = {
+            "first": self.first and asdict(self.first),
+            "best": self.best and asdict(self.best),
+            "first_loss": self.first_loss,
+            "waited": self._waited,
+            "done": self.done,
+        }
+        self.recovery.keep(
+            {
+                "options": self.options.model_dump_json(),
+                "scores": json.dumps(scores),
+                "live": self.live(),
+                "kept": self._kept,
+                "generator": self.generator.get_state(),
+                "more": self.more_state(),
+            }
+        )
+
+    def _continued(self) -> bool:
+        """Go on where an earlier process was killed; whether there was one."""
+        part = self.recovery.kept() if self.resumable else None
+        if part is None or part["options"] != self.options.model_dump_json():
+            return False
+        self.load(part["kept"])
+        self._kept = self.state()
+        self.load(part["live"])
+        self.generator.set_state(part["generator"])
+        scores = json.loads(part["scores"])
+        self.first, self.best = (Agreement(**scores[key]) if scores[key] else None for key in ("first", "best"))
+        self.first_loss, self._waited, self.done = scores["first_loss"], scores["waited"], scores["done"]
+        self.load_more_state(part["more"])
+        return True
+
+
+def _finite(parts: dict[str, float]) -> bool:
+    return all(map(math.isfinite, parts.values()))
