@@ -66,7 +66,7 @@ def name_for(path: Path, name: str | None) -> str:
     if name is None:
         if path.suffix not in known:
             endings = ", ".join(f"{suffix} ({key})" for suffix, key in known.items())
-            raise ExportError(f"the ending of {path.name} names no format; known: {endings}")
+            raise ExportError(f"the ending of {path.name} does not name a format; known: {endings}")
         return known[path.suffix]
     if name not in FORMATS:
         raise ExportError(f"there is no export format {name!r}{spelling_hint(name, list(FORMATS))}")

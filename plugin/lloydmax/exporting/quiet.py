@@ -1,4 +1,4 @@
-"""Other libraries at work without their notes, which are of no use to people who export."""
+"""Other libraries at work without their notes, which do not help people who export."""
 
 from __future__ import annotations
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.recipe.choices import suggestion
+
+__all__ = ["PruneTrial", "suggestion"]
 
 
 class PruneTrial:

@@ -11,13 +11,11 @@ tune.Tuner(trainable, param_space=search_space(recipe)).fit()
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.recipe.lines import field_name
-
-if TYPE_CHECKING:
-    from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.recipe import Recipe
 
 
 def search_space(recipe: Recipe, grid: bool = False) -> dict[str, Any]:

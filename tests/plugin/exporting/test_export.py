@@ -165,7 +165,7 @@ def test_fixed_batch(small: nn.Module, pictures: Tensor, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("m.tflite", {}, "names no format; known: .pt2 (torch)"),
+        ("m.tflite", {}, "does not name a format; known: .pt2 (torch)"),
         ("m.onnx", {"format": "onx"}, "did you mean 'onnx'"),
         ("m.onnx", {"foldatload": True}, "no option 'foldatload'; did you mean 'fold_at_load'"),
         ("no/m.onnx", {}, "does not exist"),

@@ -175,7 +175,7 @@ def test_types_take_subclasses(small_net: nn.Module) -> None:
         (lambda: CodebookConfig(importance="none"), "no importance"),
         (lambda: CodebookConfig(centroids=None), "quantize"),
         (lambda: CodebookConfig(white_list="fc1"), "white_list"),
-        (lambda: CodebookConfig(white_list=["(fc"]), "no regular expression"),
+        (lambda: CodebookConfig(white_list=["(fc"]), "not a regular expression"),
         (lambda: CodebookConfig(others=8), "others"),
         (lambda: CodebookConfig().set_local("fc1", RTNConfig()), "set_local"),
         (lambda: CodebookConfig().set_local("fc1", CodebookConfig(recover="distill")), "recover cannot be set"),

@@ -102,7 +102,7 @@ def test_folders_without_codebooks_go_to_inc(small_net: nn.Module, pictures: Ten
 
 def test_mistakes_are_named(small_net: nn.Module, tmp_path: Path) -> None:
     original = copy.deepcopy(small_net)
-    with pytest.raises(lloydmax.CheckpointError, match="no folder that save wrote"):
+    with pytest.raises(lloydmax.CheckpointError, match="not a folder that save wrote"):
         load(str(tmp_path / "nowhere"), original)
     save(quantize(small_net, CodebookConfig()), str(tmp_path))
     with pytest.raises(ValueError, match=r"lloydmax\.integrations\.inc\.load"):

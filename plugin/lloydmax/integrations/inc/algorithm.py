@@ -43,13 +43,13 @@ _MappingOfLayers = Mapping[tuple[str, str], Any]
 class Run:
     """One compression inside INC, from ``prepare`` to ``convert``.
 
-    It rides on the prepared model as a plain attribute: its teacher is in no module list and no state dict, and
-    deep copies of the model share it.
+    The prepared model holds it as a plain attribute: its teacher is in no module list and no state dict, and deep
+    copies of the model share it.
 
     Args:
-        config: of the whole model.
+        config: the configuration of the whole model.
         model: the original; :meth:`prepare` turns it into the student.
-        mapping: INC's, which may give some layers to other algorithms.
+        mapping: INC's mapping, which may give some layers to other algorithms.
         example_inputs: so that ranges of a recipe count layers in forward order.
     """
 
@@ -73,7 +73,7 @@ class Run:
         config.pristine = None
 
     def _rest(self, model: nn.Module) -> Plan:
-        """The plan of the untouched model, less what other algorithms take; those may have run already."""
+        """The plan of the untouched model, without what other algorithms take; they may have run already."""
         plan, taken = self.config.planned, {name for name, _ in self.foreign}
         parameters = {name: p for name, p in plan.parameters.items() if name.rpartition(".")[0] not in taken}
         held = {name for name, _ in model.named_parameters()}
@@ -331,7 +331,7 @@ def register() -> None:
     """Put ``CodebookConfig`` and the algorithm into INC's registries; importing this package does it.
 
     Raises:
-        IntegrationError: somebody else holds the name.
+        IntegrationError: another package holds the name.
     """
     held = (config_registry.get_cls_configs().get("torch", {}).get(NAME), algos_mapping.get(NAME))
     mine: Any

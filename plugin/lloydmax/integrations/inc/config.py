@@ -220,7 +220,7 @@ class CodebookConfig(BaseConfig):
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def __eq__(self, other: object) -> bool:
-        """By content; the trials of a tuning set are equal only to themselves, so that INC skips none of them."""
+        """Compared by content; a trial of a tuning set equals only itself, so that INC skips none of them."""
         if not isinstance(other, CodebookConfig):
             return False
         if self.trials is not None or other.trials is not None:
@@ -270,8 +270,8 @@ class CodebookConfig(BaseConfig):
         return self
 
     def __add__(self, other: BaseConfig) -> BaseConfig:
-        """Both: a composition of two algorithms, or, of two codebook configurations, the first with the local
-        ones of the second."""
+        """The two combined: algorithms become a composition; of two codebook configurations, the first takes the
+        local ones of the second."""
         if not isinstance(other, CodebookConfig):
             return Composed([self, other])
         if other == self:
@@ -319,7 +319,7 @@ class CodebookConfig(BaseConfig):
         """INC's protocol; nothing to add."""
 
     def __iter__(self) -> Iterator[CodebookConfig]:
-        """This one: ``TuningConfig(config_set=config)``, documented by INC, iterates over a single configuration."""
+        """Itself alone: INC iterates over the single configuration of ``TuningConfig(config_set=config)``."""
         yield self
 
     # INC's view of a model

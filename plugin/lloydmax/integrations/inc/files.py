@@ -1,4 +1,4 @@
-"""Folders: what INC's ``save`` writes of our models, and how they are read back."""
+"""The folders that INC's ``save`` writes of our models, and how they are read back."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load(
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no folder that save wrote: {error}") from error
+        raise CheckpointError(f"{folder} is not a folder that save wrote: {error}") from error
     if GUIDE not in document:
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     if original_model is None:
@@ -137,7 +137,7 @@ def _others(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _dtypes(model: nn.Module, others: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Of all tensors in the layers of other algorithms: some of INC's change theirs in their first forward."""
+    """The dtypes of all tensors in the layers of other algorithms; some layers change theirs in the first pass."""
     layers = tuple(f"{layer}." for options in others.values() for layer in options)
     state = model.state_dict() if layers else {}
     return {name: str(tensor.dtype) for name, tensor in state.items() if name.startswith(layers)}

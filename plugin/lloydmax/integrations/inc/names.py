@@ -24,7 +24,7 @@ def key_of(item: Any) -> str:
     try:
         re.compile(item)
     except re.error as error:
-        raise IntegrationError(f"{item!r} is no regular expression ({error}); escape literal characters") from None
+        raise IntegrationError(f"{item!r} is not a regular expression ({error}); escape literal characters") from None
     return item
 
 
@@ -37,7 +37,7 @@ def names_of(pattern: str, layers: list[Layer] | None, model: nn.Module | None) 
     if layers is None:
         text = pattern.replace(r"\.", ".").replace(".*", "*")
         if not re.fullmatch(r"[\w.*]+", text):
-            raise RecipeError(f"{pattern!r} is no name or glob of a recipe; pass the model: to_recipe(model)")
+            raise RecipeError(f"{pattern!r} is not a name or glob of a recipe; pass the model: to_recipe(model)")
         return [text]
     exact = [layer.name for layer in layers if layer.name == pattern]
     found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]

@@ -45,7 +45,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
 
 def except_codebooks(config: Any, model: nn.Module) -> Any:
-    """Tell a ``StaticQuantConfig`` to leave the layers with codebooks in float, or it quantizes them once more.
+    """Tell a ``StaticQuantConfig`` to leave the layers with codebooks in float, or it quantizes them a second time.
 
     Args:
         config: INC's ``StaticQuantConfig`` for the exported ``model``; changed in place and returned.
@@ -59,8 +59,8 @@ def except_codebooks(config: Any, model: nn.Module) -> Any:
         raise IntegrationError("the model holds no codebooks: quantize it with CodebookConfig first, then export it")
     if isinstance(model, torch.fx.GraphModule):
         raise IntegrationError(
-            "INC does not find all layers of a traced GraphModule by name, and would quantize their codebooks once "
-            "more: use the original model, and fold_batch_norms to fold its batch norms"
+            "INC does not find all layers of a traced GraphModule by name, and would quantize their codebooks a "
+            "second time: use the original model, and fold_batch_norms to fold its batch norms"
         )
     for layer in layers:
         config.set_local(layer, type(config)(w_dtype="fp32", act_dtype="fp32"))
@@ -68,7 +68,7 @@ def except_codebooks(config: Any, model: nn.Module) -> Any:
 
 
 def refuse_graphs(model: Any) -> None:
-    """Raise an error for anything but a model with layers."""
+    """Refuse anything but a model with layers."""
     if not isinstance(model, nn.Module):
         raise IntegrationError(f"CodebookConfig needs a torch.nn.Module, not a {type(model).__name__}")
     exported = isinstance(model, torch.fx.GraphModule) and not any(la.numbered for la in layers_of(model))

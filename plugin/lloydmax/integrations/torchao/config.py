@@ -31,13 +31,13 @@ class CodebookWeightConfig(AOBaseConfig):
     """torchao configuration: the weight becomes centroids and codes.
 
     ``quantize_(model, CodebookWeightConfig(centroids=16), filter_fn=...)``; torchao's default filter takes only
-    ``nn.Linear``. Prove what was done by ``lloydmax.codebooks(model)`` or ``lloydmax.verify_plan``.
+    ``nn.Linear``. ``lloydmax.codebooks(model)`` and ``lloydmax.verify_plan`` prove what was done.
 
     Attributes:
-        centroids: k of each codebook.
+        centroids: number of each codebook's centroids.
         granularity: ``"tensor"``, ``"channel"`` or ``"group:N"``.
         quantizer: any registered quantizer.
-        options: its further options.
+        options: further options of the quantizer.
         step: ``None`` compresses and finishes; ``"prepare"`` leaves trainable centroids for training, such as
             :func:`lloydmax.distill`; ``"convert"`` finishes what ``"prepare"`` began.
     """
@@ -97,7 +97,7 @@ def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: s
     parameter = module._parameters.get(parameter_name)
     if parameter is None or parameter.dtype not in FLOAT_DTYPES or type(parameter) is not nn.Parameter:
         raise IntegrationError(
-            f"{_described(module)}: its {parameter_name} is no float parameter that can have a codebook "
+            f"{_described(module)}: its {parameter_name} is not a float parameter that can have a codebook "
             "(another configuration may have taken it before); let filter_fn leave this module out"
         )
     axis = 1 if getattr(module, "transposed", False) and parameter_name == "weight" else 0

@@ -119,7 +119,7 @@ class CodebookQuantizer(Quantizer):
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
-        """Nothing: :meth:`annotate` has checked."""
+        """Do nothing: :meth:`annotate` has checked."""
 
 
 def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
