@@ -161,16 +161,16 @@ class AlignedTraining(Training):
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Distance to the teacher's outputs, of the alignment, and of the discriminator."""
         self._features = None
-        loss, _ = self.mimic.run(self.student, indices, batch)
+        mine, _ = self.mimic.run(self.student, indices, batch)
         weight = self.alignment.weight * ramp(self.done / self.total)
         if self.statistics is not None:
-            return {"loss": loss, "loss_alignment": self.statistics.loss(weight)}
+            return {**mine, "loss_alignment": self.statistics.loss(weight)}
         assert self.reference is not None
         foreign, self._features = self._taken(), None
         indices, inputs = self.reference.next()
         other, found = self.reference.mimic.run(self.student, indices, inputs)
         share = len(indices) / (len(indices) + len(batch))
-        parts = {"loss": (1 - share) * loss + share * other}
+        parts = {part: (1 - share) * mine[part] + share * other[part] for part in mine}
         if self.reference.labels is not None:
             parts["loss_labels"] = _cross_entropy(found, self.reference.labels[indices])
         if self.alignment.weight:

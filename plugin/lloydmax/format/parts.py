@@ -227,9 +227,9 @@ def _described(name: str, codebook: Codebook) -> ParameterRecord:
     if not bool(torch.isfinite(centroids).all()):
         raise CheckpointError(f"{name!r} has NaN or infinite centroids")
     dtype = str(centroids.dtype).removeprefix("torch.")
-    evenly = even(codebook) is not None
     try:
-        return ParameterRecord.from_document(ParameterRecord(codebook.layout, dtype, even=evenly).to_document())
+        record = ParameterRecord(codebook.layout, dtype, even=even(codebook) is not None)
+        return ParameterRecord.from_document(record.to_document())
     except CheckpointError as error:
         raise CheckpointError(f"{name!r} cannot be stored: {error}") from error
 

@@ -192,10 +192,7 @@ class Training(TrainingLoop):
 
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Distance to the teacher's outputs, and to its features."""
-        parts = {"loss": self.mimic.run(self.student, indices, batch)[0]}
-        if self.mimic.features is not None:
-            parts["features"] = self.options.features * self.mimic.features.distance()
-        return parts
+        return self.mimic.run(self.student, indices, batch)[0]
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """One step of optimizer and schedule, after which latent weights choose their codes."""

@@ -45,8 +45,11 @@ class Mimic:
         self.device = recovery.device
         self.features = Features(recovery.student, recovery.teacher) if options.features else None
 
-    def run(self, student: nn.Module, indices: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """The loss (float32, 0-dim), and the outputs of the student, or its replica, for one batch of samples."""
+    def run(self, student: nn.Module, indices: Tensor, batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """For one batch of samples, the losses (float32, 0-dim) and the outputs of the student, or its replica.
+
+        ``loss`` is the distance to the teacher's outputs; ``features``, where the option says so, that to its blocks'.
+        """
         options = self.options
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
         if self.features is not None:
@@ -58,7 +61,10 @@ class Mimic:
         weights = confidence_weights(wanted, options.confidence) if options.confidence else None
         pairs = zip(found, wanted, strict=True)
         losses = [distance(ours.float(), theirs.float(), options, weights) for ours, theirs in pairs]
-        return torch.stack(losses).mean(), found
+        parts = {"loss": torch.stack(losses).mean()}
+        if self.features is not None:
+            parts["features"] = options.features * self.features.distance()
+        return parts, found
 
     def close(self) -> None:
         """Stop listening to features."""
