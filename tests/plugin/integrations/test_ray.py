@@ -1,4 +1,4 @@
-"""Ray Tune, as the README shows it."""
+"""Ray Tune, as the page of the integrations shows it."""
 
 from __future__ import annotations
 
