@@ -10,7 +10,6 @@ from lloydmax.runtime.text import new_table, percent
 if TYPE_CHECKING:
     from rich.table import Table
 
-if TYPE_CHECKING:
     from lloydmax.teacher.fitness import Fitness
 
 

@@ -26,3 +26,30 @@ def test_weights_are_given_to_their_nearest_centroid(granularity: str, axis: int
     found = shuffled.reassigned(weight)
     assert found.codes.shape == weight.shape and found.codes.dtype == torch.uint8
     assert found.mse(weight) <= codebook.mse(weight) + 1e-9 < shuffled.mse(weight)
+
+
+def test_the_ratio_of_signal_to_noise_is_in_decibels() -> None:
+    codebook = Codebook(torch.tensor([1.0, 3.0]), torch.tensor([[0, 1]], dtype=torch.uint8))
+    assert codebook.snr(torch.tensor([[1.5, 3.0]])) == pytest.approx(16.5321, abs=1e-4)  # 10 log10(11.25 / 0.25)
+    assert codebook.snr(torch.tensor([[1.0, 3.0]])) == float("inf")
+    assert codebook.mse(torch.tensor([[1.5, 3.0]])) == 0.125
+
+
+def test_a_rare_code_costs_more_bits_and_bears_its_centroid() -> None:
+    codes = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1], dtype=torch.uint8)
+    priced = Codebook(torch.tensor([1.0, 2.0, 3.0]), codes, price=0.1).priced_bits()
+    assert priced.dtype == torch.float64
+    assert priced[0] == pytest.approx(16 / 6 + 0.415037) and priced[1] == pytest.approx(16 / 2 + 2)
+    assert priced[2] == pytest.approx(16 / 0.01 + 9.643856), "nearly, but not quite, without members"
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_blocks_are_given_to_their_nearest_centroid(granularity: str) -> None:
+    weight = 5 + torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    shape = (4, 2) if granularity == "tensor" else (3, 4, 2)
+    table = 5 + torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    start = Codebook(table, torch.zeros(3, 4, dtype=torch.uint8), granularity, block=2, shape=(3, 8))
+    found = start.reassigned(weight)
+    for channel, row in enumerate(weight.view(3, 4, 2)):
+        centroids = table if granularity == "tensor" else table[channel]
+        assert found.codes[channel].tolist() == torch.cdist(row, centroids).argmin(1).tolist()

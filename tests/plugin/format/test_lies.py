@@ -38,6 +38,11 @@ HUGE = 10**18
         change("format", to=True),
         change("format", to=1.0),
         change("parameters", to=None),
+        *(
+            change("activations", to=point)
+            for point in ({}, "x", [[1.0]], [[1, 0]], [[0.0, 0]], [[-1.0, 0]], [[1e999, 0]])
+        ),
+        *(change("activations", to=[[1.0, zero]]) for zero in (-1, 256, 0.0, True, "0")),
         change("parameters", to=[]),
         change("surprise", to=1),
         change("torch", to=2),

@@ -97,3 +97,47 @@ def test_predicted_bytes_are_the_bytes_of_the_file(
     result = compress(model, {"quantize": [rule], "storage": storage}, progress=False)
     size = result.save(tmp_path / "model.safetensors")
     assert abs(result.plan.predicted_bytes - size) <= 0.01 * size
+
+
+def test_the_shares_that_are_saved() -> None:
+    model = nn.Sequential(nn.Linear(64, 50, bias=False), nn.Linear(50, 10))
+    made = plan(model, {"quantize": [{"layers": "0", "centroids": 16}]})
+    assert made.total_weights == 3710 and made.reduction == 1 - made.predicted_bytes / made.original_bytes
+    assert made.code_reduction == 1 - (3200 / 2 + 4 * 16 + 4 * 510) / (4 * 3710)
+    assert "510 other weights stay floats" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"granularity": "group:2", "centroids": 300}, 8),
+        ({"granularity": "channel", "centroids": 3}, 3),
+        ({"granularity": "channel", "centroids": 300}, 4),
+        ({"granularity": "tensor", "centroids": 300}, 16),
+        ({"quantizer": "kmeans", "block": 2, "centroids": 300}, 8),
+    ],
+)
+def test_codebooks_have_no_more_centroids_than_there_are_values(options: dict, expected: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(16.0).view(4, 4))
+    (parameter,) = plan(model, {"quantize": [{"layers": "all", **options}]}).parameters.values()
+    assert parameter.centroids == expected
+
+
+@pytest.mark.parametrize(("options", "field"), [({"block": 3}, "block"), ({"block": 5}, "block")])
+def test_what_a_layout_refuses_is_told_with_its_line(options: dict, field: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(RecipeError, match=rf"quantize\[1\]\.{field}: 0\.weight.*leave it scalar by a later rule"):
+        plan(model, {"quantize": [{"layers": "all", **options}]})
+
+
+def test_integer_centroids_are_predicted(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(96, 96), nn.Linear(96, 96))
+    rule = {"layers": "all", "centroids": 256, "granularity": "group:24"}
+    result = compress(model, {"quantize": [rule], "storage": {"codebooks": "int8"}}, progress=False)
+    (first, _) = result.plan.parameters.values()
+    assert first.codebook_values == 4 * 256
+    assert first.codebook_bytes(result.plan.recipe.storage) == 4 * (256 + 2)
+    size = result.save(tmp_path / "model.safetensors")
+    assert abs(result.plan.predicted_bytes - size) <= 0.01 * size

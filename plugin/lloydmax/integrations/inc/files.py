@@ -36,7 +36,7 @@ def dressed(model: nn.Module, mapping: dict[Any, Any]) -> nn.Module:
 
 
 def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "default") -> None:
-    """Write a folder with ``model.safetensors`` (its bytes: `format/README.md`) and ``qconfig.json``; INC's ``save`` calls this.
+    """Write a folder with ``model.safetensors`` (bytes: `format/README.md`) and ``qconfig.json``; for INC's ``save``.
 
     Args:
         model: a quantized model with codebooks.

@@ -1,0 +1,50 @@
+"""Fitting all codebooks of a plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lloydmax import FitError, RecoveryError, plan
+from lloydmax.data.opening import unlabelled
+from lloydmax.fitting import fit as fit_module
+from lloydmax.fitting.fit import fit
+from lloydmax.runtime.cache import Cache
+from torch import nn
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 20))
+
+
+def test_a_parameter_that_cannot_be_fitted_is_named() -> None:
+    model = net()
+    made = plan(model, {"quantize": [{"layers": "all", "centroids": 4}]})
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    with pytest.raises(FitError, match=r"2\.weight: 1 of 800 weights are NaN"):
+        fit(model, made)
+
+
+def test_a_cache_keeps_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, checked = [], fit_module.check_weight
+    monkeypatch.setattr(fit_module, "check_weight", lambda *given: (fitted.append(1), checked(*given)))
+    model, cache = net(), Cache()
+    made = plan(model, {"quantize": [{"layers": "all", "centroids": 4}]})
+    first = fit(model, made, cache=cache)
+    again = fit(model, made, cache=cache)
+    assert list(first) == ["0.weight", "2.weight"] and len(fitted) == 2
+    without = fit(model, made)
+    assert len(fitted) == 4
+    for name, found in first.items():
+        for other in (again[name], without[name]):
+            assert torch.equal(other.centroids, found.centroids) and torch.equal(other.codes, found.codes)
+
+
+def test_importance_needs_data() -> None:
+    model = net()
+    made = plan(model, {"quantize": [{"layers": "all", "centroids": 4, "importance": "inputs"}]})
+    with pytest.raises(RecoveryError, match="data"):
+        fit(model, made)
+    found = fit(model, made, unlabelled(torch.randn(32, 6), model))
+    assert list(found) == ["0.weight", "2.weight"]
