@@ -67,8 +67,10 @@ class Measured:
     modules: list[str]
 
     def tests(self, change: Change, room: str, budget: float) -> list[str]:
-        """The tests of a room for a change, within the budget, at least one where one runs the line: the fastest case of
-        each function, then the next ones."""
+        """The tests of a room for a change, within the budget, at least one where one runs the line.
+
+        The fastest case of each function comes first, then the next ones.
+        """
         lines = self.lines.get(change.file, {})
         numbers = lines if change.at_import else map(str, change.lines)
         paths = of_room(room)
