@@ -26,7 +26,7 @@ class StoredParameter:
     coding: str
     stored: str
     bytes: int
-    block: int = 1
+    block: int
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,9 @@ def test_the_writer_refuses_what_the_reader_would(tmp_path):
     with pytest.raises(CheckpointError, match=r"'0.weight' cannot be stored: unknown dtype"):
         save(done.double(), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("lie", [{"even": True}, {"dtype": "float16"}, {"dtype": "bfloat16"}])
+def test_integers_are_for_free_float32_centroids(small, lie):
+    forge(small, lambda document: document["parameters"]["0.weight"].update({"int8": True, **lie}))
+    refused(small, "int8 is for free float32 centroids")

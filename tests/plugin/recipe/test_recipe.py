@@ -181,3 +181,12 @@ def test_schema_knows_the_plugins() -> None:
     ):
         with pytest.raises(jsonschema.ValidationError):
             validator.validate(broken)
+
+
+def test_the_schema_names_every_strategy_where_it_may_stand() -> None:
+    defs = Recipe.json_schema()["$defs"]
+    quantizers, steps = (
+        defs[part]["properties"][key]["enum"] for part, key in (("Rule", "quantizer"), ("Step", "step"))
+    )
+    assert {"kmeans", "uniform"} < set(quantizers) and quantizers.count("none") == 1 and quantizers[-1] == "none"
+    assert {"distill", "align", "renormalize"} < set(steps) and "none" not in steps

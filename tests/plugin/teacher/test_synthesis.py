@@ -75,3 +75,7 @@ def test_mistakes(teacher: SmallNet, text_net: TextNet) -> None:
         lloydmax.synthesize(teacher, 4, shape=(3, 8))
     with pytest.raises(DataError, match="at least 1"):
         lloydmax.synthesize(teacher, 0, 8)
+    with pytest.raises(DataError, match="not 4, 0, 32"):
+        lloydmax.synthesize(teacher, 4, 8, steps=0, batch_size=32)
+    with pytest.raises(DataError, match="batch_size 2: not 4, 5, 1"):
+        lloydmax.synthesize(teacher, 4, 8, steps=5, batch_size=1)
