@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -80,11 +80,14 @@ MOVED = {
 """Old module -> the modules that have its names now, in the order in which they are asked; all below ``lloydmax``."""
 
 RENAMED = {
+    ("document", "Document"): "LinedData",
+    ("document", "read_document"): "read_lined",
     ("envelope", "envelope"): "cheapest",
     ("integer", "IntegerModel"): "Int8Model",
     ("outputs", "Yardstick"): "Comparison",
     ("plugins", "nearest"): "spelling_hint",
     ("resume", "Progress"): "KeptSteps",
+    ("stored", "Parameter"): "ParameterRecord",
 }
 """Names that are others now."""
 
@@ -123,11 +126,20 @@ class _Old:
 
     def give_to(self, module: ModuleType) -> None:
         """Let this module have the names from now on."""
-        self.module = module
+        if getattr(module, "__file__", None) is None:
+            module.__all__ = list(self.names())  # type: ignore[attr-defined]
         setattr(module, "__getattr__", self.find)  # noqa: B010
 
+    def names(self) -> Iterator[str]:
+        """What an import of everything gives: what its homes define themselves."""
+        old = {now: name for (module, name), now in RENAMED.items() if module == self.name}
+        for home in map(_full, MOVED.get(self.name, "").split()):
+            for name, found in vars(import_module(home)).items():
+                if not name.startswith("_") and getattr(found, "__module__", None) == home:
+                    yield old.get(name, name)
+
     def find(self, name: str) -> Any:
-        """The thing of this name, which the module then has; a module's ``__getattr__``."""
+        """The thing of this name; a module's ``__getattr__``."""
         inner = f"{self.name}.{name}".removeprefix(".")
         if inner in MOVED:
             return import_module(_full(inner))
@@ -141,7 +153,6 @@ class _Old:
                     DeprecationWarning,
                     stacklevel=2,
                 )
-                setattr(self.module, name, found)
                 return found
         raise AttributeError(f"module {_full(self.name)!r} has no attribute {name!r}")
 

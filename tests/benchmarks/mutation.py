@@ -46,7 +46,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
         *("plugin/test_checkpoint.py", "plugin/test_checkpoint_ties.py", "plugin/test_checkpoint_storage.py"),
         *("plugin/test_checkpoint_refusals.py", "plugin/plan/test_plan.py", "strategies/test_uniform.py"),
     ),
-    "recipe": ("plugin/cli/test_cli.py", "plugin/choosing/"),
+    "recipe": ("plugin/cli/test_cli.py", "plugin/choosing/", "plugin/fitting/"),
     "plan": ("plugin/test_compress.py", "plugin/choosing/"),
     "fitting": ("plugin/test_compress.py", "plugin/runtime/test_cache.py"),
     "teacher": (

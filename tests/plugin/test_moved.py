@@ -1,4 +1,4 @@
-"""Old module paths: they work, and tell once where a name is now, at the line that asked."""
+"""Old module paths: they work, and tell every line that asks where a name is now."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lloydmax
 import pytest
 from lloydmax import extend, moved
 from lloydmax.hooks import registry
+from lloydmax.student.attachment import CodebookWeight
+from lloydmax.student.layers import CodebookTensor
+from torch import nn
 
 USED = {
     "strategy": ("Recovery", "Events", "StopRecovery", "RecoveryStep", "device_of", "evaluating", "evaluation_mode"),
@@ -77,8 +81,8 @@ def test_the_warning_points_to_the_line_that_asked(tmp_path: Path) -> None:
         [sys.executable, "-W", "always::DeprecationWarning", program], capture_output=True, text=True, timeout=120
     )
     told = [line for line in found.stderr.splitlines() if "lloydmax.strategy" in line and "Warning" in line]
-    said = f"{program}:3: DeprecationWarning: lloydmax.strategy.Recovery is lloydmax.extend.Recovery now"
-    assert len(told) == 1 and told[0].startswith(said)
+    said = "DeprecationWarning: lloydmax.strategy.Recovery is lloydmax.extend.Recovery now"
+    assert len(told) == 2 and all(told[line].startswith(f"{program}:{3 + line}: {said}") for line in (0, 1))
 
 
 def test_old_modules_are_attributes_of_the_package() -> None:
@@ -107,3 +111,51 @@ def test_private_names_are_private() -> None:
 
     with pytest.raises(AttributeError):
         _ = plugins._strategies
+
+
+@pytest.mark.filterwarnings("ignore:lloydmax:DeprecationWarning")
+def test_everything_can_be_imported_at_once() -> None:
+    names: dict[str, object] = {}
+    exec("from lloydmax.strategy import *; from lloydmax.outputs import *; from lloydmax.resume import *", names)
+    assert names["Recovery"] is extend.Recovery and names["output_tensors"] is extend.output_tensors
+    assert names["Yardstick"] is extend.Comparison and "Progress" in names
+    assert not {"annotations", "torch", "Any"} & set(names)
+
+
+def test_what_was_asked_of_a_planned_parameter_is_asked_of_its_layout() -> None:
+    made = lloydmax.plan(nn.Sequential(nn.Linear(8, 4)), {"quantize": [{"layers": "all", "centroids": 3}]})
+    (planned,) = made.parameters.values()
+    for old, now in (("codebooks", 1), ("code_shape", (4, 8)), ("bits_per_weight", 2)):
+        with pytest.warns(DeprecationWarning, match=f"PlannedParameter.{old} is PlannedParameter.layout.{old} now"):
+            assert getattr(planned, old) == now
+    with pytest.warns(DeprecationWarning, match="stored is PlannedParameter.record now"):
+        assert planned.stored() == planned.record()
+    with pytest.raises(AttributeError, match="'PlannedParameter' object has no attribute 'never'"):
+        _ = planned.never
+
+
+OLD_FIELDS = ("shape", "granularity", "axis", "block")
+
+
+def as_of_0_1(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of an object, as 0.1 pickled it."""
+    layout = state.pop("layout")
+    return {**state, **{key: getattr(layout, key) for key in OLD_FIELDS}}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"granularity": "channel"}, {"granularity": "tensor"}, {"block": 2}, {"granularity": "group:2", "block": 4}],
+)
+def test_what_0_1_pickled_is_taken_over(rule: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(8, 5))
+    result = lloydmax.compress(model, {"quantize": [{"layers": "all", "centroids": 3, **rule}]}, progress=False)
+    codebook = lloydmax.codebooks(result.model)["0.weight"]
+    (planned,) = result.plan.parameters.values()
+    (held,) = (module for module in result.model.modules() if isinstance(module, CodebookTensor))
+    learning = CodebookWeight(codebook)
+    for thing, extra in ((codebook, {}), (held, {}), (learning, {}), (planned, {"centroids": planned.centroids})):
+        state = as_of_0_1(thing.__getstate__() if isinstance(thing, nn.Module) else dict(vars(thing)))
+        other = type(thing).__new__(type(thing))
+        other.__setstate__(state | extra)
+        assert other.layout == thing.layout and set(vars(other)) >= set(vars(thing))

@@ -12,7 +12,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
-from lloydmax import RecoveryError
+from lloydmax import RecoveryError, run_step
 from lloydmax.data import unlabelled
 from lloydmax.extend import Agreement, Comparison, Recovery
 from lloydmax.teacher import kept
@@ -256,3 +256,17 @@ def test_bfloat16_trains_in_autocast(small_net: SmallNet, pictures: Tensor) -> N
     assert found["precision"] == "bfloat16" and student.head[2].weight.dtype == torch.float32
     with torch.no_grad():
         assert (student(pictures) - small_net(pictures)).square().mean() < 0.1 * small_net(pictures).var()
+
+
+def test_blocks_are_mimicked_on_both_domains() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    reference, foreign = torch.randn(32, 6), torch.randn(32, 6) + 1
+    found = {}
+    for features in (0.0, 0.5):
+        student = copy.deepcopy(model)
+        with torch.no_grad():
+            student[0].weight.add_(0.3)
+        options = {"epochs": 1, "batch_size": 16, "layer": "0", "features": features}
+        found[features] = run_step("align", student, model, foreign, reference_data=reference, **options)
+    assert found[0.5]["features"] > 0 and "features" not in found[0.0]
+    assert found[0.5]["loss"] != found[0.0]["loss"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,10 @@ class Codebook:
                 f"{self.block} weights of shape {self.shape}"
             )
         object.__setattr__(self, "layout", layout)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()  # 0.1 pickled no layout
 
     @classmethod
     def of(cls, layout: Layout, centroids: Tensor, codes: Tensor, price: float = 0.0) -> Codebook:

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
 from torch import Tensor
 
 from lloydmax.errors import FitError
+
+_FIELDS_OF_0_1 = ("shape", "granularity", "axis", "block")
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of a weight that can have a codebook."""
@@ -215,3 +217,9 @@ class Layout:
         rows = torch.index_select(centroids.reshape(-1, self.block), 0, self.slots(codes))
         moved = (self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :])
         return rows.reshape(moved).movedim(0, self.axis).contiguous()
+
+
+def with_layout(state: dict[str, Any], centroids: int) -> dict[str, Any]:
+    """The state of something that 0.1 pickled with shape, granularity, axis and block of its own, as it is now."""
+    kept = {key: value for key, value in state.items() if key not in _FIELDS_OF_0_1}
+    return {**kept, "layout": Layout(centroids=centroids, **{key: state[key] for key in _FIELDS_OF_0_1})}

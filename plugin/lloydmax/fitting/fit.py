@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
-from lloydmax.errors import FitError, RecoveryError
+from lloydmax.errors import FitError, PluginError, RecoveryError
 from lloydmax.fitting.price import ROUNDS, priced
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
@@ -82,7 +82,7 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
     """The importance of every weight of the parameters whose rules name one, by parameter name.
 
     Raises:
-        RecoveryError: there is no data to measure it on.
+        RecoveryError: there is no data to measure it on. PluginError: the importance leaves a parameter out.
     """
     found: dict[str, Tensor] = {}
     for kind in sorted({p.importance for p in plan.parameters.values() if p.importance is not None}):
@@ -92,7 +92,12 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
             heard = _Heard(source, partial(events.step, stage))
-            found |= registry.make("importance", kind, {}).measure(model, names, heard)
+            measured = registry.make("importance", kind, {}).measure(model, names, heard)
+        if missing := [name for name in names if not isinstance(measured.get(name), Tensor)]:
+            raise PluginError(
+                f"importance {kind!r} measured nothing for {missing[0]!r}; it has to give all it is asked for"
+            )
+        found |= measured
     return found
 
 

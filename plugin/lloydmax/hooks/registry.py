@@ -66,9 +66,13 @@ def register(plugin: object, name: str | None = None) -> str:
     """Add a plugin object or module by hand (for notebooks and tests); returns its name.
 
     Raises:
-        PluginError: a misspelt hook, wrong arguments, or a name that another plugin has registered.
+        PluginError: a misspelt hook, wrong arguments, or a name that another plugin has registered; the plugin, or one
+            of this name, is registered already.
     """
     pm = manager()
+    known = pm.get_name(plugin) or (name if name and pm.has_plugin(name) else None)
+    if known is not None:
+        raise PluginError(f"a plugin {known!r} is registered already; remove that one first: unregister(plugin)")
     try:
         registered = pm.register(plugin, name)
         pm.check_pending()
@@ -85,7 +89,13 @@ def register(plugin: object, name: str | None = None) -> str:
 
 
 def unregister(plugin: object) -> None:
-    """Remove a plugin that :func:`register` added."""
+    """Remove a plugin that :func:`register` added.
+
+    Raises:
+        PluginError: it is not registered.
+    """
+    if not manager().is_registered(plugin):
+        raise PluginError(f"{plugin!r} is not registered")
     manager().unregister(plugin)
     _strategies.cache_clear()
 

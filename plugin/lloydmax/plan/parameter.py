@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel
 
 from lloydmax.codebook.integers import SCALE_BYTES
-from lloydmax.codebook.layout import Layout
+from lloydmax.codebook.layout import Layout, with_layout
 from lloydmax.format.record import ParameterRecord
 from lloydmax.recipe.sections import Storage
+
+_OF_0_1 = {
+    "codebooks": "layout.codebooks",
+    "code_shape": "layout.code_shape",
+    "bits_per_weight": "layout.bits_per_weight",
+    "stored": "record",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,25 @@ class PlannedParameter:
     rule: int
     importance: str | None
     even: bool = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "layout" not in state:
+            centroids = state["centroids"]
+            state = with_layout({key: state[key] for key in state if key != "centroids"}, centroids)
+        self.__dict__.update(state)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What 0.1 had here is asked of the layout and the record, for one more version."""
+            if (now := _OF_0_1.get(name)) is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            warnings.warn(
+                f"PlannedParameter.{name} is PlannedParameter.{now} now; the old name goes away in the next version",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return attrgetter(now)(self)
 
     @property
     def shape(self) -> tuple[int, ...]:

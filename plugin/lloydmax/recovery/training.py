@@ -134,6 +134,10 @@ class TrainingLoop:
         Returns:
             What to tell beside the loss.
         """
+        if not hasattr(self, "optimizer"):
+            raise RecoveryError(
+                f"{self.name}: {type(self).__name__} sets no self.optimizer, and has no step of its own"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -298,6 +302,9 @@ class TrainingLoop:
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()
         losses = self.losses(indices, batch)
+        if shaped := [key for key, part in losses.items() if part.dim()]:
+            shape = tuple(losses[shaped[0]].shape)
+            raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
         values = torch.stack([part.detach() for part in losses.values()]).tolist()
         if self._processes > 1:
             values = [value / self._processes for value in processes.summed(values, self.device)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import with_layout
 from lloydmax.student import kernels
 
 
@@ -92,6 +93,12 @@ class CodesHolder(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()
         super()._load_from_state_dict(*args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "layout" not in state:
+            held = state["_buffers"].get("centroids", state["_buffers"].get("counts"))
+            state = with_layout(state, held.shape[-2 if state["block"] > 1 else -1])
+        super().__setstate__(state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "dense": None, "_int8": None, "_version": -1}

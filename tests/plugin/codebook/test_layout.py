@@ -78,7 +78,7 @@ def test_a_codebook_fits_a_layout_with_as_many_centroids_or_more() -> None:
     assert not planned.fits(Layout((4, 4), 8, "channel", block=2))
 
 
-@pytest.mark.parametrize("spelling", ["tensors", "group:0", "group:", "group:-1", "", "Channel"])
+@pytest.mark.parametrize("spelling", ["tensors", "group:0", "group:", "group:-1", "group:1.5", "", "Channel"])
 def test_another_granularity_is_refused(spelling: str) -> None:
     with pytest.raises(FitError, match="granularity is"):
         Layout((4, 4), 2, spelling)

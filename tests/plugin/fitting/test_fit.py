@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lloydmax import FitError, RecoveryError, plan
+from lloydmax import FitError, PluginError, RecoveryError, hookimpl, plan
 from lloydmax.data.opening import unlabelled
 from lloydmax.fitting import fit as fit_module
 from lloydmax.fitting.fit import fit
+from lloydmax.hooks.registry import register, unregister
 from lloydmax.runtime.cache import Cache
+from pydantic import BaseModel
 from torch import nn
 
 
@@ -48,3 +50,33 @@ def test_importance_needs_data() -> None:
         fit(model, made)
     found = fit(model, made, unlabelled(torch.randn(32, 6), model))
     assert list(found) == ["0.weight", "2.weight"]
+
+
+class Silent:
+    """An importance that measures nothing of what it is asked for."""
+
+    class Options(BaseModel):
+        pass
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def measure(self, model: nn.Module, names: list[str], source: object) -> dict[str, torch.Tensor]:
+        return {names[0]: torch.ones_like(model.get_parameter(names[0]))}
+
+
+class Third:
+    @hookimpl
+    def lloydmax_importances(self) -> dict[str, type]:
+        return {"silent": Silent}
+
+
+def test_an_importance_gives_all_that_it_is_asked_for() -> None:
+    plugin, model = Third(), net()
+    register(plugin)
+    try:
+        made = plan(model, {"quantize": [{"layers": "all", "centroids": 4, "importance": "silent"}]})
+        with pytest.raises(PluginError, match=r"importance 'silent' measured nothing for '2.weight'"):
+            fit(model, made, unlabelled(torch.randn(32, 6), model))
+    finally:
+        unregister(plugin)

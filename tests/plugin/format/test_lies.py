@@ -42,6 +42,10 @@ HUGE = 10**18
             change("activations", to=point)
             for point in ({}, "x", [[1.0]], [[1, 0]], [[0.0, 0]], [[-1.0, 0]], [[1e999, 0]])
         ),
+        change("lloydmax", to=1),
+        change("torch", to=None),
+        change("torch", to=2.0),
+        change(*WEIGHT, "unheard_of", to=1),
         *(change("activations", to=[[1.0, zero]]) for zero in (-1, 256, 0.0, True, "0")),
         change("parameters", to=[]),
         change("surprise", to=1),

@@ -82,3 +82,18 @@ def test_builtin_strategies_come_from_entry_points() -> None:
     found = {(s.kind, s.name): s.distribution for s in registry.strategies()}
     for key in (("quantizer", "kmeans"), ("step", "distill"), ("step", "renormalize"), ("step", "correct_bias")):
         assert found[key] == "lloydmax"
+
+
+def test_a_plugin_is_registered_once_and_removed_once() -> None:
+    plugin = ThirdParty()
+    registry.register(plugin, "third-party")
+    try:
+        for again, name in ((plugin, "third-party"), (plugin, None), (ThirdParty(), "third-party")):
+            with pytest.raises(PluginError, match="'third-party' is registered already; remove that one first") as told:
+                registry.register(again, name)
+            assert len(str(told.value)) < 200
+        registry.find("quantizer", "signs")
+    finally:
+        registry.unregister(plugin)
+    with pytest.raises(PluginError, match="is not registered"):
+        registry.unregister(plugin)

@@ -151,3 +151,30 @@ def test_nothing_to_train_is_told(student: nn.Module, small_net: SmallNet, pictu
 def test_options_are_checked(student: nn.Module, small_net: SmallNet, pictures: Tensor) -> None:
     with pytest.raises(lloydmax.RecoveryError, match="did you mean 'epochs'"):
         nudge(student, small_net, pictures, epoch=2)
+
+
+class Forgetful(TrainingLoop):
+    """Without an optimizer."""
+
+
+class Shaped(TrainingLoop):
+    """Its loss is one for each sample."""
+
+    def loss(self, found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        return (found[0] - wanted[0]).square().mean(1)
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        (Forgetful, "nudge: Forgetful sets no self.optimizer, and has no step of its own"),
+        (Shaped, r"nudge: the loss 'loss' has shape \(16,\); it has to be one number"),
+    ],
+)
+def test_what_a_loop_leaves_out_is_told(
+    student: nn.Module, small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch,
+    loop: type[TrainingLoop], expected: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Nudge, "run", lambda self, recovery: loop("nudge", self.options, recovery).run())
+    with pytest.raises(lloydmax.RecoveryError, match=expected):
+        nudge(student, small_net, pictures)
