@@ -5,10 +5,10 @@
 
 The changes are those of cosmic-ray's operators (`a + b` becomes `a - b`, `<` becomes `<=`, 1 becomes 2, `if` becomes
 `if not` ...). For each, tests of the room that run the changed line are run, the fastest case of each function first,
-as many as take `--budget` seconds together without a change, until one fails: the score is a lower bound. A sample has at
-most one change of a kind at a place. All of it happens in a copy of the tree, and each change in a fork of a process
-that has imported everything but the package (Linux and macOS). With a journal, a run that was interrupted goes on where
-it stopped.
+as many as take `--budget` seconds together without a change, until one fails: the score is a lower bound. A sample
+has at most one change of a kind at a place. All of it happens in a copy of the tree, and each change in a fork of a
+process that has imported everything but the package (Linux and macOS). With a journal, a run that was interrupted
+goes on where it stopped.
 
 Some survivors cannot be found by any test: a change of a limit that is never met, of a block size, of the words of a
 message.
