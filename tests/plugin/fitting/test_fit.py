@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lloydmax import FitError, PluginError, RecoveryError, hookimpl, plan
@@ -12,6 +14,7 @@ from lloydmax.hooks.registry import register, unregister
 from lloydmax.runtime.cache import Cache
 from pydantic import BaseModel
 from torch import nn
+from torch.utils.data import Dataset
 
 
 def net() -> nn.Module:
@@ -80,3 +83,22 @@ def test_an_importance_gives_all_that_it_is_asked_for() -> None:
             fit(model, made, unlabelled(torch.randn(32, 6), model))
     finally:
         unregister(plugin)
+
+
+class Noisy(Dataset):
+    """Another sample each time."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.randn(6)
+
+
+@pytest.mark.parametrize(("data", "expected"), [(torch.randn(40, 6), True), (Noisy(), False)])
+def test_an_importance_is_told_whether_inputs_stay_the_same(data: Any, expected: bool) -> None:
+    source = unlabelled(data, net())
+    told: list[tuple[int, int]] = []
+    heard = fit_module._Heard(source, lambda *done: told.append(done))
+    assert heard.deterministic is source.deterministic is expected and len(heard) == 40
+    assert sum(len(indices) for indices, _ in heard.batches(16)) == 40 and told == [(16, 40), (32, 40), (40, 40)]

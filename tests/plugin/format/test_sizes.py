@@ -1,6 +1,7 @@
 """Sizes: predicted, accounted for, and those of the files."""
 
 import gzip
+import pickle
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lloydmax import checkpoint
 from lloydmax.checkpoint import accountings, load, predicted_size, save
 from lloydmax.codebook.layout import Layout
 from lloydmax.errors import CheckpointError
+from lloydmax.format import sizes as sizes_module
 from lloydmax.format.record import ParameterRecord
 from lloydmax.format.tensor_table import DTYPES
 from lloydmax.student.attachment import codebooks
@@ -62,3 +64,20 @@ def test_every_dtype_keeps_its_place_and_size(dtype, tmp_path):
     assert save(done, tmp_path / "a") == accountings(done).packed
     checkpoint.verify(tmp_path / "a")
     load(tmp_path / "a", model)
+
+
+@pytest.mark.parametrize("block", [64, 100, 1 << 20])
+def test_what_gzip_compresses_is_all_of_it_in_blocks(block, monkeypatch):
+    monkeypatch.setattr(sizes_module, "_GZIP_BLOCK", block)
+    values = [torch.arange(float(n)) for n in (3, 100, 16, 1)]
+    parts = [bytes(part) for part in sizes_module._dense_blocks(values)]
+    assert b"".join(parts) == b"".join(value.numpy().tobytes() for value in values)
+    assert {len(part) for part in parts[:-1]} <= {block} and 0 < len(parts[-1]) <= block
+    assert sizes_module._gzip_size(values) == sum(len(gzip.compress(part, 6)) for part in parts)
+
+
+def test_sizes_are_pickled_without_the_weights(small_net):
+    sizes = accountings(compressed(small_net, SMALL), {})
+    again = pickle.loads(pickle.dumps(sizes))
+    assert again == sizes and again.to_dict() == sizes.to_dict() and again.dense == ()
+    assert len(pickle.dumps(sizes)) < 1000
