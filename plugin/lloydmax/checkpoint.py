@@ -32,6 +32,7 @@ from lloydmax.network.folding import fold_structure
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
 from lloydmax.student.held import contents, remember
@@ -84,7 +85,7 @@ def save(
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
             missing, the disk is full.
     """
-    with naming(path):
+    with naming(path), own_modes():
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
@@ -161,7 +162,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), torch.device("cpu"), File(path) as file:  # whatever device the caller builds models on
+    with naming(path), own_modes(), File(path) as file:
         document = file.document
         meta.check(model)
         if document.folded:

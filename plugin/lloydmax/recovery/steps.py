@@ -15,11 +15,12 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.private import private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
 
 _FIRST = 8
@@ -125,15 +126,17 @@ def run_step(
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
-    made = registry.make("step", name, options, RecoveryError)
-    workdir = folder(workdir)
-    separate(student, teacher)
-    with running(student, seed, progress, listeners) as events:
-        source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        _settle(student, source)
-        with events.stage(name) as measured:
-            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
-    return measured
+    with own_modes():
+        made = registry.make("step", name, options, RecoveryError)
+        workdir = folder(workdir)
+        separate(student, teacher)
+        teacher = student if teacher is student else private(teacher)
+        with running(student, seed, progress, listeners) as events:
+            source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            _settle(student, source)
+            with events.stage(name) as measured:
+                measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+        return measured
 
 
 def _settle(student: nn.Module, source: Source | None) -> None:

@@ -199,7 +199,7 @@ def codebook(
     Raises:
         RecipeError, DataError, FitError, RecoveryError, IntegrationError: the message says what to do.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with own_modes():
         if mode == Mode.CONVERT:
             run = run_of(model)
             if run is None:
