@@ -29,6 +29,7 @@ from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.folding import fold_structure
+from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
@@ -156,13 +157,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         model: the uncompressed architecture, with any values or, on the meta device, none.
 
     Returns:
-        ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
-        mode. Its outputs are those of the saved model, bit for bit.
+        ``model``, out of its wrapper (``DataParallel``, ``torch.compile`` ...), or its replacement when it is itself a
+        single ``Linear`` or the like; in evaluation mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), own_modes(), File(path) as file:
+    with naming(path), own_modes(), File(path) as file, bare(model) as model:
         document = file.document
         meta.check(model)
         if document.folded:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import at_home
+from lloydmax.runtime.seeding import drawn
 
 _REFUSAL = "view size is not compatible with input tensor's size and stride"
 _needs_plain_strides: WeakSet[nn.Module] = WeakSet()
@@ -94,7 +95,7 @@ class Batch:
         batch = self.map(_plain) if model in _needs_plain_strides else self
         try:
             with at_home(model):
-                return model(*batch.args, **batch.kwargs)
+                return drawn(lambda: model(*batch.args, **batch.kwargs))
         except RuntimeError as error:
             if batch is not self or _REFUSAL not in str(error):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from lloydmax.exporting.subject import Subject, difference, first_line, subject
 from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
+
+_one_at_a_time = threading.RLock()
+"""Tracers of other libraries keep their state in global variables."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def export(
     if not target.parent.is_dir():
         raise ExportError(f"the folder {target.parent} does not exist")
     chosen = load(name, options)
-    with own_modes():
+    with own_modes(), _one_at_a_time:
         prepared = subject(model, example_inputs, dynamic_batch)
         chosen.refuse(prepared)
         with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:

@@ -46,6 +46,8 @@ class Float32Defaults(TorchFunctionMode):
         whole = isinstance(made, Tensor) and made.dtype == self._default and _of_integers(args)
         if not whole or func in _READING or getattr(func, "__name__", "") in _CASTS:
             return made
+        if any(isinstance(arg, Tensor) and arg.dtype == torch.bool for arg in args):
+            return made.float()
         return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs)
 
 

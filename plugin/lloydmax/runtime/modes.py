@@ -30,6 +30,7 @@ def own_modes() -> Iterator[None]:
         for device in {"cpu", getattr(torch.accelerator.current_accelerator(), "type", "cpu")}:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_outermost_autocast())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
             stack.callback(_elsewhere.reset, _elsewhere.set(True))
@@ -42,6 +43,20 @@ def at_home(model: nn.Module) -> Any:
     """For a call of a model: tensors that it makes without a device are on its own, where the caller's default is not
     the CPU. A context manager."""
     return torch.device(device_of(model)) if _elsewhere.get() else nullcontext()
+
+
+@contextmanager
+def _outermost_autocast() -> Iterator[None]:
+    """As outside of every ``torch.autocast``: within one, casts of weights are kept until it ends, and grow stale."""
+    levels = torch.autocast_increment_nesting()
+    try:
+        while torch.autocast_decrement_nesting():
+            pass
+        torch.clear_autocast_cache()
+        yield
+    finally:
+        for _ in range(levels - 1):
+            torch.autocast_increment_nesting()
 
 
 @contextmanager

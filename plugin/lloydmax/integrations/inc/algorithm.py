@@ -36,6 +36,7 @@ from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import own_modes
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 

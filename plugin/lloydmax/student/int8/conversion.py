@@ -12,6 +12,8 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.network.folding import folded
+from lloydmax.runtime.quiet import quiet
+from lloydmax.runtime.seeding import OwnGenerator
 from lloydmax.student.int8.backend import backend_config
 from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold
 from lloydmax.student.int8.host import convert
@@ -33,7 +35,8 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
         scale, zero = threshold.calculate_qparams()
         activations.append((float(scale), int(zero)))
     names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
-    kernels = convert(graph.cpu().eval(), backend_config=backend_config())
+    with OwnGenerator(), quiet(bars=False):
+        kernels = convert(graph.cpu().eval(), backend_config=backend_config())
     known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
     tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
     unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}

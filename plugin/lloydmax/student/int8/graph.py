@@ -13,6 +13,8 @@ from lloydmax.data import Source, random_order
 from lloydmax.errors import IntegrationError
 from lloydmax.network.tracing import traced
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.quiet import quiet
+from lloydmax.runtime.seeding import OwnGenerator
 from lloydmax.student.int8.backend import backend_config
 from lloydmax.student.int8.host import (
     FuseCustomConfig,
@@ -53,6 +55,11 @@ def fake_quantized(
     """
     if problems := [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
+    if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise IntegrationError(
+            "int8 kernels of PyTorch refuse to run under torch.use_deterministic_algorithms(True): turn it off (the "
+            "results are the same), or leave out 'activations:'"
+        )
     mapping = threshold_qconfig_mapping(activation_bits=bits, activation_scheme=scheme)
     planned = {name.rpartition(".")[0] for name in weights}
     for name, module in model.named_modules():
@@ -84,8 +91,9 @@ def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     tracer, backend = QuantizationTracer([], []), backend_config()
     swap_functional(model)
     graph = fx.GraphModule(model, traced(tracer, model))
-    fused = fuse(graph, True, FuseCustomConfig(), backend)
-    return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
+    with OwnGenerator(), quiet(bars=False):
+        fused = fuse(graph, True, FuseCustomConfig(), backend)
+        return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
 
 
 def calibrate(
