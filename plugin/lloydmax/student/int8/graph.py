@@ -55,7 +55,12 @@ def fake_quantized(
     """
     if problems := [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
-    if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+    uniform = any(weight.quantizer == UNIFORM for weight in weights.values())
+    if (
+        uniform
+        and torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    ):
         raise IntegrationError(
             "int8 kernels of PyTorch refuse to run under torch.use_deterministic_algorithms(True): turn it off (the "
             "results are the same), or leave out 'activations:'"
