@@ -55,11 +55,9 @@ class States:
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, States):
-            return NotImplemented
-        same = all(torch.equal(state, other.torch[device]) for device, state in self.torch.items())
-        return same and self.python == other.python and str(self.numpy) == str(other.numpy)
+    def same_outside_of_torch(self) -> bool:
+        """Whether the generators of numpy and Python have not moved since."""
+        return self.python == random.getstate() and str(self.numpy) == str(np.random.get_state())
 
 
 class _Stream:
@@ -104,51 +102,53 @@ def on_own_states(call: Callable[[], T]) -> T:
     stream = _stream.get()
     if stream is None:
         return call()
-    with _turn:
-        outside = States.now(stream.states.torch)
+    with untouched(stream.states.torch):
         stream.states.put()
-        try:
-            return call()
-        finally:
-            stream.states = States.now(outside.torch)
-            outside.put()
+        made = call()
+        stream.states = States.now(stream.states.torch)
+        return made
 
 
 @contextmanager
 def undisturbed(seed: int, *generators: Generator | None) -> Iterator[None]:
     """Run code that may draw from global generators, seeded, and put them back afterwards; ``generators`` too."""
     states = [(generator, generator.get_state()) for generator in generators if generator is not None]
-    with _turn:
-        outside = States.now()
+    with untouched():
         States.seeded(seed).put()
         try:
             yield
         finally:
-            outside.put()
             for generator, state in states:
                 generator.set_state(state)
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
-    """The global generators as they were, whatever the block draws."""
+def untouched(devices: Iterable[int | None] = (None,)) -> Iterator[None]:
+    """The global generators as they were, whatever the block draws; no other thread is in such a block meanwhile."""
     with _turn:
-        before = States.now()
+        before = States.now(devices)
         try:
             yield
         finally:
-            if before != States.now():
+            try:
                 before.put()
+            except KeyboardInterrupt:
+                before.put()
+                raise
 
 
 def watched(call: Callable[[], T], seed: int) -> tuple[T, bool]:
     """What a call gives that can be repeated, and whether it draws from the global generators; then it is repeated on
     seeded ones. They are as before afterwards."""
+    first = States.now()
     for _ in range(_TRIES):
-        others = np.random.get_state(), random.getstate()
+        before = States.now()
         made, draws = _heard(call)
-        if not draws and str(others) == str((np.random.get_state(), random.getstate())):
+        if draws:
+            break
+        if before.same_outside_of_torch():
             return made, False
+    first.put()
     with undisturbed(seed):
         return call(), True
 
@@ -156,11 +156,14 @@ def watched(call: Callable[[], T], seed: int) -> tuple[T, bool]:
 def _heard(call: Callable[[], T]) -> tuple[T, bool]:
     """What a call gives, and whether torch draws random numbers for it; the global generators are put back then."""
     before = States.now()
-    with _Hearing() as hearing:
-        made = call()
-    if hearing.drew:
-        before.put()
-    return made, hearing.drew
+    hearing = _Hearing()
+    try:
+        with hearing:
+            made = call()
+        return made, hearing.drew
+    finally:
+        if hearing.drew:
+            before.put()
 
 
 class _Hearing(TorchDispatchMode):
