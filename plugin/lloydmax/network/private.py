@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ _INNER = {
 }
 """Classes of torch that wrap a model, with the attribute that holds it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-_private: WeakSet[nn.Module] = WeakSet()
+_private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -78,12 +78,18 @@ def private(model: nn.Module) -> nn.Module:
     """
     if model in _private:
         return model
-    model = unwrapped(model)
-    refuse(model)
-    made = _copied(model, dict(_shared(model)))
+    bare = unwrapped(model)
+    refuse(bare)
+    made = _copied(bare, dict(_shared(bare)))
     made.eval()
-    _private.add(made)
+    _private[made] = ref(model)
     return made
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The caller's model that a private tree stands for; any other model itself."""
+    found = _private[model]() if model in _private else None
+    return model if found is None else found
 
 
 def refuse(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
-from lloydmax.network.private import private
+from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
@@ -160,8 +160,8 @@ def open_source(
         return unlabelled(data, model, workdir=workdir, seed=seed)
     same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
     kept = cache.get(
-        ("source", same, id(model), seed),
-        lambda: (data, model, unlabelled(data, model, workdir=workdir, seed=seed)),
+        ("source", same, id(original(model)), seed),
+        lambda: (data, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
     source: Source = kept[2]
