@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
