@@ -250,8 +250,6 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         elif found.dtype != getattr(torch, dtype):
             hint = f"; call model.to(torch.{dtype})" if found.is_floating_point() else ""
             differences.append(f"{name} is {dtype} in the file, {found.dtype} in the model{hint}")
-        elif parameter and not isinstance(value, nn.Parameter):
-            differences.append(f"{name} is compressed in the file, but a buffer in the model")
         elif other in known and own != other and file.signature(own) != file.signature(other):
             differences.append(f"{name} and {first} are one in the model, but differ in the file")
     if problems or differences:

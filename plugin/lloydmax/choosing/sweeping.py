@@ -26,8 +26,9 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
-from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
+from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.prediction import most_centroids
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
