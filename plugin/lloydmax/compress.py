@@ -216,6 +216,7 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
+            notes=tuple(plan.notes),
         )
         return Result(model, report, plan)
 

@@ -16,8 +16,6 @@ from lloydmax.runtime.text import percent
 
 _LARGE = 0.01
 """Share of the model's parameters from which a weight is named."""
-_NAMED = 4
-"""Weights that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,13 @@ def warning(recipe: Recipe, found: Sequence[Skipped]) -> str | None:
     told = sorted((one for one in found if not one.expected), key=lambda one: -one.share)
     if not told:
         return None
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    named = "; ".join(one.note for one in told[:_NAMED])
-    advice = next((f". To compress it, add a rule such as {one.rule}" for one in told if one.rule), "")
-    silence = "; where it is meant to stay, quantizer: none in place of centroids says so" if advice else ""
-    return f"{recipe.at('quantize')}: {named}{more} (all of them: plan.notes){advice}{silence}"
+    reasons: dict[str, list[str]] = {}
+    for one in told:
+        reasons.setdefault(one.reason, []).append(str(one))
+    said = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
+    rule = next((one.rule for one in told if one.rule is not None), None)
+    advice = "" if rule is None else f". A rule such as {rule} compresses one; quantizer: none says that it stays"
+    return f"{recipe.at('quantize')}: large weights stay as they are; {said}{advice}"
 
 
 def _holds_numbers(layer: Layer, leaf: str, held: Tensor) -> bool:
