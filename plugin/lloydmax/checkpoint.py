@@ -32,6 +32,7 @@ from lloydmax.network.folding import fold_structure
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.runtime.files import refusal
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
 from lloydmax.student.held import contents, remember
@@ -85,6 +86,8 @@ def save(
             missing, the disk is full.
     """
     with naming(path):
+        if processes.writes() and (reason := refusal(path)):
+            raise CheckpointError(reason)
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
@@ -114,10 +117,6 @@ def _portable(tensor: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError("is a directory")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"the folder {target.parent} does not exist")
     temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:

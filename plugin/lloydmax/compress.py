@@ -18,6 +18,7 @@ from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecoveryError
 from lloydmax.fitting.fit import fit
+from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.plan.plan import Plan
@@ -88,8 +89,9 @@ def compress(
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
-        workdir: folder for large temporary files, and for the state of the recovery: after a kill the same call
-            goes on from there and ends in the same bytes. ``None``: the system's, and no state is kept.
+        workdir: folder for large temporary files, and for the state of the recovery, made if it is missing: after a
+            kill the same call goes on from there and ends in the same bytes. ``None``: the system's, and no state is
+            kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
@@ -100,10 +102,13 @@ def compress(
         recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
-        RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+        RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told. Before the
+            first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file can hold the
+            model, OutputError where ``workdir`` cannot be made or written into.
     """
     recipe = Recipe.load(recipe)
     planned = make_plan(model, recipe, example_inputs)
+    check_state(model)
     run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
