@@ -117,10 +117,11 @@ def check_plot(path: str | Path) -> None:
         IntegrationError: matplotlib is not installed, or cannot write what the ending names.
     """
     try:
-        from matplotlib.backend_bases import FigureCanvasBase
+        from matplotlib import backend_bases
     except ImportError:
         raise IntegrationError("plots need matplotlib; run: pip install matplotlib") from None
-    if Path(path).suffix.lower()[1:] not in (known := FigureCanvasBase.get_supported_filetypes()):
+    known = backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix.lower()[1:] not in known:
         raise IntegrationError(f"the ending of {Path(path).name} does not name a format of a plot: {', '.join(known)}")
 
 

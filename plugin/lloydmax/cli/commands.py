@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,10 @@ def compress(
     check_outputs({"--out": out, "--report": report_path}, given)
     teacher = build_model(model, weights, model_args, device)
     check_state(teacher)
-    check_room(out, quiet_plan(teacher, read or recipe_for(teacher, bits or 0)).predicted_bytes)
+    propose = partial(recipe_for, teacher, bits or 0.0)
+    check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    if read is None:
-        assert bits is not None
-        read = recipe_for(teacher, bits, reference if inputs is None else inputs, effort)
+    read = read or propose(reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
@@ -269,11 +269,9 @@ def export(
         raise click.UsageError("give example inputs: either --shape or --data")
     chosen = options_of(options)
     asked_for(out, kind, chosen)
-    outputs = {
-        "--out": out,
-        "--out (its weights)": str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None,
-    }
-    check_apart(outputs, {"--weights": weights, "--data": data, "--student": student})
+    beside = str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None
+    given = {"--weights": weights, "--data": data, "--student": student}
+    check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device))
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
