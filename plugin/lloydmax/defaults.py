@@ -87,6 +87,8 @@ def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
 def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
     if layer.norm or layer.outputs(leaf) is not None or is_lazy(held):
         return False
+    if leaf in layer.module._buffers and not bool(torch.isfinite(held).all()):
+        return False
     return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 
 

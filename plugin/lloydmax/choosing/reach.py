@@ -61,8 +61,9 @@ def check_reach(model: nn.Module, recipe: Recipe, plan: Plan, fewest: Mapping[st
         least = codes + sum(p.codebook_bytes(recipe.storage) for p in planned)
         if least > int(budget.bits * weights / 8):
             raise BudgetError(
-                f"the budget bits {budget.bits} is out of reach: the fewest centroids that can be chosen take {least:,} "
-                f"bytes, codebooks counted, {least * 8 / weights:.3g} bits a weight: allow fewer, or relax the budget"
+                f"the budget bits {budget.bits} is out of reach: the fewest centroids that can be chosen take "
+                f"{least:,} bytes with their codebooks, {least * 8 / weights:.3g} bits a weight: allow fewer, or relax "
+                "the budget"
             )
     elif budget.agreement is None:
         streams = dict.fromkeys(fewest, 0) if entropy else {}

@@ -46,10 +46,12 @@ def promote(model: nn.Module, names: Collection[str]) -> bool:
     Returns:
         Whether there were any.
     """
-    wanted = {id(buffer) for name, buffer in model.named_buffers(remove_duplicate=False) if name in names}
-    for module in model.modules() if wanted else ():
-        for leaf in [leaf for leaf, buffer in module._buffers.items() if id(buffer) in wanted]:
-            buffer = module._buffers.pop(leaf)
-            assert buffer is not None
-            module._parameters[leaf] = nn.Parameter(buffer, requires_grad=False)
-    return bool(wanted)
+    made = {
+        id(buffer): nn.Parameter(buffer, requires_grad=False)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name in names
+    }
+    for module in model.modules() if made else ():
+        for leaf in [leaf for leaf, buffer in module._buffers.items() if id(buffer) in made]:
+            module._parameters[leaf] = made[id(module._buffers.pop(leaf))]
+    return bool(made)

@@ -93,7 +93,8 @@ class Plan:
         size = predicted_size(model, least, self.recipe.data(), self.recipe.storage, dict.fromkeys(least, 0))
         if size < self.predicted_bytes:
             return self.predicted_bytes - size
-        large = [one.name for one in sorted(self.skipped, key=lambda one: -one.share) if one.rule][:_NAMED]
+        larger = sorted((one for one in self.skipped if one.rule and not one.expected), key=lambda one: -one.share)
+        large = [one.name for one in larger[:_NAMED]]
         raise BudgetError(
             f"{self.recipe.at('bits')}: at {self.recipe.bits:g} bits a weight the file may have "
             f"{self.predicted_bytes} bytes, which what is not compressed fills alone ({size} without any code): give "

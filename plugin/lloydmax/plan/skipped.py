@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -109,9 +110,10 @@ def _is_bias(leaf: str, held: Tensor) -> bool:
 
 def _said(layer: Layer, leaf: str, held: Tensor, share: float, beyond: bool) -> Skipped:
     name = f"{layer.name}.{leaf}".lstrip(".")
-    possible = held.dtype in FLOAT_DTYPES
+    possible = held.dtype in FLOAT_DTYPES and bool(torch.isfinite(held).all())
+    nameable = possible and (beyond or isinstance(layer.module, nn.Embedding))
     expected = layer.norm or _is_bias(leaf, held)
-    rule = f"{{layers: '{layer.name or '*'}', parameter: {leaf}, centroids: 256}}" if possible else None
+    rule = f"{{layers: '{layer.name or '*'}', parameter: {leaf}, centroids: 256}}" if nameable else None
     return Skipped(name, tuple(held.shape), share, _reason(layer, leaf, held, beyond), rule, expected and possible)
 
 
@@ -119,6 +121,8 @@ def _reason(layer: Layer, leaf: str, held: Tensor, beyond: bool) -> str:
     kind = layer.types[0]
     if held.dtype not in FLOAT_DTYPES:
         return f"it is {str(held.dtype).removeprefix('torch.')}, not float32, float16 or bfloat16"
+    if not bool(torch.isfinite(held).all()):
+        return "it holds infinities or NaN"
     if leaf in layer.module._buffers:
         return "it is a buffer, which a rule has to name"
     if layer.norm:
