@@ -108,10 +108,10 @@ def compress(
     """
     recipe = Recipe.load(recipe)
     planned = make_plan(model, recipe, example_inputs)
-    check_state(model)
-    run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
+    check_state(model)
+    run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     with run.opened(data, reference_data, progress, listeners):
         original, plan = run.plan(planned, example_inputs)
         student = run.fit(original, plan)

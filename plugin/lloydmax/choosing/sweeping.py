@@ -171,12 +171,13 @@ def opened(
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
     samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
-    started, place, listeners = time.perf_counter(), folder(settings.workdir), settings.listeners
+    started, listeners = time.perf_counter(), settings.listeners
     lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
     plan = make_plan(model, single, settings.example_inputs)
     if budget is not None:
         fewest = {p.name: min(p.centroids, *(lists[p.rule] or [p.centroids])) for p in plan.parameters.values()}
         check_reach(restructured(model, single), recipe, plan, fewest, budget)
+    place = folder(settings.workdir)
     with ExitStack() as stack:
         if settings.progress:
             listeners = (*listeners, stack.enter_context(ProgressBars()))

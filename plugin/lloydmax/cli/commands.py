@@ -93,9 +93,9 @@ def compress(
     if (recipe is None) == (bits is None):
         raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
     read = None if recipe is None else Recipe.load(Path(recipe))
-    folder(workdir)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
-    check_outputs({"--out": out, "--report": report_path}, given)
+    check_outputs({"--out": out, "--report": report_path}, given | {"--workdir": workdir})
+    folder(workdir, keep=False)
     teacher = build_model(model, weights, model_args, device)
     check_state(teacher)
     propose = partial(recipe_for, teacher, bits or 0.0)
@@ -127,6 +127,7 @@ def recipe(
     """Write the recipe that compress --bits runs, to be edited."""
     check_outputs({"--out": out}, {"--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
+    quiet_plan(teacher, recipe_for(teacher, bits))
     made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
@@ -170,9 +171,9 @@ def search(
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     read = Recipe.load(Path(recipe))
-    folder(workdir)
     outputs = {"--out": out, "--report": report_path, "--plot": plot}
-    check_outputs(outputs, {"--weights": weights, "--data": data, "--recipe": recipe})
+    check_outputs(outputs, {"--weights": weights, "--data": data, "--recipe": recipe, "--workdir": workdir})
+    folder(workdir, keep=False)
     if plot is not None:
         check_plot(plot)
     teacher = build_model(model, weights, model_args, device)

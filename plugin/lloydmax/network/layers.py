@@ -70,12 +70,13 @@ def output_axis(module: nn.Module, leaf: str) -> int | None:
         return None
     if isinstance(module, (_ConvNd, nn.Linear, nn.Bilinear)):
         return 1 if getattr(module, "transposed", False) else 0
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if not isinstance(weight, Tensor) or is_lazy(weight) or weight.dim() != 2:
+    held = {**module._parameters, **module._buffers}
+    weight, bias = held.get("weight"), held.get("bias")
+    if weight is None or is_lazy(weight) or weight.dim() != 2:
         return None
     if any(base.__name__ == _TRANSPOSED for base in type(module).__mro__):
         return 1
-    fitting = [axis for axis in (0, 1) if isinstance(bias, Tensor) and tuple(bias.shape) == (weight.shape[axis],)]
+    fitting = [axis for axis in (0, 1) if bias is not None and tuple(bias.shape) == (weight.shape[axis],)]
     return fitting[0] if len(fitting) == 1 else None
 
 

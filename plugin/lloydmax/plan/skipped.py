@@ -29,7 +29,7 @@ class Skipped:
         share: of the bytes of the model, 0 to 1.
         reason: why, in words.
         rule: what a recipe would have to say to compress it; ``None`` where nothing can.
-        expected: it is a bias or belongs to a normalization layer, which nobody expects to be compressed.
+        expected: it is a bias or a vector of a normalization layer, which nobody expects to be compressed.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _said(layer: Layer, leaf: str, held: Tensor, share: float, beyond: bool) -> 
     name = f"{layer.name}.{leaf}".lstrip(".")
     possible = held.dtype in FLOAT_DTYPES and bool(torch.isfinite(held).all())
     nameable = possible and (beyond or isinstance(layer.module, nn.Embedding))
-    expected = layer.norm or _is_bias(leaf, held)
+    expected = held.dim() < 2 and (layer.norm or _is_bias(leaf, held))
     rule = f"{{layers: '{layer.name or '*'}', parameter: {leaf}, centroids: 256}}" if nameable else None
     return Skipped(name, tuple(held.shape), share, _reason(layer, leaf, held, beyond), rule, expected and possible)
 

@@ -166,13 +166,17 @@ def open_source(
     return source
 
 
-def folder(workdir: str | Path | None) -> Path | None:
+def folder(workdir: str | Path | None, keep: bool = True) -> Path | None:
     """A folder for large temporary files, made if it is missing; ``None``: the system's.
+
+    Args:
+        workdir: the folder.
+        keep: see :func:`~lloydmax.runtime.files.made_folder`.
 
     Raises:
         OutputError: it cannot be made, or written into.
     """
     try:
-        return None if workdir is None else made_folder(workdir)
+        return None if workdir is None else made_folder(workdir, keep)
     except OutputError as error:
         raise OutputError(f"workdir {error}") from None

@@ -73,8 +73,12 @@ def check_room(path: str | os.PathLike[str], needed: int) -> None:
         raise OutputError(f"{os.fspath(path)}: the file will have {size(needed)}, but {folder} has {size(free)} free")
 
 
-def made_folder(path: str | os.PathLike[str]) -> Path:
+def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
     """A folder to write into, made with its parents where it is missing.
+
+    Args:
+        path: of the folder.
+        keep: ``False``: it is only looked whether it can be made; nothing is left behind.
 
     Raises:
         OutputError: it cannot be made, or written into; nothing is left behind then.
@@ -88,12 +92,12 @@ def made_folder(path: str | os.PathLike[str]) -> Path:
         reason = "is not a folder"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-    if reason is None:
-        return folder
-    for place in missing:
+    for place in missing if reason or not keep else ():
         with suppress(OSError):
             place.rmdir()
-    raise OutputError(f"{os.fspath(path)}: {reason}")
+    if reason:
+        raise OutputError(f"{os.fspath(path)}: {reason}")
+    return folder
 
 
 def _closed(folder: Path) -> str | None:

@@ -46,6 +46,13 @@ def test_output_axis(module: nn.Module, leaf: str, axis: int | None) -> None:
     assert output_axis(module, leaf) == axis
 
 
+def test_to_look_at_a_layer_does_not_run_its_parametrizations() -> None:
+    model = nn.utils.parametrizations.spectral_norm(nn.Embedding(6, 4)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert output_axis(model, "weight") is None and layers_of(model)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_norm_of_two_axes_has_no_outputs() -> None:
     norm = nn.LayerNorm((4, 5))
     norm.bias = nn.Parameter(norm.bias[:, 0].detach())

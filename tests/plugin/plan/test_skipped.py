@@ -44,6 +44,7 @@ def others() -> nn.Module:
         (lambda: nn.Sequential(Experts(), nn.Linear(16, 8)), {"0.up": "Experts", "0.down": "Experts"}),
         (Classifier, {"positions": "its layout is not known", "cls": "its layout", "proj": "Classifier"}),
         (recurrent, {"0.weight_ih_l0": "recurrent", "0.weight_hh_l0": "GRU", "1.weight": "an embedding"}),
+        (lambda: nn.Sequential(nn.LayerNorm((8, 9)), nn.Linear(9, 5)), {"0.weight": "a norm", "0.bias": "a norm"}),
         (InBuffers, {"inner.w": "a buffer", "out": "a buffer", "mask": "infinities"}),
         (
             others,

@@ -72,6 +72,7 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
 def test_folders_are_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert made_folder(tmp_path / "a" / "b").is_dir() and made_folder(str(tmp_path / "a")).is_dir()
+    made_folder(tmp_path / "c" / "d", keep=False)
     for path in (tmp_path / "file", tmp_path / "file" / "a", tmp_path / ("n" * 300) / "a"):
         with pytest.raises(OutputError):
             made_folder(path)
