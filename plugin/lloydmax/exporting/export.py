@@ -13,7 +13,9 @@ from torch import nn
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.runtime.apart import apart
 from lloydmax.runtime.files import refusal
+from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
 
@@ -80,19 +82,14 @@ def export(
     """
     target = Path(os.path.realpath(path))
     name, chosen = asked_for(path, format, options)
-    prepared = subject(model, example_inputs, dynamic_batch)
-    chosen.refuse(prepared)
-    with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
-        made = Path(folder) / "made" / target.name
-        made.parent.mkdir()
-        try:
-            chosen.write(prepared, made)
-            gap = _compared(chosen, made, prepared)
-        except ExportError as error:
-            raise ExportError(f"{name}: {error}") from error
-        except Exception as error:
-            raise ExportError(f"{name}: cannot convert {type(model).__name__}: {first_line(error)}") from error
-        size = _publish(made, target, Path(folder))
+    with own_modes():
+        prepared = subject(model, example_inputs, dynamic_batch)
+        chosen.refuse(prepared)
+        with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
+            made = Path(folder) / "made" / target.name
+            made.parent.mkdir()
+            gap = apart(lambda: _written(name, chosen, prepared, made))
+            size = _publish(made, target, Path(folder))
     return Export(str(path), name, size, gap)
 
 
@@ -106,6 +103,18 @@ def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[st
     if reason := refusal(path, folder=(Path(path) / "Manifest.json").is_file()):
         raise ExportError(f"{os.fspath(path)}: {reason}")
     return name, load(name, options)
+
+
+def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:
+    """Write, and compare the outputs."""
+    try:
+        chosen.write(prepared, made)
+        return _compared(chosen, made, prepared)
+    except ExportError as error:
+        raise ExportError(f"{name}: {error}") from error
+    except Exception as error:
+        what = type(prepared.model).__name__
+        raise ExportError(f"{name}: cannot convert {what}: {first_line(error)}") from error
 
 
 def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:

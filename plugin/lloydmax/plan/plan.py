@@ -18,6 +18,7 @@ from lloydmax.hooks.units import BudgetError
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import owners, promote, sharing
+from lloydmax.network.private import private
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
@@ -26,6 +27,7 @@ from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
+from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import paragraphs, percent, render, size
 from lloydmax.student.attachment import codebooks
 
@@ -154,6 +156,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             which the model registers them.
 
     Raises:
+        ModelError: a model that cannot be compressed as it is.
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
             chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
         BudgetError: ``bits`` that what is not compressed fills alone.
@@ -183,11 +186,13 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
             f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
             "or tuning loop choose"
         )
-    changed = restructured(model, recipe)
-    found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
-    if changed is model:
-        return found
-    return replace(found, total_weights=_total_weights(model, found), original_bytes=_original_bytes(model))
+    with own_modes():
+        model = private(model)
+        changed = restructured(model, recipe)
+        found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
+        if changed is model:
+            return found
+        return replace(found, total_weights=_total_weights(model, found), original_bytes=_original_bytes(model))
 
 
 def restructured(model: nn.Module, recipe: Recipe) -> nn.Module:

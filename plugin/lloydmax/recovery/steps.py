@@ -15,12 +15,13 @@ from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.files import made_folder
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
 
 _FIRST = 8
@@ -126,15 +127,17 @@ def run_step(
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
-    made = registry.make("step", name, options, RecoveryError)
-    workdir = folder(workdir)
-    separate(student, teacher)
-    with running(student, seed, progress, listeners) as events:
-        source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        _settle(student, source)
-        with events.stage(name) as measured:
-            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
-    return measured
+    with own_modes():
+        made = registry.make("step", name, options, RecoveryError)
+        workdir = folder(workdir)
+        separate(student, teacher)
+        teacher = student if teacher is student else private(teacher)
+        with running(student, seed, progress, listeners) as events:
+            source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            _settle(student, source)
+            with events.stage(name) as measured:
+                measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+        return measured
 
 
 def _settle(student: nn.Module, source: Source | None) -> None:
@@ -158,8 +161,8 @@ def open_source(
         return unlabelled(data, model, workdir=workdir, seed=seed)
     same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
     kept = cache.get(
-        ("source", same, id(model), seed),
-        lambda: (data, model, unlabelled(data, model, workdir=workdir, seed=seed)),
+        ("source", same, id(original(model)), seed),
+        lambda: (data, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
     source: Source = kept[2]
