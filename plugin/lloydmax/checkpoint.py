@@ -33,6 +33,7 @@ from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.runtime.files import refusal
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
@@ -87,6 +88,8 @@ def save(
             missing, the disk is full.
     """
     with naming(path), own_modes():
+        if processes.writes() and (reason := refusal(path)):
+            raise CheckpointError(reason)
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
@@ -116,10 +119,6 @@ def _portable(tensor: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError("is a directory")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"the folder {target.parent} does not exist")
     temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -252,8 +251,6 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         elif found.dtype != getattr(torch, dtype):
             hint = f"; call model.to(torch.{dtype})" if found.is_floating_point() else ""
             differences.append(f"{name} is {dtype} in the file, {found.dtype} in the model{hint}")
-        elif parameter and not isinstance(value, nn.Parameter):
-            differences.append(f"{name} is compressed in the file, but a buffer in the model")
         elif other in known and own != other and file.signature(own) != file.signature(other):
             differences.append(f"{name} and {first} are one in the model, but differ in the file")
     if problems or differences:

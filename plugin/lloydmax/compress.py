@@ -18,6 +18,7 @@ from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecoveryError
 from lloydmax.fitting.fit import fit
+from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.private import private
@@ -90,8 +91,9 @@ def compress(
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
-        workdir: folder for large temporary files, and for the state of the recovery: after a kill the same call
-            goes on from there and ends in the same bytes. ``None``: the system's, and no state is kept.
+        workdir: folder for large temporary files, and for the state of the recovery, made if it is missing: after a
+            kill the same call goes on from there and ends in the same bytes. ``None``: the system's, and no state is
+            kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
@@ -103,13 +105,16 @@ def compress(
 
     Raises:
         ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+            Before the first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file
+            can hold the model, OutputError where ``workdir`` cannot be made or written into.
     """
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
         planned = make_plan(teacher, recipe, example_inputs)
-        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
         if data is None and reference_data is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
+        check_state(teacher)
+        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned, example_inputs)
             student = run.fit(original, plan)
@@ -219,6 +224,7 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
+            notes=tuple(plan.notes),
         )
         return Result(model, report, plan)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Batch, Source
@@ -73,26 +74,27 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
-    """Convolutions and linear layers, and every other large parameter by name."""
+    """All weights of a known layout, and every other large parameter or buffer by name."""
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
-    if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):
+    if any(layer.outputs(leaf) is not None for layer in layers for leaf in layer.weights()):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
     for layer in layers:
-        for leaf, parameter in layer.module._parameters.items():
-            if parameter is not None and layer.name and _is_large(layer, leaf, parameter):
+        for leaf, held in layer.weights().items():
+            if _is_large(layer, leaf, held):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())
     ]
 
 
-def _is_large(layer: Layer, leaf: str, parameter: Tensor) -> bool:
-    if layer.norm or (layer.numbered and leaf == "weight"):
+def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
+    if layer.norm or layer.outputs(leaf) is not None or is_lazy(held):
         return False
-    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
-    return not lazy and parameter.dtype in FLOAT_DTYPES and parameter.dim() > 1 and parameter.numel() >= _SMALLEST
+    if leaf in layer.module._buffers and not bool(torch.isfinite(held).all()):
+        return False
+    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 
 
 def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict[str, Any]:

@@ -51,5 +51,9 @@ class ExportError(LloydmaxError, RuntimeError):
     """A model cannot be exported: a format cannot hold something in it, or a package is not installed."""
 
 
+class OutputError(LloydmaxError, OSError):
+    """A file or folder that is asked for cannot be written."""
+
+
 class KernelError(LloydmaxError, RuntimeError):
     """A kernel cannot run on this machine, or has nothing to run in this model (see :func:`lloydmax.set_kernel`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import click
 from lloydmax import checkpoint
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
-from lloydmax.choosing.sweep import Sweep
+from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.cli.inputs import (
     budget_of,
     build_model,
-    check_folder,
+    check_apart,
+    check_outputs,
     data_of,
     first_batch,
     labels_of,
@@ -42,14 +44,19 @@ from lloydmax.data import unlabelled
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
 from lloydmax.errors import CheckpointError
+from lloydmax.exporting.export import asked_for
 from lloydmax.exporting.export import export as export_model
+from lloydmax.format.parts import check_state
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
 from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.plan import quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
+from lloydmax.recovery.steps import folder
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
+from lloydmax.runtime.files import check_room
 from lloydmax.runtime.text import render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
@@ -86,13 +93,15 @@ def compress(
     if (recipe is None) == (bits is None):
         raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
     read = None if recipe is None else Recipe.load(Path(recipe))
-    for path in (out, report_path):
-        check_folder(path)
+    given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
+    check_outputs({"--out": out, "--report": report_path}, given | {"--workdir": workdir})
+    folder(workdir, keep=False)
     teacher = build_model(model, weights, model_args, device)
+    check_state(teacher)
+    propose = partial(recipe_for, teacher, bits or 0.0)
+    check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    if read is None:
-        assert bits is not None
-        read = recipe_for(teacher, bits, reference if inputs is None else inputs, effort)
+    read = read or propose(reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
@@ -116,8 +125,9 @@ def recipe(
     image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the recipe that compress --bits runs, to be edited."""
-    check_folder(out)
+    check_outputs({"--out": out}, {"--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
+    quiet_plan(teacher, recipe_for(teacher, bits))
     made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
@@ -161,8 +171,11 @@ def search(
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     read = Recipe.load(Path(recipe))
-    for path in (out, report_path, plot):
-        check_folder(path)
+    outputs = {"--out": out, "--report": report_path, "--plot": plot}
+    check_outputs(outputs, {"--weights": weights, "--data": data, "--recipe": recipe, "--workdir": workdir})
+    folder(workdir, keep=False)
+    if plot is not None:
+        check_plot(plot)
     teacher = build_model(model, weights, model_args, device)
     inputs = data_of(data, teacher, image_size, mean, std)
     options: dict[str, Any] = {
@@ -255,8 +268,11 @@ def export(
     """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
     if (shape is None) == (data is None):
         raise click.UsageError("give example inputs: either --shape or --data")
-    check_folder(out)
     chosen = options_of(options)
+    asked_for(out, kind, chosen)
+    beside = str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None
+    given = {"--weights": weights, "--data": data, "--student": student}
+    check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device))
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
@@ -298,7 +314,7 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
     """Show one report, or two side by side, as one self-contained page for a browser."""
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
-    check_folder(out)
+    check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
     first, *others = (Report.from_json(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
     first.to_html(out, others[0] if others else None, swept)

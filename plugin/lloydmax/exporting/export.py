@@ -14,6 +14,7 @@ from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
 from lloydmax.runtime.apart import apart
+from lloydmax.runtime.files import refusal
 from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
@@ -80,12 +81,7 @@ def export(
             model cannot be converted; or the written file gives other outputs.
     """
     target = Path(os.path.realpath(path))
-    name = name_for(Path(path), format)
-    if target.is_dir() and not (target / "Manifest.json").is_file():
-        raise ExportError(f"{path} is a directory")
-    if not target.parent.is_dir():
-        raise ExportError(f"the folder {target.parent} does not exist")
-    chosen = load(name, options)
+    name, chosen = asked_for(path, format, options)
     with own_modes():
         prepared = subject(model, example_inputs, dynamic_batch)
         chosen.refuse(prepared)
@@ -95,6 +91,18 @@ def export(
             gap = apart(lambda: _written(name, chosen, prepared, made))
             size = _publish(made, target, Path(folder))
     return Export(str(path), name, size, gap)
+
+
+def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[str, Any]) -> tuple[str, Format]:
+    """The name of a format and the format; see :func:`export` for the arguments.
+
+    Raises:
+        ExportError: an unknown format or option, a missing package, or a path that cannot be written.
+    """
+    name = name_for(Path(path), format)
+    if reason := refusal(path, folder=(Path(path) / "Manifest.json").is_file()):
+        raise ExportError(f"{os.fspath(path)}: {reason}")
+    return name, load(name, options)
 
 
 def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lloydmax.data import Source, unlabelled
-from lloydmax.errors import DataError, RecoveryError
+from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
@@ -20,6 +20,7 @@ from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
 
@@ -168,12 +169,17 @@ def open_source(
     return source
 
 
-def folder(workdir: str | Path | None) -> Path | None:
-    """A folder for large temporary files, which must exist; ``None``: the system's.
+def folder(workdir: str | Path | None, keep: bool = True) -> Path | None:
+    """A folder for large temporary files, made if it is missing; ``None``: the system's.
+
+    Args:
+        workdir: the folder.
+        keep: see :func:`~lloydmax.runtime.files.made_folder`.
 
     Raises:
-        DataError: there is no such folder.
+        OutputError: it cannot be made, or written into.
     """
-    if workdir is None or Path(workdir).is_dir():
-        return None if workdir is None else Path(workdir)
-    raise DataError(f"workdir {workdir} is not a folder")
+    try:
+        return None if workdir is None else made_folder(workdir, keep)
+    except OutputError as error:
+        raise OutputError(f"workdir {error}") from None

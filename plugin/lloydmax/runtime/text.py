@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lloydmax.runtime.seeding import untouched
@@ -35,6 +37,12 @@ def render(*tables: RenderableType) -> str:
     console.print(*tables, sep="\n")
     text: str = console.file.getvalue()
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def paragraphs(lines: Iterable[str]) -> str:
+    """Every line as an item of a list, folded for a terminal of 80 columns."""
+    folded = textwrap.TextWrapper(80, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+    return "\n".join(folded.fill(line.replace(" %", "\N{NO-BREAK SPACE}%")) for line in lines).replace("\xa0", " ")
 
 
 def size(count: float) -> str:
