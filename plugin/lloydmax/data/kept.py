@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -103,8 +104,15 @@ class BatchSource(Source):
         lengths = torch.tensor([len(batch) for batch in self._held])
         self._ends = lengths.cumsum(0)
         self._starts = self._ends - lengths
-        layout = _layout(self._held[0])
-        self.ragged = any(_layout(batch) != layout for batch in self._held[1:]) or _has_shared(self._held)
+        self._fits = self._of_one_kind()
+        fitting = [batch for batch, fits in zip(self._held, self._fits, strict=True) if fits]
+        layout = _layout(fitting[0])
+        self.ragged = any(_layout(batch) != layout for batch in fitting[1:]) or _has_shared(fitting)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for batch in self._held for tensor in batch.tensors())
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -124,7 +132,23 @@ class BatchSource(Source):
         """
         return super().batches(batch_size, order, drop_last)
 
+    def _of_one_kind(self) -> list[bool]:
+        """Which batches have the arguments, dtypes and axes of most samples; the others are left out."""
+        kinds = [_kind(batch) for batch in self._held]
+        samples: Counter[Any] = Counter()
+        for kind, batch in zip(kinds, self._held, strict=True):
+            samples[kind] += len(batch)
+        usual = samples.most_common(1)[0][0]
+        for number, kind in enumerate(kinds):
+            if kind != usual:
+                start, end = int(self._starts[number]), int(self._ends[number])
+                self.left_out.add(dict.fromkeys(range(start, end), f"{_told(kind)}, others are {_told(usual)}"))
+        return [kind == usual for kind in kinds]
+
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        if not all(self._fits):
+            fits = torch.tensor(self._fits)
+            order = order[fits[torch.searchsorted(self._ends, order, right=True)]]
         if self.ragged:
             for number, positions in self._by_batch(order):
                 indices = order[positions]
@@ -144,7 +168,7 @@ class BatchSource(Source):
 
     def _gather(self, indices: Tensor) -> Batch:
         """Any samples of batches with the same layout as one batch."""
-        first = self._held[0]
+        first = self._held[self._fits.index(True)]
         parts = [
             (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors()))
             for number, positions in self._by_batch(indices)
@@ -191,6 +215,16 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
+def _kind(batch: Batch) -> tuple[Any, ...]:
+    """What must be equal in two batches for the same call to take them: arguments, dtypes, numbers of axes."""
+    tensors = tuple((str(tensor.dtype).removeprefix("torch."), tensor.ndim) for tensor in batch.tensors())
+    return len(batch.args), tuple(batch.kwargs), tensors
+
+
+def _told(kind: tuple[Any, ...]) -> str:
+    return " and ".join(f"{dtype} with {axes} axes" for dtype, axes in kind[-1])
+
+
 def _layout(batch: Batch) -> Any:
     """What must be equal in two batches for their rows to fit into one batch."""
     values = [
@@ -202,4 +236,4 @@ def _layout(batch: Batch) -> Any:
 
 def _has_shared(batches: list[Batch]) -> bool:
     """Whether a tensor belongs to a whole batch, not to its samples."""
-    return any(not t.ndim or len(t) != len(batch) for batch in batches for t in batch.tensors())
+    return any(b.whole or not t.ndim or len(t) != len(b) for b in batches for t in b.tensors())

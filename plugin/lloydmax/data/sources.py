@@ -12,13 +12,20 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
+from lloydmax.data.faults import faults
 from lloydmax.data.inputs import Inputs, label_of
+from lloydmax.data.items import Collating, Reading, Unreadable
+from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import random_order, split, undisturbed
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
+_LOOKED_AT = 256
+"""Samples of a batch when everything is looked through."""
+_LAYOUT_SAMPLES = 3
+"""First samples whose usual layout all others have to have."""
 
 
 class Source(ABC):
@@ -43,6 +50,32 @@ class Source(ABC):
         A source of one's own may have them as an attribute ``labels``.
         """
         return getattr(self, "labels", None)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The samples that were left out so far, because they could not be read or are not finite."""
+        found: LeftOut = self.__dict__.setdefault("_left_out", LeftOut())
+        return found
+
+    def tell(self) -> None:
+        """Warn of samples that were left out and that no warning has named yet."""
+        self.left_out.tell(len(self), self.describe())
+
+    def figures(self) -> dict[str, Any]:
+        """For the report: ``samples``, how many of them were ``left_out``, and ``which``, the reasons by index."""
+        return self.left_out.figures(len(self))
+
+    def first(self, samples: int) -> Batch:
+        """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones."""
+        for order in torch.arange(len(self)).split(samples):
+            for _, batch in self._usable(order, samples, False, some=False):
+                return batch
+        raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
+
+    def look_through(self) -> None:
+        """Read everything once, so that what cannot be used is known, and told, before any work."""
+        for _ in self.batches(_LOOKED_AT):
+            pass
 
     def draw(self, samples: int | None, seed: int) -> Tensor:
         """The indices, int64, of ``samples`` samples without repeats, in random order; of all where there are fewer, or
@@ -79,6 +112,9 @@ class Source(ABC):
     ) -> Iterator[tuple[Tensor, Batch]]:
         """Read the samples in batches, on the CPU.
 
+        A sample that holds NaN or infinities, or that cannot be read, is left out of its batch, and a batch with no
+        other is left out too. One warning a pass names them; :attr:`left_out` has them all.
+
         Args:
             batch_size: samples in a batch; the last one may be smaller.
             order: int64 of shape ``(samples,)``, the samples to read (repeats allowed); None: all, in order.
@@ -88,7 +124,8 @@ class Source(ABC):
             Pairs of sample indices, int64 of shape ``(batch,)``, and inputs.
 
         Raises:
-            DataError: the order is not one of this source's samples, or (while reading) one is unreadable.
+            DataError: the order is not one of this source's samples, or (while reading) more than 1 %, and at least 2,
+                of the samples cannot be used, or none of two or more that were asked for.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}")
@@ -99,11 +136,39 @@ class Source(ABC):
         order = order.detach().cpu()
         if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(self):
             raise DataError(f"order is of samples {order.min()} to {order.max()}, not 0 to {len(self) - 1}")
-        return self._read(order, batch_size, drop_last)
+        return self._usable(order, batch_size, drop_last)
+
+    def _usable(
+        self, order: Tensor, batch_size: int, drop_last: bool, some: bool = True
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """What :meth:`_read` gives, without the samples that cannot be used; ``some`` have to be left."""
+        known, before, given = 0, len(self.left_out), 0
+        for indices, batch in guarded(self._read(order, batch_size, drop_last), type(self).__name__):
+            if bad := faults(batch):
+                self.left_out.add({index: why for row, why in bad.items() for index in _samples(indices, batch, row)})
+                keep = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.int64)
+                indices, batch = indices[keep], batch[keep]
+            if len(self.left_out) > known:
+                known = len(self.left_out)
+                self.left_out.judge(len(self), self.describe(), known - before, len(order))
+            if len(indices):
+                given += len(indices)
+                yield indices, batch
+        if some and not given and len(order) > 1 and len(self.left_out):
+            raise DataError(
+                f"none of the {len(order):,} samples asked for can be used ({self.describe()}): {self.left_out.names()}"
+            )
+        self.tell()
 
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        """What :meth:`batches` gives, for a checked order."""
+        """What :meth:`batches` gives, for a checked order; it need not look at the values."""
+
+
+def _samples(indices: Tensor, batch: Batch, row: int) -> list[int]:
+    """The samples of a row; those of a whole stay together."""
+    found: list[int] = indices.tolist() if batch.whole else [int(indices[row])]
+    return found
 
 
 def chunks(order: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
@@ -138,6 +203,13 @@ class ArraySource(Source):
         if not self._samples:
             raise DataError(f"the data {origin} is empty: its first axis, the samples, has length 0")
         self._what = shapes(self._gather(torch.zeros(1, dtype=torch.int64)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        sizes: list[int] = []
+        self._each(lambda array: sizes.append(array.nbytes))
+        return sum(sizes)
 
     def __len__(self) -> int:
         return self._samples
@@ -192,10 +264,11 @@ class DatasetSource(Source):
         self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
         self._deterministic = deterministic
         self._description = description
+        self._collating = Collating(loading.pop("collate_fn", None), inputs)
         self._loading = {**loading, "generator": Generator().manual_seed(seed)}
         if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
-        self._what = shapes(self._probe(1))
+        self._what = shapes(self._first_look())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -216,28 +289,58 @@ class DatasetSource(Source):
         """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
         if (given := super().read_labels()) is not None:
             return given
-        found = [label_of(self.dataset[key]) for key in self.keys]
-        return None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
+        reading = Reading(self.dataset)
+        labels: dict[int, Tensor] = {}
+        for index, key in enumerate(self.keys):
+            if isinstance(item := reading[key], Unreadable):
+                continue
+            if (label := label_of(item)) is None:
+                return None
+            labels[index] = torch.as_tensor(label)
+        if not labels:
+            return None
+        any_label = next(iter(labels.values()))  # of a sample that is left out of every batch
+        return torch.stack([labels.get(index, any_label) for index in range(len(self))])
+
+    def _first_look(self) -> Batch:
+        """The first sample that can be read; the layout of most of the first ones becomes that of all."""
+        reading = Reading(self.dataset)
+        with undisturbed(0):
+            items = [reading[key] for key in self.keys[:_LAYOUT_SAMPLES]]
+            self._collating.layout = self._collating.usual_layout(items)
+            for at in range(min(PROBED_SAMPLES, len(self))):
+                item = items[at] if at < len(items) else reading[self.keys[at]]
+                for failed, batch in guarded(map(self._collating, [[item]]), type(self.dataset).__name__):
+                    self.left_out.add({at: why for why in failed.values()})
+                    if batch is not None:
+                        return self._inputs(batch).map(Tensor.cpu)
+        raise DataError(f"the data ({type(self.dataset).__name__}) cannot be read: {self.left_out.names()}")
 
     def _probe(self, samples: int, seed: int = 0) -> Batch:
-        """The first samples, read in this process without a trace in the global generators."""
+        """Some of the first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
-        loading = {"collate_fn": self._loading.get("collate_fn")}
         with undisturbed(seed):
-            return next(self._load([order], loading))[1]
+            return next((batch for _, batch in self._load([order], {})), Batch())
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         return self._load(chunks(order, batch_size, drop_last), self._loading)
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
-        loader = DataLoader(self.dataset, batch_sampler=keys, **loading)
-        for rows, item in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
+        loader = DataLoader(Reading(self.dataset), batch_sampler=keys, collate_fn=self._collating, **loading)
+        for rows, (failed, item) in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
+            if failed:
+                self.left_out.add({int(rows[at]): why for at, why in failed.items()})
+                rows = rows[[at for at in range(len(rows)) if at not in failed]]
+            if item is None:
+                yield rows, Batch()
+                continue
             batch = self._inputs(item).map(Tensor.cpu)
-            if len(batch) != len(rows):
+            if len(batch) != len(rows) and not batch.whole:
                 raise DataError(
                     f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
-                    "samples: it must keep one row a sample"
+                    "samples: it must keep one row a sample. To leave samples out, give "
+                    "torch.utils.data.Subset(dataset, indices)"
                 )
             yield rows, batch
 

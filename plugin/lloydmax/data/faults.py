@@ -1,0 +1,56 @@
+"""Samples of a batch that no model can use: values that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lloydmax.data.batch import Batch, leaves
+
+
+def faults(batch: Batch) -> dict[int, str]:
+    """The rows of a batch that hold NaN or infinities, with the reason in words; one sum a tensor where there are none.
+
+    Minus infinity is no fault in an additive mask: a tensor beside others whose row holds nothing but it and zeros.
+    """
+    suspects = [(name, tensor) for name, tensor in _named(batch) if not _sums_to_finite(tensor)]
+    if not suspects:
+        return {}
+    found: dict[int, str] = {}
+    samples, several = len(batch), sum(1 for _ in batch.tensors()) > 1
+    for name, tensor in suspects:
+        own = not batch.whole and tensor.ndim > 0 and len(tensor) == samples
+        rows = tensor.reshape(samples if own else 1, -1)
+        bad = ~torch.isfinite(rows).all(1)
+        if several and not tensor.is_complex():
+            bad &= ~((rows == 0) | (rows == -math.inf)).all(1)
+        for row in torch.nonzero(bad)[:, 0].tolist():
+            reason = _reason(rows[row]) + (f" in {name}" if several else "")
+            for sample in [row] if own else range(samples):
+                found.setdefault(sample, reason)
+    return found
+
+
+def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that can hold something not finite, with the name or the number of their argument."""
+    arguments = [*enumerate(batch.args, start=1), *batch.kwargs.items()]
+    for name, value in arguments:
+        for leaf in leaves(value):
+            dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided and leaf.numel() > 0
+            if dense and (leaf.is_floating_point() or leaf.is_complex()):
+                yield (f"input {name}" if isinstance(name, int) else repr(name)), leaf
+
+
+def _sums_to_finite(tensor: Tensor) -> bool:
+    """Whether the sum is finite: then so is every value. Of large finite values it may not be."""
+    wide = torch.float32 if tensor.dtype == torch.float16 else None
+    return bool(torch.isfinite(tensor.detach().sum(dtype=wide)))
+
+
+def _reason(values: Tensor) -> str:
+    if bool(torch.isnan(values).any()):
+        return "NaN"
+    return "infinite in float16, which ends at 65,504" if values.dtype == torch.float16 else "infinite"
