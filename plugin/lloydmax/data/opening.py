@@ -17,6 +17,7 @@ from lloydmax.data.files import read_arrays
 from lloydmax.data.image_folder import ImageFolder, images
 from lloydmax.data.inputs import Inputs
 from lloydmax.data.kept import BatchSource, spool
+from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import undisturbed
 from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
 from lloydmax.errors import DataError
@@ -85,10 +86,15 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
 
 
 def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:
+    """The pictures, after a look at the header of every file."""
+    left_out, described = LeftOut(), folder.describe()
+    left_out.add(folder.unreadable())
+    left_out.judge(len(folder), described)
     workers = folder.workers if len(folder) > MANY_PICTURES else 0
-    return DatasetSource(
-        folder, inputs, seed=seed, deterministic=True, description=folder.describe(), num_workers=workers
-    )
+    source = DatasetSource(folder, inputs, seed=seed, deterministic=True, description=described, num_workers=workers)
+    source.left_out.add(left_out.reasons)
+    source.tell()
+    return source
 
 
 def _is_map_style(data: object) -> bool:
