@@ -198,7 +198,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _names_type(annotation: str, names: tuple[str, ...]) -> bool:
-    """Whether an annotation, as text, names one of these types first: ``tuple[...]``, ``typing.List``, ``<class 'dict'>``."""
+    """Whether an annotation, as text, names one of these types first: ``tuple[...]``, ``typing.List``."""
     outer = annotation.removeprefix("<class '").split("[")[0].rstrip("'>")
     return outer.rsplit(".", 1)[-1].lower() in names
 

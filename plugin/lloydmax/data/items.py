@@ -112,7 +112,7 @@ class Collating:
             return None, _told(error)
 
     def needed(self, item: Any) -> Any:
-        """What the model needs of a mapping, with tensors for lists of numbers (rows of Hugging Face's ``datasets``)."""
+        """What the model needs of a mapping, with tensors for lists of numbers, as Hugging Face's ``datasets`` have."""
         if not isinstance(item, Mapping):
             return item
         known = [key for key in item if key in self._names] or [key for key in item if not is_label(key)]
@@ -132,7 +132,9 @@ class Collating:
     def _layout(self, item: Any) -> Layout:
         if isinstance(item, (tuple, list)) and item:
             item = item[0] if isinstance(item[0], (tuple, list, Mapping)) else item[: self._leading]
-        return tuple((_kind(leaf), tuple(leaf.shape)) for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray)))
+        return tuple(
+            (_kind(leaf), tuple(leaf.shape)) for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray))
+        )
 
 
 def rows_of(batch: Any) -> int | None:

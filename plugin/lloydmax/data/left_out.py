@@ -72,8 +72,8 @@ class LeftOut:
         if new:
             also = f"{len(self):,} in all now; " if len(new) < len(self) else ""
             warnings.warn(
-                f"{len(new):,} of {samples:,} samples left out ({also}{describe}): {_names(new)}. What is not finite or "
-                "cannot be read trains nothing; repair them or take them out of the data",
+                f"{len(new):,} of {samples:,} samples left out ({also}{describe}): {_names(new)}. Repair them or take "
+                "them out of the data",
                 stacklevel=3,
             )
 

@@ -311,7 +311,7 @@ class DatasetSource(Source):
             for at in range(min(PROBED_SAMPLES, len(self))):
                 item = items[at] if at < len(items) else reading[self.keys[at]]
                 for failed, batch in guarded(map(self._collating, [[item]]), type(self.dataset).__name__):
-                    self.left_out.add({at: why for why in failed.values()})
+                    self.left_out.add(dict.fromkeys([at] * len(failed), "".join(failed.values())))
                     if batch is not None:
                         return self._inputs(batch).map(Tensor.cpu)
         raise DataError(f"the data ({type(self.dataset).__name__}) cannot be read: {self.left_out.names()}")

@@ -14,6 +14,8 @@ from lloydmax.teacher.agreement import Agreement
 
 VERSION = 1
 """Of the JSON."""
+_NAMED = 20
+"""Samples that are named in a line."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Figures:
             kill the curves of the step that was under way begin where it went on.
         seconds: wall time of each stage.
         seed: of all randomness.
+        data: of ``data`` and ``reference_data``, as far as given: how many ``samples``, how many of them were
+            ``left_out``, because they could not be read or are not finite, and ``which``: the reasons by index.
     """
 
     recipe: str
@@ -74,6 +78,7 @@ class Figures:
     seconds: dict[str, float]
     seed: int
     environment: dict[str, str] = field(default_factory=environment)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def reduction(self) -> float:
@@ -92,6 +97,15 @@ class Figures:
         before, after = self._before_and_after()
         return BeforeAfter(before.kl if before else None, after.kl if after else None)
 
+    def left_out(self) -> list[str]:
+        """The samples that were left out, a line for each source that has any."""
+        return [
+            f"{found['left_out']:,} of {found['samples']:,} samples of {name.replace('_', ' ')} left out: "
+            f"{_some(found['which'])}"
+            for name, found in self.data.items()
+            if found["left_out"]
+        ]
+
     def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
         return self.stages[1].agreement, self.stages[-1].agreement
 
@@ -105,3 +119,9 @@ class Figures:
         }
         plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}
         return plain
+
+
+def _some(which: dict[str, str]) -> str:
+    """Samples with their reasons, of many the first ones."""
+    named = ", ".join(f"{index} ({reason})" for index, reason in list(which.items())[:_NAMED])
+    return named + (f" and {len(which) - _NAMED:,} more" if len(which) > _NAMED else "")
