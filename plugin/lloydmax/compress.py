@@ -142,7 +142,7 @@ class _Run:
             )
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             for source in filter(None, (self.source, self.reference)):
-                tell_doubts(self.teacher, source, trains if source is self.source else None)
+                tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
             yield
 
     def plan(self, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:

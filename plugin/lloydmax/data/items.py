@@ -96,7 +96,12 @@ class Collating:
         batch, reason = self._collated(list(good.values()))
         if batch is None or rows_of(batch) not in (None, len(good)):
             alone = {at: self._collated([item]) for at, item in good.items()}
-            dropped = {at: why or "collate_fn dropped it" for at, (one, why) in alone.items() if _is_empty(one)}
+            made = batch is not None
+            dropped = {
+                at: "collate_fn dropped it" if made or not why else why
+                for at, (one, why) in alone.items()
+                if _is_empty(one)
+            }
             if dropped:
                 failed |= dropped
                 good = {at: item for at, item in good.items() if at not in dropped}

@@ -38,7 +38,7 @@ class LeftOut:
             for index, reason in found.items():
                 self.reasons.setdefault(index, reason)
 
-    def judge(self, samples: int, describe: str, new: int = 0, read: int = 0) -> None:
+    def judge(self, samples: int, describe: str, new: int = 0, read: int = 0, steady: bool = True) -> None:
         """Refuse a source with too many of them.
 
         Args:
@@ -46,19 +46,20 @@ class LeftOut:
             describe: the source in words.
             new: samples that were first found in one pass.
             read: samples that this pass reads.
+            steady: whether a sample is the same each time; if not, each pass is judged alone.
 
         Raises:
-            DataError: more than 1 % and at least 2 of all samples, or of those of a long pass; or all of them.
+            DataError: more than 1 % and at least 2 of all samples, or of those of one pass; or all of them.
         """
         count = len(self)
         if count and count == samples:
             raise DataError(f"none of the samples can be used ({describe}): {self.names()}")
-        if count > max(1, MOST * samples):
+        if steady and count > max(1, MOST * samples):
             raise DataError(
                 f"{count:,} of {samples:,} samples cannot be used, more than {MOST:.0%} ({describe}): {self.names()}. "
                 "Repair them or take them out of the data"
             )
-        if new > MOST * max(read, _JUDGED):
+        if new > max(1, MOST * max(read, min(samples, _JUDGED))):
             raise DataError(
                 f"{new:,} of {read:,} samples that were read cannot be used, more than {MOST:.0%} ({describe}): "
                 f"{self.names()}. Repair them or take them out of the data"

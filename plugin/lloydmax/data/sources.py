@@ -150,7 +150,7 @@ class Source(ABC):
                 indices, batch = indices[keep], batch[keep]
             if len(self.left_out) > known:
                 known = len(self.left_out)
-                self.left_out.judge(len(self), self.describe(), known - before, len(order))
+                self.left_out.judge(len(self), self.describe(), known - before, len(order), self.deterministic)
             if len(indices):
                 given += len(indices)
                 yield indices, batch

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lloydmax.data import Batch, Source
 from lloydmax.data.randomness import undisturbed
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
+from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import device_of, evaluating
 
 LOOKED_AT = 64
@@ -32,10 +33,19 @@ FEW = 32
 """Samples from which on training does not say that they are few."""
 
 
-def tell_doubts(teacher: nn.Module, source: Source, trains: str | None = None) -> None:
-    """Warn once of each of :func:`doubts`."""
-    for doubt in doubts(teacher, source, trains):
+def tell_doubts(
+    teacher: nn.Module, source: Source, trains: str | None = None, cache: Cache | None = None
+) -> tuple[str, ...]:
+    """Warn once of each of :func:`doubts`; runs that share a cache and the source are told once together."""
+    if cache is not None:
+        told: tuple[str, ...] = cache.get(
+            ("doubts", id(source), trains), lambda: tell_doubts(teacher, source, trains), lambda _: 0
+        )
+        return told
+    found = doubts(teacher, source, trains)
+    for doubt in found:
         warnings.warn(doubt, stacklevel=3)
+    return tuple(found)
 
 
 def doubts(teacher: nn.Module, source: Source, trains: str | None = None) -> list[str]:
