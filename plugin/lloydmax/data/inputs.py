@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ _USUAL_LABELS = ("label", "labels", "target", "targets", "y")
 _HUGGING_FACE_LABELS = ("label_ids", "start_positions", "end_positions", "next_sentence_label")
 LABEL_NAMES = frozenset((*_USUAL_LABELS, *_HUGGING_FACE_LABELS))
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_AXES_OF_A_PICTURE = 3
 _SEQUENCES, _MAPPINGS = ("tuple", "list", "sequence"), ("dict", "mapping")
 WHOLE = (
     "What cannot be divided into samples (a graph with its edges, bags with offsets, a list of pictures of different "
@@ -64,7 +66,7 @@ class Inputs:
       annotated so, or takes no more.
     - Of a mapping, the keys that ``forward`` has as parameters are the keyword arguments. Labels are dropped,
       unless ``forward`` cannot be called without them. If no key fits, a single floating tensor is the one
-      positional argument.
+      positional argument; else the mapping is, where ``forward`` takes one that is not annotated as a tensor.
 
     Numpy arrays become tensors, and floating tensors get the dtype of the model's first floating parameter.
     """
@@ -85,6 +87,7 @@ class Inputs:
         self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         first = next((str(p.annotation) for p in parameters if p.kind in _POSITIONAL), "")
         self.takes_sequence = _names_type(first, _SEQUENCES)
+        self._takes_list = _names_type(first, ("list",))
         self.takes_mapping = _names_type(first, _MAPPINGS)
         self._takes_tensor = _names_type(first, ("tensor",))
         self.model_name = type(model).__name__
@@ -107,15 +110,19 @@ class Inputs:
             batch = Batch((item,))
         elif isinstance(item, Mapping):
             batch = self._from_mapping(item)
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            batch = self._from_mapping({field.name: getattr(item, field.name) for field in dataclasses.fields(item)})
         elif isinstance(item, (tuple, list)) and item:
             if isinstance(item[0], Mapping):
                 batch = self._from_mapping(item[0])
             elif isinstance(item[0], (tuple, list)):
-                batch = Batch((item[0],) if self._is_one_argument(item[0]) else tuple(item[0]))
+                batch = self._from_sequence(*item[:2])
             else:
                 batch = Batch(tuple(item[: self.positional]))
         else:
-            raise DataError(f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these")
+            raise DataError(
+                f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these. {WHOLE}"
+            )
         try:
             self.signature.bind(*batch.args, **batch.kwargs)
         except TypeError as error:
@@ -162,11 +169,20 @@ class Inputs:
         floating = [value for value in inputs.values() if _is_floating(value)]
         if len(floating) == 1:
             return Batch((floating[0],))
+        if inputs and self.positional == 1 and len(self.required) < 2 and not self._takes_tensor:
+            return Batch((inputs,))
         raise DataError(
             f"the keys of the data ({', '.join(map(str, item)) or 'none'}) do not name the inputs of "
-            f"{self.model_name}.forward ({', '.join(self.signature.parameters) or 'none'}): rename them, or give the "
-            "mapping as one argument, lloydmax.extend.Batch((batch,))"
+            f"{self.model_name}.forward ({', '.join(self.signature.parameters) or 'none'}): rename them"
         )
+
+    def _from_sequence(self, given: Any, labels: Any = None) -> Batch:
+        """Several arguments, or one; a list of pictures, one for each label or as ``forward`` asks, is a whole."""
+        one_each = isinstance(labels, (tuple, list)) and len(labels) == len(given)
+        pictures = all(isinstance(item, Tensor) and item.ndim == _AXES_OF_A_PICTURE for item in given)
+        if pictures and self.positional == 1 and (self._takes_list or one_each):
+            return Batch((given,), whole=True)
+        return Batch((given,) if self._is_one_argument(given) else tuple(given))
 
     def _is_one_argument(self, given: Any) -> bool:
         if self.takes_sequence:

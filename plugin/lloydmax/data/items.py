@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lloydmax.data.batch import leaves
 from lloydmax.data.inputs import Inputs, is_label
+from lloydmax.data.left_out import MISFIT
 from lloydmax.errors import DataError
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
@@ -132,7 +133,7 @@ class Collating:
         found = self._layout(item)
         if self.layout is None or found == self.layout:
             return ""
-        return f"{_in_words(found)}, others are {_in_words(self.layout)}"
+        return f"{_in_words(found)}{MISFIT}{_in_words(self.layout)}"
 
     def _layout(self, item: Any) -> Layout:
         if isinstance(item, (tuple, list)) and item:

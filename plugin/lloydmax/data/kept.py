@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.data.batch import Batch, leaves
+from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
 
@@ -142,7 +143,7 @@ class BatchSource(Source):
         for number, kind in enumerate(kinds):
             if kind != usual:
                 start, end = int(self._starts[number]), int(self._ends[number])
-                self.left_out.add(dict.fromkeys(range(start, end), f"{_told(kind)}, others are {_told(usual)}"))
+                self.left_out.add(dict.fromkeys(range(start, end), f"{_told(kind)}{MISFIT}{_told(usual)}"))
         return [kind == usual for kind in kinds]
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:

@@ -13,6 +13,8 @@ MOST = 0.01
 """Share of the samples that may be left out; one may be in any case, unless it is the only one."""
 _JUDGED = 1000
 """A pass over so many samples tells as well as all of them whether there are too many."""
+MISFIT = ", others are "
+"""In the reason of a sample that differs from the others in size or dtype."""
 _NAMED = 20
 """Samples that are named in a message."""
 
@@ -57,12 +59,12 @@ class LeftOut:
         if steady and count > max(1, MOST * samples):
             raise DataError(
                 f"{count:,} of {samples:,} samples cannot be used, more than {MOST:.0%} ({describe}): {self.names()}. "
-                "Repair them or take them out of the data"
+                f"{self._advice()}"
             )
         if new > max(1, MOST * max(read, min(samples, _JUDGED))):
             raise DataError(
                 f"{new:,} of {read:,} samples that were read cannot be used, more than {MOST:.0%} ({describe}): "
-                f"{self.names()}. Repair them or take them out of the data"
+                f"{self.names()}. {self._advice()}"
             )
 
     def tell(self, samples: int, describe: str) -> None:
@@ -81,6 +83,14 @@ class LeftOut:
     def names(self) -> str:
         """Index and reason of each, of many the first ones."""
         return _names(self.reasons)
+
+    def _advice(self) -> str:
+        if all(MISFIT in reason for reason in self.reasons.values()):
+            return (
+                "Inputs of different sizes are made one size by a collate_fn, pictures in the dataset, text by "
+                "DataLoader(dataset, collate_fn=transformers.DataCollatorWithPadding(tokenizer))"
+            )
+        return "Repair them or take them out of the data"
 
     def figures(self, samples: int) -> dict[str, Any]:
         """For the report: ``samples``, how many were ``left_out``, and ``which``: the reasons by index."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.faults import faults
-from lloydmax.data.inputs import Inputs, label_of
+from lloydmax.data.inputs import WHOLE, Inputs, label_of
 from lloydmax.data.items import Collating, Reading, Unreadable
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import random_order, split, undisturbed
@@ -340,7 +340,7 @@ class DatasetSource(Source):
                 raise DataError(
                     f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
                     "samples: it must keep one row a sample. To leave samples out, give "
-                    "torch.utils.data.Subset(dataset, indices)"
+                    f"torch.utils.data.Subset(dataset, indices). {WHOLE}"
                 )
             yield rows, batch
 
