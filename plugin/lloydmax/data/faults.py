@@ -1,10 +1,12 @@
-"""Samples of a batch that no model can use: values that are not finite."""
+"""What is wrong with a batch: values that are not finite, other numbers or axes than in the batches before."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,14 +36,32 @@ def faults(batch: Batch) -> dict[int, str]:
     return found
 
 
+def kinds(batch: Batch) -> dict[str, str]:
+    """Numbers and axes of every tensor, by the name or the number of its argument, such as ``floats with 4 axes``."""
+    return {name: f"{kind_of(leaf)} with {leaf.ndim} axes" for name, leaf in _tensors(batch)}
+
+
+def kind_of(array: Tensor | np.ndarray[Any, np.dtype[Any]]) -> str:
+    """``floats``, ``complex numbers`` or ``integers``, which booleans are, too."""
+    if isinstance(array, np.ndarray):
+        return {"f": "floats", "c": "complex numbers"}.get(array.dtype.kind, "integers")
+    return "floats" if array.is_floating_point() else "complex numbers" if array.is_complex() else "integers"
+
+
 def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that can hold something not finite, with the name or the number of their argument."""
-    arguments = [*enumerate(batch.args, start=1), *batch.kwargs.items()]
+    """The tensors that can hold something not finite."""
+    for name, leaf in _tensors(batch):
+        if leaf.layout == torch.strided and leaf.numel() and kind_of(leaf) != "integers":
+            yield name, leaf
+
+
+def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    arguments = [*((f"input {number}", value) for number, value in enumerate(batch.args, start=1))]
+    arguments += [(repr(name), value) for name, value in batch.kwargs.items()]
     for name, value in arguments:
         for leaf in leaves(value):
-            dense = isinstance(leaf, Tensor) and leaf.layout == torch.strided and leaf.numel() > 0
-            if dense and (leaf.is_floating_point() or leaf.is_complex()):
-                yield (f"input {name}" if isinstance(name, int) else repr(name)), leaf
+            if isinstance(leaf, Tensor):
+                yield name, leaf
 
 
 def _sums_to_finite(tensor: Tensor) -> bool:

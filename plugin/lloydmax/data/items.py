@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from lloydmax.data.batch import leaves
+from lloydmax.data.faults import kind_of
 from lloydmax.data.inputs import Inputs, is_label
 from lloydmax.data.left_out import MISFIT
 from lloydmax.errors import DataError
@@ -139,7 +140,7 @@ class Collating:
         if isinstance(item, (tuple, list)) and item:
             item = item[0] if isinstance(item[0], (tuple, list, Mapping)) else item[: self._leading]
         return tuple(
-            (_kind(leaf), tuple(leaf.shape)) for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray))
+            (kind_of(leaf), tuple(leaf.shape)) for leaf in leaves(item) if isinstance(leaf, (Tensor, np.ndarray))
         )
 
 
@@ -161,17 +162,6 @@ def _is_numbers(value: Any) -> bool:
     return all(isinstance(x, (bool, int, float)) for x in value) or (
         all(map(_is_numbers, value)) and len({len(x) for x in value}) == 1
     )
-
-
-def _kind(array: Tensor | np.ndarray) -> str:
-    if isinstance(array, np.ndarray):
-        kinds = {"f": "floats", "c": "complex numbers", "i": "integers", "u": "integers", "b": "booleans"}
-        return kinds.get(array.dtype.kind, str(array.dtype))
-    if array.is_floating_point():
-        return "floats"
-    if array.is_complex():
-        return "complex numbers"
-    return "booleans" if array.dtype == torch.bool else "integers"
 
 
 def _in_words(layout: Layout) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.data.batch import Batch, leaves
+from lloydmax.data.faults import kinds
 from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
@@ -134,17 +135,18 @@ class BatchSource(Source):
         return super().batches(batch_size, order, drop_last)
 
     def _of_one_kind(self) -> list[bool]:
-        """Which batches have the arguments, dtypes and axes of most samples; the others are left out."""
-        kinds = [_kind(batch) for batch in self._held]
-        samples: Counter[Any] = Counter()
-        for kind, batch in zip(kinds, self._held, strict=True):
-            samples[kind] += len(batch)
-        usual = samples.most_common(1)[0][0]
-        for number, kind in enumerate(kinds):
-            if kind != usual:
-                start, end = int(self._starts[number]), int(self._ends[number])
-                self.left_out.add(dict.fromkeys(range(start, end), f"{_told(kind)}{MISFIT}{_told(usual)}"))
-        return [kind == usual for kind in kinds]
+        """Which batches have the numbers and axes of most samples in every argument; the others are left out."""
+        found = [kinds(batch) for batch in self._held]
+        samples: Counter[tuple[str, str]] = Counter()
+        for kind, batch in zip(found, self._held, strict=True):
+            samples.update(dict.fromkeys(kind.items(), len(batch)))
+        usual = {name: kind for (name, kind), _ in reversed(samples.most_common())}
+        fits = []
+        for kind, start, end in zip(found, self._starts.tolist(), self._ends.tolist(), strict=True):
+            odd = [f"{name}: {kind[name]}{MISFIT}{usual[name]}" for name in kind if kind[name] != usual[name]]
+            self.left_out.add(dict.fromkeys(range(start, end) if odd else (), "; ".join(odd)))
+            fits.append(not odd)
+        return fits
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         if not all(self._fits):
@@ -214,16 +216,6 @@ def _reserve(path: Path, size: int) -> None:
             if shutil.disk_usage(path.parent).free < size:
                 raise OSError(f"less than {size:,} bytes free")
             file.truncate(size)
-
-
-def _kind(batch: Batch) -> tuple[Any, ...]:
-    """What must be equal in two batches for the same call to take them: arguments, dtypes, numbers of axes."""
-    tensors = tuple((str(tensor.dtype).removeprefix("torch."), tensor.ndim) for tensor in batch.tensors())
-    return len(batch.args), tuple(batch.kwargs), tensors
-
-
-def _told(kind: tuple[Any, ...]) -> str:
-    return " and ".join(f"{dtype} with {axes} axes" for dtype, axes in kind[-1])
 
 
 def _layout(batch: Batch) -> Any:

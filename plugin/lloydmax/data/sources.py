@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
-from lloydmax.data.faults import faults
+from lloydmax.data.faults import faults, kinds
 from lloydmax.data.inputs import WHOLE, Inputs, label_of
 from lloydmax.data.items import Collating, Reading, Unreadable
 from lloydmax.data.left_out import LeftOut
@@ -22,6 +22,8 @@ from lloydmax.runtime.modes import device_of
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
+_NAMED = 20
+"""Samples that are named in a message."""
 _LOOKED_AT = 256
 """Samples of a batch when everything is looked through."""
 _LAYOUT_SAMPLES = 3
@@ -144,6 +146,7 @@ class Source(ABC):
         """What :meth:`_read` gives, without the samples that cannot be used; ``some`` have to be left."""
         known, before, given = 0, len(self.left_out), 0
         for indices, batch in guarded(self._read(order, batch_size, drop_last), type(self).__name__):
+            self._check_kinds(indices, batch)
             if bad := faults(batch):
                 self.left_out.add({index: why for row, why in bad.items() for index in _samples(indices, batch, row)})
                 keep = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.int64)
@@ -159,6 +162,18 @@ class Source(ABC):
                 f"none of the {len(order):,} samples asked for can be used ({self.describe()}): {self.left_out.names()}"
             )
         self.tell()
+
+    def _check_kinds(self, indices: Tensor, batch: Batch) -> None:
+        """Refuse a batch of other numbers or axes than the first one that was read."""
+        found = kinds(batch)
+        before: dict[str, str] = self.__dict__.setdefault("_kinds", {})
+        for name, kind in found.items():
+            if before.setdefault(name, kind) != kind:
+                named = ", ".join(map(str, indices[:_NAMED].tolist())) + (" ..." if len(indices) > _NAMED else "")
+                raise DataError(
+                    f"samples {named} have {kind} in {name}, those before had {before[name]} ({self.describe()}): "
+                    "make all of them alike"
+                )
 
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
