@@ -6,7 +6,7 @@
 The networks are those that packages ship, the demo's, and small ones that are trained here on 4,000 digits. Packages
 that are not installed are passed over. ``own``: inputs as in training. ``foreign``: inputs of another domain,
 scaled as in training, which is what recovery without labels often has. The others are mistakes: values from 0 to 255; a
-mean that is off by five deviations; 64 times the same input with a little noise; weights as they are drawn.
+mean that is off by five deviations; the same input 64 times, changed by a thousandth; weights as they are drawn.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def mistakes(case: Case) -> Iterator[tuple[str, set[str] | None]]:
     yield "mean off", told(case.model, case.own + 5 * case.own.std()) if normed else None
     if isinstance(case.own, Tensor):
         one = case.own[:1].expand_as(case.own)
-        yield "alike", told(case.model, one + 1e-3 * case.own.std() * torch.randn_like(case.own))
+        yield "alike", told(case.model, one * (1 + 1e-3 * torch.randn_like(case.own)))
     else:
         yield "alike", told(case.model, {key: value[:1].expand_as(value) for key, value in case.own.items()})
     yield "untrained", told(as_drawn(case.model), case.own)

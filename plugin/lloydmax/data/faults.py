@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +19,9 @@ def faults(batch: Batch) -> dict[int, str]:
 
     Minus infinity is no fault in an additive mask: a tensor beside others whose row holds nothing but it and zeros.
     """
-    suspects = [(name, tensor) for name, tensor in _named(batch) if not _sums_to_finite(tensor)]
-    if not suspects:
+    if all(map(_sums_to_finite, batch.tensors())):
         return {}
+    suspects = [(name, tensor) for name, tensor in _tensors(batch) if not _sums_to_finite(tensor)]
     found: dict[int, str] = {}
     samples, several = len(batch), sum(1 for _ in batch.tensors()) > 1
     for name, tensor in suspects:
@@ -41,18 +42,16 @@ def kinds(batch: Batch) -> dict[str, str]:
     return {name: f"{kind_of(leaf)} with {leaf.ndim} axes" for name, leaf in _tensors(batch)}
 
 
+def signature(batch: Batch) -> list[tuple[torch.dtype, int]]:
+    """What decides about :func:`kinds`, at little cost."""
+    return [(tensor.dtype, tensor.ndim) for tensor in batch.tensors()]
+
+
 def kind_of(array: Tensor | np.ndarray[Any, np.dtype[Any]]) -> str:
     """``floats``, ``complex numbers`` or ``integers``, which booleans are, too."""
     if isinstance(array, np.ndarray):
         return {"f": "floats", "c": "complex numbers"}.get(array.dtype.kind, "integers")
     return "floats" if array.is_floating_point() else "complex numbers" if array.is_complex() else "integers"
-
-
-def _named(batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that can hold something not finite."""
-    for name, leaf in _tensors(batch):
-        if leaf.layout == torch.strided and leaf.numel() and kind_of(leaf) != "integers":
-            yield name, leaf
 
 
 def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
@@ -66,8 +65,10 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
 
 def _sums_to_finite(tensor: Tensor) -> bool:
     """Whether the sum is finite: then so is every value. Of large finite values it may not be."""
-    wide = torch.float32 if tensor.dtype == torch.float16 else None
-    return bool(torch.isfinite(tensor.detach().sum(dtype=wide)))
+    if tensor.layout != torch.strided or not (tensor.dtype.is_floating_point or tensor.dtype.is_complex):
+        return True
+    total = tensor.sum(dtype=torch.float32) if tensor.dtype == torch.float16 else tensor.sum()
+    return cmath.isfinite(total.item())
 
 
 def _reason(values: Tensor) -> str:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lloydmax.data.datasets import DatasetSource
 from lloydmax.data.files import read_arrays
 from lloydmax.data.image_folder import ImageFolder, images
 from lloydmax.data.inputs import Inputs
 from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import undisturbed
-from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
+from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
 
 MANY_PICTURES = 256
@@ -30,6 +31,8 @@ MOST_DRAWS = 2**27
 """A sampler that draws more is taken to be endless."""
 LOOKED_THROUGH = 2**30
 """Bytes up to which arrays and kept batches are looked through when they are opened."""
+AT_ONCE = 2**23
+"""Bytes of a batch then."""
 
 
 def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0) -> Source:
@@ -55,7 +58,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
         return data
     source = _opened(data, Inputs(model), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
-        source.look_through()
+        source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
     return source
 
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
 from lloydmax.data.batch import Batch, map_leaves
-from lloydmax.data.faults import faults, kinds
-from lloydmax.data.inputs import WHOLE, Inputs, label_of
-from lloydmax.data.items import Collating, Reading, Unreadable
+from lloydmax.data.faults import faults, kinds, signature
+from lloydmax.data.inputs import Inputs
 from lloydmax.data.left_out import LeftOut
-from lloydmax.data.randomness import random_order, split, undisturbed
+from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
 
-PROBED_SAMPLES = 16
-"""Samples that are read twice, to see whether a dataset is deterministic."""
 _NAMED = 20
 """Samples that are named in a message."""
-_LOOKED_AT = 256
-"""Samples of a batch when everything is looked through."""
-_LAYOUT_SAMPLES = 3
-"""First samples whose usual layout all others have to have."""
 
 
 class Source(ABC):
@@ -74,10 +66,14 @@ class Source(ABC):
                 return batch
         raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
 
-    def look_through(self) -> None:
-        """Read everything once, so that what cannot be used is known, and told, before any work."""
-        for _ in self.batches(_LOOKED_AT):
+    def look_through(self, batch_size: int) -> None:
+        """Read everything once, so that what cannot be used is known, and told, before any work.
+
+        Where there is nothing, it is not looked for again.
+        """
+        for _ in self.batches(batch_size):
             pass
+        self.__dict__["_clean"] = not self.left_out
 
     def draw(self, samples: int | None, seed: int) -> Tensor:
         """The indices, int64, of ``samples`` samples without repeats, in random order; of all where there are fewer, or
@@ -144,9 +140,15 @@ class Source(ABC):
         self, order: Tensor, batch_size: int, drop_last: bool, some: bool = True
     ) -> Iterator[tuple[Tensor, Batch]]:
         """What :meth:`_read` gives, without the samples that cannot be used; ``some`` have to be left."""
+        if self.__dict__.get("_clean"):
+            yield from self._read(order, batch_size, drop_last)
+            return
         known, before, given = 0, len(self.left_out), 0
+        looked: list[Any] = []
         for indices, batch in guarded(self._read(order, batch_size, drop_last), type(self).__name__):
-            self._check_kinds(indices, batch)
+            if (looks := signature(batch)) != looked:
+                looked = looks
+                self._check_kinds(indices, batch)
             if bad := faults(batch):
                 self.left_out.add({index: why for row, why in bad.items() for index in _samples(indices, batch, row)})
                 keep = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.int64)
@@ -248,116 +250,6 @@ class ArraySource(Source):
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         for rows in chunks(order, batch_size, drop_last):
             yield rows, self._gather(rows)
-
-
-class DatasetSource(Source):
-    """Samples of a map-style dataset, read through a DataLoader.
-
-    Args:
-        dataset: anything with ``__getitem__``.
-        inputs: how the model is called.
-        keys: what to ask the dataset for, sample by sample; None: ``0 .. len(dataset) - 1``.
-        seed: of the generator that seeds the workers.
-        deterministic: whether a sample always has the same values; None: found out when first asked.
-        description: for :meth:`describe`, in place of the usual one.
-        **loading: options of the DataLoader (``collate_fn``, ``num_workers`` ...).
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        inputs: Inputs,
-        *,
-        keys: Sequence[Any] | None = None,
-        seed: int = 0,
-        deterministic: bool | None = None,
-        description: str | None = None,
-        **loading: Any,
-    ) -> None:
-        self.dataset = dataset
-        self._inputs = inputs
-        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
-        self._deterministic = deterministic
-        self._description = description
-        self._collating = Collating(loading.pop("collate_fn", None), inputs)
-        self._loading = {**loading, "generator": Generator().manual_seed(seed)}
-        if not len(self.keys):
-            raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
-        self._what = shapes(self._first_look())
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the first samples, read twice, are the same (found out when first asked, then kept)."""
-        if self._deterministic is None:
-            once, again = (self._probe(PROBED_SAMPLES, seed) for seed in (1, 2))
-            self._deterministic = same_bytes(once, again)
-        return self._deterministic
-
-    def describe(self) -> str:
-        """One line for people."""
-        return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
-
-    def read_labels(self) -> Any:
-        """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
-        if (given := super().read_labels()) is not None:
-            return given
-        reading = Reading(self.dataset)
-        labels: dict[int, Tensor] = {}
-        for index, key in enumerate(self.keys):
-            if isinstance(item := reading[key], Unreadable):
-                continue
-            if (label := label_of(item)) is None:
-                return None
-            labels[index] = torch.as_tensor(label)
-        if not labels:
-            return None
-        any_label = next(iter(labels.values()))  # of a sample that is left out of every batch
-        return torch.stack([labels.get(index, any_label) for index in range(len(self))])
-
-    def _first_look(self) -> Batch:
-        """The first sample that can be read; the layout of most of the first ones becomes that of all."""
-        reading = Reading(self.dataset)
-        with undisturbed(0):
-            items = [reading[key] for key in self.keys[:_LAYOUT_SAMPLES]]
-            self._collating.layout = self._collating.usual_layout(items)
-            for at in range(min(PROBED_SAMPLES, len(self))):
-                item = items[at] if at < len(items) else reading[self.keys[at]]
-                for failed, batch in guarded(map(self._collating, [[item]]), type(self.dataset).__name__):
-                    self.left_out.add(dict.fromkeys([at] * len(failed), "".join(failed.values())))
-                    if batch is not None:
-                        return self._inputs(batch).map(Tensor.cpu)
-        raise DataError(f"the data ({type(self.dataset).__name__}) cannot be read: {self.left_out.names()}")
-
-    def _probe(self, samples: int, seed: int = 0) -> Batch:
-        """Some of the first samples, read in this process without a trace in the global generators."""
-        order = torch.arange(min(samples, len(self)))
-        with undisturbed(seed):
-            return next((batch for _, batch in self._load([order], {})), Batch())
-
-    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        return self._load(chunks(order, batch_size, drop_last), self._loading)
-
-    def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
-        keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
-        loader = DataLoader(Reading(self.dataset), batch_sampler=keys, collate_fn=self._collating, **loading)
-        for rows, (failed, item) in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
-            if failed:
-                self.left_out.add({int(rows[at]): why for at, why in failed.items()})
-                rows = rows[[at for at in range(len(rows)) if at not in failed]]
-            if item is None:
-                yield rows, Batch()
-                continue
-            batch = self._inputs(item).map(Tensor.cpu)
-            if len(batch) != len(rows) and not batch.whole:
-                raise DataError(
-                    f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
-                    "samples: it must keep one row a sample. To leave samples out, give "
-                    f"torch.utils.data.Subset(dataset, indices). {WHOLE}"
-                )
-            yield rows, batch
 
 
 def guarded(items: Iterable[Any], name: str) -> Iterator[Any]:

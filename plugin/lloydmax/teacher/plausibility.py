@@ -31,6 +31,8 @@ SAME_OUTPUTS = 1e-3
 """Share of the variance of the outputs that lies between inputs."""
 _CONSTANT = 1e-5
 """The same of an output that is constant, but for rounding."""
+_ROUNDED = 1.001
+"""Times the bound of a draw, which half precision may round up."""
 FEW = 32
 """Samples from which on training does not say that they are few."""
 
@@ -108,8 +110,8 @@ def _far(name: str, norm: _BatchNorm, moments: Moments, batch: Batch, source: So
         return ""
     return (
         f"the inputs ({source.describe()}) are far from what the model was trained on: what reaches the first batch "
-        f"norm, {name!r}, is at a distance of {found:.1f} from the statistics that it keeps, right inputs have less than "
-        f"0.3. The inputs lie between {float(values.min()):.4g} and "
+        f"norm, {name!r}, is at a distance of {found:.1f} from the statistics that it keeps; right inputs have less "
+        f"than 0.3. The inputs lie between {float(values.min()):.4g} and "
         f"{float(values.max()):.4g}, mean {float(values.mean()):.4g}, deviation {float(values.std()):.4g}: scale them "
         "as in training (such as 0 to 1 in place of 0 to 255, then mean and std)"
     )
@@ -135,8 +137,8 @@ def _few(source: Source, trains: str | None) -> str:
 def _untrained(teacher: nn.Module) -> str:
     """Whether all layers are as they were made."""
     norms = list(_norms(teacher))
-    layers = [module for module in teacher.modules() if isinstance(module, (_ConvNd, nn.Linear))]
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    layers = [module for module in teacher.modules() if isinstance(module, (_ConvNd, nn.Linear, nn.RNNBase))]
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
     if norms:
         fresh, what = all(norms), "every normalization has the statistics and weights that it was made with"
     elif len(biases) > 1 and all(_is(bias, 0) for bias in biases):
@@ -164,11 +166,17 @@ def _norms(model: nn.Module) -> Iterator[bool]:
 
 def _as_drawn(layer: nn.Module) -> bool:
     """Whether the weights lie in the range that torch draws them from."""
+    if isinstance(layer, nn.RNNBase):
+        return all(_within(parameter, layer.hidden_size) for parameter in layer.parameters())
     assert isinstance(layer, (_ConvNd, nn.Linear))
     fan_in = layer.weight[0].numel()
     if isinstance(layer, _ConvTransposeNd):
         fan_in = layer.weight[:, 0].numel() // layer.groups if layer.groups > 1 else layer.weight[0].numel()
-    return float(layer.weight.detach().abs().max()) <= 1.0001 / math.sqrt(fan_in)
+    return _within(layer.weight, fan_in)
+
+
+def _within(weight: Tensor, fan_in: int) -> bool:
+    return float(weight.detach().abs().max()) <= _ROUNDED / math.sqrt(fan_in)
 
 
 def _is(tensor: Tensor | None, value: float) -> bool:
@@ -194,6 +202,6 @@ def _between(tensor: Tensor) -> float:
 
 
 def _hardly_differs(tensor: Tensor) -> bool:
-    """Whether most outputs are nearly the same for all inputs, and are told apart by what they are, not by the input."""
+    """Whether most outputs are nearly the same for all inputs: what tells values apart is not the input."""
     spread = float(_spread(tensor).median())
     return spread < _CONSTANT or (spread < ALIKE and _between(tensor) < SAME_OUTPUTS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lloydmax.data import DatasetSource, random_order, split, unlabelled
-from lloydmax.data import sources as sources_module
+from lloydmax.data.datasets import PROBED_SAMPLES
 from lloydmax.errors import DataError
 from PIL import Image
 from samples import LABELS, N, Stream, X, assert_holds_x, linear, read
@@ -156,7 +156,7 @@ def test_the_determinism_probe_runs_once_and_only_when_asked():
     source = unlabelled(Counting(), linear())
     assert reads == [0, 1, 2]
     assert source.deterministic and source.deterministic
-    assert len(reads) == 3 + 2 * min(N, sources_module.PROBED_SAMPLES)
+    assert len(reads) == 3 + 2 * min(N, PROBED_SAMPLES)
 
 
 def test_nothing_touches_the_global_generator():
