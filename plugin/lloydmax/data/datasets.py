@@ -106,7 +106,9 @@ class DatasetSource(Source):
     def _probe(self, samples: int, seed: int = 0) -> Batch:
         """Some of the first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
-        batch, draws = watched(lambda: next((batch for _, batch in self._load([order], {})), Batch()), seed)
+        batch, draws = watched(
+            lambda: next((batch for _, batch in self._load([order], {"generator": Generator()})), Batch()), seed
+        )
         self._draws |= draws
         return batch
 
