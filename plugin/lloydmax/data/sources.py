@@ -101,6 +101,13 @@ class Source(ABC):
             raise DataError(f"order is of samples {order.min()} to {order.max()}, not 0 to {len(self) - 1}")
         return self._read(order, batch_size, drop_last)
 
+    def first(self, samples: int, seed: int = 0) -> Batch:
+        """The first samples, at most so many, as one batch; read without a trace in the global random generators, which
+        have this seed meanwhile."""
+        order = torch.arange(min(samples, len(self)))
+        with undisturbed(seed):
+            return next(iter(self.batches(samples, order)))[1]
+
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         """What :meth:`batches` gives, for a checked order."""
@@ -195,7 +202,7 @@ class DatasetSource(Source):
         self._loading = {**loading, "generator": Generator().manual_seed(seed)}
         if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
-        self._what = shapes(self._probe(1))
+        self._what = shapes(self.first(1))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -204,7 +211,7 @@ class DatasetSource(Source):
     def deterministic(self) -> bool:
         """Whether the first samples, read twice, are the same (found out when first asked, then kept)."""
         if self._deterministic is None:
-            once, again = (self._probe(PROBED_SAMPLES, seed) for seed in (1, 2))
+            once, again = (self.first(PROBED_SAMPLES, seed) for seed in (1, 2))
             self._deterministic = same_bytes(once, again)
         return self._deterministic
 
@@ -219,8 +226,8 @@ class DatasetSource(Source):
         found = [label_of(self.dataset[key]) for key in self.keys]
         return None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
 
-    def _probe(self, samples: int, seed: int = 0) -> Batch:
-        """The first samples, read in this process without a trace in the global generators."""
+    def first(self, samples: int, seed: int = 0) -> Batch:
+        """The same, in this process: no worker starts, and the generator that seeds them stays where it is."""
         order = torch.arange(min(samples, len(self)))
         loading = {"collate_fn": self._loading.get("collate_fn")}
         with undisturbed(seed):

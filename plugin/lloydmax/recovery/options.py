@@ -6,15 +6,15 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from lloydmax.network.outputs import OutputPath
+
 
 class LoopOptions(BaseModel):
     """Options that the loop itself has; a step's own come on top."""
 
     model_config = ConfigDict(extra="forbid")
 
-    output: str | int | None = Field(
-        None, description="key, attribute or position of the output to mimic; default: logits, or every floating one"
-    )
+    output: OutputPath | None = Field(None, description="path of the output to mimic; default: the recipe's")
     epochs: PositiveInt = Field(10, description="passes over the data")
     steps: PositiveInt | None = Field(None, description="optimizer steps, instead of epochs")
     batch_size: PositiveInt = Field(128, description="samples of one step")

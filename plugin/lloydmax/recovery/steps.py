@@ -15,12 +15,14 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.outputs import AskedOutputs, Auto
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.student.attachment import separate
+from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
@@ -80,7 +82,7 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
         teacher: never changed.
         data: anything that :func:`compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners`` as in :func:`compress`.
+            ``progress``, ``listeners`` as in :func:`compress`, and ``classes`` and ``mask`` as in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -122,6 +124,8 @@ def run_step(
     workdir: str | Path | None = None,
     progress: bool = False,
     listeners: Sequence[object] = (),
+    classes: int | Auto | None = "auto",
+    mask: str | None = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
@@ -130,9 +134,11 @@ def run_step(
     separate(student, teacher)
     with running(student, seed, progress, listeners) as events:
         source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+        outputs = tried(teacher, (source, reference), AskedOutputs(options.get("output"), classes, mask))
         _settle(student, source)
         with events.stage(name) as measured:
-            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+            recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
+            measured.update(made.run(recovery))
     return measured
 
 

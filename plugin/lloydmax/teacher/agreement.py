@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
+from lloydmax.network.outputs import Outputs, output_tensors, paired
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.kept import _BATCH, Targets
-from lloydmax.teacher.outputs import class_axis, output_tensors
 
 if TYPE_CHECKING:
     from lloydmax.data import Source
@@ -48,7 +48,8 @@ class Comparison:
         teacher: the original.
         source: unlabelled inputs.
         samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
-        key: which output counts, see :func:`output_tensors`; the first with classes decides the agreement.
+        key: which output counts, see :func:`output_tensors`, or what a trial found; the first with classes decides the
+            agreement.
         cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
         events: where the progress of the teacher is reported; ``None``: nowhere.
     """
@@ -59,14 +60,15 @@ class Comparison:
         source: Source,
         samples: int | Tensor = 1000,
         seed: int = 0,
-        key: str | int | None = None,
+        key: str | int | Outputs | None = None,
         cache: Cache | None = None,
         events: Events | None = None,
     ) -> None:
-        self.teacher, self.source, self.key = teacher, source, key
+        self.teacher, self.source = teacher, source
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
         self.targets = Targets(teacher, source, self.order, key, cache=cache, events=events)
+        self.outputs = self.targets.outputs
 
     def describe(self) -> str:
         """What is measured on, for people."""
@@ -87,17 +89,14 @@ class Comparison:
         with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
-                found = output_tensors(inputs.run(student), self.key)
+                found = self.outputs.of(inputs.run(student), inputs)
                 wanted = self.targets.of(indices, inputs)
-                for ours, theirs in zip(found, wanted, strict=True):
+                for ours, theirs in paired(found, wanted):
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()
-                pair = next(
-                    ((o, t, axis) for o, t in zip(found, wanted, strict=True) if (axis := class_axis(t)) is not None),
-                    None,
-                )
-                if pair is not None:
-                    ours, theirs, axis = pair
+                if (scores := self.outputs.scores(wanted)) is not None:
+                    place, axis = scores
+                    ours, theirs = found[place], wanted[place]
                     same += int((ours.argmax(axis) == theirs.argmax(axis)).sum())
                     count = theirs.numel() // theirs.shape[axis]
                     decisions += count

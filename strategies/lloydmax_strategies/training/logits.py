@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from lloydmax.extend import TrainingLoop
+from lloydmax.extend import OutputPath, TrainingLoop, paired
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
@@ -21,10 +21,7 @@ class LogitsOptions(BaseModel):
         "`smooth_l1`: mean over the batch of the sum of `sqrt(difference ** 2 + 1e-5)` (the code); `mse`.",
     )
 
-    output: str | int | None = Field(
-        default=None,
-        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
-    )
+    output: OutputPath | None = Field(default=None, description="path of the output to mimic; default: the recipe's.")
 
     epochs: PositiveInt = Field(default=5, description="passes over the data.")
 
@@ -51,7 +48,7 @@ class LogitsTraining(TrainingLoop):
 
     def loss(self, found: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """The mean over the outputs of the distance that the options name."""
-        pairs = zip(found, wanted, strict=True)
+        pairs = paired(found, wanted)
         return torch.stack([distance(ours, theirs, self.options.loss) for ours, theirs in pairs]).mean()
 
 

@@ -8,7 +8,7 @@ import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
-from lloydmax.extend import Agreement, Batch, Recovery, TrainingLoop
+from lloydmax.extend import Agreement, Batch, OutputPath, Recovery, TrainingLoop
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -35,10 +35,7 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         default=1.0, description="of `kl`; the loss is multiplied by its square (Hinton et al. 2015)."
     )
 
-    output: str | int | None = Field(
-        default=None,
-        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
-    )
+    output: OutputPath | None = Field(default=None, description="path of the output to mimic; default: the recipe's.")
 
     features: NonNegativeFloat = Field(
         default=0.0,

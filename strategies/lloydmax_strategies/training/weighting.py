@@ -28,19 +28,21 @@ class WeightingOptions(BaseModel):
     )
 
 
-def confidence_weights(outputs: Sequence[Tensor], exponent: float) -> Tensor:
+def confidence_weights(outputs: Sequence[Tensor], exponent: float, axes: Sequence[int | None] | None = None) -> Tensor:
     """Weights of the samples of a batch, float32 ``(N,)``, of mean 1 before they are cut at :data:`MOST`.
 
     Args:
         outputs: the teacher's; the first with classes decides. Where a sample has several decisions (a segmentation, a
             sequence), their mean confidence counts.
         exponent: see :class:`WeightingOptions`.
+        axes: of the classes of each output; ``None``: the usual ones, see :func:`lloydmax.extend.class_axis`.
 
     Raises:
         RecoveryError: no output has classes.
     """
-    for scores in outputs:
-        if (axis := class_axis(scores)) is not None:
+    axes = [class_axis(scores) for scores in outputs] if axes is None else axes
+    for scores, axis in zip(outputs, axes, strict=True):
+        if axis is not None:
             sure = scores.float().softmax(axis).amax(axis)
             weights = sure.reshape(len(sure), -1).mean(1) ** exponent
             return (weights / weights.mean()).clamp(max=MOST)

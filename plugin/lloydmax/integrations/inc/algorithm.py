@@ -36,6 +36,7 @@ from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.teacher.trial import tried
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 
@@ -132,6 +133,7 @@ class Run:
                 events=self.events,
                 cache=self.cache,
                 original=self.teacher,
+                outputs=tried(self.teacher, (source, reference), self.recipe.asked_outputs),
             )
             for figures in recover(recovery, self.steps):
                 logger.info("codebook: %s", figures)

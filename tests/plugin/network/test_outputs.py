@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lloydmax import RecoveryError
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax.network.outputs import output_tensors
 
 FIRST, SECOND = torch.zeros(2, 3), torch.ones(2, 3)
 
