@@ -1,0 +1,168 @@
+"""A trial before any work: whether a model takes the data, and what its outputs are like."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.data import Batch, Source
+from lloydmax.data.randomness import undisturbed
+from lloydmax.errors import LloydmaxError, RecoveryError
+from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.refusal import refusal
+
+_MANY, _FEW = 3, 2
+"""Samples of the two batches. Not 1: some models drop an axis of length 1."""
+_USUAL = 64
+"""Samples of a batch as the steps read them, for models that cannot take so few."""
+_WITH_DECODER = "decoder_input_ids"
+
+
+def trial(model: nn.Module, source: Source, asked: AskedOutputs | str | int | None = None) -> Outputs:
+    """Run a model on two tiny batches of different sizes: the axis that changed in an output is that of the samples.
+
+    Outputs that do not change with the batch (a loss, a table) count only where there are no others: such are compared
+    as they are, batch by batch. Where a model cannot take two sizes, samples are taken to lie along the first axis.
+
+    Args:
+        model: run in evaluation mode without gradients, left as it was; so are the global random generators.
+        source: whose first samples are used.
+        asked: which outputs count, and what is known of them; or only the path of one.
+
+    Raises:
+        DataError: the model cannot take the data. It tells what was given, what the model said, and the usual cure.
+        RecoveryError: the outputs cannot be compared, or are not there.
+    """
+    asked = asked if isinstance(asked, AskedOutputs) else AskedOutputs(asked)
+    given = source.first(_MANY)
+    many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
+    mask = _mask(model, given, asked)
+    try:
+        first = _run(model, many)
+    except Exception as error:
+        if isinstance(error, (LloydmaxError, torch.OutOfMemoryError)):
+            raise
+        usual = source.first(_USUAL)
+        try:
+            first = _run(model, usual)
+        except Exception:
+            raise refusal(model, many, error) from error
+        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
+    try:
+        second = _run(model, few)
+    except Exception:
+        return _told(_guessed(first, asked, _MANY), first, mask, asked)
+    return _told(_found(first, second, asked), first, mask, asked)
+
+
+def tried(model: nn.Module, sources: Any, asked: AskedOutputs) -> Outputs | None:
+    """The :func:`trial` with each of these sources, some of which may be ``None``: what the first one found; ``None``
+    where there is none."""
+    found = [trial(model, source, asked) for source in sources if source is not None]
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How an output changed with the batch.
+
+    Attributes:
+        samples: the axis whose length is that of the batch, or a multiple; ``None``: there is none.
+        only: nothing else changed, and the length is that of the batch.
+        constant: nothing changed.
+    """
+
+    samples: int | None
+    only: bool
+    constant: bool
+
+
+def _run(model: nn.Module, batch: Batch) -> Any:
+    device = device_of(model)
+    devices = [device] if device.type == "cuda" else []
+    with undisturbed(), torch.random.fork_rng(devices), evaluating(model):
+        return batch.map(torch.clone).to(device, channels_last=True).run(model)
+
+
+def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
+    """The outputs that count, and how they changed from many samples to few."""
+    tensors, fewer = counted(many, asked.output), counted(few, asked.output)
+    changes = {path: _change(tensor, fewer[path]) for path, tensor in tensors.items() if path in fewer}
+    if one_each := {path: change for path, change in changes.items() if change.samples is not None}:
+        return one_each
+    if tensors.keys() != fewer.keys():
+        raise RecoveryError(
+            f"the model's output has an entry for each sample ({described(many)}): such post-processed outputs cannot "
+            "be compared. Compress the part of the model that gives raw outputs, as in "
+            "lloydmax.compress(model.backbone, recipe, data), wrap the model so that it returns those of its heads, or "
+            "name an output by 'output'"
+        )
+    return changes
+
+
+def _change(many: Tensor, few: Tensor) -> _Change:
+    if many.dim() != few.dim():
+        return _Change(None, False, False)
+    changed = [axis for axis in range(many.dim()) if many.shape[axis] != few.shape[axis]]
+    sizes = {axis: (many.shape[axis], few.shape[axis]) for axis in changed}
+    exact = [axis for axis in changed if sizes[axis] == (_MANY, _FEW)]
+    multiple = [axis for axis in changed if sizes[axis][0] * _FEW == sizes[axis][1] * _MANY]
+    axis = next(iter(exact + multiple), None)
+    return _Change(axis, changed == exact[:1] and bool(exact), not changed)
+
+
+def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Change]:
+    """The same where there is one output only: as many rows as samples are taken to be one each."""
+    found = {}
+    for path, tensor in counted(output, asked.output).items():
+        axis = next((axis for axis, size in enumerate(tensor.shape) if size == samples), None)
+        found[path] = _Change(axis, axis is not None, axis is None)
+    return {path: change for path, change in found.items() if change.samples is not None} or found
+
+
+def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs) -> Outputs:
+    tensors = counted(output, asked.output)
+    leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
+    if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
+        shapes = ", ".join(f"{written(path)} {tuple(tensors[path].shape)}".strip() for path in changes)
+        raise RecoveryError(
+            f"classes: {asked.classes} is not an axis of classes in the model's output ({shapes}; samples along axis "
+            f"{leaves[0].samples}): name another one, counted from 0 with that of the samples, or leave 'classes' out"
+        )
+    return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+
+
+def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> Leaf:
+    classes = asked.classes
+    if tensor.is_complex():
+        classes = None
+    elif isinstance(classes, int):
+        place = classes + tensor.dim() if classes < 0 else classes
+        classes = place if 0 <= place < tensor.dim() and place != change.samples else None
+    return Leaf(path, change.samples, classes)
+
+
+def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | None:
+    """Where in the inputs the mask is: its name, or its position."""
+    if asked.mask is None:
+        return None
+    try:
+        places = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        places = []
+    given = {*batch.kwargs, *places[: len(batch.args)]}
+    name = asked.mask
+    if name == "auto":
+        name = "decoder_attention_mask" if _WITH_DECODER in given else "attention_mask"
+    elif name not in given:
+        raise RecoveryError(
+            f"mask: {name!r} is not an input of the model; the data has {', '.join(sorted(given)) or 'unnamed ones'}"
+        )
+    if name in batch.kwargs:
+        return name
+    return places.index(name) if name in given else None
