@@ -140,7 +140,7 @@ class _Run:
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache)
                 for given in (data, reference_data)
             )
-            self.outputs = tried(self.teacher, (self.source, self.reference), self.recipe.asked_outputs)
+            self.outputs = tried(self.teacher, (self.source, self.reference), self.recipe.asked_outputs, self.cache)
             yield
 
     def plan(self, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Channels, Outputs, Source, device_of, evaluation_mode, fisher_draws, trial
+from lloydmax.extend import Channels, Outputs, Source, device_of, evaluation_mode, fisher_draws, output_tensors
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -46,12 +46,11 @@ class Fisher:
             model: run in evaluation mode, left as it was.
             names: of parameters.
             data: unlabelled inputs.
-            outputs: how what the model returns is read; ``None``: a trial tells.
+            outputs: how what the model returns is read; ``None``: as it is.
 
         Raises:
             RecoveryError: no gradient reaches a parameter.
         """
-        outputs = trial(model, data) if outputs is None else outputs
         parameters, device = [model.get_parameter(name) for name in names], device_of(model)
         wanted = [parameter.requires_grad for parameter in model.parameters()]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
@@ -63,10 +62,13 @@ class Fisher:
             with evaluation_mode(model), torch.enable_grad():
                 for _, batch in data.batches(self.options.batch_size, order):
                     inputs = batch.to(device, channels_last=True)
-                    found = outputs.of(inputs.run(model), inputs)
+                    given = inputs.run(model)
+                    found = output_tensors(given) if outputs is None else outputs.of(given, inputs)
                     if not any(output.requires_grad for output in found):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
-                    classes, values = fisher_draws(found, generator, outputs.class_axes(found))
+                    classes, values = fisher_draws(
+                        found, generator, None if outputs is None else outputs.class_axes(found)
+                    )
                     loss = classes if classes.requires_grad and float(classes.detach().abs()) > 0 else values
                     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                     for kept, gradient in zip(total, gradients, strict=True):

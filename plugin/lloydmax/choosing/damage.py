@@ -30,7 +30,7 @@ from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fitting.fit import importances
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
-from lloydmax.network.outputs import Outputs, paired
+from lloydmax.network.outputs import Outputs
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
@@ -238,11 +238,10 @@ class Bench:
         return self.comparison.targets.of(indices, batch.to(device, channels_last=True))
 
     def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        pairs = list(paired(outputs, wanted))
         if (scores := self.outputs.scores(wanted)) is not None:
             place, axis = scores
-            return divergence(*pairs[place], axis)
-        squared = sum((o.float() - t.float()).square().sum() for o, t in pairs)
+            return divergence(outputs[place], wanted[place], axis)
+        squared = sum((o.float() - t.float()).square().sum() for o, t in zip(outputs, wanted, strict=True))
         return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
 
     def _decisions(self, outputs: Sequence[Tensor]) -> int:

@@ -178,7 +178,7 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
         source = open_source(data, model, place, seed, settings.cache)
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
-        outputs = trial(model, source, single.asked_outputs)
+        outputs = trial(model, source, single.asked_outputs, settings.cache)
         recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events, outputs=outputs)
         early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
         list(recover(recovery, early))

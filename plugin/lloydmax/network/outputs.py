@@ -110,9 +110,26 @@ class Outputs:
         """
         return [leaf.read(output) for leaf in self.leaves]
 
-    def of(self, output: Any, inputs: Batch) -> list[Tensor]:
-        """The same for the inputs that it came from: without padding, see :meth:`unpadded`."""
-        return self.unpadded(self.read(output), inputs)
+    def of(self, output: Any, inputs: Batch, like: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The same for the inputs that it came from: without padding, see :meth:`unpadded`.
+
+        Args:
+            output: what a model returned.
+            inputs: that it was given.
+            like: what another model gave for them.
+
+        Raises:
+            RecoveryError: something is missing, or the shapes are not those of ``like``.
+        """
+        found = self.unpadded(self.read(output), inputs)
+        for ours, theirs in zip(found, found if like is None else like, strict=True):
+            if ours.shape != theirs.shape:
+                raise RecoveryError(
+                    f"for the same inputs the original gives {tuple(theirs.shape)} and the student "
+                    f"{tuple(ours.shape)}: outputs whose number depends on the weights (detections after a selection) "
+                    "cannot be compared; name raw ones by 'output', or let the model return them"
+                )
+        return found
 
     def unpadded(self, tensors: list[Tensor], inputs: Batch) -> list[Tensor]:
         """Outputs ``(N, T, C)`` as ``(positions, C)`` without those that the mask ``(N, T)`` of the inputs leaves out;
@@ -190,22 +207,6 @@ def class_axis(tensor: Tensor) -> int | None:
         return None
     axis = _usual_axis(tensor)
     return axis if tensor.shape[axis] > 1 else None
-
-
-def paired(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Outputs of a student, each with the teacher's.
-
-    Raises:
-        RecoveryError: their shapes differ.
-    """
-    for ours, theirs in zip(found, wanted, strict=True):
-        if ours.shape != theirs.shape:
-            raise RecoveryError(
-                f"for the same inputs the teacher gives {tuple(theirs.shape)} and the student {tuple(ours.shape)}: "
-                "outputs whose number depends on the weights (detections after a selection) cannot be compared; name "
-                "raw ones by 'output', or let the model return them"
-            )
-        yield ours, theirs
 
 
 def described(output: Any) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.outputs import AskedOutputs, Outputs, paired
+from lloydmax.network.outputs import AskedOutputs, Outputs
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import evaluation_mode
@@ -122,14 +122,14 @@ class TrainingLoop:
 
     def loss(self, found: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """The distance of the student's outputs from the teacher's, 0-dim: the mean squared difference."""
-        pairs = paired(found, wanted)
+        pairs = zip(found, wanted, strict=True)
         return torch.stack([F.mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
 
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The parts of the loss for a batch of samples, which are added up; ``loss`` is that of the outputs."""
         inputs = batch.to(self.device, channels_last=True)
         wanted = self.targets.of(indices, inputs)
-        return {"loss": self.loss(self.outputs.of(inputs.run(self.student), inputs), wanted)}
+        return {"loss": self.loss(self.outputs.of(inputs.run(self.student), inputs, wanted), wanted)}
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """Take a step on this loss, which is finite: by default one of ``self.optimizer``.
@@ -308,7 +308,7 @@ class TrainingLoop:
         if known is not None and output in (None, known.asked.output):
             return known
         asked = AskedOutputs() if known is None else known.asked
-        return trial(self.recovery.teacher, self.source, replace(asked, output=output))
+        return trial(self.recovery.teacher, self.source, replace(asked, output=output), self.recovery.cache)
 
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()

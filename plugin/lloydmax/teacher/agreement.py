@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.network.outputs import Outputs, output_tensors, paired
+from lloydmax.network.outputs import Outputs, output_tensors
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.kept import _BATCH, Targets
@@ -89,9 +89,10 @@ class Comparison:
         with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
-                found = self.outputs.of(inputs.run(student), inputs)
+                given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
-                for ours, theirs in paired(found, wanted):
+                found = self.outputs.of(given, inputs, wanted)
+                for ours, theirs in zip(found, wanted, strict=True):
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()
                 if (scores := self.outputs.scores(wanted)) is not None:

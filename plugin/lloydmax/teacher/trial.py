@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from lloydmax.data import Batch, Source
 from lloydmax.data.randomness import undisturbed
 from lloydmax.errors import LloydmaxError, RecoveryError
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.refusal import refusal
 
@@ -23,7 +26,9 @@ _USUAL = 64
 _WITH_DECODER = "decoder_input_ids"
 
 
-def trial(model: nn.Module, source: Source, asked: AskedOutputs | str | int | None = None) -> Outputs:
+def trial(
+    model: nn.Module, source: Source, asked: AskedOutputs | str | int | None = None, cache: Cache | None = None
+) -> Outputs:
     """Run a model on two tiny batches of different sizes: the axis that changed in an output is that of the samples.
 
     Outputs that do not change with the batch (a loss, a table) count only where there are no others: such are compared
@@ -33,12 +38,29 @@ def trial(model: nn.Module, source: Source, asked: AskedOutputs | str | int | No
         model: run in evaluation mode without gradients, left as it was; so are the global random generators.
         source: whose first samples are used.
         asked: which outputs count, and what is known of them; or only the path of one.
+        cache: runs that share it and the source, and whose models have the same values, share what was found.
 
     Raises:
         DataError: the model cannot take the data. It tells what was given, what the model said, and the usual cure.
         RecoveryError: the outputs cannot be compared, or are not there.
     """
     asked = asked if isinstance(asked, AskedOutputs) else AskedOutputs(asked)
+    if cache is None:
+        return _tried(model, source, asked)
+    name = ("trial", model_fingerprint(model), id(source), asked)
+    outputs: Outputs = cache.get(name, lambda: (source, _tried(model, source, asked)), lambda _: 0)[1]
+    return outputs
+
+
+def tried(
+    model: nn.Module, sources: Iterable[Source | None], asked: AskedOutputs, cache: Cache | None = None
+) -> Outputs | None:
+    """The :func:`trial` with each of these sources: what the first one found; ``None`` where there is none."""
+    found = [trial(model, source, asked, cache) for source in sources if source is not None]
+    return found[0] if found else None
+
+
+def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     given = source.first(_MANY)
     many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
     mask = _mask(model, given, asked)
@@ -58,13 +80,6 @@ def trial(model: nn.Module, source: Source, asked: AskedOutputs | str | int | No
     except Exception:
         return _told(_guessed(first, asked, _MANY), first, mask, asked)
     return _told(_found(first, second, asked), first, mask, asked)
-
-
-def tried(model: nn.Module, sources: Any, asked: AskedOutputs) -> Outputs | None:
-    """The :func:`trial` with each of these sources, some of which may be ``None``: what the first one found; ``None``
-    where there is none."""
-    found = [trial(model, source, asked) for source in sources if source is not None]
-    return found[0] if found else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from lloydmax import RecoveryError
-from lloydmax.extend import Batch, Recovery, Targets, divergences, paired
+from lloydmax.extend import Batch, Recovery, Targets, divergences
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features
@@ -56,11 +56,11 @@ class Mimic:
         with self._autocast():
             wanted = self.targets.of(indices, inputs)
         with self._autocast():
-            found = outputs.of(inputs.run(student), inputs)
+            found = outputs.of(inputs.run(student), inputs, wanted)
         axes = outputs.class_axes(wanted)
         weights = confidence_weights(wanted, options.confidence, axes) if options.confidence else None
-        pairs = zip(paired(found, wanted), axes, strict=True)
-        losses = [distance(ours.float(), theirs.float(), options, axis, weights) for (ours, theirs), axis in pairs]
+        trios = zip(found, wanted, axes, strict=True)
+        losses = [distance(ours.float(), theirs.float(), options, axis, weights) for ours, theirs, axis in trios]
         parts = {"loss": torch.stack(losses).mean()}
         if self.features is not None:
             parts["features"] = options.features * self.features.distance()

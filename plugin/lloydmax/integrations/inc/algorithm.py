@@ -133,7 +133,7 @@ class Run:
                 events=self.events,
                 cache=self.cache,
                 original=self.teacher,
-                outputs=tried(self.teacher, (source, reference), self.recipe.asked_outputs),
+                outputs=tried(self.teacher, (source, reference), self.recipe.asked_outputs, self.cache),
             )
             for figures in recover(recovery, self.steps):
                 logger.info("codebook: %s", figures)
