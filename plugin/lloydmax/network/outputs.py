@@ -19,7 +19,7 @@ from lloydmax.errors import RecoveryError
 Path = tuple[str | int, ...]
 """Keys, attributes and positions on the way from a whole output to something in it."""
 Auto = Literal["auto"]
-_STATE = frozenset({"past_key_values", "mems", "cache_params"})
+_STATE = frozenset({"past_key_values", "cache", "cache_params", "mems"})
 """What a model keeps for its next call: no answer, so it counts only where it is named."""
 _NO_TREES = (str, bytes, int, float, complex, type, nn.Module, ModuleType, FunctionType, MethodType, torch.device)
 _MOST_LISTED = 20
@@ -194,8 +194,8 @@ def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
     if not floating:
         what = "the model's output" if key is None else f"{key!r} in the model's output"
         raise RecoveryError(
-            f"{what} holds no floating tensor: {described(output)}; name one by 'output', or let the model return the "
-            "numbers that its decisions come from"
+            f"{what} holds no floating tensor: {described(output)}; name one by 'output', or let the model return, in "
+            "tensors, the numbers that its decisions come from"
         )
     return floating
 

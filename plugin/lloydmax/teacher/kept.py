@@ -16,6 +16,7 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.refusal import ask
 from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class TeacherOutputs:
         done = 0
         with evaluating(teacher), stage:
             for indices, batch in source.batches(batch_size, mine):
-                tensors = outputs.read(batch.to(device, channels_last=True).run(teacher))
+                tensors = outputs.read(ask(teacher, batch.to(device, channels_last=True)))
                 if not self._kept:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
@@ -199,7 +200,7 @@ class Targets:
         if self._kept is not None:
             return self.outputs.unpadded(self._kept.rows(indices, next(inputs.tensors()).device), inputs)
         with evaluating(self.teacher):
-            return self.outputs.of(inputs.run(self.teacher), inputs)
+            return self.outputs.of(ask(self.teacher, inputs), inputs)
 
     def close(self) -> None:
         """Drop the kept outputs, unless a cache holds them for other runs."""

@@ -5,15 +5,30 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lloydmax.data.batch import Batch, leaves
-from lloydmax.errors import DataError
+from lloydmax.errors import DataError, LloydmaxError
 
 _MOST = 300
 """Characters of what a model said that are shown."""
+
+
+def ask(model: nn.Module, batch: Batch) -> Any:
+    """What a model gives for a batch.
+
+    Raises:
+        DataError: see :func:`refusal`; there is memory enough.
+    """
+    try:
+        return batch.run(model)
+    except (LloydmaxError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise refusal(model, batch, error) from error
 
 
 def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
@@ -26,7 +41,7 @@ def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
     """
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0].strip()[:_MOST]}" if lines else type(error).__name__
-    found = (_channels(batch, said), _vocabulary(model, batch, said), *_usual(said))
+    found = (_axes(batch, said), _channels(batch, said), _vocabulary(model, batch, said), *_usual(said))
     return DataError(
         f"{type(model).__name__} cannot take the data: it was given {_given(model, batch)} (N samples), and said: "
         f"{said}. {next(filter(None, found))}"
@@ -62,29 +77,37 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _axes(batch: Batch, said: str) -> str | None:
+    """A layer took the samples for channels, since an axis is missing."""
+    found = re.search(r"expected input\[([\d, ]+)\]", said)
+    axes = found[1].count(",") + 1 if found else 0
+    return _TOO_FEW if any(tensor.dim() == axes - 1 for tensor in batch.tensors()) else None
+
+
 def _channels(batch: Batch, said: str) -> str | None:
     """Channels elsewhere, or another number of them."""
     found = re.search(r"to have (?P<w>\d+) channels, but got (?P<g>\d+)", said)
     found = found or re.search(r"should contain (?P<g>\d+) elements not (?P<w>\d+)", said)
     if found is None:
         return None
-    wanted, got = int(found["w"]), int(found["g"])
+    wanted = int(found["w"])
     for tensor in batch.tensors():
         axes = range(tensor.dim())
         if len(axes) > 2 and tensor.shape[-1] == wanted:
             order = ", ".join(map(str, (0, axes[-1], *axes[1:-1])))
             return f"The channels are its last axis, and the model has them second: give x.permute({order})"
-    grey = ", or grey pictures by x.mean(1, keepdim=True)" if wanted == 1 else ""
-    folder = f"; of a folder of pictures by lloydmax.images(folder, size, channels={wanted}){grey}"
-    of_pictures = any(tensor.dim() == 4 for tensor in batch.tensors())
-    return f"The model takes {wanted} channels, not {got}: give as many as in training{folder if of_pictures else ''}"
+    cure = f"The number of channels has to be {wanted}, not {found['g']}, as in training"
+    if any(tensor.dim() == 4 for tensor in batch.tensors()):
+        cure += f"; of a folder of pictures by lloydmax.images(folder, size, channels={wanted})"
+        cure += ", or grey ones of colours by x.mean(1, keepdim=True)" if wanted == 1 else ""
+    return cure
 
 
 def _vocabulary(model: nn.Module, batch: Batch, said: str) -> str | None:
     """Numbers beyond the rows of an embedding."""
     rows = [module.num_embeddings for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
     whole = [tensor for tensor in batch.tensors() if tensor.dtype in (torch.int64, torch.int32) and tensor.numel()]
-    if not (rows and whole and re.search(r"out of (range|bounds)", said)):
+    if not (rows and whole and re.search(r"index .*out of (range|bounds)|valid range", said, re.IGNORECASE)):
         return None
     ranges = " and ".join(f"{int(tensor.min())} to {int(tensor.max())}" for tensor in whole)
     tables = ", ".join(map(str, dict.fromkeys(rows)))
@@ -98,9 +121,13 @@ def _usual(said: str) -> Iterator[str]:
     return (cure for words, cure in _CURES if re.search(words, said, re.IGNORECASE))
 
 
+_TOO_FEW = (
+    "It has too few axes or too many: the first is the samples, so pictures are (N, C, H, W), where x[:, None] adds "
+    "one channel, signals (N, C, T) and sequences (N, T, C)"
+)
 _CURES = (
     (
-        "same device",
+        r"\bdevice\b",
         "A tensor of the model does not move with it: hold it by self.register_buffer('name', tensor), or move the "
         "whole model by model.to(device)",
     ),
@@ -114,16 +141,12 @@ _CURES = (
         "x.float() / 255; for folders use lloydmax.images(...)",
     ),
     (
-        r"\d-?d\b.* (input|tensor|got)|dimension",
-        "It has too many axes or too few: the first is the samples, so pictures are (N, C, H, W), where x[:, None] "
-        "adds one channel, signals (N, C, T) and sequences (N, T, C)",
+        r"positional argument|keyword argument|have to specify|NoneType",
+        "An input is missing: give a dict by the names that the model's forward has, or tuples in its order",
     ),
+    (r"\b\dD\b|dimension out of range|too many indices|values to unpack", _TOO_FEW),
     (
-        r"positional argument|keyword argument|have to specify",
-        "Give all inputs: a dict by the names that the model's forward has, or tuples in its order",
-    ),
-    (
-        r"size|shape|length|input_size|must be equal|expand|match|too small|larger",
+        r"size|shape|length|dimension|must be equal|expand|match|too small|larger",
         "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with "
         "as many features, and at most as long as the model takes, with the samples along the first axis",
     ),

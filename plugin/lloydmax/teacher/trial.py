@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lloydmax.data import Batch, Source
 from lloydmax.data.randomness import undisturbed
-from lloydmax.errors import LloydmaxError, RecoveryError
+from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.refusal import refusal
+from lloydmax.teacher.refusal import ask
 
 _MANY, _FEW = 3, 2
 """Samples of the two batches. Not 1: some models drop an axis of length 1."""
@@ -65,20 +65,14 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
     mask = _mask(model, given, asked)
     try:
-        first = _run(model, many)
-    except Exception as error:
-        if isinstance(error, (LloydmaxError, torch.OutOfMemoryError)):
-            raise
+        first, second = _run(model, many), _run(model, few)
+    except DataError as refused:
         usual = source.first(_USUAL)
         try:
             first = _run(model, usual)
-        except Exception:
-            raise refusal(model, many, error) from error
+        except DataError:
+            raise refused from refused.__cause__
         return _told(_guessed(first, asked, len(usual)), first, mask, asked)
-    try:
-        second = _run(model, few)
-    except Exception:
-        return _told(_guessed(first, asked, _MANY), first, mask, asked)
     return _told(_found(first, second, asked), first, mask, asked)
 
 
@@ -101,7 +95,7 @@ def _run(model: nn.Module, batch: Batch) -> Any:
     device = device_of(model)
     devices = [device] if device.type == "cuda" else []
     with undisturbed(), torch.random.fork_rng(devices), evaluating(model):
-        return batch.map(torch.clone).to(device, channels_last=True).run(model)
+        return ask(model, batch.map(torch.clone).to(device, channels_last=True))
 
 
 def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
