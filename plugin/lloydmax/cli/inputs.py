@@ -14,6 +14,9 @@ from lloydmax.cli.models import build
 from lloydmax.cli.options import listeners
 from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.errors import DataError
+from lloydmax.format.parts import settings
+from lloydmax.network.outputs import AskedOutputs
+from lloydmax.recipe.recipe import Recipe
 from lloydmax.teacher.synthesis import synthesize
 
 _SYNTHESIZE = "synthesize:"
@@ -84,6 +87,13 @@ def labels_of(labels: str, data: str, source: Any) -> Any:
     if len(found) != len(source):
         raise DataError(f"{labels} has {len(found)} labels, the data {len(source)} inputs")
     return found
+
+
+def asked_of(model: Any) -> AskedOutputs:
+    """What the recipe of a compressed model says about its outputs."""
+    recipe = settings(model, None, None)[0] or {}
+    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask") if key in recipe}
+    return Recipe.load(said | {"quantize": [{"layers": "all", "quantizer": "none"}]}).asked_outputs
 
 
 def noise(shape: str) -> Any:

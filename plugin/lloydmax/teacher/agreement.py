@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.network.outputs import Outputs, output_tensors
+from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.kept import _BATCH, Targets
+from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.data import Source
@@ -112,22 +113,24 @@ class Comparison:
         return Agreement(same / decisions, kl / decisions, squared / values, len(self.order))
 
 
-def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | None = None) -> float:
+def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:
     """Share of inputs whose top-1 is the label, 0 to 1; labels serve to report, never to train.
 
     Args:
         model: run in evaluation mode, left as it was.
         source: inputs.
         labels: int64 class numbers ``(len(source),)``.
-        key: which output counts.
+        key: which output counts, or what a trial found.
 
     Raises:
         RecoveryError: the output is not ``(N, classes)``.
     """
     device, right = device_of(model), 0
+    outputs = key if isinstance(key, Outputs) else trial(model, source, key)
     with evaluating(model):
         for indices, batch in source.batches(_BATCH):
-            scores = output_tensors(batch.to(device, channels_last=True).run(model), key)[0]
+            inputs = batch.to(device, channels_last=True)
+            scores = outputs.of(inputs.run(model), inputs)[0]
             if scores.dim() != 2:
                 raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
             right += int((scores.argmax(1).cpu() == labels[indices]).sum())
