@@ -245,6 +245,29 @@ def test_what_cannot_be_compared_or_taken_is_told_before_any_work() -> None:
     assert not fitted
 
 
+class Detector(nn.Module):
+    """Gives a list with an entry for each sample, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(6), nn.ReLU())
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [{"boxes": boxes[boxes.sum(-1) > 0]} for boxes in self.backbone(x)]
+
+
+def test_outputs_that_cannot_be_compared_matter_only_to_what_compares_them() -> None:
+    teacher = Detector().eval()
+    told = lloydmax.renormalize(copy.deepcopy(teacher), X)
+    assert told["layers"] == 1
+    with pytest.raises(lloydmax.RecoveryError, match="an entry for each sample"):
+        lloydmax.distill(copy.deepcopy(teacher), teacher, X, steps=1)
+    with pytest.raises(lloydmax.RecoveryError, match="an entry for each sample"):
+        lloydmax.compress(teacher, recipe(DISTILL), X, progress=False)
+    whole = lloydmax.compress(teacher.backbone, recipe(DISTILL), X, progress=False)
+    assert whole.report.agreement.after is not None
+
+
 def test_a_late_sample_that_the_model_cannot_take_is_told_in_words() -> None:
     teacher, data = Reader().eval(), texts()
     data["input_ids"][40, 0] = 40

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
-from lloydmax.network.outputs import AskedOutputs, Auto
+from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
@@ -70,6 +70,27 @@ def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str
         with recovery.events.stage(name) as figures:
             figures.update(step.run(recovery))
         yield {"step": name, **figures}
+
+
+def tried_for(
+    steps: Sequence[NamedStep],
+    teacher: nn.Module,
+    sources: Iterable[Source | None],
+    asked: AskedOutputs,
+    cache: Cache | None = None,
+) -> Outputs | None:
+    """How outputs are read, see :func:`lloydmax.teacher.trial.tried`; ``None`` also where no step compares any (none
+    has an option ``output``) and those of this teacher cannot be compared.
+
+    Raises:
+        DataError: the teacher cannot take the data. RecoveryError: its outputs cannot be compared, but have to be.
+    """
+    try:
+        return tried(teacher, sources, asked, cache)
+    except RecoveryError:
+        if any("output" in type(step).Options.model_fields for _, step in steps):
+            raise
+        return None
 
 
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
@@ -134,7 +155,8 @@ def run_step(
     separate(student, teacher)
     with running(student, seed, progress, listeners) as events:
         source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        outputs = tried(teacher, (source, reference), AskedOutputs(options.get("output"), classes, mask))
+        asked = AskedOutputs(options.get("output"), classes, mask)
+        outputs = tried_for([(name, made)], teacher, (source, reference), asked)
         _settle(student, source)
         with events.stage(name) as measured:
             recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)

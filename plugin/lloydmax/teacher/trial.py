@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +68,12 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     try:
         first, second = _run(model, many), _run(model, few)
     except DataError as refused:
-        usual = source.first(_USUAL)
-        try:
-            first = _run(model, usual)
-        except DataError:
-            raise refused from refused.__cause__
-        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
+        whole = [given] if len(given) > _MANY else []  # what a source cannot divide
+        for batch in (source.first(_USUAL), *whole):
+            with suppress(DataError):
+                first = _run(model, batch)
+                return _told(_guessed(first, asked, len(batch)), first, mask, asked)
+        raise refused from refused.__cause__
     return _told(_found(first, second, asked), first, mask, asked)
 
 

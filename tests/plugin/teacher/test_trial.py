@@ -119,6 +119,28 @@ def test_a_model_of_one_batch_size_is_taken_as_it_is() -> None:
     assert outputs.leaves == (Leaf((), 0),) and outputs.repeat
 
 
+class Graph(nn.Module):
+    """Nodes with edges between them: no node can be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        return self.layer(nodes).index_add(0, edges[0], nodes[edges[1]] @ self.layer.weight.T)
+
+
+def test_a_batch_that_cannot_be_divided_is_taken_as_it_is() -> None:
+    nodes, edges = torch.randn(90, 4), torch.tensor([[0, 89], [88, 5]])
+
+    class Whole(BatchSource):
+        def first(self, samples: int, seed: int = 0) -> Batch:
+            return self._held[0]
+
+    outputs = trial(Graph(), Whole([Batch((nodes, edges))], "a graph"))
+    assert outputs.leaves == (Leaf(()),)
+
+
 @pytest.mark.parametrize(
     ("classes", "said"), [(5, "classes: 5 is not an axis"), (0, "samples along axis 0"), (-4, "classes: -4")]
 )
