@@ -87,7 +87,7 @@ def test_a_recipes_output_counts_in_every_part(read: list[list[str]]) -> None:
     result = lloydmax.compress(net(), whole, X, progress=False)
     assert len(read) >= 3 and all(paths == ["parts.other.0"] for paths in read)
     read.clear()
-    found = lloydmax.search(net(), recipe(output="parts.other"), X, {"bits": 2}, samples=64)
+    found = lloydmax.search(net(), recipe(output="parts.other"), X, {"bits": 2}, samples=64, centroids=[2, 4, 8])
     assert read and all(paths == ["parts.other.0"] for paths in read) and found.recipe.output == "parts.other"
     with torch.no_grad():
         ours, theirs = (model(X).parts["other"][0] for model in (result.model, net()))
@@ -136,6 +136,24 @@ def test_the_layout_of_an_output_makes_no_difference(layout: str, more: dict[str
         for name, book in lloydmax.codebooks(plain.model).items():
             again = lloydmax.codebooks(other.model)[name]
             assert torch.allclose(book.centroids, again.centroids, rtol=1e-2, atol=1e-3), name
+
+
+def test_a_search_reads_outputs_in_any_layout() -> None:
+    wide = {"budget": {"bits": 2.5}, "samples": 48, "progress": False}
+    plain = lloydmax.search(net("plain"), recipe(), X, **wide)
+    for layout, more in (("time first", {}), ("classes second", {"classes": 1})):
+        found = lloydmax.search(net(layout), recipe(**more), X, **wide)
+        assert found.found.choice == plain.found.choice
+        assert found.measured.kl == pytest.approx(plain.measured.kl, rel=1e-4)
+        for ours, theirs in zip(found.sweep.rows, plain.sweep.rows, strict=True):
+            assert ours.kl == pytest.approx(theirs.kl, rel=0.05 if not ours.measured else 1e-4)
+
+
+def test_a_tuning_loop_keeps_the_outputs_that_are_named() -> None:
+    loaded = lloydmax.Recipe.load(recipe(rule={"centroids": [2, 4]}, output="heads.cls", classes=1, mask=None))
+    chosen = loaded.resolved({"quantize[1].centroids": 2})
+    assert (chosen.output, chosen.classes, chosen.mask) == ("heads.cls", 1, None)
+    assert {"output", "classes", "mask"} <= set(lloydmax.Recipe.json_schema()["properties"])
 
 
 def test_outputs_without_classes_where_the_recipe_says_so() -> None:

@@ -88,7 +88,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Outputs:
-    """How the outputs of a model, and of its students, are read; see :func:`lloydmax.extend.trial`.
+    """How the outputs of a model, and of its students, are read; as a trial found.
 
     Attributes:
         leaves: what counts, in order.

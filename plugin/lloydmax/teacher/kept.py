@@ -42,7 +42,7 @@ class TeacherOutputs:
         teacher: the original model; run in evaluation mode, left as it was.
         source: the unlabelled inputs.
         order: int64 indices of the samples to run.
-        outputs: which of them count, as :func:`lloydmax.extend.trial` tells.
+        outputs: which of them count, as a :func:`trial` tells.
         batch_size: samples of one forward pass.
         workdir: where the files go; ``None``: the system's temporary folder.
         events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
