@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -67,7 +66,8 @@ def recipe_for(
         raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
     recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
     asked = AskedOutputs(output, classes, mask)
-    recipe |= {key: value for key, value in asdict(asked).items() if value != getattr(AskedOutputs, key)}
+    said = {"output": asked.output, "classes": classes, "mask": mask}
+    recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
     source = open_source(data, model, None, 0)
     steps = []
     if source is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,9 @@ class Source(ABC):
 
     def first(self, samples: int, seed: int = 0) -> Batch:
         """The first samples, at most so many, as one batch; read without a trace in the global random generators, which
-        have this seed meanwhile."""
+        have this seed meanwhile where it matters."""
         order = torch.arange(min(samples, len(self)))
-        with undisturbed(seed):
+        with nullcontext() if self.deterministic else undisturbed(seed):
             return next(iter(self.batches(samples, order)))[1]
 
     @abstractmethod

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import FunctionType, MethodType, ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from lloydmax.data.batch import Batch
@@ -34,6 +34,7 @@ def _as_written(value: Any) -> Any:
 
 OutputPath = Annotated[str | int, BeforeValidator(_as_written)]
 """Names an output, or a part of the tree of outputs: ``logits``, ``heads.cls``, ``1.0``, or a position."""
+_PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,24 @@ class AskedOutputs:
             :func:`class_axis`.
         mask: name of the input ``(N, T)`` whose zeros are padding; ``None``: all positions count; ``"auto"``:
             ``attention_mask``, of models with a decoder ``decoder_attention_mask``.
+        at: where one of these stands, for messages.
+
+    Raises:
+        RecoveryError: ``output`` is not a path.
     """
 
     output: str | int | None = None
     classes: int | Auto | None = "auto"
     mask: str | Auto | None = "auto"
+    at: Callable[[str], str] = field(default=str, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "output", _PATH.validate_python(self.output))
+        except ValidationError:
+            raise RecoveryError(
+                f"output is a path such as 'logits', 'heads.cls' or '1.0', or a position, not {self.output!r}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -211,12 +225,14 @@ def class_axis(tensor: Tensor) -> int | None:
 
 def described(output: Any) -> str:
     """The tensors in an output, for messages: path, dtype and shape of each; or what it is instead."""
-    said = [
-        f"{written(path) or 'the tensor itself'} ({str(t.dtype).removeprefix('torch.')} {'x'.join(map(str, t.shape))})"
-        for path, t in _tree(output)
-    ]
+    said = [f"{written(path) or 'the tensor itself'} ({_kind(tensor)})" for path, tensor in _tree(output)]
     more = [f"and {len(said) - _MOST_LISTED} more"] if len(said) > _MOST_LISTED else []
     return ", ".join(said[:_MOST_LISTED] + more) or f"no tensor, it is of type {type(output).__name__}"
+
+
+def _kind(tensor: Tensor) -> str:
+    shape = "nested" if tensor.is_nested else "x".join(map(str, tensor.shape))
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}".strip()
 
 
 def written(path: Path) -> str:
@@ -229,7 +245,8 @@ def _usual_axis(tensor: Tensor) -> int:
 
 
 def _counts(tensor: Tensor) -> bool:
-    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    return plain and (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ class RecipeFields(Section):
     @property
     def asked_outputs(self) -> AskedOutputs:
         """What it says about the outputs."""
-        return AskedOutputs(self.output, self.classes, self.mask)
+        return AskedOutputs(self.output, self.classes, self.mask, self.at)
 
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""

@@ -308,7 +308,7 @@ class TrainingLoop:
         if known is not None and output in (None, known.asked.output):
             return known
         asked = AskedOutputs() if known is None else known.asked
-        return trial(self.recovery.teacher, self.source, replace(asked, output=output), self.recovery.cache)
+        return trial(self.recovery.teacher, self.source, replace(asked, output=output, at=str), self.recovery.cache)
 
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()

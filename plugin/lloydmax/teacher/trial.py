@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,14 +94,14 @@ class _Change:
 
 def _run(model: nn.Module, batch: Batch) -> Any:
     device = device_of(model)
-    devices = [device] if device.type == "cuda" else []
-    with undisturbed(), torch.random.fork_rng(devices), evaluating(model):
+    forked = torch.random.fork_rng([device]) if device.type == "cuda" else nullcontext()
+    with undisturbed(), forked, evaluating(model):
         return ask(model, batch.map(torch.clone).to(device, channels_last=True))
 
 
 def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
     """The outputs that count, and how they changed from many samples to few."""
-    tensors, fewer = counted(many, asked.output), counted(few, asked.output)
+    tensors, fewer = _counted(many, asked), _counted(few, asked)
     changes = {path: _change(tensor, fewer[path]) for path, tensor in tensors.items() if path in fewer}
     if one_each := {path: change for path, change in changes.items() if change.samples is not None}:
         return one_each
@@ -113,6 +113,15 @@ def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
             "name an output by 'output'"
         )
     return changes
+
+
+def _counted(output: Any, asked: AskedOutputs) -> dict[Path, Tensor]:
+    try:
+        return counted(output, asked.output)
+    except RecoveryError as error:
+        if asked.output is None:
+            raise
+        raise RecoveryError(f"{asked.at('output')}: {error}") from None
 
 
 def _change(many: Tensor, few: Tensor) -> _Change:
@@ -129,20 +138,21 @@ def _change(many: Tensor, few: Tensor) -> _Change:
 def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Change]:
     """The same where there is one output only: as many rows as samples are taken to be one each."""
     found = {}
-    for path, tensor in counted(output, asked.output).items():
+    for path, tensor in _counted(output, asked).items():
         axis = next((axis for axis, size in enumerate(tensor.shape) if size == samples), None)
         found[path] = _Change(axis, axis is not None, axis is None)
     return {path: change for path, change in found.items() if change.samples is not None} or found
 
 
 def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs) -> Outputs:
-    tensors = counted(output, asked.output)
+    tensors = _counted(output, asked)
     leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
     if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
         shapes = ", ".join(f"{written(path)} {tuple(tensors[path].shape)}".strip() for path in changes)
         raise RecoveryError(
-            f"classes: {asked.classes} is not an axis of classes in the model's output ({shapes}; samples along axis "
-            f"{leaves[0].samples}): name another one, counted from 0 with that of the samples, or leave 'classes' out"
+            f"{asked.at('classes')}: {asked.classes} is not an axis of classes in the model's output ({shapes}; samples "
+            f"along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or leave "
+            "'classes' out"
         )
     return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
 
@@ -170,9 +180,8 @@ def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | No
     if name == "auto":
         name = "decoder_attention_mask" if _WITH_DECODER in given else "attention_mask"
     elif name not in given:
-        raise RecoveryError(
-            f"mask: {name!r} is not an input of the model; the data has {', '.join(sorted(given)) or 'unnamed ones'}"
-        )
+        names = ", ".join(sorted(given)) or "unnamed ones"
+        raise RecoveryError(f"{asked.at('mask')}: {name!r} is not an input of the model; the data has {names}")
     if name in batch.kwargs:
         return name
     return places.index(name) if name in given else None

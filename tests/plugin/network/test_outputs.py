@@ -87,6 +87,8 @@ def test_what_holds_itself_ends() -> None:
         ((value for value in [FIRST]), None, "generator"),
         (["cat"], None, "type list"),
         ([FIRST] * 25, "x", "and 5 more"),
+        (FIRST.to_sparse(), None, "no floating tensor"),
+        (torch.nested.as_nested_tensor([FIRST, FIRST[:1]]), None, "float32 nested"),
     ],
 )
 def test_what_cannot_be_compared_is_told_with_what_there_is(tree: Any, key: str | None, said: str) -> None:
@@ -151,6 +153,13 @@ def test_a_student_whose_outputs_have_other_shapes_is_told() -> None:
         outputs.of(torch.zeros(5, 6), Batch((FIRST,)), like=[torch.zeros(7, 6)])
     with pytest.raises(RecoveryError, match="'aux' this time"):
         Outputs((Leaf(("aux",)),)).read(Scores(FIRST))
+
+
+@pytest.mark.parametrize("wrong", [True, ["a"], 2j])
+def test_what_is_no_path_is_refused(wrong: Any) -> None:
+    with pytest.raises(RecoveryError, match="output is a path"):
+        AskedOutputs(wrong)
+    assert AskedOutputs(1.0).output == "1.0"  # type: ignore[arg-type]
 
 
 def test_what_was_asked_for_tells_outputs_apart_in_a_cache() -> None:
