@@ -150,9 +150,9 @@ def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, ask
     if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
         shapes = ", ".join(f"{written(path)} {tuple(tensors[path].shape)}".strip() for path in changes)
         raise RecoveryError(
-            f"{asked.at('classes')}: {asked.classes} is not an axis of classes in the model's output ({shapes}; samples "
-            f"along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or leave "
-            "'classes' out"
+            f"{asked.at('classes')}: {asked.classes} is not an axis of classes in the model's output ({shapes}; "
+            f"samples along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or "
+            "leave 'classes' out"
         )
     return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
 
