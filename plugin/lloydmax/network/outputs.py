@@ -278,8 +278,8 @@ def _children(value: Any) -> Iterable[tuple[str | int, Any]]:
 
 def _child(value: Any, key: str | int) -> Any:
     """What is under a key, attribute or position; ``None``: nothing."""
-    if isinstance(value, Mapping) and not (dataclasses.is_dataclass(value) and key not in value):
-        return next((item for name, item in value.items() if str(name) == str(key)), None)
+    if isinstance(value, Mapping):
+        return value[key] if key in value else next((v for name, v in value.items() if str(name) == str(key)), None)
     if isinstance(value, (tuple, list, deque)) and (place := _position(key)) is not None:
         return value[place] if -len(value) <= place < len(value) else None
     return None if isinstance(key, int) or isinstance(value, _NO_TREES) else getattr(value, key, None)
