@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lloydmax.cli import main
+from lloydmax.network.outputs import written
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.fitness import data_fitness
 from lloydmax.teacher.kept import Targets
@@ -68,13 +69,13 @@ DISTILL = {"step": "distill", "steps": 8, "batch_size": 16, "held_out": 0.2}
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The paths of what every kept set of outputs and every comparison reads."""
+    """What every kept set of outputs and every comparison reads: paths, and where the classes are."""
     seen: list[list[str]] = []
 
     def heard(original: Any) -> Any:
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            seen.append([".".join(map(str, leaf.path)) for leaf in self.outputs.leaves])
+            seen.append([f"{written(leaf.path)} {leaf.classes}" for leaf in self.outputs.leaves])
 
         return init
 
@@ -85,10 +86,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_a_recipes_output_counts_in_every_part(read: list[list[str]]) -> None:
     whole = recipe(DISTILL, output="parts.other", rule={"importance": "fisher"})
     result = lloydmax.compress(net(), whole, X, progress=False)
-    assert len(read) >= 3 and all(paths == ["parts.other.0"] for paths in read)
+    assert len(read) >= 3 and all(paths == ["parts.other.0 auto"] for paths in read)
     read.clear()
     found = lloydmax.search(net(), recipe(output="parts.other"), X, {"bits": 2}, samples=64, centroids=[2, 4, 8])
-    assert read and all(paths == ["parts.other.0"] for paths in read) and found.recipe.output == "parts.other"
+    assert read and all(paths == ["parts.other.0 auto"] for paths in read) and found.recipe.output == "parts.other"
     with torch.no_grad():
         ours, theirs = (model(X).parts["other"][0] for model in (result.model, net()))
     agreement = result.report.agreement.after
@@ -96,13 +97,13 @@ def test_a_recipes_output_counts_in_every_part(read: list[list[str]]) -> None:
 
 
 def test_a_steps_own_output_goes_before_the_recipes(read: list[list[str]]) -> None:
-    lloydmax.compress(net(), recipe({**DISTILL, "output": "scores"}, output="parts"), X, progress=False)
-    assert {tuple(paths) for paths in read} == {("scores",), ("parts.other.0",)}
+    lloydmax.compress(net(), recipe({**DISTILL, "output": "scores"}, output="parts", classes=2), X, progress=False)
+    assert {tuple(paths) for paths in read} == {("scores 2",), ("parts.other.0 2",)}
 
 
 def test_all_that_has_an_entry_for_each_sample_counts_where_nothing_is_named(read: list[list[str]]) -> None:
     lloydmax.compress(net(), recipe(DISTILL), X, progress=False)
-    assert read and all(paths == ["scores", "parts.other.0"] for paths in read)
+    assert read and all(paths == ["scores auto", "parts.other.0 auto"] for paths in read)
 
 
 def test_fisher_looks_at_the_output_that_is_named() -> None:
@@ -216,6 +217,8 @@ def test_steps_and_functions_on_their_own() -> None:
     with torch.no_grad():
         before = float((student(X).argmax(1) == teacher(X).argmax(1)).float().mean())
     assert told["agreement"] > before
+    with pytest.raises(lloydmax.RecoveryError, match="classes: 9 is not an axis"):
+        lloydmax.distill(copy.deepcopy(student), teacher, X, steps=1, classes=9)
     (fitness,) = data_fitness(net(), {"x": X}, output="parts.other")
     assert fitness.class_use is not None
     found = lloydmax.recipe_for(net(), 6, X, effort=0.01, output="parts.other", classes=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,12 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     try:
         first, second = _run(model, many), _run(model, few)
     except DataError as refused:
-        whole = [given] if len(given) > _MANY else []  # what a source cannot divide
-        for batch in (source.first(_USUAL), *whole):
-            with suppress(DataError):
-                first = _run(model, batch)
-                return _told(_guessed(first, asked, len(batch)), first, mask, asked)
-        raise refused from refused.__cause__
+        usual = source.first(_USUAL)
+        try:
+            first = _run(model, usual)
+        except DataError:
+            raise refused from refused.__cause__
+        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
     return _told(_found(first, second, asked), first, mask, asked)
 
 
@@ -96,7 +96,7 @@ def _run(model: nn.Module, batch: Batch) -> Any:
     device = device_of(model)
     forked = torch.random.fork_rng([device]) if device.type == "cuda" else nullcontext()
     with undisturbed(), forked, evaluating(model):
-        return ask(model, batch.map(torch.clone).to(device, channels_last=True))
+        return ask(model, batch.to(device, channels_last=True))
 
 
 def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
