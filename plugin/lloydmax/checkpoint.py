@@ -29,9 +29,11 @@ from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.folding import fold_structure
+from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
 from lloydmax.student.held import contents, remember
@@ -84,7 +86,7 @@ def save(
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
             missing, the disk is full.
     """
-    with naming(path):
+    with naming(path), own_modes():
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
@@ -155,13 +157,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         model: the uncompressed architecture, with any values or, on the meta device, none.
 
     Returns:
-        ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
-        mode. Its outputs are those of the saved model, bit for bit.
+        ``model``, out of its wrapper (``DataParallel``, ``torch.compile`` ...), or its replacement when it is itself a
+        single ``Linear`` or the like; in evaluation mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), torch.device("cpu"), File(path) as file:  # whatever device the caller builds models on
+    with naming(path), own_modes(), File(path) as file, bare(model) as model:
         document = file.document
         meta.check(model)
         if document.folded:

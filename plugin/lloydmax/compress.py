@@ -20,6 +20,7 @@ from lloydmax.errors import RecoveryError
 from lloydmax.fitting.fit import fit
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.private import private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
@@ -31,7 +32,7 @@ from lloydmax.report.figures import Stage
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import evaluating
+from lloydmax.runtime.modes import evaluating, own_modes
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
@@ -80,7 +81,8 @@ def compress(
     """Compress a trained model and win its accuracy back without labels.
 
     Args:
-        model: the teacher; never modified.
+        model: the teacher; never changed, not even for a moment, so that other threads may use it meanwhile.
+            ``DataParallel``, ``torch.compile`` and other wrappers are seen through.
         recipe: anything that :meth:`Recipe.load` takes.
         data: unlabelled inputs, from any domain; `recipes/README.md` has all forms. ``None`` where no recovery step
             needs them.
@@ -101,18 +103,19 @@ def compress(
         recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
-        RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+        ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
     """
-    recipe = Recipe.load(recipe)
-    planned = make_plan(model, recipe, example_inputs)
-    run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
-    if data is None and reference_data is None and (needy := needs_data(recipe)):
-        raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
-    with run.opened(data, reference_data, progress, listeners):
-        original, plan = run.plan(planned, example_inputs)
-        student = run.fit(original, plan)
-        run.recover(student)
-        return run.assemble(student, original, plan)
+    with own_modes():
+        recipe, teacher = Recipe.load(recipe), private(model)
+        planned = make_plan(teacher, recipe, example_inputs)
+        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
+        if data is None and reference_data is None and (needy := needs_data(recipe)):
+            raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
+        with run.opened(data, reference_data, progress, listeners):
+            original, plan = run.plan(planned, example_inputs)
+            student = run.fit(original, plan)
+            run.recover(student)
+            return run.assemble(student, original, plan)
 
 
 @dataclass

@@ -14,9 +14,10 @@ from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto
+from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -60,25 +61,29 @@ def recipe_for(
         raise RecipeError(f"bits must be a number above 0, not {bits}")
     if not (math.isfinite(effort) and effort >= 0):
         raise RecipeError(f"effort must be 0 or more, not {effort}")
-    centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
-    rules = _rules(model, centroids)
-    if not rules:
-        raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
-    recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
     asked = AskedOutputs(output, classes, mask)
     said = {"output": asked.output, "classes": classes, "mask": mask}
-    recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
-    source = open_source(data, model, None, 0)
-    steps = []
-    if source is not None:
-        rules = [rule | {"importance": "fisher"} for rule in rules]
-        norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-        steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
-        if effort:
-            rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
-            steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
-    recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
-    return Recipe.load(recipe | {"storage": _STORAGE})
+    with own_modes():
+        model = private(model)
+        centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
+        rules = _rules(model, centroids)
+        if not rules:
+            raise RecipeError(
+                f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress"
+            )
+        recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
+        recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
+        source = open_source(data, model, None, 0)
+        steps = []
+        if source is not None:
+            rules = [rule | {"importance": "fisher"} for rule in rules]
+            norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
+            if effort:
+                rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
+                steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
+        recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
+        return Recipe.load(recipe | {"storage": _STORAGE})
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:

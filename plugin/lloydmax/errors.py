@@ -11,6 +11,10 @@ class RecipeError(LloydmaxError, ValueError):
     """A recipe is not valid, or does not fit the model. The message names file, line and field."""
 
 
+class ModelError(LloydmaxError, ValueError):
+    """A model cannot be compressed as it is: no values, a script, or something in it that cannot be copied."""
+
+
 class FitError(LloydmaxError, ValueError):
     """A codebook cannot be fitted to these values (empty, NaN or infinite weights, wrong options)."""
 

@@ -21,6 +21,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import new_table, percent, render, size
 from lloydmax.teacher.agreement import Agreement
 
@@ -152,7 +153,7 @@ def search(
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
     )
-    with opened(model, recipe, data, settings) as trials:
+    with own_modes(), opened(model, recipe, data, settings) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
         with trials.bench.events.stage("search"):

@@ -26,6 +26,7 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
+from lloydmax.network.private import private
 from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.bars import ProgressBars
@@ -37,6 +38,7 @@ from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import own_modes
 from lloydmax.teacher.agreement import Agreement
 from lloydmax.teacher.trial import trial
 
@@ -156,14 +158,14 @@ def sweep(
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
     )
-    with opened(model, recipe, data, settings) as trials:
+    with own_modes(), opened(model, recipe, data, settings) as trials:
         return swept(trials)[0]
 
 
 @contextmanager
 def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iterator[Trials]:
     """Read and check everything; see :func:`lloydmax.sweep` for the arguments and errors."""
-    recipe = Recipe.load(recipe)
+    recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
     samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs, label_of
-from lloydmax.data.randomness import random_order, split, undisturbed
+from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
+from lloydmax.runtime.seeding import on_own_states, watched
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
@@ -104,10 +104,9 @@ class Source(ABC):
 
     def first(self, samples: int, seed: int = 0) -> Batch:
         """The first samples, at most so many, as one batch; read without a trace in the global random generators, which
-        have this seed meanwhile where it matters."""
+        have this seed meanwhile where anything draws from them."""
         order = torch.arange(min(samples, len(self)))
-        with nullcontext() if self.deterministic else undisturbed(seed):
-            return next(iter(self.batches(samples, order)))[1]
+        return watched(lambda: next(iter(self.batches(samples, order))), seed)[0][1]
 
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
@@ -203,6 +202,7 @@ class DatasetSource(Source):
         self._loading = {**loading, "generator": Generator().manual_seed(seed)}
         if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
+        self._draws = False
         self._what = shapes(self.first(1))
 
     def __len__(self) -> int:
@@ -231,11 +231,15 @@ class DatasetSource(Source):
         """The same, in this process: no worker starts, and the generator that seeds them stays where it is."""
         order = torch.arange(min(samples, len(self)))
         loading = {"collate_fn": self._loading.get("collate_fn")}
-        with undisturbed(seed):
-            return next(self._load([order], loading))[1]
+        (_, batch), draws = watched(lambda: next(self._load([order], loading)), seed)
+        self._draws |= draws
+        return batch
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        return self._load(chunks(order, batch_size, drop_last), self._loading)
+        batches = self._load(chunks(order, batch_size, drop_last), self._loading)
+        if not self._draws or self._loading.get("num_workers"):
+            return batches
+        return iter(lambda: on_own_states(lambda: next(batches, None)), None)
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]

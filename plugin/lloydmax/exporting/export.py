@@ -13,6 +13,8 @@ from torch import nn
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.runtime.apart import apart
+from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
 
@@ -84,20 +86,27 @@ def export(
     if not target.parent.is_dir():
         raise ExportError(f"the folder {target.parent} does not exist")
     chosen = load(name, options)
-    prepared = subject(model, example_inputs, dynamic_batch)
-    chosen.refuse(prepared)
-    with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
-        made = Path(folder) / "made" / target.name
-        made.parent.mkdir()
-        try:
-            chosen.write(prepared, made)
-            gap = _compared(chosen, made, prepared)
-        except ExportError as error:
-            raise ExportError(f"{name}: {error}") from error
-        except Exception as error:
-            raise ExportError(f"{name}: cannot convert {type(model).__name__}: {first_line(error)}") from error
-        size = _publish(made, target, Path(folder))
+    with own_modes():
+        prepared = subject(model, example_inputs, dynamic_batch)
+        chosen.refuse(prepared)
+        with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
+            made = Path(folder) / "made" / target.name
+            made.parent.mkdir()
+            gap = apart(lambda: _written(name, chosen, prepared, made))
+            size = _publish(made, target, Path(folder))
     return Export(str(path), name, size, gap)
+
+
+def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:
+    """Write, and compare the outputs."""
+    try:
+        chosen.write(prepared, made)
+        return _compared(chosen, made, prepared)
+    except ExportError as error:
+        raise ExportError(f"{name}: {error}") from error
+    except Exception as error:
+        what = type(prepared.model).__name__
+        raise ExportError(f"{name}: cannot convert {what}: {first_line(error)}") from error
 
 
 def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:

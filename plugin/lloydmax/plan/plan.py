@@ -20,12 +20,14 @@ from lloydmax.hooks import registry
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import owners
+from lloydmax.network.private import private
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import select
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
+from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import percent, render, size
 from lloydmax.student.attachment import codebooks
 
@@ -124,6 +126,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             which the model registers them.
 
     Raises:
+        ModelError: a model that cannot be compressed as it is.
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
             chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
     """
@@ -133,11 +136,13 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
             "or tuning loop choose"
         )
-    changed = _restructured(model, recipe)
-    found = plan_as_is(changed, recipe, example_inputs)
-    if changed is model:
-        return found
-    return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model))
+    with own_modes():
+        model = private(model)
+        changed = _restructured(model, recipe)
+        found = plan_as_is(changed, recipe, example_inputs)
+        if changed is model:
+            return found
+        return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model))
 
 
 def _restructured(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -16,11 +16,12 @@ from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
+from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
 from lloydmax.teacher.trial import tried
 
@@ -150,18 +151,20 @@ def run_step(
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
-    made = registry.make("step", name, options, RecoveryError)
-    workdir = folder(workdir)
-    separate(student, teacher)
-    with running(student, seed, progress, listeners) as events:
-        source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        asked = AskedOutputs(options.get("output"), classes, mask)
-        outputs = tried_for([(name, made)], teacher, (source, reference), asked)
-        _settle(student, source)
-        with events.stage(name) as measured:
-            recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
-            measured.update(made.run(recovery))
-    return measured
+    with own_modes():
+        made = registry.make("step", name, options, RecoveryError)
+        workdir = folder(workdir)
+        separate(student, teacher)
+        teacher = student if teacher is student else private(teacher)
+        with running(student, seed, progress, listeners) as events:
+            source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            asked = AskedOutputs(options.get("output"), classes, mask)
+            outputs = tried_for([(name, made)], teacher, (source, reference), asked)
+            _settle(student, source)
+            with events.stage(name) as measured:
+                recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
+                measured.update(made.run(recovery))
+        return measured
 
 
 def _settle(student: nn.Module, source: Source | None) -> None:
@@ -185,8 +188,8 @@ def open_source(
         return unlabelled(data, model, workdir=workdir, seed=seed)
     same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
     kept = cache.get(
-        ("source", same, id(model), seed),
-        lambda: (data, model, unlabelled(data, model, workdir=workdir, seed=seed)),
+        ("source", same, id(original(model)), seed),
+        lambda: (data, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
     source: Source = kept[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.data import Batch, Source
-from lloydmax.data.randomness import undisturbed
 from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.refusal import ask
 
 _MANY, _FEW = 3, 2
@@ -93,10 +92,8 @@ class _Change:
 
 
 def _run(model: nn.Module, batch: Batch) -> Any:
-    device = device_of(model)
-    forked = torch.random.fork_rng([device]) if device.type == "cuda" else nullcontext()
-    with undisturbed(), forked, evaluating(model):
-        return ask(model, batch.to(device, channels_last=True))
+    with seeded(0, model), evaluating(model):
+        return ask(model, batch.to(device_of(model), channels_last=True))
 
 
 def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:

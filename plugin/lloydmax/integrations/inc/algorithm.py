@@ -36,6 +36,7 @@ from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps, tried_for
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import own_modes
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 
@@ -200,7 +201,7 @@ def codebook(
     Raises:
         RecipeError, DataError, FitError, RecoveryError, IntegrationError: the message says what to do.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with own_modes():
         if mode == Mode.CONVERT:
             run = run_of(model)
             if run is None:

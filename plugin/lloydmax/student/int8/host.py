@@ -13,20 +13,23 @@ warnings.warn(
     stacklevel=2,
 )
 try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import torch.ao.nn.intrinsic as nni
-        import torch.ao.nn.quantized as nnq
-        import torch.ao.quantization.quantize_fx  # noqa: F401  (a BackendConfig cannot be imported before it)
-        from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
-        from torch.ao.quantization.backend_config import (
-            BackendConfig,
-            BackendPatternConfig,
-            DTypeConfig,
-            get_native_backend_config,
-        )
-        from torch.ao.quantization.observer import PlaceholderObserver
-        from torch.ao.quantization.quantization_mappings import get_default_static_quant_module_mappings
+    import torch.ao.nn.intrinsic as nni
+    import torch.ao.nn.quantized as nnq
+    from torch.ao.quantization.quantize_fx import _swap_ff_with_fxff as swap_functional  # isort: skip  (before the rest)
+    from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
+    from torch.ao.quantization.backend_config import (
+        BackendConfig,
+        BackendPatternConfig,
+        DTypeConfig,
+        get_native_backend_config,
+    )
+    from torch.ao.quantization.fx.convert import convert
+    from torch.ao.quantization.fx.custom_config import FuseCustomConfig
+    from torch.ao.quantization.fx.fuse import fuse
+    from torch.ao.quantization.fx.prepare import prepare
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+    from torch.ao.quantization.observer import PlaceholderObserver
+    from torch.ao.quantization.quantization_mappings import get_default_static_quant_module_mappings
 except (ImportError, AttributeError) as error:
     raise IntegrationError(
         f"this PyTorch has no torch.ao.quantization any more ({error}); "
@@ -38,11 +41,17 @@ __all__ = [
     "BackendPatternConfig",
     "DTypeConfig",
     "FakeQuantizeBase",
+    "FuseCustomConfig",
     "PlaceholderObserver",
     "QConfig",
     "QConfigMapping",
+    "QuantizationTracer",
+    "convert",
+    "fuse",
     "get_default_static_quant_module_mappings",
     "get_native_backend_config",
     "nni",
     "nnq",
+    "prepare",
+    "swap_functional",
 ]
