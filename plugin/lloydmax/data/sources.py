@@ -102,11 +102,10 @@ class Source(ABC):
             raise DataError(f"order is of samples {order.min()} to {order.max()}, not 0 to {len(self) - 1}")
         return self._read(order, batch_size, drop_last)
 
-    def first(self, samples: int, seed: int = 0) -> Batch:
-        """The first samples, at most so many, as one batch; read without a trace in the global random generators, which
-        have this seed meanwhile where anything draws from them."""
+    def first(self, samples: int) -> Batch:
+        """The first samples, at most so many, as one batch; read without a trace in the global random generators."""
         order = torch.arange(min(samples, len(self)))
-        return watched(lambda: next(iter(self.batches(samples, order))), seed)[0][1]
+        return watched(lambda: next(iter(self.batches(samples, order))), 0)[0][1]
 
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
@@ -203,7 +202,7 @@ class DatasetSource(Source):
         if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
         self._draws = False
-        self._what = shapes(self.first(1))
+        self._what = shapes(self._probe(1))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -212,7 +211,7 @@ class DatasetSource(Source):
     def deterministic(self) -> bool:
         """Whether the first samples, read twice, are the same (found out when first asked, then kept)."""
         if self._deterministic is None:
-            once, again = (self.first(PROBED_SAMPLES, seed) for seed in (1, 2))
+            once, again = (self._probe(PROBED_SAMPLES, seed) for seed in (1, 2))
             self._deterministic = same_bytes(once, again)
         return self._deterministic
 
@@ -227,8 +226,12 @@ class DatasetSource(Source):
         found = [label_of(self.dataset[key]) for key in self.keys]
         return None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
 
-    def first(self, samples: int, seed: int = 0) -> Batch:
+    def first(self, samples: int) -> Batch:
         """The same, in this process: no worker starts, and the generator that seeds them stays where it is."""
+        return self._probe(samples)
+
+    def _probe(self, samples: int, seed: int = 0) -> Batch:
+        """The first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
         loading = {"collate_fn": self._loading.get("collate_fn")}
         (_, batch), draws = watched(lambda: next(self._load([order], loading)), seed)

@@ -134,7 +134,7 @@ def test_a_batch_that_cannot_be_divided_is_taken_as_it_is() -> None:
     nodes, edges = torch.randn(90, 4), torch.tensor([[0, 89], [88, 5]])
 
     class Whole(BatchSource):
-        def first(self, samples: int, seed: int = 0) -> Batch:
+        def first(self, samples: int) -> Batch:
             return self._held[0]
 
     outputs = trial(Graph(), Whole([Batch((nodes, edges))], "a graph"))
