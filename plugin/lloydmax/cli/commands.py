@@ -17,6 +17,7 @@ from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.cli.inputs import (
+    asked_of,
     budget_of,
     build_model,
     check_apart,
@@ -61,6 +62,7 @@ from lloydmax.runtime.text import render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
+from lloydmax.teacher.trial import trial
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -240,12 +242,13 @@ def evaluate(
     teacher = build_model(model, weights, model_args, device)
     small = checkpoint.load(student, copy.deepcopy(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
-    found = Comparison(teacher, source, len(source) if samples is None else samples).measure(small)
+    outputs = trial(teacher, source, asked_of(small))
+    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)
-        result["accuracy_original"] = accuracy(teacher, source, classes)
-        result["accuracy_compressed"] = accuracy(small, source, classes)
+        result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
+        result["accuracy_compressed"] = accuracy(small, source, classes, outputs)
     result["left_out"] = len(source.left_out)
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
 
