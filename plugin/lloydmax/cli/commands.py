@@ -92,9 +92,7 @@ def compress(
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
-    if (recipe is None) == (bits is None):
-        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
-    read = None if recipe is None else Recipe.load(Path(recipe))
+    read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     check_outputs({"--out": out, "--report": report_path}, given | {"--workdir": workdir})
     folder(workdir, keep=False)
@@ -137,11 +135,17 @@ def recipe(
 
 @main.command()
 @model_options
-@recipe_option
+@click.option("--recipe", type=click.Path(), help="A YAML recipe; without one, --bits.")
+@click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
 @as_json_option
-def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
-    """Show what a recipe means for every parameter, and the predicted size."""
-    made = make_plan(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
+def plan(
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None, bits: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show what a recipe, or a number of bits, means for every parameter, and the predicted size."""
+    read = _recipe_or_bits(recipe, bits)
+    teacher = build_model(model, weights, model_args, device)
+    made = make_plan(teacher, read or recipe_for(teacher, bits or 0.0))
     show(made.to_dict(), str(made), as_json)
 
 
@@ -359,6 +363,13 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     with progress(quiet, log_json) as shown:
         result = run_demo(Path(out), **shown)
     show(result.to_dict(), str(result), as_json)
+
+
+def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
+    """The recipe that was given; ``None`` where a number of bits was."""
+    if (recipe is None) == (bits is None):
+        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
+    return None if recipe is None else Recipe.load(Path(recipe))
 
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
