@@ -13,6 +13,7 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
+from lloydmax.network.parameters import not_finite
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.modes import device_of, evaluating
@@ -74,9 +75,10 @@ def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
     if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
+    broken = not_finite(model)
     for layer in layers:
         for leaf, parameter in layer.module._parameters.items():
-            if parameter is not None and layer.name and _is_large(layer, leaf, parameter):
+            if parameter is not None and id(parameter) not in broken and _is_large(layer, leaf, parameter):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())

@@ -174,6 +174,10 @@ class Layout:
         """``(channels, blocks per channel, block)`` of a tensor in the shape of the weight."""
         return weight.movedim(self.axis, 0).reshape(weight.shape[self.axis], -1, self.block)
 
+    def zeros(self, weight: Tensor) -> Tensor:
+        """Which weights, or whole blocks, are exactly 0: bool, :attr:`code_shape`."""
+        return weight == 0 if self.block == 1 else (self.blocks(weight) == 0).all(-1)
+
     def groups(self, weight: Tensor) -> Iterator[Tensor]:
         """The blocks of every codebook, ``(codebooks, n, block)``: those of full groups of channels, then those of a
         smaller last group."""

@@ -19,9 +19,10 @@ from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.parameters import owners
+from lloydmax.network.parameters import Owner, not_finite, owners
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import select
+from lloydmax.plan.structure import REPAIR, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
@@ -169,21 +170,28 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}
-    tied = {key: [name for name, _, _ in places] for key, places in owners(model).items()}
+    places, broken = owners(model), not_finite(model)
     winners: dict[int, tuple[Layer, str, int]] = {}
     for index, rule in enumerate(recipe.quantize):
         for layer, leaf in select(layers, rule, index, recipe):
-            winners[id(layer.module._parameters[leaf])] = (layer, leaf, index)
+            key = id(layer.module._parameters[leaf])
+            if key in broken and rule.quantizer != KEEP and layer.name in rule.selectors:
+                raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
+            winners[key] = (layer, leaf, index)
     parameters: dict[str, PlannedParameter] = {}
     for key, (layer, leaf, index) in winners.items():
         rule = recipe.quantize[index]
-        if rule.quantizer != KEEP:
-            planned = _planned(layer, leaf, index, rule, recipe, tied[key], numbers)
+        if rule.quantizer != KEEP and key not in broken:
+            planned = _planned(layer, leaf, index, rule, recipe, places[key], numbers)
             parameters[planned.name] = planned
+    if winners and set(winners) <= set(broken):
+        raise RecipeError(f"nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
     notes = _overridden(recipe, {index for _, _, index in winners.values()})
-    trainable = trainable_names(recipe, model, layers, parameters)
+    notes += structural_notes(model, recipe, parameters, places, broken, told=like is not None)
+    unfit = {name for key in broken for name, _, _ in places[key]}
+    trainable = trainable_names(recipe, model, layers, parameters, unfit)
     draft = Plan(
         recipe,
         type(model).__name__,
@@ -231,9 +239,9 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
 
 
 def _planned(
-    layer: Layer, leaf: str, index: int, rule: Rule, recipe: Recipe, names: list[str], numbers: dict[str, int]
+    layer: Layer, leaf: str, index: int, rule: Rule, recipe: Recipe, owned: list[Owner], numbers: dict[str, int]
 ) -> PlannedParameter:
-    parameter = layer.module._parameters[leaf]
+    parameter, names = layer.module._parameters[leaf], [name for name, _, _ in owned]
     assert parameter is not None
     where = recipe.at("quantize", index)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -267,7 +275,7 @@ def _planned(
         layout=layout if even else layout.with_centroids(most_centroids(parameter.detach(), layout)),
         dtype=parameter.dtype,
         quantizer=rule.quantizer,
-        options=options,
+        options=with_zeros(options, parameter.detach(), layout, owned),
         rule=index,
         importance=rule.importance,
         even=even,

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 from lloydmax import Codebook, RecoveryError
-from lloydmax.extend import CodebookWeight, attached
+from lloydmax.extend import CodebookWeight, Layout, attached
 from torch import Tensor, nn
 
 from lloydmax_strategies.clustering.gain import suited
@@ -48,6 +48,7 @@ class StraightThrough(nn.Module):
         each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
+        self.free = _free(holder.layout, weight) if holder.zeros else None
 
     @property
     def weight(self) -> Tensor:
@@ -63,7 +64,8 @@ class StraightThrough(nn.Module):
         """The decoded weight, as it is."""
         if not torch.is_grad_enabled():
             return decoded
-        return decoded + ((self.latent - self.latent.detach()) * self.scale).to(decoded.dtype)
+        moved = (self.latent - self.latent.detach()) * self.scale
+        return decoded + (moved if self.free is None else moved * self.free).to(decoded.dtype)
 
     def begin_step(self, progress: float) -> None:
         """Called before each step, with the share of the steps that are done."""
@@ -154,10 +156,8 @@ class Latents:
         for each in self._learned.values():
             holder, codebook = each.holder, each.holder.holding(each.centroids)
             chosen = each.through.chosen(replace(codebook, price=codebook.price * self.multiplier))
-            holder.codes.copy_(chosen.codes)
-            counts = chosen.member_counts()
-            holder.counts.copy_(counts.clamp(min=1).view_as(holder.counts))
-            each.bits = _bits(counts) if holder.price else 0.0
+            members = holder.recode(chosen)
+            each.bits = _bits(members) if holder.price else 0.0
         if self._weights:
             self.multiplier *= 4 ** (_GAIN * (self.bits() - self._wanted))
 
@@ -177,6 +177,13 @@ class Latents:
         for held in self._lists:
             del held[len(held) - 1]
         self._lists = []
+
+
+def _free(layout: Layout, weight: Tensor) -> Tensor:
+    """1 where a weight learns, 0 where it stays 0: float32, in the shape of the weight."""
+    learns = torch.tensor([1.0, 0.0], device=weight.device)
+    learns = learns if layout.block == 1 else learns[:, None].expand(-1, layout.block)
+    return replace(layout, centroids=2, granularity="tensor").decode(learns, layout.zeros(weight).int())
 
 
 def _bits(counts: Tensor) -> float:
