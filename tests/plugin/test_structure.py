@@ -64,7 +64,7 @@ def rule(**options: Any) -> dict[str, Any]:
         {**rule(centroids=5, importance="fisher"), "recover": [{"step": "reconstruct", "refit": True}, DISTILL]},
         {**rule(quantizer="uniform", bits=3), "recover": [LEARN]},
         {**rule(centroids=4), "recover": [{"step": "equalize", "fold": True}, LEARN]},
-        {**rule(centroids=64), "bits": 20, "storage": {"codes": "entropy", "floats": "float16"}, "recover": [LEARN]},
+        {**rule(centroids=64), "bits": 31, "storage": {"codes": "entropy", "floats": "float16"}, "recover": [LEARN]},
         {
             **rule(quantizer="uniform", bits=4, scheme="asymmetric"),
             "activations": {"bits": 8},
@@ -221,3 +221,14 @@ def test_a_rule_that_names_a_parameter_that_is_not_finite_is_refused() -> None:
         lloydmax.plan(net, {"quantize": [{"layers": "q", "centroids": 4}], "trainable": ["unused.weight"]})
     with pytest.raises(RecipeError, match="nothing to compress"):
         lloydmax.plan(nn.Sequential(net.unused), {"quantize": [{"layers": "all", "centroids": 4}]})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_embeddings_with_sparse_gradients_are_trained(optimizer: str) -> None:
+    x = torch.randint(0, 40, (64, 5), generator=torch.Generator().manual_seed(0))
+    step = {**LEARN, "optimizer": optimizer, "clip": 1.0}
+    for names in (["words", "bag"], ["bag"]):
+        quantize = [{"layers": names, "centroids": 7, "importance": "fisher"}]
+        recipe = {"quantize": quantize, "trainable": ["all"], "recover": [step]}
+        dense_ones, sparse_ones = (compressed(Words(sparse).eval(), x, recipe) for sparse in (False, True))
+        assert torch.equal(sparse_ones(x), dense_ones(x)) and sparse_ones.bag.sparse

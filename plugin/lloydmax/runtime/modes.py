@@ -11,20 +11,28 @@ from torch import nn
 from lloydmax.runtime.seeding import seeded as seeded
 
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """All models in evaluation mode; the mode of every module is restored afterwards. With recurrent layers cuDNN is
-    off meanwhile: in this mode it gives them no gradients."""
+    off meanwhile: in this mode it gives them no gradients; and those of embeddings are dense."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    sparse = [module for module, _ in modes if isinstance(module, _EMBEDDINGS) and module.sparse]
     recurrent = torch.cuda.is_available() and any(isinstance(module, nn.RNNBase) for module, _ in modes)
     try:
         for model in models:
             model.eval()
+        for module in sparse:
+            module.sparse = False
         with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
             yield
     finally:
         for module, training in modes:
             module.training = training
+        for embedding in sparse:
+            embedding.sparse = True
 
 
 @contextmanager
