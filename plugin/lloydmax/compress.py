@@ -20,6 +20,7 @@ from lloydmax.errors import RecoveryError
 from lloydmax.fitting.fit import fit
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.baking import plain
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
@@ -104,7 +105,7 @@ def compress(
     """
     recipe = Recipe.load(recipe)
     planned = make_plan(model, recipe, example_inputs)
-    run = _Run(model, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
+    run = _Run(plain(model), recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
     with run.opened(data, reference_data, progress, listeners):

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecipeError
+from lloydmax.network.baking import plain
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import not_finite
 from lloydmax.recipe.recipe import Recipe
@@ -70,6 +71,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
     """Convolutions and linear layers, and every other large parameter by name."""
+    model = plain(model)
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
     if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):

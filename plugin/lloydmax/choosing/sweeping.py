@@ -26,6 +26,7 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
+from lloydmax.network.baking import plain
 from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.bars import ProgressBars
@@ -168,7 +169,7 @@ def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iter
     samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
     started, place, listeners = time.perf_counter(), folder(settings.workdir), settings.listeners
     lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
-    plan = make_plan(model, single, settings.example_inputs)
+    plan, model = make_plan(model, single, settings.example_inputs), plain(model)
     with ExitStack() as stack:
         if settings.progress:
             listeners = (*listeners, stack.enter_context(ProgressBars()))

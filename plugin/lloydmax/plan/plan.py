@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,13 @@ from lloydmax.errors import FitError, PlanMismatchError, RecipeError
 from lloydmax.format import packing
 from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
+from lloydmax.network.baking import copied, plain
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import Owner, not_finite, owners
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.selection import select
-from lloydmax.plan.structure import REPAIR, structural_notes, with_zeros
+from lloydmax.plan.structure import REPAIR, baking_notes, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
@@ -138,18 +138,20 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
     found = plan_as_is(changed, recipe, example_inputs)
     if changed is model:
         return found
-    return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model))
+    notes = found.notes + baking_notes(model)
+    return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model), notes=notes)
 
 
 def _restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model, or a copy in which the recipe's steps before the fit have folded what they fold."""
+    """The model, or a copy in which parameters are baked, and folded what the recipe's steps before the fit fold."""
     steps = [registry.make("step", step.step, step.options, RecipeError) for step in recipe.recover]
     changes = [step.restructure for step in steps if hasattr(step, "restructure")]
     if recipe.activations:
         changes.append(fold_batch_norms)
+    changed = plain(model)
     if not changes:
-        return model
-    changed = copy.deepcopy(model)
+        return changed
+    changed = copied(changed)
     for change in changes:
         change(changed)
     return changed

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.layout import Layout, code_bits
 from lloydmax.codebook.zeros import MANY_ZEROS, zero_share
+from lloydmax.network.baking import computed
 from lloydmax.network.parameters import Owner, padding_rows
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ def with_zeros(options: BaseModel, weight: Tensor, layout: Layout, owners: Itera
     if padded or zero_share(weight, layout) >= MANY_ZEROS:
         return options.model_copy(update={"zeros": "keep"})
     return options
+
+
+def baking_notes(model: nn.Module) -> list[str]:
+    """Which parameters are computed from others, and so ordinary ones in the compressed model; one note, if any."""
+    found = [f"{name} ({how})" for name, how in computed(model).items()]
+    if not found:
+        return []
+    return [
+        f"{_listed(found)}: computed once, and ordinary parameters from then on; lloydmax.load takes the original "
+        "architecture"
+    ]
 
 
 def structural_notes(

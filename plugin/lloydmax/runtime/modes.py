@@ -10,7 +10,6 @@ from torch import nn
 
 from lloydmax.runtime.seeding import seeded as seeded
 
-
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
