@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """All models in evaluation mode; the mode of every module is restored afterwards. With recurrent layers cuDNN is
     off meanwhile: in this mode it gives them no gradients; and those of embeddings are dense."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    sparse = [module for module, _ in modes if isinstance(module, _EMBEDDINGS) and module.sparse]
+    sparse: list[Any] = [module for module, _ in modes if isinstance(module, _EMBEDDINGS) and module.sparse]
     recurrent = torch.cuda.is_available() and any(isinstance(module, nn.RNNBase) for module, _ in modes)
     try:
         for model in models:
@@ -30,8 +31,8 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-        for embedding in sparse:
-            embedding.sparse = True
+        for module in sparse:
+            module.sparse = True
 
 
 @contextmanager
