@@ -83,16 +83,13 @@ def compress(
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
-    if (recipe is None) == (bits is None):
-        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
-    read = None if recipe is None else Recipe.load(Path(recipe))
+    read = _recipe_or_bits(recipe, bits)
     for path in (out, report_path):
         check_folder(path)
     teacher = build_model(model, weights, model_args, device)
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    if read is None:
-        assert bits is not None
-        read = recipe_for(teacher, bits, reference if inputs is None else inputs, effort)
+    if isinstance(read, float):
+        read = recipe_for(teacher, read, reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
@@ -101,6 +98,15 @@ def compress(
     show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
     if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
         sys.exit(1)
+
+
+def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | float:
+    """The one that is given."""
+    if recipe is not None and bits is None:
+        return Recipe.load(Path(recipe))
+    if bits is not None and recipe is None:
+        return bits
+    raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
 
 
 @main.command()
@@ -125,11 +131,17 @@ def recipe(
 
 @main.command()
 @model_options
-@recipe_option
+@click.option("--recipe", type=click.Path(), help="A YAML recipe; without one, --bits.")
+@click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
 @as_json_option
-def plan(model: str, weights: str | None, model_args: str | None, device: str, recipe: str, as_json: bool) -> None:
+def plan(
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None, bits: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show what a recipe means for every parameter, and the predicted size."""
-    made = make_plan(build_model(model, weights, model_args, device), Recipe.load(Path(recipe)))
+    read = _recipe_or_bits(recipe, bits)
+    teacher = build_model(model, weights, model_args, device)
+    made = make_plan(teacher, recipe_for(teacher, read) if isinstance(read, float) else read)
     show(made.to_dict(), str(made), as_json)
 
 
