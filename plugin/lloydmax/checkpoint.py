@@ -34,6 +34,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
+from lloydmax.student.extra import set_extra_states
 from lloydmax.student.held import contents, remember
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             model = copied(model)
         _structure(model, file)
         meta.give_memory(model)
+        set_extra_states(model, document.extra)
         values, _ = contents(model)
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -192,10 +194,12 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
 def _structured(model: nn.Module, file: File) -> nn.Module:
     """The model in the structure that the file has, as a copy where it has another one."""
-    if not file.document.folded and not _baked(model, file):
+    extra = file.document.extra
+    if not file.document.folded and not extra and not _baked(model, file):
         return model
-    trial = copied(model, share=True)
+    trial = copied(model, share=not extra)
     _structure(trial, file)
+    set_extra_states(trial, extra)
     return trial
 
 

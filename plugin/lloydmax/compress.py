@@ -16,8 +16,9 @@ from torch import nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import RecoveryError
+from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.fit import fit
+from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.baking import plain
@@ -34,6 +35,7 @@ from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import evaluating
 from lloydmax.student.attachment import codebooks
+from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 
@@ -105,6 +107,9 @@ def compress(
     """
     recipe = Recipe.load(recipe)
     planned = make_plan(model, recipe, example_inputs)
+    check_state(model)
+    if recipe.activations is not None and (extra := [*extra_states(model)]):
+        raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
     run = _Run(plain(model), recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
     if data is None and reference_data is None and (needy := needs_data(recipe)):
         raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
