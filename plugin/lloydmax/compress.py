@@ -217,7 +217,7 @@ class _Run:
             bytes=sizes,
             stages=self.stages,
             measured_on=None if self.comparison is None else self.comparison.describe(),
-            layers=layer_reports(plan, weights, codebooks(model)),
+            layers=layer_reports(plan, weights, codebooks(model), sizes),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=self.said,
             seconds=dict(self.events.seconds),
