@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +24,18 @@ _BATCH = 32
 
 @contextmanager
 def upstream() -> Iterator[None]:
-    """The host's warnings about its own deprecation and inner workings are of no use here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        inner = ".*(reduce_range|be quantized|erase_node|tensor creation functions).*"
-        warnings.filterwarnings("ignore", message=inner)
-        yield
+    """The host's warnings about its own deprecation and inner workings are of no use here, and it is not to keep every
+    model that it has seen."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            inner = ".*(reduce_range|be quantized|erase_node|tensor creation functions).*"
+            warnings.filterwarnings("ignore", message=inner)
+            yield
+    finally:
+        device = getattr(sys.modules.get("torch.ao.quantization.fx.utils"), "assert_and_get_unique_device", None)
+        if hasattr(device, "cache_clear"):  # a functools.cache with models as keys
+            device.cache_clear()
 
 
 with upstream():
@@ -61,6 +69,7 @@ def fake_quantized(
     """
     if problems := [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
+    gc.collect()  # the host's references are circular: models of earlier runs, the tensors among them, would pile up
     mapping = threshold_qconfig_mapping(activation_bits=bits, activation_scheme=scheme)
     planned = {name.rpartition(".")[0] for name in weights}
     for name, module in model.named_modules():
