@@ -33,7 +33,7 @@ def upstream() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=inner)
             yield
     finally:
-        device = getattr(sys.modules.get("torch.ao.quantization.fx.utils"), "assert_and_get_unique_device", None)
+        device: Any = getattr(sys.modules.get("torch.ao.quantization.fx.utils"), "assert_and_get_unique_device", None)
         if hasattr(device, "cache_clear"):  # a functools.cache with models as keys
             device.cache_clear()
 
