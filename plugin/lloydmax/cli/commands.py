@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -45,6 +44,7 @@ from lloydmax.errors import CheckpointError
 from lloydmax.exporting.export import export as export_model
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
+from lloydmax.network.baking import copied
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
@@ -237,7 +237,7 @@ def evaluate(
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
-    small = checkpoint.load(student, copy.deepcopy(teacher))
+    small = checkpoint.load(student, copied(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     found = Comparison(teacher, source, len(source) if samples is None else samples).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}

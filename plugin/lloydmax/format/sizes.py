@@ -78,7 +78,7 @@ class Sizes:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.to_dict(), "dense": ()}
+        return {**self.to_dict(), "dense": (), "codes": self.codes, "codebooks": self.codebooks}
 
 
 def accountings(

@@ -13,6 +13,7 @@ def model_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
+_READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Owner = tuple[str, nn.Module, str]
 """Full name of a parameter, the module that has it, its name within the module."""
 
@@ -42,9 +43,11 @@ def not_finite(model: nn.Module) -> dict[int, str]:
     """The parameters with infinities or NaN, by identity: what is wrong with each."""
     found = {}
     for parameter in model.parameters():
-        if nn.parameter.is_lazy(parameter) or parameter.is_meta or not parameter.is_floating_point():
+        if nn.parameter.is_lazy(parameter) or parameter.is_meta or parameter.dtype not in _READ:
             continue
         values = parameter.detach()
+        if type(values) is not torch.Tensor or values.layout != torch.strided:  # another toolkit's
+            continue
         if bool(torch.isfinite(values.sum(dtype=torch.float64))):
             continue
         if broken := int((~torch.isfinite(values)).sum()):

@@ -71,7 +71,7 @@ def structural_notes(
         broken: from :func:`~lloydmax.network.parameters.not_finite`.
         told: warnings were given before.
     """
-    weights = {each[0][0]: model.get_parameter(each[0][0]).detach() for each in owners.values()}
+    weights = {name: model.get_parameter(name).detach() for name in parameters}
     notes = [
         f"{name}: row {row} (padding_idx) is not zero, so that it is compressed as the other rows are; make it zero, "
         "and it stays as it is"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 from lloydmax import Codebook, RecoveryError
-from lloydmax.extend import CodebookWeight, Layout, attached
+from lloydmax.extend import CodebookWeight, attached
 from torch import Tensor, nn
 
 from lloydmax_strategies.clustering.gain import suited
@@ -48,7 +48,7 @@ class StraightThrough(nn.Module):
         each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
-        self.free = _free(holder.layout, weight) if holder.zeros else None
+        self.free = holder.layout.free(weight) if holder.zeros else None
 
     @property
     def weight(self) -> Tensor:
@@ -177,13 +177,6 @@ class Latents:
         for held in self._lists:
             del held[len(held) - 1]
         self._lists = []
-
-
-def _free(layout: Layout, weight: Tensor) -> Tensor:
-    """1 where a weight learns, 0 where it stays 0: float32, in the shape of the weight."""
-    learns = torch.tensor([1.0, 0.0], device=weight.device)
-    learns = learns if layout.block == 1 else learns[:, None].expand(-1, layout.block)
-    return replace(layout, centroids=2, granularity="tensor").decode(learns, layout.zeros(weight).int())
 
 
 def _bits(counts: Tensor) -> float:
