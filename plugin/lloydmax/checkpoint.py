@@ -29,9 +29,12 @@ from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
+from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
+from lloydmax.runtime.files import refusal
+from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
 from lloydmax.student.extra import set_extra_states
@@ -85,7 +88,9 @@ def save(
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
             missing, the disk is full.
     """
-    with naming(path):
+    with naming(path), own_modes():
+        if processes.writes() and (reason := refusal(path)):
+            raise CheckpointError(reason)
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
@@ -115,10 +120,6 @@ def _portable(tensor: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise CheckpointError("is a directory")
-    if not target.parent.is_dir():
-        raise CheckpointError(f"the folder {target.parent} does not exist")
     temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -156,13 +157,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         model: the uncompressed architecture, with any values or, on the meta device, none.
 
     Returns:
-        ``model``, or its replacement when the model itself is a single ``Linear`` or the like, in evaluation
-        mode. Its outputs are those of the saved model, bit for bit.
+        ``model``, out of its wrapper (``DataParallel``, ``torch.compile`` ...), or its replacement when it is itself a
+        single ``Linear`` or the like; in evaluation mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
     """
-    with naming(path), torch.device("cpu"), File(path) as file:  # whatever device the caller builds models on
+    with naming(path), own_modes(), File(path) as file, bare(model) as model:
         document = file.document
         meta.check(model)
         structured = _structured(model, file)
@@ -275,8 +276,6 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
         elif found.dtype != getattr(torch, dtype):
             hint = f"; call model.to(torch.{dtype})" if found.is_floating_point() else ""
             differences.append(f"{name} is {dtype} in the file, {found.dtype} in the model{hint}")
-        elif parameter and not isinstance(value, nn.Parameter):
-            differences.append(f"{name} is compressed in the file, but a buffer in the model")
         elif other in known and own != other and file.signature(own) != file.signature(other):
             differences.append(f"{name} and {first} are one in the model, but differ in the file")
     if problems or differences:

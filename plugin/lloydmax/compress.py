@@ -21,7 +21,7 @@ from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.baking import plain
+from lloydmax.network.private import private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
@@ -33,7 +33,7 @@ from lloydmax.report.figures import Stage
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import evaluating
+from lloydmax.runtime.modes import evaluating, own_modes
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
@@ -82,7 +82,8 @@ def compress(
     """Compress a trained model and win its accuracy back without labels.
 
     Args:
-        model: the teacher; never modified.
+        model: the teacher; never changed, not even for a moment, so that other threads may use it meanwhile.
+            ``DataParallel``, ``torch.compile`` and other wrappers are seen through.
         recipe: anything that :meth:`Recipe.load` takes.
         data: unlabelled inputs, from any domain; `recipes/README.md` has all forms. ``None`` where no recovery step
             needs them.
@@ -91,8 +92,9 @@ def compress(
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
-        workdir: folder for large temporary files, and for the state of the recovery: after a kill the same call
-            goes on from there and ends in the same bytes. ``None``: the system's, and no state is kept.
+        workdir: folder for large temporary files, and for the state of the recovery, made if it is missing: after a
+            kill the same call goes on from there and ends in the same bytes. ``None``: the system's, and no state is
+            kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
@@ -103,21 +105,24 @@ def compress(
         recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
-        RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+        ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
+            Before the first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file
+            can hold the model, OutputError where ``workdir`` cannot be made or written into.
     """
-    recipe = Recipe.load(recipe)
-    planned = make_plan(model, recipe, example_inputs)
-    check_state(model)
-    if recipe.activations is not None and (extra := [*extra_states(model)]):
-        raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
-    run = _Run(plain(model), recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
-    if data is None and reference_data is None and (needy := needs_data(recipe)):
-        raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
-    with run.opened(data, reference_data, progress, listeners):
-        original, plan = run.plan(planned, example_inputs)
-        student = run.fit(original, plan)
-        run.recover(student)
-        return run.assemble(student, original, plan)
+    with own_modes():
+        recipe, teacher = Recipe.load(recipe), private(model)
+        planned = make_plan(teacher, recipe, example_inputs)
+        if data is None and reference_data is None and (needy := needs_data(recipe)):
+            raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
+        check_state(teacher)
+        if recipe.activations is not None and (extra := [*extra_states(teacher)]):
+            raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
+        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
+        with run.opened(data, reference_data, progress, listeners):
+            original, plan = run.plan(planned, example_inputs)
+            student = run.fit(original, plan)
+            run.recover(student)
+            return run.assemble(student, original, plan)
 
 
 @dataclass
@@ -222,6 +227,7 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
+            notes=tuple(plan.notes),
         )
         return Result(model, report, plan)
 

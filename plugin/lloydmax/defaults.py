@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecipeError
-from lloydmax.network.baking import plain
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import not_finite
+from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -51,47 +52,51 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         raise RecipeError(f"bits must be a number above 0, not {bits}")
     if not (math.isfinite(effort) and effort >= 0):
         raise RecipeError(f"effort must be 0 or more, not {effort}")
-    centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
-    rules = _rules(model, centroids)
-    if not rules:
-        raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
-    recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
-    source = open_source(data, model, None, 0)
-    steps = []
-    if source is not None:
-        rules = [rule | {"importance": "fisher"} for rule in rules]
-        norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-        steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
-        if effort:
-            rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
-            steps.append(_training(model, source, max(1, round(_STEPS * effort)), rate))
-    recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
-    return Recipe.load(recipe | {"storage": _STORAGE})
+    with own_modes():
+        model = private(model)
+        centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
+        rules = _rules(model, centroids)
+        if not rules:
+            raise RecipeError(
+                f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress"
+            )
+        recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
+        source = open_source(data, model, None, 0)
+        steps = []
+        if source is not None:
+            rules = [rule | {"importance": "fisher"} for rule in rules]
+            norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
+            if effort:
+                rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
+                steps.append(_training(model, source, max(1, round(_STEPS * effort)), rate))
+        recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
+        return Recipe.load(recipe | {"storage": _STORAGE})
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
-    """Convolutions and linear layers, and every other large parameter by name."""
-    model = plain(model)
+    """All weights of a known layout, and every other large parameter or buffer by name."""
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
-    if any(layer.numbered and "weight" in layer.module._parameters for layer in layers):
+    if any(layer.outputs(leaf) is not None for layer in layers for leaf in layer.weights()):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
     broken = not_finite(model)
     for layer in layers:
-        for leaf, parameter in layer.module._parameters.items():
-            if parameter is not None and id(parameter) not in broken and _is_large(layer, leaf, parameter):
+        for leaf, held in layer.weights().items():
+            if id(held) not in broken and _is_large(layer, leaf, held):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())
     ]
 
 
-def _is_large(layer: Layer, leaf: str, parameter: Tensor) -> bool:
-    if layer.norm or (layer.numbered and leaf == "weight"):
+def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
+    if layer.norm or layer.outputs(leaf) is not None or is_lazy(held):
         return False
-    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
-    return not lazy and parameter.dtype in FLOAT_DTYPES and parameter.dim() > 1 and parameter.numel() >= _SMALLEST
+    if leaf in layer.module._buffers and not bool(torch.isfinite(held).all()):
+        return False
+    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 
 
 def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict[str, Any]:

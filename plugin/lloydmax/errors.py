@@ -11,6 +11,10 @@ class RecipeError(LloydmaxError, ValueError):
     """A recipe is not valid, or does not fit the model. The message names file, line and field."""
 
 
+class ModelError(LloydmaxError, ValueError):
+    """A model cannot be compressed as it is: no values, a script, or something in it that cannot be copied."""
+
+
 class FitError(LloydmaxError, ValueError):
     """A codebook cannot be fitted to these values (empty, NaN or infinite weights, wrong options)."""
 
@@ -45,6 +49,10 @@ class IntegrationError(LloydmaxError, RuntimeError):
 
 class ExportError(LloydmaxError, RuntimeError):
     """A model cannot be exported: a format cannot hold something in it, or a package is not installed."""
+
+
+class OutputError(LloydmaxError, OSError):
+    """A file or folder that is asked for cannot be written."""
 
 
 class KernelError(LloydmaxError, RuntimeError):

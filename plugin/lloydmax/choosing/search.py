@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from torch import nn
 
+from lloydmax.choosing.resolving import resolved_recipe
 from lloydmax.choosing.rows import Units
-from lloydmax.choosing.searching import Searcher, Trial, resolved_recipe
+from lloydmax.choosing.searching import Searcher, Trial
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
@@ -21,6 +22,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import new_table, percent, render, size
 from lloydmax.teacher.agreement import Agreement
 
@@ -139,8 +141,8 @@ def search(
         corrections: how often at most the choice is corrected.
 
     Raises:
-        BudgetError: nothing that may be chosen keeps the budget. RecipeError: no budget, or an invalid one, and as
-            for :func:`lloydmax.sweep`.
+        BudgetError: nothing that may be chosen keeps the budget; before the first forward pass where that can be told.
+        RecipeError: no budget, or an invalid one, and as for :func:`lloydmax.sweep`.
     """
     recipe = Recipe.load(recipe)
     section = recipe.search or Search()
@@ -152,7 +154,7 @@ def search(
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
     )
-    with opened(model, recipe, data, settings) as trials:
+    with own_modes(), opened(model, recipe, data, settings, wanted) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
         with trials.bench.events.stage("search"):

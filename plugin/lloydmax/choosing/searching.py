@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from lloydmax.choosing.damage import Floats
+from lloydmax.choosing.reach import file_bytes, file_limit, refuse_over
 from lloydmax.choosing.sweeping import Trials
-from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks.protocols import SearchMethod
 from lloydmax.hooks.units import BudgetError, Choice, Unit, total_bytes, total_damage
-from lloydmax.plan.plan import Plan
-from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget
 from lloydmax.teacher.agreement import Agreement
 
@@ -51,28 +47,6 @@ class Trial:
     def damage(self) -> float:
         """The measured KL divergence in nats; without classes, the mean squared difference of the outputs."""
         return self.measured.mse if self.measured.kl is None else self.measured.kl
-
-
-def resolved_recipe(recipe: Recipe, plan: Plan, choice: Mapping[str, int]) -> Recipe:
-    """The recipe with explicit rules in place of its own: one for all parameters that get the same.
-
-    Args:
-        recipe: the rest is kept, but for the ``search`` section.
-        plan: what is compressed, with any numbers of centroids.
-        choice: centroids of every planned parameter.
-    """
-    rules: dict[str, dict[str, Any]] = {}
-    for p in plan.parameters.values():
-        layer, _, leaf = p.name.rpartition(".")
-        written = copy.deepcopy(plan.recipe.data()["quantize"][p.rule])
-        rule = {key: value for key, value in written.items() if key not in ("layers", "types", "except", "parameter")}
-        if "centroids" in type(p.options).model_fields:
-            rule["centroids"] = choice[p.name]
-        rule |= {} if leaf == "weight" else {"parameter": leaf}
-        rules.setdefault(json.dumps(rule, sort_keys=True), {"layers": [], **rule})["layers"].append(layer)
-    data = copy.deepcopy(recipe.data())
-    data.pop("search", None)
-    return Recipe.load(data | {"quantize": list(rules.values())})
 
 
 class Searcher:
@@ -154,28 +128,16 @@ class Searcher:
         assert value is not None
         if name == "bits":
             return int(value * self.weights / 8)
-        limit = self._limit(budget)
+        limit = file_limit(budget, self.setup.plan)
         least = {unit.name: min(unit.options, key=lambda o: o.bytes).centroids for unit in self.units}
         smallest = self._file_bytes(least)
-        if smallest > limit:
-            original = self.setup.plan.original_bytes
-            raise BudgetError(
-                f"the budget {name} {value} allows a file of {limit:,} bytes; the smallest that can be chosen has "
-                f"{smallest:,} ({1 - smallest / original:.2%} smaller than the original): quantize more of the model, "
-                "allow fewer centroids, or relax the budget"
-            )
+        refuse_over(budget, self.setup.plan, smallest)
         return limit - (smallest - total_bytes(self.units, least))
-
-    def _limit(self, budget: Budget) -> int:
-        if budget.bytes is not None:
-            return budget.bytes
-        assert budget.reduction is not None
-        return math.floor((1 - budget.reduction) * self.setup.plan.original_bytes)
 
     def _keeps(self, choice: Choice, budget: Budget) -> bool:
         if budget.bits is not None:
             return total_bytes(self.units, choice) * 8 <= budget.bits * self.weights
-        return self._file_bytes(choice) <= self._limit(budget)
+        return self._file_bytes(choice) <= file_limit(budget, self.setup.plan)
 
     def _choose(self, units: Sequence[Unit], room: int, budget: Budget) -> dict[str, int]:
         """The method's choice; with less room where the recipe in the file's header takes the budget over its limit."""
@@ -183,7 +145,7 @@ class Searcher:
             choice = self.method.choose(units, room)
             if self._keeps(choice, budget):
                 return choice
-            over = 1 if budget.bits is not None else self._file_bytes(choice) - self._limit(budget)
+            over = 1 if budget.bits is not None else self._file_bytes(choice) - file_limit(budget, self.setup.plan)
             room = min(room, total_bytes(units, choice)) - max(1, over)
 
     def _corrected(self, trial: Trial, reach: int) -> list[Unit]:
@@ -228,12 +190,10 @@ class Searcher:
     def _file_bytes(self, choice: Choice) -> int:
         """Size of the file of the recipe that this choice gives."""
         setup, centroids = self.setup, self.setup.choices(choice)
-        planned = {name: p.with_centroids(centroids[name]) for name, p in setup.plan.parameters.items()}
-        storage = setup.recipe.storage
-        streams = {p.name: setup.stream(p) for p in planned.values()} if storage.codes == "entropy" else {}
-        answer = resolved_recipe(setup.recipe, setup.plan, centroids)
-        records = {name: p.record() for name, p in planned.items()}
-        return predicted_size(setup.bench.original, records, answer.data(), storage, streams)
+        planned = [p.with_centroids(centroids[name]) for name, p in setup.plan.parameters.items()]
+        entropy = setup.recipe.storage.codes == "entropy"
+        streams = {p.name: setup.stream(p) for p in planned} if entropy else {}
+        return file_bytes(setup.bench.original, setup.recipe, setup.plan, centroids, streams)
 
     def _measured(self, choice: Choice) -> Trial:
         key = json.dumps(sorted(choice.items()))

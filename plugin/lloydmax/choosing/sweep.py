@@ -78,7 +78,7 @@ class Sweep:
         """Draw damage against bytes, a line for each unit; the ending decides the format (``.svg``, ``.png``).
 
         Raises:
-            IntegrationError: matplotlib is not installed.
+            IntegrationError: see :func:`check_plot`.
         """
         _plot(self, path)
 
@@ -110,17 +110,27 @@ def _table(sweep: Sweep) -> Table:
     return table
 
 
-def _plot(sweep: Sweep, path: str | Path) -> None:
-    """Damage against bytes on logarithmic axes, a line for each unit, from early (dark) to late (bright).
+def check_plot(path: str | Path) -> None:
+    """Refuse a plot that cannot be drawn.
 
     Raises:
-        IntegrationError: matplotlib is not installed.
+        IntegrationError: matplotlib is not installed, or cannot write what the ending names.
     """
     try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
+        from matplotlib import backend_bases
     except ImportError:
         raise IntegrationError("plots need matplotlib; run: pip install matplotlib") from None
+    known = backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix.lower()[1:] not in known:
+        raise IntegrationError(f"the ending of {Path(path).name} does not name a format of a plot: {', '.join(known)}")
+
+
+def _plot(sweep: Sweep, path: str | Path) -> None:
+    """Damage against bytes on logarithmic axes, a line for each unit, from early (dark) to late (bright)."""
+    check_plot(path)
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     units = sweep.by_unit()
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()

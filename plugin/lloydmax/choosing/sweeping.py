@@ -18,6 +18,7 @@ from torch import nn
 
 from lloydmax.choosing.damage import Bench, Floats
 from lloydmax.choosing.journal import Journal
+from lloydmax.choosing.reach import check_reach
 from lloydmax.choosing.rows import Row, Units
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
@@ -26,18 +27,20 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
-from lloydmax.network.baking import plain
-from lloydmax.plan.plan import Plan, PlannedParameter, most_centroids
+from lloydmax.network.private import private
+from lloydmax.plan.plan import Plan, PlannedParameter, restructured
 from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.prediction import most_centroids
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.search import Search
+from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import KEEP
 from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import own_modes
 from lloydmax.teacher.agreement import Agreement
 
 _MEASURED_OF = 32
@@ -143,7 +146,8 @@ def sweep(
         estimate: estimate all from gradients at a tenth of the cost or less, and measure a few of them to check;
             ``False``: measure everything.
         seed: of all randomness; ``None``: the recipe's.
-        workdir: a folder in which every measurement is kept; a run that was killed goes on from there.
+        workdir: a folder in which every measurement is kept, made if it is missing; a run that was killed goes on from
+            there.
         cache: shared with other runs over the same model and data.
         progress: show progress on stderr.
         example_inputs: see :func:`lloydmax.compress`.
@@ -156,20 +160,26 @@ def sweep(
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
     )
-    with opened(model, recipe, data, settings) as trials:
+    with own_modes(), opened(model, recipe, data, settings) as trials:
         return swept(trials)[0]
 
 
 @contextmanager
-def opened(model: nn.Module, recipe: Any, data: Any, settings: Settings) -> Iterator[Trials]:
-    """Read and check everything; see :func:`lloydmax.sweep` for the arguments and errors."""
-    recipe = Recipe.load(recipe)
+def opened(
+    model: nn.Module, recipe: Any, data: Any, settings: Settings, budget: Budget | None = None
+) -> Iterator[Trials]:
+    """Read and check everything, a budget for its reach; see :func:`lloydmax.sweep` for the arguments and errors."""
+    recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
     samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
-    started, place, listeners = time.perf_counter(), folder(settings.workdir), settings.listeners
+    started, listeners = time.perf_counter(), settings.listeners
     lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
-    plan, model = make_plan(model, single, settings.example_inputs), plain(model)
+    plan = make_plan(model, single, settings.example_inputs)
+    if budget is not None:
+        fewest = {p.name: min(p.centroids, *(lists[p.rule] or [p.centroids])) for p in plan.parameters.values()}
+        check_reach(restructured(model, single), recipe, plan, fewest, budget)
+    place = folder(settings.workdir)
     with ExitStack() as stack:
         if settings.progress:
             listeners = (*listeners, stack.enter_context(ProgressBars()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import click
 from lloydmax import checkpoint
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
-from lloydmax.choosing.sweep import Sweep
+from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.cli.inputs import (
     budget_of,
     build_model,
-    check_folder,
+    check_apart,
+    check_outputs,
     data_of,
     first_batch,
     labels_of,
@@ -41,15 +43,20 @@ from lloydmax.data import unlabelled
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
 from lloydmax.errors import CheckpointError
+from lloydmax.exporting.export import asked_for
 from lloydmax.exporting.export import export as export_model
+from lloydmax.format.parts import check_state
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
 from lloydmax.network.baking import copied
 from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.plan import quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
+from lloydmax.recovery.steps import folder
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
+from lloydmax.runtime.files import check_room
 from lloydmax.runtime.text import render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
@@ -84,12 +91,15 @@ def compress(
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
     read = _recipe_or_bits(recipe, bits)
-    for path in (out, report_path):
-        check_folder(path)
+    given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
+    check_outputs({"--out": out, "--report": report_path}, given | {"--workdir": workdir})
+    folder(workdir, keep=False)
     teacher = build_model(model, weights, model_args, device)
+    check_state(teacher)
+    propose = partial(recipe_for, teacher, bits or 0.0)
+    check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    if isinstance(read, float):
-        read = recipe_for(teacher, read, reference if inputs is None else inputs, effort)
+    read = read or propose(reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
     result.save(out)
@@ -100,13 +110,11 @@ def compress(
         sys.exit(1)
 
 
-def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | float:
-    """The one that is given."""
-    if recipe is not None and bits is None:
-        return Recipe.load(Path(recipe))
-    if bits is not None and recipe is None:
-        return bits
-    raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
+def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
+    """The recipe, or ``None`` where bits are given instead."""
+    if (recipe is None) == (bits is None):
+        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
+    return None if recipe is None else Recipe.load(Path(recipe))
 
 
 @main.command()
@@ -122,8 +130,9 @@ def recipe(
     image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the recipe that compress --bits runs, to be edited."""
-    check_folder(out)
+    check_outputs({"--out": out}, {"--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
+    quiet_plan(teacher, recipe_for(teacher, bits))
     made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
@@ -141,7 +150,7 @@ def plan(
     """Show what a recipe means for every parameter, and the predicted size."""
     read = _recipe_or_bits(recipe, bits)
     teacher = build_model(model, weights, model_args, device)
-    made = make_plan(teacher, recipe_for(teacher, read) if isinstance(read, float) else read)
+    made = make_plan(teacher, read or recipe_for(teacher, bits or 0.0))
     show(made.to_dict(), str(made), as_json)
 
 
@@ -173,8 +182,11 @@ def search(
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
     read = Recipe.load(Path(recipe))
-    for path in (out, report_path, plot):
-        check_folder(path)
+    outputs = {"--out": out, "--report": report_path, "--plot": plot}
+    check_outputs(outputs, {"--weights": weights, "--data": data, "--recipe": recipe, "--workdir": workdir})
+    folder(workdir, keep=False)
+    if plot is not None:
+        check_plot(plot)
     teacher = build_model(model, weights, model_args, device)
     inputs = data_of(data, teacher, image_size, mean, std)
     options: dict[str, Any] = {
@@ -267,8 +279,11 @@ def export(
     """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
     if (shape is None) == (data is None):
         raise click.UsageError("give example inputs: either --shape or --data")
-    check_folder(out)
     chosen = options_of(options)
+    asked_for(out, kind, chosen)
+    beside = str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None
+    given = {"--weights": weights, "--data": data, "--student": student}
+    check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device))
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
@@ -310,7 +325,7 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
     """Show one report, or two side by side, as one self-contained page for a browser."""
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
-    check_folder(out)
+    check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
     first, *others = (Report.from_json(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
     first.to_html(out, others[0] if others else None, swept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,41 @@ from lloydmax.cli.models import build
 from lloydmax.cli.options import listeners
 from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.errors import DataError
+from lloydmax.runtime.files import check_writable
 from lloydmax.teacher.synthesis import synthesize
 
 _SYNTHESIZE = "synthesize:"
 
 
-def check_folder(path: str | None) -> None:
-    """Refuse an output path whose folder does not exist, before any work is done."""
-    if path is not None and not Path(path).resolve().parent.is_dir():
-        raise click.UsageError(f"the folder of {path} does not exist")
+def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
+    """Refuse files that cannot be written, or that would replace an input or each other, before any work is done.
+
+    Args:
+        outputs: the path of every option that names a file to write; None: not given.
+        inputs: the same of what is read.
+    """
+    check_apart(outputs, inputs)
+    for path in outputs.values():
+        if path is not None:
+            check_writable(path)
+
+
+def check_apart(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
+    """Refuse files that would replace an input or each other; see :func:`check_outputs`."""
+    given = [(option, path) for option, path in outputs.items() if path is not None]
+    others = [(option, path) for option, path in inputs.items() if path is not None]
+    for number, (option, path) in enumerate(given):
+        for other, known in others + given[:number]:
+            if _same(path, known):
+                raise click.UsageError(f"{option} {path} is also {other}, which it would replace: give another path")
+
+
+def _same(path: str, other: str) -> bool:
+    """Whether two paths are one file, by whatever links."""
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 def budget_of(text: str | None) -> dict[str, float] | None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.errors import DataError
+from lloydmax.runtime.modes import at_home
+from lloydmax.runtime.seeding import drawn
 
 _REFUSAL = "view size is not compatible with input tensor's size and stride"
 _needs_plain_strides: WeakSet[nn.Module] = WeakSet()
@@ -92,7 +94,8 @@ class Batch:
         get them from their first refusal on."""
         batch = self.map(_plain) if model in _needs_plain_strides else self
         try:
-            return model(*batch.args, **batch.kwargs)
+            with at_home(model):
+                return drawn(lambda: model(*batch.args, **batch.kwargs))
         except RuntimeError as error:
             if batch is not self or _REFUSAL not in str(error):
                 raise

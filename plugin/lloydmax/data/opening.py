@@ -17,9 +17,9 @@ from lloydmax.data.files import read_arrays
 from lloydmax.data.image_folder import ImageFolder, image_channels, images
 from lloydmax.data.inputs import Inputs
 from lloydmax.data.kept import spool
-from lloydmax.data.randomness import undisturbed
 from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
 from lloydmax.errors import DataError
+from lloydmax.runtime.seeding import undisturbed
 
 MANY_PICTURES = 256
 """More pictures than this are read by worker processes."""
@@ -66,6 +66,8 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
         name = type(data).__name__
         if isinstance(data, IterableDataset):
             data = DataLoader(data, batch_size=COLLATED_SAMPLES)
+        if isinstance(data, (list, tuple)):
+            return spool(map(inputs, data), f"a {name}", workdir=workdir)
         with undisturbed(seed):
             return spool(map(inputs, guarded(data, name)), f"a {name}", workdir=workdir)
     raise DataError(

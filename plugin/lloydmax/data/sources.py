@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs, label_of
-from lloydmax.data.randomness import random_order, split, undisturbed
+from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
+from lloydmax.runtime.seeding import on_own_states, watched
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
@@ -195,6 +196,7 @@ class DatasetSource(Source):
         self._loading = {**loading, "generator": Generator().manual_seed(seed)}
         if not len(self.keys):
             raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
+        self._draws = False
         self._what = shapes(self._probe(1))
 
     def __len__(self) -> int:
@@ -223,11 +225,15 @@ class DatasetSource(Source):
         """The first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
         loading = {"collate_fn": self._loading.get("collate_fn")}
-        with undisturbed(seed):
-            return next(self._load([order], loading))[1]
+        (_, batch), draws = watched(lambda: next(self._load([order], loading)), seed)
+        self._draws |= draws
+        return batch
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        return self._load(chunks(order, batch_size, drop_last), self._loading)
+        batches = self._load(chunks(order, batch_size, drop_last), self._loading)
+        if not self._draws or self._loading.get("num_workers"):
+            return batches
+        return iter(lambda: on_own_states(lambda: next(batches, None)), None)
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]

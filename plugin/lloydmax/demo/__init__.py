@@ -18,6 +18,7 @@ from lloydmax.compress import compress
 from lloydmax.demo.network import DemoResNet
 from lloydmax.demo.table import demo_table
 from lloydmax.report.report import Report
+from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.text import render
 
 ASSETS = Path(__file__).parent / "assets"
@@ -106,9 +107,9 @@ def run(folder: Path, progress: bool = True, listeners: Sequence[object] = ()) -
         listeners: plugin objects whose event hooks hear only this run.
 
     Raises:
-        OSError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     images, labels = test_set()
     result = compress(
         network(),

@@ -13,6 +13,9 @@ from torch import nn
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.runtime.apart import apart
+from lloydmax.runtime.files import refusal
+from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
 
@@ -78,26 +81,40 @@ def export(
             model cannot be converted; or the written file gives other outputs.
     """
     target = Path(os.path.realpath(path))
-    name = name_for(Path(path), format)
-    if target.is_dir() and not (target / "Manifest.json").is_file():
-        raise ExportError(f"{path} is a directory")
-    if not target.parent.is_dir():
-        raise ExportError(f"the folder {target.parent} does not exist")
-    chosen = load(name, options)
-    prepared = subject(model, example_inputs, dynamic_batch)
-    chosen.refuse(prepared)
-    with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
-        made = Path(folder) / "made" / target.name
-        made.parent.mkdir()
-        try:
-            chosen.write(prepared, made)
-            gap = _compared(chosen, made, prepared)
-        except ExportError as error:
-            raise ExportError(f"{name}: {error}") from error
-        except Exception as error:
-            raise ExportError(f"{name}: cannot convert {type(model).__name__}: {first_line(error)}") from error
-        size = _publish(made, target, Path(folder))
+    name, chosen = asked_for(path, format, options)
+    with own_modes():
+        prepared = subject(model, example_inputs, dynamic_batch)
+        chosen.refuse(prepared)
+        with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
+            made = Path(folder) / "made" / target.name
+            made.parent.mkdir()
+            gap = apart(lambda: _written(name, chosen, prepared, made))
+            size = _publish(made, target, Path(folder))
     return Export(str(path), name, size, gap)
+
+
+def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[str, Any]) -> tuple[str, Format]:
+    """The name of a format and the format; see :func:`export` for the arguments.
+
+    Raises:
+        ExportError: an unknown format or option, a missing package, or a path that cannot be written.
+    """
+    name = name_for(Path(path), format)
+    if reason := refusal(path, folder=(Path(path) / "Manifest.json").is_file()):
+        raise ExportError(f"{os.fspath(path)}: {reason}")
+    return name, load(name, options)
+
+
+def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:
+    """Write, and compare the outputs."""
+    try:
+        chosen.write(prepared, made)
+        return _compared(chosen, made, prepared)
+    except ExportError as error:
+        raise ExportError(f"{name}: {error}") from error
+    except Exception as error:
+        what = type(prepared.model).__name__
+        raise ExportError(f"{name}: cannot convert {what}: {first_line(error)}") from error
 
 
 def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lloydmax.errors import ExportError
-from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
 from lloydmax.hooks.registry import spelling_hint
+from lloydmax.runtime.quiet import quiet
 
 FORMATS = {
     "torch": ".pt2",

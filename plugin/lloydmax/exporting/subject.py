@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
-from lloydmax.exporting.quiet import quiet
 from lloydmax.format.parts import check_state, ordinary
+from lloydmax.runtime.quiet import quiet
 from lloydmax.student.attachment import finish
 from lloydmax.student.held import contents
 from lloydmax.student.int8.model import Int8Model

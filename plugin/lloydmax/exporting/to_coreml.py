@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
-from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
+from lloydmax.runtime.quiet import quiet
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.layers import CodebookLayer
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from lloydmax.exporting.formats import Format
-from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject, tensors_of
+from lloydmax.runtime.quiet import quiet
 
 
 @dataclass(frozen=True)

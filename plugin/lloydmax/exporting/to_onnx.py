@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format
-from lloydmax.exporting.quiet import quiet
 from lloydmax.exporting.subject import Subject
+from lloydmax.runtime.quiet import quiet
 
 _OPSETS = range(18, 26)
 

@@ -10,6 +10,7 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.weight import check_weight
 from lloydmax.errors import FitError
 from lloydmax.hooks import registry
+from lloydmax.runtime.modes import own_modes
 
 
 def fit_codebook(
@@ -41,10 +42,11 @@ def fit_codebook(
     Raises:
         FitError: see :func:`check_weight`, or options that the quantizer refuses.
     """
-    check_weight(weight, importance)
-    given = {"centroids": centroids, "granularity": granularity, **options}
-    if "centroids" not in registry.find("quantizer", quantizer, FitError).options.model_fields:
-        del given["centroids"]
-    chosen = registry.make("quantizer", quantizer, given, FitError)
-    codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
+    with own_modes():
+        check_weight(weight, importance)
+        given = {"centroids": centroids, "granularity": granularity, **options}
+        if "centroids" not in registry.find("quantizer", quantizer, FitError).options.model_fields:
+            del given["centroids"]
+        chosen = registry.make("quantizer", quantizer, given, FitError)
+        codebook: Codebook = chosen.fit(weight.detach(), importance=importance, axis=axis)
     return codebook

@@ -16,6 +16,7 @@ from lloydmax.errors import FitError, PluginError, RecoveryError
 from lloydmax.fitting.price import ROUNDS, priced
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
+from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
@@ -35,7 +36,7 @@ def fit(
     """Fit the codebook of every planned parameter.
 
     Args:
-        model: the original; not changed.
+        model: the original; not changed. Buffers that get codebooks may still be buffers.
         plan: of that model.
         source: unlabelled inputs, for importances.
         events: where progress is reported.
@@ -45,7 +46,7 @@ def fit(
         FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
     """
     events = events or Events()
-    weights = {name: _parameter(model, name) for name in plan.parameters}
+    weights = {name: weight_of(model, name) for name in plan.parameters}
     weighted = importances(model, plan, source, events)
     cache = cache or (None if plan.recipe.bits is None else Cache())
 
@@ -139,7 +140,3 @@ def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cach
     key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
     found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
     return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())
-
-
-def _parameter(model: nn.Module, name: str) -> Tensor:
-    return model.get_parameter(name).detach()

@@ -19,11 +19,11 @@ from lloydmax.errors import FitError
 from lloydmax.format import packing
 from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
-from lloydmax.hooks.units import BudgetError
+from lloydmax.network.parameters import weight_of
+from lloydmax.plan.plan import Plan
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
-    from lloydmax.plan.plan import Plan
 
 ROUNDS = 5
 """Sets of codebooks that are fitted at most."""
@@ -95,17 +95,11 @@ def priced(
         fitted: fits the codebooks of a plan.
 
     Raises:
-        BudgetError: even without any bit for codes the file would be larger.
+        BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
     layers = _layers(model, plan, importances)
-    wanted = _code_bits(model, plan)
-    if wanted <= 0:
-        raise BudgetError(
-            f"{plan.recipe.at('bits')}: at {plan.recipe.bits:g} bits a weight the file may have "
-            f"{plan.predicted_bytes} bytes, which what is not compressed fills alone: give more bits, compress more "
-            "parameters (embeddings, for example), or store floats as float16"
-        )
+    wanted = 8.0 * plan.room(model)
     found: dict[int, Plan] = {}
     for _ in range(ROUNDS):
         worth = _worth(layers.values(), wanted)
@@ -123,7 +117,7 @@ def priced(
 def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, _Layer]:
     squares, energies = {}, {}
     for name in plan.parameters:
-        weight, importance = model.get_parameter(name).detach(), importances.get(name)
+        weight, importance = weight_of(model, name), importances.get(name)
         try:
             check_weight(weight, importance)
         except FitError as error:
@@ -135,7 +129,7 @@ def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> 
     usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
     layers = {}
     for name, p in plan.parameters.items():
-        tradeoff = registry.make("quantizer", p.quantizer, p.options).rate(model.get_parameter(name).detach())
+        tradeoff = registry.make("quantizer", p.quantizer, p.options).rate(weight_of(model, name))
         energy = energies.get(name, usual / p.weights)
         layers[name] = _Layer(p.weights, squares[name], energy, tradeoff)
     return layers
@@ -162,17 +156,7 @@ def _with(plan: Plan, prices: Mapping[str, float]) -> Plan:
     return replace(plan, parameters=parameters)
 
 
-def _code_bits(model: nn.Module, plan: Plan) -> float:
-    """Bits that are left for codes, at most."""
-    return 8.0 * (plan.predicted_bytes - _size(model, plan, dict.fromkeys(plan.parameters, 1), {}))
-
-
 def _file_bytes(model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
     streams = {name: len(packing.entropy_encode(held.codes, held.bits)) for name, held in codebooks.items()}
-    return _size(model, plan, {name: held.k for name, held in codebooks.items()}, streams)
-
-
-def _size(model: nn.Module, plan: Plan, centroids: Mapping[str, int], streams: Mapping[str, int]) -> int:
-    stored = {name: p.with_centroids(centroids[name]).record() for name, p in plan.parameters.items()}
-    coded = {name: streams.get(name, 0) for name in stored}
-    return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, coded)
+    stored = {name: p.with_centroids(codebooks[name].k).record() for name, p in plan.parameters.items()}
+    return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, streams)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -29,18 +29,6 @@ _SOURCES: dict[type, tuple[str, ...]] = {
 """The tensors that a hook computes from, as what it appends to the name of the result."""
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The model itself; where it computes parameters from others, a copy in which these are ordinary ones.
-
-    Such a copy has the modules for itself and shares all other tensors; its outputs in evaluation mode are the same.
-    """
-    if not computed(model):
-        return model
-    tree = copied(model, share=True)
-    bake(tree)
-    return tree
-
-
 def computed(model: nn.Module) -> dict[str, str]:
     """The parameters and buffers that a model computes from others, by name: by what."""
     return {
@@ -50,8 +38,16 @@ def computed(model: nn.Module) -> dict[str, str]:
     }
 
 
+def computed_last(module: nn.Module) -> Iterator[Tensor]:
+    """The tensors with a history that a module keeps as plain attributes, which ``copy.deepcopy`` refuses."""
+    for value in vars(module).values():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, Tensor) and item.grad_fn is not None:
+                yield item
+
+
 def copied(model: nn.Module, share: bool = False) -> nn.Module:
-    """A copy, also of modules that keep what they computed last with its history, which ``copy.deepcopy`` refuses.
+    """A copy, also of modules that keep what they computed last with its history.
 
     Args:
         model: not changed.
@@ -59,13 +55,9 @@ def copied(model: nn.Module, share: bool = False) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        if share:
-            held = (*module._parameters.values(), *module._buffers.values())
-            memo |= {id(tensor): tensor for tensor in held if tensor is not None}
-        for value in vars(module).values():
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(item, Tensor) and item.grad_fn is not None:
-                    memo[id(item)] = item.detach()
+        held = (*module._parameters.values(), *module._buffers.values()) if share else ()
+        memo |= {id(tensor): tensor for tensor in held if tensor is not None}
+        memo |= {id(tensor): tensor.detach() for tensor in computed_last(module)}
     return copy.deepcopy(model, memo)
 
 

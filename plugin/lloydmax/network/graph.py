@@ -32,6 +32,7 @@ from lloydmax.network.channels import (
     module_step,
 )
 from lloydmax.network.parameters import owners
+from lloydmax.network.tracing import traced
 from lloydmax.runtime.modes import evaluation_mode
 
 _LAYERS = (nn.Linear, _ConvNd, _BatchNorm)
@@ -75,7 +76,7 @@ def trace(model: nn.Module) -> fx.Graph:
         skeleton = copy.deepcopy(model, dict(shared))
         with evaluation_mode(skeleton), torch.no_grad():
             try:
-                return _Tracer(owners_whole, childless_whole).trace(skeleton, _defaults(skeleton))
+                return traced(_Tracer(owners_whole, childless_whole), skeleton, _defaults(skeleton))
             except Exception as error:
                 failure = error
             finally:  # what torch.fx has seen refers to itself, and would keep the tensors until garbage is collected

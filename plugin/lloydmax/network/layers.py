@@ -1,23 +1,27 @@
-"""The layers of a network: modules that own parameters, in forward order."""
+"""The layers of a network: modules that own weights, in forward order, and the layout of these weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lloydmax.runtime.modes import evaluating
 
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_TRANSPOSED = "Conv1D"
+"""Name of the class of GPT-2's linear layer, whose weight is (inputs, outputs)."""
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module of the model: its full name, itself, and the names of its class and base classes."""
+    """A module that owns weights: its full name, itself, and the names of its class and base classes."""
 
     name: str
     module: nn.Module
@@ -33,15 +37,59 @@ class Layer:
         """Whether it is a normalization layer (told by class, or by a class name that says so)."""
         return isinstance(self.module, NORMS) or "Norm" in self.types[0]
 
+    @property
+    def projects(self) -> bool:
+        """Whether it multiplies its inputs by weights of a known layout, though ranges do not count it."""
+        return not (self.numbered or self.norm) and any(self.outputs(leaf) is not None for leaf in self.weights())
+
+    def outputs(self, leaf: str) -> int | None:
+        """The axis of a weight along which its outputs lie; ``None`` where the layout is not known."""
+        return None if self.norm else output_axis(self.module, leaf)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers of the module itself, by their names in it."""
+        fleeting = self.module._non_persistent_buffers_set
+        buffers = {name: buffer for name, buffer in self.module._buffers.items() if name not in fleeting}
+        return {name: held for name, held in {**self.module._parameters, **buffers}.items() if held is not None}
+
+
+def output_axis(module: nn.Module, leaf: str) -> int | None:
+    """The axis of a weight along which its outputs lie; ``None`` where the layout is not known.
+
+    It is known of convolutions, linear and bilinear layers, of the projections of ``nn.MultiheadAttention``, of GPT-2's
+    transposed linear layer (a class named ``Conv1D``), and of any other module with a matrix ``weight`` and a ``bias``
+    that is as long as exactly one of its axes.
+
+    Args:
+        module: that owns the weight.
+        leaf: name of the weight within the module.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return 0 if leaf in _PROJECTIONS else None
+    if leaf != "weight":
+        return None
+    if isinstance(module, (_ConvNd, nn.Linear, nn.Bilinear)):
+        return 1 if getattr(module, "transposed", False) else 0
+    held = {**module._parameters, **module._buffers}
+    weight, bias = held.get("weight"), held.get("bias")
+    if weight is None or is_lazy(weight) or weight.dim() != 2:
+        return None
+    if any(base.__name__ == _TRANSPOSED for base in type(module).__mro__):
+        return 1
+    fitting = [axis for axis in (0, 1) if bias is not None and tuple(bias.shape) == (weight.shape[axis],)]
+    return fitting[0] if len(fitting) == 1 else None
+
 
 def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
-    """All modules that own parameters, in forward order (registration order without ``example_inputs``).
+    """All modules that own parameters or persistent buffers of floats, in forward order (registration order without
+    ``example_inputs``).
 
     Args:
         model: the model; a forward pass in evaluation mode is run when ``example_inputs`` are given.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
     """
-    found = [Layer(name, module, _type_names(module)) for name, module in model.named_modules() if module._parameters]
+    every = (Layer(name, module, _type_names(module)) for name, module in model.named_modules())
+    found = [la for la in every if la.module._parameters or any(t.is_floating_point() for t in la.weights().values())]
     if example_inputs is None:
         return found
     order: dict[int, int] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Collection, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -53,3 +54,36 @@ def not_finite(model: nn.Module) -> dict[int, str]:
         if broken := int((~torch.isfinite(values)).sum()):
             found[id(parameter)] = f"{broken:,} of its {values.numel():,} values are NaN or infinite"
     return found
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of this full name, detached.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    prefix, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(prefix), leaf)
+    return found.detach()
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy of the modules that has the model's own parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def promote(model: nn.Module, names: Collection[str]) -> bool:
+    """Turn the buffers among these names, in place and wherever they are tied, into parameters without gradients.
+
+    Returns:
+        Whether there were any.
+    """
+    made = {
+        id(buffer): nn.Parameter(buffer, requires_grad=False)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name in names
+    }
+    for module in model.modules() if made else ():
+        for leaf in [leaf for leaf, buffer in module._buffers.items() if id(buffer) in made]:
+            module._parameters[leaf] = made[id(module._buffers.pop(leaf))]
+    return bool(made)

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 from lloydmax.errors import FitError, PlanMismatchError, RecipeError
-from lloydmax.format import packing
 from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
-from lloydmax.network.baking import copied, plain
+from lloydmax.hooks.units import BudgetError
+from lloydmax.network.baking import computed, copied
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.parameters import Owner, not_finite, owners
+from lloydmax.network.parameters import Owner, not_finite, owners, promote, sharing
+from lloydmax.network.private import original, private, unwrapped
 from lloydmax.plan.parameter import PlannedParameter
+from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
+from lloydmax.plan.skipped import Skipped, notes, skipped, warning
 from lloydmax.plan.structure import REPAIR, baking_notes, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
-from lloydmax.runtime.text import percent, render, size
+from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.text import paragraphs, percent, render, size
 from lloydmax.student.attachment import codebooks
 
-_SAMPLE = 1 << 16
-"""Weights whose distinct values are counted first."""
-_CODED_SAMPLE = 1 << 20
-"""Weights of a parameter from which the length of its entropy-coded codes is foretold."""
+_NAMED = 3
+"""Skipped weights that a message about the size names."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Plan:
         total_weights: number of parameters of the model, tied ones once.
         original_bytes: bytes of all parameters and persistent buffers of the model, tied ones once.
         predicted_bytes: size of the file that :func:`lloydmax.save` will write.
+        overridden: rules of which nothing is left, in words.
+        skipped: weights of 1 % or more of the model that a recipe for the whole model leaves as they are.
+        structure: what becomes of zeros, rows for padding, computed parameters, and infinities or NaN, in words.
+        warned: what of this people are warned of.
     """
 
     recipe: Recipe
@@ -57,7 +61,15 @@ class Plan:
     total_weights: int
     original_bytes: int
     predicted_bytes: int = 0
-    notes: list[str] = field(default_factory=list)
+    overridden: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    structure: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing besides: rules without effect, and why large weights are skipped."""
+        return [*self.overridden, *notes(self.skipped), *self.structure]
 
     @property
     def reduction(self) -> float:
@@ -74,6 +86,28 @@ class Plan:
         kept = self.total_weights - sum(p.weights for p in self.parameters.values())
         coded = sum(p.code_bytes + 4 * p.codebook_values for p in self.parameters.values())
         return 1 - (coded + 4 * kept) / (4 * self.total_weights)
+
+    def room(self, model: nn.Module) -> int:
+        """Bytes that ``bits`` leave for codes, at most.
+
+        Args:
+            model: that the plan was made for; buffers that get codebooks may still be buffers.
+
+        Raises:
+            BudgetError: there are none: what is not compressed takes them all.
+        """
+        least = {p.name: p.with_centroids(1).record() for p in self.parameters.values()}
+        size = predicted_size(model, least, self.recipe.data(), self.recipe.storage, dict.fromkeys(least, 0))
+        if size < self.predicted_bytes:
+            return self.predicted_bytes - size
+        larger = sorted((one for one in self.skipped if one.rule and not one.expected), key=lambda one: -one.share)
+        large = [one.name for one in larger[:_NAMED]]
+        raise BudgetError(
+            f"{self.recipe.at('bits')}: at {self.recipe.bits:g} bits a weight the file may have "
+            f"{self.predicted_bytes} bytes, which what is not compressed fills alone ({size} without any code): give "
+            f"more bits, compress more parameters ({', '.join(large) or 'embeddings, for example'}), or store floats "
+            "as float16"
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One plain dict per compressed parameter, for tables and JSON."""
@@ -112,11 +146,13 @@ class Plan:
             f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
             f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
         )
-        return render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
+        table = render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
+        return "\n\n".join([table, paragraphs(self.notes)]) if self.notes else table
 
 
 def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
-    """Work out what a recipe means for a model; the model is not changed and no data is needed.
+    """Work out what a recipe means for a model; the model is not changed and no data is needed. Warns once of large
+    weights that a recipe for the whole model leaves as they are.
 
     Args:
         model: any module; parameters on any device.
@@ -125,8 +161,29 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             which the model registers them.
 
     Raises:
+        ModelError: a model that cannot be compressed as it is.
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
             chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
+        BudgetError: ``bits`` that what is not compressed fills alone.
+    """
+    made = quiet_plan(model, recipe, example_inputs)
+    warn_of(made)
+    return made
+
+
+def warn_of(plan: Plan) -> None:
+    """Warn of rules without effect, and once of all large weights that are skipped though nobody expects it."""
+    for said in (*plan.overridden, *plan.warned, warning(plan.recipe, plan.skipped)):
+        if said is not None:
+            warnings.warn(said, stacklevel=4)
+
+
+def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond: bool = True) -> Plan:
+    """:func:`plan` without a warning, for whoever has warned already or shows the notes.
+
+    Args:
+        model, recipe, example_inputs: see :func:`plan`.
+        beyond: whether ``all`` means more than convolutions and linear layers.
     """
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
@@ -134,30 +191,34 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
             f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
             "or tuning loop choose"
         )
-    changed = _restructured(model, recipe)
-    found = plan_as_is(changed, recipe, example_inputs)
-    if changed is model:
-        return found
-    notes = found.notes + baking_notes(model)
-    return replace(found, total_weights=_total_weights(model), original_bytes=_original_bytes(model), notes=notes)
+    with own_modes():
+        baked = tuple(baking_notes(computed(unwrapped(original(model)))))
+        model = private(model)
+        changed = restructured(model, recipe)
+        found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
+        found = replace(found, structure=found.structure + baked)
+        if changed is model:
+            return found
+        return replace(found, total_weights=_total_weights(model, found), original_bytes=_original_bytes(model))
 
 
-def _restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model, or a copy in which parameters are baked, and folded what the recipe's steps before the fit fold."""
+def restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model, or a copy in which the recipe's steps before the fit have folded what they fold."""
     steps = [registry.make("step", step.step, step.options, RecipeError) for step in recipe.recover]
     changes = [step.restructure for step in steps if hasattr(step, "restructure")]
     if recipe.activations:
         changes.append(fold_batch_norms)
-    changed = plain(model)
     if not changes:
-        return changed
-    changed = copied(changed)
+        return model
+    changed = copied(model)
     for change in changes:
         change(changed)
     return changed
 
 
-def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, like: Plan | None = None) -> Plan:
+def plan_as_is(
+    model: nn.Module, recipe: Recipe, example_inputs: Any = None, like: Plan | None = None, beyond: bool = True
+) -> Plan:
     """:func:`plan` for a model that is already in the structure that the recipe gives it.
 
     Args:
@@ -165,7 +226,9 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         recipe: without choices.
         example_inputs: see :func:`plan`.
         like: the plan of the original, whose totals are kept.
+        beyond: see :func:`quiet_plan`; int8 layers are made of convolutions and linear layers only.
     """
+    beyond = beyond and recipe.activations is None
     if held := codebooks(model):
         raise RecipeError(f"the model already holds codebooks (for example {next(iter(held))}): pass the original")
     layers = layers_of(model, example_inputs)
@@ -175,11 +238,15 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
     places, broken = owners(model), not_finite(model)
     winners: dict[int, tuple[Layer, str, int]] = {}
     for index, rule in enumerate(recipe.quantize):
-        for layer, leaf in select(layers, rule, index, recipe):
-            key = id(layer.module._parameters[leaf])
+        for layer, leaf in select(layers, rule, index, recipe, beyond):
+            key = id(layer.weights()[leaf])
             if key in broken and rule.quantizer != KEEP and layer.name in rule.selectors:
                 raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
             winners[key] = (layer, leaf, index)
+    if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if leaf in la.module._buffers]:
+        promoted = sharing(model)
+        promote(promoted, buffers)
+        return plan_as_is(promoted, recipe, example_inputs, like, beyond)
     parameters: dict[str, PlannedParameter] = {}
     for key, (layer, leaf, index) in winners.items():
         rule = recipe.quantize[index]
@@ -190,25 +257,33 @@ def plan_as_is(model: nn.Module, recipe: Recipe, example_inputs: Any = None, lik
         raise RecipeError(f"nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
-    notes = _overridden(recipe, {index for _, _, index in winners.values()})
-    notes += structural_notes(model, recipe, parameters, places, broken, told=like is not None)
+    structure, warned = structural_notes(
+        model, recipe, parameters, places, {key: why for key, why in broken.items() if key in winners}
+    )
     unfit = {name for key in broken for name, _, _ in places[key]}
     trainable = trainable_names(recipe, model, layers, parameters, unfit)
+    weights = _total_weights(model) if like is None else like.total_weights
+    original_bytes = _original_bytes(model) if like is None else like.original_bytes
     draft = Plan(
         recipe,
         type(model).__name__,
         parameters,
         frozenset(trainable),
-        _total_weights(model) if like is None else like.total_weights,
-        _original_bytes(model) if like is None else like.original_bytes,
-        notes=notes,
+        weights,
+        original_bytes,
+        overridden=_overridden(recipe, {index for _, _, index in winners.values()}),
+        skipped=tuple(skipped(recipe, layers, winners, weights, original_bytes, beyond)),
+        structure=tuple(structure),
+        warned=tuple(warned),
     )
     if recipe.bits is not None:
-        return replace(draft, predicted_bytes=round(recipe.bits * draft.total_weights / 8))
+        draft = replace(draft, predicted_bytes=round(recipe.bits * weights / 8))
+        draft.room(model)
+        return draft
     records = {p.name: p.record() for p in parameters.values()}
     streams = {}
     if recipe.storage.codes == "entropy":
-        streams = {p.name: _expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
+        streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
     size = predicted_size(model, records, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
 
@@ -243,8 +318,7 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
 def _planned(
     layer: Layer, leaf: str, index: int, rule: Rule, recipe: Recipe, owned: list[Owner], numbers: dict[str, int]
 ) -> PlannedParameter:
-    parameter, names = layer.module._parameters[leaf], [name for name, _, _ in owned]
-    assert parameter is not None
+    parameter, names = layer.weights()[leaf], [name for name, _, _ in owned]
     where = recipe.at("quantize", index)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise RecipeError(f"{where}: {names[0]} is lazy; run the model once before compressing it")
@@ -259,7 +333,7 @@ def _planned(
     if wanted < 1:
         raise RecipeError(f"{where}: quantizer {rule.quantizer!r} does not say how many centroids it gives")
     granularity = str(getattr(options, "granularity", "tensor"))
-    axis = 1 if getattr(layer.module, "transposed", False) and leaf == "weight" else 0
+    axis = layer.outputs(leaf) or 0
     if parameter.dim() == 0:
         granularity = "tensor"
     even, block = bool(getattr(entry.cls, "even", False)), int(getattr(options, "block", 1))
@@ -284,56 +358,18 @@ def _planned(
     )
 
 
-def most_centroids(weight: Tensor, layout: Layout) -> int:
-    """How many centroids one codebook can have: the layout's, or the number of distinct values if that is less.
-
-    A strided sample decides quickly for ordinary weights; all values are looked at only where it has few.
-    """
-    wanted = layout.centroids
-    if layout.block > 1:
-        return max(int(Blocks(group).distinct(wanted).max()) for group in layout.groups(weight))
-    if layout.codebooks > 1:
-        most = 0
-        for group in layout.groups(weight):
-            for values in group:
-                most = max(most, int(values.reshape(-1).unique().numel()))
-                if most >= wanted:
-                    return wanted
-        return most
-    flat = weight.reshape(-1)
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)].unique()
-    if sample.numel() > wanted:
-        return wanted
-    return min(wanted, int(flat.unique().numel()))
-
-
-def _expected_stream(p: PlannedParameter, weight: Tensor) -> int:
-    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one;
-    codes of blocks, which gain little, count as packed."""
-    if p.block > 1:
-        return p.code_bytes
-    channels = weight.movedim(p.axis, 0) if weight.dim() else weight.reshape(1)
-    sample = channels[:: max(1, weight.numel() // _CODED_SAMPLE)]
-    if not bool(torch.isfinite(sample).all()):
-        return p.code_bytes
-    codebook = registry.make("quantizer", p.quantizer, p.options).fit(sample.contiguous())
-    coded = len(packing.entropy_encode(codebook.codes, codebook.bits))
-    return round(coded * weight.numel() / sample.numel())
-
-
-def _overridden(recipe: Recipe, winning: set[int]) -> list[str]:
-    notes = [
+def _overridden(recipe: Recipe, winning: set[int]) -> tuple[str, ...]:
+    return tuple(
         f"{recipe.at('quantize', index)}: every parameter of this rule is taken by a later rule"
         for index in range(len(recipe.quantize))
         if index not in winning
-    ]
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
-    return notes
+    )
 
 
-def _total_weights(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def _total_weights(model: nn.Module, plan: Plan | None = None) -> int:
+    """Number of parameters, and of the elements of buffers that the plan gives codebooks."""
+    buffers = {id(b): b for name, b in model.named_buffers() if plan is not None and name in plan.parameters}
+    return sum(p.numel() for p in (*model.parameters(), *buffers.values()))
 
 
 def _original_bytes(model: nn.Module) -> int:

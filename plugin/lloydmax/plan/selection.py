@@ -6,6 +6,8 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
+from torch.nn.parameter import is_lazy
+
 from lloydmax.errors import RecipeError
 from lloydmax.hooks.registry import spelling_hint
 from lloydmax.network.layers import Layer
@@ -13,11 +15,24 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import Rule
 
 _RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
+_WEIGHT = "weight"
+_NAMED = 3
+"""Weights that a message names."""
 _GLOB = re.compile(r"[*?\[]")
 
 
-def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe) -> list[tuple[Layer, str]]:
-    """The ``(layer, parameter name within it)`` pairs that rule number ``index`` means.
+def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: bool = True) -> list[tuple[Layer, str]]:
+    """The ``(layer, name of a weight within it)`` pairs that rule number ``index`` means.
+
+    ``parameter: weight`` means every weight of a known layout, whatever it is called (``in_proj_weight``); a buffer is
+    meant where the rule has its exact name.
+
+    Args:
+        layers: of the model.
+        rule: the rule.
+        index: its number from 0.
+        recipe: that it stands in.
+        beyond: whether weights of a known layout outside of convolutions and linear layers are meant, too.
 
     Raises:
         RecipeError: a type, name, glob, exception or parameter that matches nothing; a range beyond the model.
@@ -42,21 +57,26 @@ def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe) -> list[
     chosen: dict[str, Layer] = {}
     for position, selector in enumerate(rule.selectors):
         where = recipe.at(*at, "layers", *((position,) if isinstance(rule.layers, list) else ()))
-        for layer in _selected(selector, rule, where, allowed, numbered, layers):
+        for layer in _selected(selector, rule, where, allowed, numbered, layers, beyond):
             chosen[layer.name] = layer
     pairs = [
-        (layer, name)
-        for layer in chosen.values()
-        for name, parameter in layer.module._parameters.items()
-        if parameter is not None and matches(rule.parameter, name)
+        (layer, name) for layer in chosen.values() for name in layer.weights() if _means(rule, layer, name, beyond)
     ]
     if not pairs:
         names = sorted({name for layer in chosen.values() for name in layer.module._parameters})
+        hint = spelling_hint(rule.parameter, names) if names else f"; {_largest(layers)}"
         raise RecipeError(
             f"{recipe.at(*at, 'parameter')}: none of the {len(chosen)} selected layers has a parameter "
-            f"{rule.parameter!r}{spelling_hint(rule.parameter, names)}"
+            f"{rule.parameter!r}{hint}"
         )
     return pairs
+
+
+def decided(layers: list[Layer], rule: Rule) -> set[str] | None:
+    """The layers that a rule for all weights leaves out by ``except``; ``None`` for a rule of less than all."""
+    if "all" not in rule.selectors or rule.types or not matches(rule.parameter, _WEIGHT):
+        return None
+    return {la.name for la in layers if any(matches(pattern, la.name) for pattern in rule.except_)}
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -64,11 +84,31 @@ def matches(pattern: str, name: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
+def _largest(layers: list[Layer]) -> str:
+    """The weights that the model has instead."""
+    sizes = {
+        f"{la.name}.{leaf}".lstrip("."): held.numel()
+        for la in layers
+        for leaf, held in la.weights().items()
+        if not is_lazy(held)
+    }
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:_NAMED]
+    return f"the largest weights of the model, which a rule has to name, are {', '.join(largest) or 'none'}"
+
+
+def _means(rule: Rule, layer: Layer, name: str, beyond: bool) -> bool:
+    """Whether a rule that selects a layer means this weight of it."""
+    if beyond and matches(rule.parameter, _WEIGHT) and layer.outputs(name) is not None:
+        return True
+    return matches(rule.parameter, name) if name in layer.module._parameters else name == rule.parameter
+
+
 def _selected(
-    selector: str, rule: Rule, where: str, allowed: list[Layer], numbered: list[Layer], layers: list[Layer]
-) -> Iterable[Layer]:
+    selector: str, rule: Rule, where: str, allowed: list[Layer], numbered: list[Layer], layers: list[Layer],
+    beyond: bool,
+) -> Iterable[Layer]:  # fmt: skip
     if selector == "all":
-        return allowed if rule.types else numbered
+        return allowed if rule.types else [la for la in allowed if la.numbered or (beyond and la.projects)]
     by_name = [layer for layer in allowed if layer.name == selector]
     if (span := _RANGE.fullmatch(selector)) and not by_name:
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))

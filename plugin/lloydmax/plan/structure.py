@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.layout import Layout, code_bits
 from lloydmax.codebook.zeros import MANY_ZEROS, zero_share
-from lloydmax.network.baking import computed
 from lloydmax.network.parameters import Owner, padding_rows
 
 if TYPE_CHECKING:
@@ -41,9 +39,13 @@ def with_zeros(options: BaseModel, weight: Tensor, layout: Layout, owners: Itera
     return options
 
 
-def baking_notes(model: nn.Module) -> list[str]:
-    """Which parameters are computed from others, and so ordinary ones in the compressed model; one note, if any."""
-    found = [f"{name} ({how})" for name, how in computed(model).items()]
+def baking_notes(computed: Mapping[str, str]) -> list[str]:
+    """Which parameters are computed from others, and so ordinary ones in the compressed model; one note, if any.
+
+    Args:
+        computed: from :func:`lloydmax.network.baking.computed`.
+    """
+    found = [f"{name} ({how})" for name, how in computed.items()]
     if not found:
         return []
     return [
@@ -58,18 +60,16 @@ def structural_notes(
     parameters: Mapping[str, PlannedParameter],
     owners: Mapping[int, Sequence[Owner]],
     broken: Mapping[int, str],
-    told: bool = False,
-) -> list[str]:
-    """What becomes of zeros, of rows for padding, and of parameters with infinities or NaN; what is surely not meant is
-    warned of.
+) -> tuple[list[str], list[str]]:
+    """What becomes of zeros, of rows for padding, and of parameters with infinities or NaN: all of it, and what people
+    are to be warned of.
 
     Args:
         model: the uncompressed student.
         recipe: of the plan.
         parameters: that get codebooks.
         owners: of every parameter, by identity.
-        broken: from :func:`~lloydmax.network.parameters.not_finite`.
-        told: warnings were given before.
+        broken: those that rules mean, from :func:`~lloydmax.network.parameters.not_finite`.
     """
     weights = {name: model.get_parameter(name).detach() for name in parameters}
     notes = [
@@ -82,10 +82,7 @@ def structural_notes(
     ]
     stay, go = _zeros(parameters.values(), weights, recipe.storage.codes == "packed")
     unfit = [f"{owners[key][0][0]} stays as it is: {why}" for key, why in broken.items()]
-    if not told:
-        for note in [*go, *(["; ".join(unfit)] if unfit else [])]:
-            warnings.warn(note, stacklevel=4)
-    return [*notes, *stay, *go, *unfit]
+    return [*notes, *stay, *go, *unfit], [*go, *(["; ".join(unfit)] if unfit else [])]
 
 
 def _zeros(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.runtime.text import size
+from lloydmax.runtime.text import rich, size
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import ProgressColumn, Task, TaskID
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
     from rich.text import Text
 
     from lloydmax.codebook.codebook import Codebook
@@ -46,17 +47,19 @@ class ProgressBars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        console = console or Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=16),
+        progress = rich("progress")
+        console = console or rich("console").Console(stderr=True)
+        assert console is not None
+        alone = threading.current_thread() is threading.main_thread()  # the streams are those of all threads
+        self._progress: Progress = progress.Progress(
+            progress.TextColumn("{task.description:<11}"),
+            progress.BarColumn(bar_width=16),
             _column(_count),
             _column(_pace),
-            TextColumn("{task.fields[news]}"),
+            progress.TextColumn("{task.fields[news]}"),
             console=console,
+            redirect_stdout=alone,
+            redirect_stderr=alone,
             disable=not console.is_terminal or console.is_dumb_terminal,
         )
         self._open: list[tuple[str, TaskID]] = []

@@ -16,6 +16,8 @@ _MAX_NODES = 20_000
 """Values in a recipe."""
 _MAX_BYTES = 4 << 20
 """Of a recipe file."""
+_DEEPEST = 50
+"""Lists and mappings within each other in a recipe."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,8 +83,7 @@ def read_lined(source: str | Path | dict[str, Any]) -> LinedData:
         except UnicodeDecodeError:
             raise RecipeError(f"{origin}: not a text file in UTF-8") from None
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise RecipeError(f"{origin}: YAML aliases (*name) are not allowed; write the value out")
+        _check_events(text, origin)
         node = yaml.compose(text, Loader=_Loader)
         document = LinedData(None, origin)
         loader = _Loader("")
@@ -91,9 +92,19 @@ def read_lined(source: str | Path | dict[str, Any]) -> LinedData:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise RecipeError(f"{origin}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except RecursionError:
-        raise RecipeError(f"{origin}: nested too deeply") from None
     return document
+
+
+def _check_events(text: str, origin: str) -> None:
+    """Refuse aliases, and depths whose reading would take long, where they are met."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise RecipeError(f"{origin}: YAML aliases (*name) are not allowed; write the value out")
+        if depth > _DEEPEST:
+            line = event.start_mark.line + 1
+            raise RecipeError(f"{origin}:{line}: nested more than {_DEEPEST} levels deep, so surely not a recipe")
 
 
 def _value(node: yaml.Node | None, where: Where, document: LinedData, loader: yaml.SafeLoader) -> Any:

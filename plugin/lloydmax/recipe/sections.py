@@ -28,7 +28,8 @@ class Rule(Section):
     model_config = ConfigDict(extra="allow")
 
     layers: str | int | list[str | int] = Field(
-        description="`all`; a range such as `14-15`, counted from 1 over the convolution and linear layers that pass "
+        description="`all`: every convolution and linear layer, and every other weight whose output axis is known; a "
+        "range such as `14-15`, counted from 1 over the convolution and linear layers that pass "
         "`types` and `except`, in the order of registration, or of the forward pass if `example_inputs` are given; a "
         "module name (`''` is the model itself); a glob (`layer3.*.conv?`, never normalization layers unless `types` "
         "names them); or a list of these.",
@@ -38,7 +39,11 @@ class Rule(Section):
 
     except_: list[str] = Field(default=[], alias="except", description="module names or globs to leave out.")
 
-    parameter: str = Field(default="weight", description="name within the module, or a glob such as `weight_ih_*`.")
+    parameter: str = Field(
+        default="weight",
+        description="name within the module, or a glob such as `weight_ih_*`; `weight` means every weight of a known "
+        "layout, whatever its name; a buffer needs its exact name.",
+    )
 
     quantizer: str = Field(default="kmeans", description="a registered quantizer, or `none`: leave it as it is.")
 

@@ -13,6 +13,7 @@ from lloydmax.data import Source
 from lloydmax.format.parts import round_floats
 from lloydmax.hooks.events import Events
 from lloydmax.network.folding import fold_batch_norms
+from lloydmax.network.parameters import promote
 from lloydmax.plan.plan import Plan, plan_as_is, verify_plan
 from lloydmax.student import int8
 from lloydmax.student.attachment import released
@@ -27,8 +28,8 @@ def to_be_fitted(
 
     Args:
         teacher: the original.
-        student: a copy of it, as the steps before the fit have changed it. Batch norms are folded, in place, where the
-            plan's recipe quantizes activations.
+        student: a copy of it, as the steps before the fit have changed it. In place, batch norms are folded where the
+            plan's recipe quantizes activations, and buffers that get codebooks become parameters.
         plan: of the teacher.
         changed: whether any step ran before the fit.
         example_inputs: see :func:`lloydmax.plan`.
@@ -38,7 +39,7 @@ def to_be_fitted(
     """
     if plan.recipe.activations is not None:
         fold_batch_norms(student)
-    elif not changed:
+    elif not promote(student, plan.parameters) and not changed:
         return teacher, plan
     return copy.deepcopy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
 

@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from lloydmax.data import Source, unlabelled
-from lloydmax.errors import DataError, RecoveryError
+from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.files import made_folder
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
 
 _FIRST = 8
@@ -125,15 +127,17 @@ def run_step(
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
-    made = registry.make("step", name, options, RecoveryError)
-    workdir = folder(workdir)
-    separate(student, teacher)
-    with running(student, seed, progress, listeners) as events:
-        source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
-        _settle(student, source)
-        with events.stage(name) as measured:
-            measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
-    return measured
+    with own_modes():
+        made = registry.make("step", name, options, RecoveryError)
+        workdir = folder(workdir)
+        separate(student, teacher)
+        teacher = student if teacher is student else private(teacher)
+        with running(student, seed, progress, listeners) as events:
+            source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            _settle(student, source)
+            with events.stage(name) as measured:
+                measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+        return measured
 
 
 def _settle(student: nn.Module, source: Source | None) -> None:
@@ -157,20 +161,25 @@ def open_source(
         return unlabelled(data, model, workdir=workdir, seed=seed)
     same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
     kept = cache.get(
-        ("source", same, id(model), seed),
-        lambda: (data, model, unlabelled(data, model, workdir=workdir, seed=seed)),
+        ("source", same, id(original(model)), seed),
+        lambda: (data, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
     source: Source = kept[2]
     return source
 
 
-def folder(workdir: str | Path | None) -> Path | None:
-    """A folder for large temporary files, which must exist; ``None``: the system's.
+def folder(workdir: str | Path | None, keep: bool = True) -> Path | None:
+    """A folder for large temporary files, made if it is missing; ``None``: the system's.
+
+    Args:
+        workdir: the folder.
+        keep: see :func:`~lloydmax.runtime.files.made_folder`.
 
     Raises:
-        DataError: there is no such folder.
+        OutputError: it cannot be made, or written into.
     """
-    if workdir is None or Path(workdir).is_dir():
-        return None if workdir is None else Path(workdir)
-    raise DataError(f"workdir {workdir} is not a folder")
+    try:
+        return None if workdir is None else made_folder(workdir, keep)
+    except OutputError as error:
+        raise OutputError(f"workdir {error}") from None

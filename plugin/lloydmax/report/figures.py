@@ -61,6 +61,8 @@ class Figures:
             kill the curves of the step that was under way begin where it went on.
         seconds: wall time of each stage.
         seed: of all randomness.
+        environment: of the run.
+        notes: of the plan, such as large weights that are not compressed, and why.
     """
 
     recipe: str
@@ -74,6 +76,7 @@ class Figures:
     seconds: dict[str, float]
     seed: int
     environment: dict[str, str] = field(default_factory=environment)
+    notes: tuple[str, ...] = ()
 
     @property
     def reduction(self) -> float:

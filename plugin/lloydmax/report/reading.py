@@ -49,6 +49,7 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     fields = {
         item.name: validated(path, item.name, hints[item.name], _with_infinite_snr(data, item.name))
         for item in dataclasses.fields(Figures)
+        if item.name in data or item.default is dataclasses.MISSING
     }
     try:
         return fields | {"bytes": Sizes.from_dict(fields["bytes"])}

@@ -136,6 +136,8 @@ def layers(report: Figures, curves: DamageCurves | None) -> str:
         names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
         others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
     long = " long" if len(report.layers) > _LONG else ""
+    notes = "".join(f"<li>{breakable(note)}</li>" for note in report.notes)
+    others += f"<ul class='small notes'>{notes}</ul>" if notes else ""
     return (
         f'<div class="scroll layers{long}" tabindex=0 role=region aria-label="Compressed parameters">'
         f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

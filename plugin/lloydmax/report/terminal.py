@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lloydmax.report.figures import Figures
-from lloydmax.runtime.text import new_table, percent
+from lloydmax.runtime.text import new_table, paragraphs, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,6 +45,8 @@ def report_tables(report: Figures) -> list[RenderableType]:
             "trained" if layer.trained else "frozen",
         )
     tables.append(layers)
+    if report.notes:
+        tables.append(paragraphs(report.notes))
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     tables.append(f"Time: {times}")
     return tables

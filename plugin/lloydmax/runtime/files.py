@@ -1,16 +1,114 @@
-"""Text and JSON files, written whole or not at all."""
+"""Files that are written whole or not at all, and what can be told of that before there is anything to write."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import os
 import re
 import secrets
+import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lloydmax.errors import OutputError
+from lloydmax.runtime.text import size
+
 _PLAIN_LIST = re.compile(r'\[\n([^\[\]{}"]*)\n\s*\]')
+
+
+def refusal(path: str | os.PathLike[str], folder: bool = False) -> str | None:
+    """Why nothing can be written to a path; ``None`` where it can. Leaves nothing behind.
+
+    Args:
+        path: of a file, which may exist already, in a folder that must; links are followed.
+        folder: whether the file may be a folder, as some formats are.
+    """
+    given = os.fsdecode(path)
+    try:
+        target = Path(os.path.realpath(given))
+        about = None if not os.path.lexists(target) else target.stat()
+        if not given or given.endswith(("/", os.sep)):
+            return "is a folder's name: name the file in it"
+        if about is not None and stat.S_ISDIR(about.st_mode) and not folder:
+            return "is a directory: name the file in it"
+        if about is not None and not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            return "is not an ordinary file"
+        if not target.parent.is_dir():
+            return f"the folder {target.parent} does not exist"
+        os.lstat(target.parent / target.name)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return _closed(target.parent)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path to which nothing can be written; see :func:`refusal`.
+
+    Raises:
+        OutputError: it says why.
+    """
+    if reason := refusal(path):
+        raise OutputError(f"{os.fspath(path)}: {reason}")
+
+
+def check_room(path: str | os.PathLike[str], needed: int) -> None:
+    """Refuse a file for which the disk has no room.
+
+    Args:
+        path: of the file; a file that it replaces counts as long as the new one is not whole.
+        needed: bytes.
+
+    Raises:
+        OutputError: it says how much is free.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(f"{os.fspath(path)}: the file will have {size(needed)}, but {folder} has {size(free)} free")
+
+
+def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
+    """A folder to write into, made with its parents where it is missing.
+
+    Args:
+        path: of the folder.
+        keep: ``False``: it is only looked whether it can be made; nothing is left behind.
+
+    Raises:
+        OutputError: it cannot be made, or written into; nothing is left behind then.
+    """
+    folder = Path(path)
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = _closed(folder)
+    except FileExistsError:
+        reason = "is not a folder"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    for place in missing if reason or not keep else ():
+        with suppress(OSError):
+            place.rmdir()
+    if reason:
+        raise OutputError(f"{os.fspath(path)}: {reason}")
+    return folder
+
+
+def _closed(folder: Path) -> str | None:
+    """Why no file can be made in a folder; ``None`` where it can."""
+    probe = folder / f".lloydmax-{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        return f"no file can be made in {folder} ({error.strerror})"
+    return None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -19,11 +117,11 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         OSError: the folder is missing or not writable.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lloydmax.runtime.seeding import untouched
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -13,21 +18,31 @@ _WIDEST = 240
 """Characters of a rendered table at most."""
 
 
+def rich(module: str) -> Any:
+    """A module of rich, such as ``table``. Its first import draws from Python's global random generator, which is put
+    back."""
+    with untouched():
+        return importlib.import_module(f"rich.{module}")
+
+
 def new_table(title: str, caption: str | None = None) -> Table:
     """An empty table, its title on the left."""
-    from rich.table import Table
-
-    return Table(title=title, caption=caption, title_justify="left")
+    made: Table = rich("table").Table(title=title, caption=caption, title_justify="left")
+    return made
 
 
 def render(*tables: RenderableType) -> str:
     """Tables as plain text, as wide as their widest line."""
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=_WIDEST, no_color=True)
+    console = rich("console").Console(file=io.StringIO(), width=_WIDEST, no_color=True)
     console.print(*tables, sep="\n")
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    text: str = console.file.getvalue()
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def paragraphs(lines: Iterable[str]) -> str:
+    """Every line as an item of a list, folded for a terminal of 80 columns."""
+    folded = textwrap.TextWrapper(80, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+    return "\n".join(folded.fill(line.replace(" %", "\N{NO-BREAK SPACE}%")) for line in lines).replace("\xa0", " ")
 
 
 def size(count: float) -> str:

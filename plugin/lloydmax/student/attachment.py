@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import KernelError
-from lloydmax.network.parameters import owners
+from lloydmax.network.parameters import owners, promote
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
@@ -83,13 +83,15 @@ def _divisors(codebook: Codebook, members: Tensor) -> Tensor:
 
 
 def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
-    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on.
+    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on; a buffer
+    becomes a parameter.
 
     Args:
         model: the student; changed in place.
         name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
         codebook: of a weight in the shape of the parameter.
     """
+    promote(model, [name])
     module, leaf = _locate(model, name)
     parameter = module._parameters[leaf]
     assert parameter is not None

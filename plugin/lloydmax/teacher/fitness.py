@@ -15,7 +15,8 @@ from lloydmax.data.opening import unlabelled
 from lloydmax.data.randomness import random_order
 from lloydmax.errors import DataError
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
-from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.network.private import private
+from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
 _BATCH = 64
@@ -71,7 +72,9 @@ def data_fitness(
     """
     if not data:
         raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
-    found = [_measure(model, name, given, samples, seed, output) for name, given in data.items()]
+    with own_modes():
+        model = private(model)
+        found = [_measure(model, name, given, samples, seed, output) for name, given in data.items()]
     return sorted(found, key=lambda fitness: (_or_last(fitness.distance), -(fitness.class_use or 0.0)))
 
 

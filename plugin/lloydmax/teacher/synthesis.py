@@ -18,7 +18,8 @@ from lloydmax.data.image_folder import image_channels
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
-from lloydmax.runtime.modes import device_of, evaluation_mode
+from lloydmax.network.private import private
+from lloydmax.runtime.modes import device_of, own_modes
 from lloydmax.teacher.outputs import class_axis, output_tensors
 
 
@@ -80,10 +81,11 @@ def synthesize(
         shape = (image_channels(model), size, size)
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(f"shape must be (channels, height, width), not {tuple(shape)}")
+    model = private(model)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     parts = torch.arange(count).tensor_split(-(-count // batch_size))
     events, made = Events(listeners), []
-    with events.stage("synthesize", total=len(parts) * steps), evaluation_mode(model), torch.enable_grad():
+    with own_modes(), events.stage("synthesize", total=len(parts) * steps):
         for number, part in enumerate(parts):
             noise = torch.randn(len(part), *shape, generator=generator)
             images = noise.to(device, memory_format=torch.channels_last).requires_grad_()

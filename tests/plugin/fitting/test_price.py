@@ -120,9 +120,9 @@ def test_too_few_bits_are_refused(small_net: SmallNet) -> None:
 
 def test_a_file_that_became_too_large_is_told(text_net: TextNet) -> None:
     tokens = torch.randint(0, 50, (64, 7), generator=torch.Generator().manual_seed(0))
-    made = lloydmax.recipe_for(text_net, 6, tokens, effort=0.02).data()
+    made = lloydmax.recipe_for(text_net, 5, tokens, effort=0.02).data()
     made["recover"][-1]["codes_lr"] = 0.05
-    with pytest.warns(UserWarning, match="bits: the file takes .* bytes, more than the 3072 that 6 bits a weight are"):
+    with pytest.warns(UserWarning, match="bits: the file takes .* bytes, more than the 2560 that 5 bits a weight are"):
         lloydmax.compress(text_net, made, tokens, progress=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from foreign_layers import Conv1D, InBuffers
 from lloydmax import RecipeError, plan
 from torch import nn
 
@@ -36,6 +37,54 @@ def test_all_means_convolutions_and_linear_layers(small_net: nn.Module) -> None:
 )  # fmt: skip
 def test_selection(small_net: nn.Module, rule: dict, names: list[str]) -> None:
     assert chosen(small_net, rule) == names
+
+
+class Mixed(nn.Module):
+    """Layers of a known layout that ranges do not count, between some that they count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gpt, self.both = nn.Linear(8, 12), Conv1D(12, 8), nn.Bilinear(8, 8, 8)
+        self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        (
+            {"layers": "all"},
+            ["first.weight", "gpt.weight", "both.weight", "attention.in_proj_weight", "attention.out_proj.weight",
+             "last.weight"],
+        ),
+        ({"layers": "2-3"}, ["attention.out_proj.weight", "last.weight"]),
+        ({"layers": "all", "parameter": "bias"}, ["first.bias", "gpt.bias", "both.bias", "attention.out_proj.bias",
+                                                  "last.bias"]),
+        ({"layers": "attention"}, ["attention.in_proj_weight"]),
+        ({"layers": "all", "types": ["Conv1D"]}, ["gpt.weight"]),
+        ({"layers": "all", "except": ["gpt", "attention*"]}, ["first.weight", "both.weight", "last.weight"]),
+    ],
+)  # fmt: skip
+def test_all_means_every_weight_of_a_known_layout(rule: dict, names: list[str]) -> None:
+    assert chosen(Mixed(), rule) == names
+
+
+def test_channels_of_a_transposed_weight_are_its_columns() -> None:
+    made = plan(Mixed(), {"quantize": [{"layers": "all", "centroids": 4, "granularity": "channel"}]}).parameters
+    assert {name: p.axis for name, p in made.items() if p.axis} == {"gpt.weight": 1}
+    assert made["gpt.weight"].layout.codebooks == 8 and made["first.weight"].layout.codebooks == 12
+    assert [p.number for p in made.values()] == [1, None, None, None, 2, 3]
+
+
+def test_a_buffer_is_meant_by_its_exact_name() -> None:
+    model = InBuffers()
+    assert chosen(model, {"layers": "*", "parameter": "*"}) == ["conv.weight", "conv.bias"]
+    assert chosen(model, {"layers": "inner", "parameter": "again"}) == ["inner.w"]
+    assert chosen(model, {"layers": "all"}, {"layers": ["", "inner"], "parameter": "out"}) == ["out", "conv.weight"]
+    assert "out" in dict(model.named_buffers())
+    weight = model.conv.weight.detach()
+    del model.conv.weight
+    model.conv.register_buffer("weight", weight)
+    assert chosen(model, {"layers": "all"}) == ["conv.weight"]
 
 
 def test_globs_leave_normalization_layers_alone(small_net: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,8 +156,14 @@ def test_file_errors(tmp_path: Path) -> None:
         Recipe.load(tmp_path / "binary.yaml")
     with pytest.raises(RecipeError, match="mapping"):
         Recipe.load("- just\n- a list\n")
-    with pytest.raises(RecipeError, match="nested too deeply|not valid YAML"):
-        Recipe.load("a: " + "[" * 1500 + "\n")
+
+
+@pytest.mark.parametrize("nested", ["[" * 6000, "{a: " * 6000, "\n" + "- " * 6000, "[" * 6000 + "]" * 6000])
+def test_deep_nesting_is_refused_at_once_with_its_line(nested: str) -> None:
+    started = time.process_time()
+    with pytest.raises(RecipeError, match=r"^recipe:\d+: nested more than 50 levels"):
+        Recipe.load("a: " + nested + "\n")
+    assert time.process_time() - started < 1
 
 
 @settings(max_examples=200, deadline=None)

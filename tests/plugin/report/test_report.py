@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import lloydmax
+import pytest
 import torch
 from torch import nn
 
@@ -19,3 +23,31 @@ def test_a_layer_says_how_many_weights_a_centroid_replaces() -> None:
     (layer,) = lloydmax.compress(nn.Linear(8, 8), recipe, progress=False).report.layers
     assert (layer.block, layer.bits, layer.centroids) == (2, 1.0, 4)
     assert sum(layer.weights.counts) == 64 and len(layer.weights.centroids) == layer.weights.values == 8
+
+
+def test_what_was_skipped_is_said_in_every_form(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Embedding(100, 3))
+    with pytest.warns(UserWarning, match=r"an embedding, which a rule has to name: 1\.weight"):
+        report = lloydmax.compress(net, {"quantize": [{"layers": "all", "centroids": 4}]}, progress=False).report
+    (note, *_) = report.notes
+    assert note.startswith("1.weight (100x3, 80.6 %) stays as it is: it is an embedding")
+    assert "- 1.weight (100x3, 80.6 %) stays as it is" in str(report)
+    report.to_json(tmp_path / "report.json")
+    assert lloydmax.Report.from_json(tmp_path / "report.json").notes == report.notes
+    pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
+    report.to_html(tmp_path / "report.html")
+    assert "<li>1.<wbr>weight (100x3, 80.<wbr>6 %) stays as it is" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_from_before_there_were_notes_is_read(tmp_path: Path) -> None:
+    report = lloydmax.compress(
+        nn.Linear(8, 8), {"quantize": [{"layers": "all", "centroids": 4}]}, progress=False
+    ).report
+    data = report.to_dict()
+    del data["notes"]
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert lloydmax.Report.from_json(tmp_path / "report.json").notes == ()
+    del data["seed"]
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(lloydmax.ReportError, match="seed"):
+        lloydmax.Report.from_json(tmp_path / "report.json")

@@ -31,11 +31,12 @@ from lloydmax.integrations.inc.host import (
 )
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.network.parameters import model_bytes
-from lloydmax.plan.plan import Plan
+from lloydmax.plan.plan import Plan, warn_of
 from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.modes import own_modes
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
 
@@ -57,6 +58,7 @@ class Run:
         self.config = config
         self.foreign = {key: other for key, other in mapping.items() if other.name != NAME}
         self.plan = self._rest(model) if self.foreign else config.plan(model, example_inputs)
+        warn_of(self.plan)
         self.recipe = self.plan.recipe
         self.steps = recovery_steps(self.recipe)
         early = [name for name, step in self.steps if getattr(step, "before_fit", False)]
@@ -77,7 +79,8 @@ class Run:
         plan, taken = self.config.planned, {name for name, _ in self.foreign}
         parameters = {name: p for name, p in plan.parameters.items() if name.rpartition(".")[0] not in taken}
         held = {name for name, _ in model.named_parameters()}
-        return replace(plan, parameters=parameters, trainable=plan.trainable & held)
+        skipped = tuple(one for one in plan.skipped if one.name.rpartition(".")[0] not in taken)
+        return replace(plan, parameters=parameters, trainable=plan.trainable & held, skipped=skipped)
 
     @property
     def cache(self) -> Cache | None:
@@ -199,7 +202,7 @@ def codebook(
     Raises:
         RecipeError, DataError, FitError, RecoveryError, IntegrationError: the message says what to do.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with own_modes():
         if mode == Mode.CONVERT:
             run = run_of(model)
             if run is None:

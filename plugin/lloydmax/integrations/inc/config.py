@@ -28,8 +28,7 @@ from lloydmax.integrations.inc.others import plain_others
 from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
-from lloydmax.plan.plan import Plan
-from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
 
@@ -326,8 +325,8 @@ class CodebookConfig(BaseConfig):
     # INC's view of a model
 
     def plan(self, model: nn.Module, example_inputs: Any = None) -> Plan:
-        """What this configuration means for a model; see :func:`lloydmax.plan`."""
-        plan = make_plan(model, self.to_recipe(model), example_inputs)
+        """What this configuration means for a model; see :func:`lloydmax.plan`. ``quantize`` warns of what it skips."""
+        plan = quiet_plan(model, self.to_recipe(model), example_inputs)
         if not plan.parameters:
             raise RecipeError(f"the configuration leaves every layer of {type(model).__name__} as it is")
         refuse_computed(model, plan, "Intel Neural Compressor")

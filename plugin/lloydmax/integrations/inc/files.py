@@ -16,6 +16,7 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.runtime.files import made_folder
 from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
@@ -45,11 +46,10 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
 
     Raises:
         IntegrationError: layers of an INC algorithm that cannot be built again without data.
-        CheckpointError: the model cannot be stored.
+        CheckpointError: the model cannot be stored. OutputError: the folder cannot be written.
     """
     others = _others(model)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(output_dir)
     checkpoint.save(model, folder / WEIGHTS)
     document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
     (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -111,8 +111,7 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
         example_inputs: positional arguments of ``model.forward``; shapes are fixed to theirs.
         dynamic_shapes: as in ``torch.export.export``, for axes that may vary.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    place = made_folder(folder)
     with torch.no_grad():
         program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
     torch.export.save(program, place / "quantized_weight.pt")

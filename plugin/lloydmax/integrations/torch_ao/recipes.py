@@ -17,8 +17,7 @@ from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
-from lloydmax.plan.plan import Plan, PlannedParameter
-from lloydmax.plan.plan import plan as make_plan
+from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.attachment import codebooks
@@ -61,7 +60,8 @@ def apply_recipe(
             ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
             importances, int8 layers with float activations.
     """
-    plan = recipe if isinstance(recipe, Plan) else make_plan(_unfused(model), Recipe.load(recipe), example_inputs)
+    plan = recipe if isinstance(recipe, Plan) else _plan(model, Recipe.load(recipe), example_inputs)
+    warn_of(plan)
     refuse_bits(plan.recipe, "torch.ao.quantization")
     refuse_computed(model, plan, "torch.ao.quantization")
     if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
@@ -86,6 +86,11 @@ def apply_recipe(
             mapping.set_module_name(layer, qconfig)
     _remember(plan)
     return plan
+
+
+def _plan(model: nn.Module, recipe: Recipe, example_inputs: Any = None) -> Plan:
+    """What the host can do of a recipe: rules for all mean its convolutions and linear layers."""
+    return quiet_plan(_unfused(model), recipe, example_inputs, beyond=False)
 
 
 def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
@@ -190,7 +195,7 @@ def _plan_of(recipe: Any, original: nn.Module | None) -> Plan:
         return recipe
     loaded = Recipe.load(recipe)
     if original is not None:
-        return make_plan(_unfused(original), loaded)
+        return _plan(original, loaded)
     known = _applied.get(_key(loaded), [])
     if len(known) == 1:
         return known[0]

@@ -19,6 +19,7 @@ from lloydmax.integrations.torchao.host import (
     FqnToConfig,
     register_quantize_module_handler,
 )
+from lloydmax.network.layers import output_axis
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
@@ -74,7 +75,10 @@ def recipe_to_config(
     refuse_bits(plan.recipe, "torchao")
     refuse_computed(model, plan, "torchao")
     configs: OrderedDict[str, AOBaseConfig] = OrderedDict()
+    buffers = dict(model.named_buffers(remove_duplicate=False))
     for p in plan.parameters.values():
+        if p.name in buffers:
+            raise IntegrationError(f"{p.name} is a buffer, and quantize_ sees parameters only: use lloydmax.compress")
         if p.tied or p.importance is not None:
             what = f"importance {p.importance!r}" if p.importance is not None else f"tied to {', '.join(p.tied)}"
             raise IntegrationError(f"{p.name}: {what}: quantize_ sees one module at a time; use lloydmax.compress")
@@ -102,7 +106,7 @@ def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: s
             f"{_described(module)}: its {parameter_name} is not a float parameter that can have a codebook "
             "(another configuration may have taken it before); let filter_fn leave this module out"
         )
-    axis = 1 if getattr(module, "transposed", False) and parameter_name == "weight" else 0
+    axis = output_axis(module, parameter_name) or 0
     codebook = fit_codebook(
         parameter, config.centroids, config.granularity, quantizer=config.quantizer, axis=axis, **config.options
     )

@@ -18,7 +18,7 @@ from lloydmax.integrations.torchao.host import (
     SharedQuantizationSpec,
     create_getattr_from_value,
 )
-from lloydmax.plan.plan import Plan
+from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
@@ -135,7 +135,7 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     Raises:
         PlanMismatchError: names every weight without its codebook.
     """
-    plan = make_plan(original, Recipe.load(recipe))
+    plan = quiet_plan(original, Recipe.load(recipe))
     buffers = dict(model.named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
     problems = []

@@ -12,15 +12,14 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.network.folding import folded
-from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold, upstream
+from lloydmax.runtime.quiet import quiet
+from lloydmax.runtime.seeding import OwnGenerator
+from lloydmax.student.int8.backend import backend_config
+from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold
+from lloydmax.student.int8.host import convert, forget_models
 from lloydmax.student.int8.model import Int8Model
+from lloydmax.student.int8.qconfigs import QuantizedWeight, levels_of
 from lloydmax.student.thresholds import Scheme
-
-with upstream():
-    from torch.ao.quantization.quantize_fx import convert_fx
-
-    from lloydmax.student.int8.backend import backend_config
-    from lloydmax.student.int8.qconfigs import QuantizedWeight, levels_of
 
 
 def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight], skeleton: nn.Module) -> Int8Model:
@@ -37,8 +36,9 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
         activations.append((float(scale), int(zero)))
     names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
     used_up = [*graph.modules(), *skeleton.modules()]
-    with upstream():
-        kernels = convert_fx(graph.cpu().eval(), backend_config=backend_config())
+    with OwnGenerator(), quiet(bars=False):
+        kernels = convert(graph.cpu().eval(), backend_config=backend_config())
+    forget_models()
     known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
     tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
     unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}

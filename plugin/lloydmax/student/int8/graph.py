@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.data import Source, random_order
 from lloydmax.errors import IntegrationError
+from lloydmax.network.tracing import traced
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.quiet import quiet
+from lloydmax.runtime.seeding import OwnGenerator
+from lloydmax.student.int8.backend import backend_config
+from lloydmax.student.int8.host import (
+    FuseCustomConfig,
+    QConfigMapping,
+    QuantizationTracer,
+    forget_models,
+    fuse,
+    prepare,
+    swap_functional,
+)
+from lloydmax.student.int8.qconfigs import (
+    UNIFORM,
+    QuantizedWeight,
+    held_qconfig,
+    refusal,
+    threshold_activation,
+    threshold_qconfig_mapping,
+    uniform_qconfig,
+)
 from lloydmax.student.thresholds import Scheme, TrainedThreshold
 
 _BATCH = 32
 """Calibration samples of one forward pass."""
 
 
-@contextmanager
-def upstream() -> Iterator[None]:
-    """The host's warnings about its own deprecation and inner workings are of no use here, and it is not to keep every
-    model that it has seen."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            inner = ".*(reduce_range|be quantized|erase_node|tensor creation functions).*"
-            warnings.filterwarnings("ignore", message=inner)
-            yield
-    finally:
-        device: Any = getattr(sys.modules.get("torch.ao.quantization.fx.utils"), "assert_and_get_unique_device", None)
-        if hasattr(device, "cache_clear"):  # a functools.cache with models as keys
-            device.cache_clear()
-
-
-with upstream():
-    from torch.ao.quantization.quantize_fx import prepare_qat_fx
-
-    from lloydmax.student.int8.backend import backend_config
-    from lloydmax.student.int8.qconfigs import (
-        UNIFORM,
-        QuantizedWeight,
-        held_qconfig,
-        refusal,
-        threshold_activation,
-        threshold_qconfig_mapping,
-        uniform_qconfig,
-    )
-
-
 def fake_quantized(
     model: nn.Module, weights: Mapping[str, QuantizedWeight], bits: Literal[8], scheme: Scheme
-) -> torch.fx.GraphModule:
+) -> fx.GraphModule:
     """The model as a graph with fake quantizers of weights and activations in it, in evaluation mode.
 
     Args:
@@ -69,7 +56,16 @@ def fake_quantized(
     """
     if problems := [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
-    gc.collect()  # the host's references are circular: models of earlier runs, the tensors among them, would pile up
+    uniform = any(weight.quantizer == UNIFORM for weight in weights.values())
+    if (
+        uniform
+        and torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled()
+    ):
+        raise IntegrationError(
+            "int8 kernels of PyTorch refuse to run under torch.use_deterministic_algorithms(True): turn it off (the "
+            "results are the same), or leave out 'activations:'"
+        )
     mapping = threshold_qconfig_mapping(activation_bits=bits, activation_scheme=scheme)
     planned = {name.rpartition(".")[0] for name in weights}
     for name, module in model.named_modules():
@@ -86,8 +82,7 @@ def fake_quantized(
         )
         mapping.set_module_name(layer, made)
     try:
-        with upstream():
-            graph = prepare_qat_fx(model.train(), mapping, (), backend_config=backend_config())
+        graph = _prepared(model.train(), mapping)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrationError(
@@ -95,6 +90,18 @@ def fake_quantized(
             "write its forward without control flow that depends on tensors"
         ) from error
     return graph.eval()
+
+
+def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
+    """What ``prepare_qat_fx`` gives, traced so that no other thread notices."""
+    tracer, backend = QuantizationTracer([], []), backend_config()
+    swap_functional(model)
+    graph = fx.GraphModule(model, traced(tracer, model))
+    with OwnGenerator(), quiet(bars=False):
+        fused = fuse(graph, True, FuseCustomConfig(), backend)
+        prepared = prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
+    forget_models()
+    return prepared
 
 
 def calibrate(

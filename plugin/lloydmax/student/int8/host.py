@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from lloydmax.errors import IntegrationError
 
@@ -13,36 +14,55 @@ warnings.warn(
     stacklevel=2,
 )
 try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import torch.ao.nn.intrinsic as nni
-        import torch.ao.nn.quantized as nnq
-        import torch.ao.quantization.quantize_fx  # noqa: F401  (a BackendConfig cannot be imported before it)
-        from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
-        from torch.ao.quantization.backend_config import (
-            BackendConfig,
-            BackendPatternConfig,
-            DTypeConfig,
-            get_native_backend_config,
-        )
-        from torch.ao.quantization.observer import PlaceholderObserver
-        from torch.ao.quantization.quantization_mappings import get_default_static_quant_module_mappings
+    import torch.ao.nn.intrinsic as nni
+    import torch.ao.nn.quantized as nnq
+    from torch.ao.quantization.quantize_fx import _swap_ff_with_fxff as swap_functional  # isort: skip  (before the rest)
+    from torch.ao.quantization import FakeQuantizeBase, QConfig, QConfigMapping
+    from torch.ao.quantization.backend_config import (
+        BackendConfig,
+        BackendPatternConfig,
+        DTypeConfig,
+        get_native_backend_config,
+    )
+    from torch.ao.quantization.fx import utils
+    from torch.ao.quantization.fx.convert import convert
+    from torch.ao.quantization.fx.custom_config import FuseCustomConfig
+    from torch.ao.quantization.fx.fuse import fuse
+    from torch.ao.quantization.fx.prepare import prepare
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+    from torch.ao.quantization.observer import PlaceholderObserver
+    from torch.ao.quantization.quantization_mappings import get_default_static_quant_module_mappings
 except (ImportError, AttributeError) as error:
     raise IntegrationError(
         f"this PyTorch has no torch.ao.quantization any more ({error}); "
         "use lloydmax.integrations.torchao: quantize_ or PT2E"
     ) from error
 
+
+def forget_models() -> None:
+    """Let go of the models that the host has seen: it keeps them as keys of a cache."""
+    cached: Any = getattr(utils, "assert_and_get_unique_device", None)
+    if hasattr(cached, "cache_clear"):
+        cached.cache_clear()
+
+
 __all__ = [
     "BackendConfig",
     "BackendPatternConfig",
     "DTypeConfig",
     "FakeQuantizeBase",
+    "FuseCustomConfig",
     "PlaceholderObserver",
     "QConfig",
     "QConfigMapping",
+    "QuantizationTracer",
+    "convert",
+    "forget_models",
+    "fuse",
     "get_default_static_quant_module_mappings",
     "get_native_backend_config",
     "nni",
     "nnq",
+    "prepare",
+    "swap_functional",
 ]

@@ -1,0 +1,179 @@
+"""A model as a tree of modules of one's own that shares the memory of its tensors, and nothing else.
+
+Hooks, modes and ``requires_grad`` of such a tree are nobody else's; what a model was wrapped in is left out of it, so
+that names are those of the bare model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
+
+from lloydmax.errors import ModelError
+from lloydmax.network.baking import bake, computed_last
+
+SMALL = 1 << 16
+"""Bytes up to which a buffer is copied: what a forward pass may write, counters and the like, is small."""
+_INNER = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+"""Classes of torch that wrap a model, with the attribute that holds it."""
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What is inside ``DataParallel``, ``DistributedDataParallel``, ``torch.compile``, ``AveragedModel`` and torch's
+    ``checkpoint_wrapper``, however nested; the model itself where it is not wrapped."""
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+@contextmanager
+def bare(model: nn.Module) -> Iterator[nn.Module]:
+    """The model without its wrapper, in place also without those of its submodules; they come back if it fails."""
+    model = unwrapped(model)
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    waiting = [model]
+    while waiting:
+        parent = waiting.pop()
+        for name, child in parent._modules.items():
+            if child is not None and (inner := unwrapped(child)) is not child:
+                replaced.append((parent, name, child))
+                parent._modules[name] = inner
+        waiting += [child for child in parent._modules.values() if child is not None]
+    try:
+        yield model
+    except BaseException:
+        for parent, name, child in replaced:
+            parent._modules[name] = child
+        raise
+
+
+def private(model: nn.Module) -> nn.Module:
+    """A private tree of a model: what is done to its modules is done to no one else's.
+
+    Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
+    inference mode, are copies). All its modules are in evaluation mode. What modules compute from other parameters is
+    baked, see :mod:`lloydmax.network.baking`. A tree that this function made is given back as it is.
+
+    Args:
+        model: not changed; may be wrapped, see :func:`unwrapped`.
+
+    Raises:
+        ModelError: a tensor on the meta device, a ScriptModule, parameters in shards, or something that cannot be
+            copied; the message names it.
+    """
+    if model in _private:
+        return model
+    bare = unwrapped(model)
+    refuse(bare)
+    made = _copied(bare, dict(_shared(bare)))
+    made.eval()
+    bake(made)
+    _private[made] = ref(model)
+    return made
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The caller's model that a private tree stands for; any other model itself."""
+    found = _private[model]() if model in _private else None
+    return model if found is None else found
+
+
+def refuse(model: nn.Module) -> None:
+    """Refuse a model that cannot be compressed, by the name of what is in the way.
+
+    Raises:
+        ModelError: see :func:`private`.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
+                "pass the nn.Module that it was made from"
+            )
+        if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):
+            raise ModelError(
+                f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
+                "process, and pass that"
+            )
+        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor.is_meta:
+                raise ModelError(
+                    f"{f'{name}.{leaf}'.lstrip('.')} is on the meta device, it has no values: load the weights first "
+                    "(model.to_empty(device='cpu'), then load_state_dict)"
+                )
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; ``None``: this is not a wrapper."""
+    kind = type(model)
+    if not (isinstance(model, _WRAPPERS) or kind.__module__.startswith(("torch._dynamo", "torch.distributed"))):
+        return None
+    names = (attribute for base in kind.__mro__ if (attribute := _INNER.get(base.__name__)))
+    inner = getattr(model, next(names, ""), None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
+    """For a deep copy: what stands for each tensor of the model, by identity."""
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and not is_lazy(parameter):
+                yield id(parameter), nn.Parameter(_alias(parameter), parameter.requires_grad)
+        for buffer in module._buffers.values():
+            if buffer is not None and not is_lazy(buffer):
+                yield id(buffer), buffer.detach().clone() if buffer.nbytes <= SMALL else _alias(buffer)
+        for value in vars(module).values():
+            if isinstance(value, Tensor):
+                yield id(value), _alias(value)
+        for tensor in computed_last(module):
+            yield id(tensor), tensor.detach()
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    wrappers = [module for module in model.modules() if _inside(module) is not None]
+    try:
+        for wrapper in reversed(wrappers):
+            memo[id(wrapper)] = copy.deepcopy(unwrapped(wrapper), memo)
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError(
+            f"{_uncopyable(model, memo)} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): "
+            "remove it from the model, or give its class a __deepcopy__"
+        ) from error
+
+
+def _uncopyable(model: nn.Module, memo: dict[int, Any]) -> str:
+    """What cannot be copied, as precisely as can be told."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in ("_modules", "_parameters", "_buffers"):
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:
+                return f"{f'{name}.{attribute}'.lstrip('.')} ({type(value).__name__})"
+    return type(model).__name__
+
+
+def _script_name(module: Any) -> str:
+    return str(getattr(module, "original_name", type(module).__name__))

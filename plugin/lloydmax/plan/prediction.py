@@ -1,0 +1,54 @@
+"""What can be told of a file before anything is fitted: centroids that a weight can fill, bytes of its codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lloydmax.codebook.blocks import Blocks
+from lloydmax.codebook.layout import Layout
+from lloydmax.format import packing
+from lloydmax.hooks import registry
+from lloydmax.plan.parameter import PlannedParameter
+
+_SAMPLE = 1 << 16
+"""Weights whose distinct values are counted first."""
+_CODED_SAMPLE = 1 << 20
+"""Weights of a parameter from which the length of its entropy-coded codes is foretold."""
+
+
+def most_centroids(weight: Tensor, layout: Layout) -> int:
+    """How many centroids one codebook can have: the layout's, or the number of distinct values if that is less.
+
+    A strided sample decides quickly for ordinary weights; all values are looked at only where it has few.
+    """
+    wanted = layout.centroids
+    if layout.block > 1:
+        return max(int(Blocks(group).distinct(wanted).max()) for group in layout.groups(weight))
+    if layout.codebooks > 1:
+        most = 0
+        for group in layout.groups(weight):
+            for values in group:
+                most = max(most, int(values.reshape(-1).unique().numel()))
+                if most >= wanted:
+                    return wanted
+        return most
+    flat = weight.reshape(-1)
+    sample = flat[:: max(1, flat.numel() // _SAMPLE)].unique()
+    if sample.numel() > wanted:
+        return wanted
+    return min(wanted, int(flat.unique().numel()))
+
+
+def expected_stream(p: PlannedParameter, weight: Tensor) -> int:
+    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one;
+    codes of blocks, which gain little, count as packed."""
+    if p.block > 1:
+        return p.code_bytes
+    channels = weight.movedim(p.axis, 0) if weight.dim() else weight.reshape(1)
+    sample = channels[:: max(1, weight.numel() // _CODED_SAMPLE)]
+    if not bool(torch.isfinite(sample).all()):
+        return p.code_bytes
+    codebook = registry.make("quantizer", p.quantizer, p.options).fit(sample.contiguous())
+    coded = len(packing.entropy_encode(codebook.codes, codebook.bits))
+    return round(coded * weight.numel() / sample.numel())

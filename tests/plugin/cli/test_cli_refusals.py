@@ -1,0 +1,155 @@
+"""What a command refuses, it refuses before it runs the model, in one line, and leaves every file as it was."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import SmallNet
+from lloydmax import demo
+from lloydmax.cli import main
+from torch import Tensor, nn
+
+RECIPE = "quantize:\n  - {layers: all, centroids: 4}\nrecover:\n  - {step: renormalize}\n"
+COMPRESS = ["compress", "--weights", "w.pt", "--recipe", "r.yaml", "--data", "d.npy"]
+SEARCH = ["search", "--weights", "w.pt", "--recipe", "r.yaml", "--data", "d.npy", "--centroids", "2,4"]
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="these places are Linux's")
+EXPORT = ["export", "--weights", "w.pt", "--student", "m.safetensors", "--shape", "1,3,12,12"]
+
+
+class NeverRun(SmallNet):
+    """Refuses to be run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("the model was run")
+
+
+class Unsaveable(NeverRun):
+    """Holds what no file can."""
+
+    def get_extra_state(self) -> object:
+        return object()
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conftest, "NeverRun", NeverRun, raising=False)
+    monkeypatch.setattr(conftest, "Unsaveable", Unsaveable, raising=False)
+    torch.save(SmallNet().state_dict(), "w.pt")
+    np.save("d.npy", np.zeros((40, 3, 12, 12), np.float32))
+    Path("r.yaml").write_text(RECIPE)
+    Path("file").write_text("kept")
+    Path("folder").mkdir()
+    Path("link.pt").symlink_to("w.pt")
+    os.link("w.pt", "hard.pt")
+    return tmp_path
+
+
+def refused(*arguments: str, status: int = 2, model: str = "NeverRun") -> str:
+    """What a command says; it must change nothing."""
+    before = {path: path.read_bytes() if path.is_file() else b"" for path in Path().rglob("*")}
+    result = CliRunner().invoke(main, [arguments[0], "--model", f"conftest:{model}", *arguments[1:]])
+    assert result.exit_code == status, (result.output, result.exception)
+    assert isinstance(result.exception, SystemExit)
+    assert {path: path.read_bytes() if path.is_file() else b"" for path in Path().rglob("*")} == before
+    line = result.output.strip().splitlines()[-1]
+    assert len(result.output.strip().splitlines()) <= 4
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([*COMPRESS, "--out", "no/m.safetensors"], "the folder .*no does not exist"),
+        ([*COMPRESS, "--out", "file/m.safetensors"], "does not exist|Not a directory"),
+        ([*COMPRESS, "--out", "folder"], "is a directory"),
+        ([*COMPRESS, "--out", "new/"], "folder's name"),
+        pytest.param([*COMPRESS, "--out", "/proc/m.safetensors"], "no file can be made in /proc", marks=LINUX),
+        pytest.param([*COMPRESS, "--out", "/dev/full"], "not an ordinary file", marks=LINUX),
+        ([*COMPRESS, "--out", "w.pt"], "--out w.pt is also --weights"),
+        ([*COMPRESS, "--out", "./folder/../w.pt"], "is also --weights"),
+        ([*COMPRESS, "--out", "link.pt"], "is also --weights"),
+        ([*COMPRESS, "--out", "hard.pt"], "is also --weights"),
+        ([*COMPRESS, "--out", "d.npy"], "is also --data"),
+        ([*COMPRESS, "--out", "r.yaml"], "is also --recipe"),
+        ([*COMPRESS, "--reference-data", "file", "--out", "file"], "is also --reference-data"),
+        ([*COMPRESS, "--out", "m", "--report", "m"], "--report m is also --out"),
+        ([*COMPRESS, "--out", "m", "--report", "r.yaml"], "--report r.yaml is also --recipe"),
+        ([*COMPRESS, "--out", "m", "--report", "no/r.json"], "no does not exist"),
+        ([*COMPRESS, "--out", "m", "--workdir", "file"], "workdir file: is not a folder"),
+        ([*COMPRESS, "--out", "m", "--workdir", "file/a"], "workdir file/a: "),
+        ([*COMPRESS, "--out", "new", "--workdir", "new"], "--out new is also --workdir"),
+        (["compress", "--out", "m", "--workdir", "new", "--recipe", "r.yaml"], "needs unlabelled inputs"),
+        (["recipe", "--bits", "0.3", "--out", "m.yaml"], "0.3 bits a weight the file may have .* fills alone"),
+        (["compress", "--bits", "0.3", "--out", "m"], "0.3 bits a weight the file may have .* fills alone"),
+        (["recipe", "--out", "no/r.yaml"], "no does not exist"),
+        (["recipe", "--weights", "w.pt", "--out", "w.pt"], "is also --weights"),
+        ([*SEARCH, "--budget", "bits=3", "--out", "r.yaml"], "is also --recipe"),
+        ([*SEARCH, "--budget", "bits=3", "--report", "no/r.json"], "no does not exist"),
+        ([*SEARCH, "--budget", "bits=3", "--plot", "p.txt"], "p.txt does not name a format of a plot: .*png"),
+        ([*SEARCH, "--budget", "bits=3", "--plot", "p"], "p does not name a format of a plot"),
+        ([*SEARCH, "--budget", "bits=3", "--workdir", "file"], "workdir file: is not a folder"),
+        ([*EXPORT, "--out", "m.tflite"], "does not name a format; known"),
+        ([*EXPORT, "--out", "m"], "does not name a format; known"),
+        ([*EXPORT, "--out", "m.onnx", "--format", "onx"], "did you mean 'onnx'"),
+        ([*EXPORT, "--out", "m.pt2", "--option", "opset=3"], "no option 'opset'"),
+        ([*EXPORT, "--out", "m.pte"], "needs executorch"),
+        ([*EXPORT, "--out", "no/m.onnx"], "no does not exist"),
+        ([*EXPORT, "--student", "m.pt2", "--out", "m.pt2"], "is also --student"),
+    ],
+)
+def test_outputs_that_cannot_be(work: Path, arguments: list[str], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    assert re.search(reason, refused(*arguments))
+
+
+def test_what_a_format_puts_beside_its_file(work: Path) -> None:
+    pytest.importorskip("openvino")
+    Path("m.bin").write_bytes(b"weights")
+    assert "what --out puts beside m.bin is also --weights" in refused(
+        "export", "--weights", "m.bin", "--student", "m.safetensors", "--shape", "1,3,12,12", "--out", "m.xml"
+    )
+
+
+def test_a_disk_without_room(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    assert "m: the file will have" in refused(*COMPRESS, "--out", "m")
+
+
+def test_a_model_that_no_file_can_hold(work: Path) -> None:
+    arguments = ["compress", "--recipe", "r.yaml", "--data", "synthesize:64", "--out", "m"]
+    assert "Unsaveable" in refused(*arguments, model="Unsaveable")
+
+
+@pytest.mark.parametrize("budget", ["bytes=100", "reduction=0.999", "bits=0.1"])
+def test_a_search_with_a_budget_out_of_reach(work: Path, budget: str) -> None:
+    assert "NO CHOICE  the budget" in refused(*SEARCH, "--budget", budget, status=1)
+
+
+def test_a_missing_workdir_is_made(work: Path) -> None:
+    result = CliRunner().invoke(
+        main, [COMPRESS[0], "--model", "conftest:SmallNet", *COMPRESS[1:], "--out", "m", "--workdir", "a/b", "--quiet"]
+    )
+    assert result.exit_code == 0, result.output
+    assert [item.name[:9] for item in Path("a/b").iterdir()] == ["compress-"]
+
+
+def test_a_page_over_its_report(work: Path) -> None:
+    result = CliRunner().invoke(main, ["report", "file", "--out", "file"])
+    assert result.exit_code == 2 and "--out file is also the report file" in result.output
+    assert Path("file").read_text() == "kept"
+
+
+def test_the_demo_needs_a_folder(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "network", lambda: nn.Identity().unknown)
+    result = CliRunner().invoke(main, ["demo", "--out", "file", "--quiet"])
+    assert result.exit_code == 2 and "file: is not a folder" in result.output
