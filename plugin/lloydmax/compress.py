@@ -38,6 +38,7 @@ from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
+from lloydmax.teacher.plausibility import tell_doubts
 
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
@@ -150,6 +151,9 @@ class _Run:
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache)
                 for given in (data, reference_data)
             )
+            trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
+            for source in filter(None, (self.source, self.reference)):
+                tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
             yield
 
     def plan(self, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:
@@ -228,6 +232,7 @@ class _Run:
             seconds=dict(self.events.seconds),
             seed=self.seed,
             notes=tuple(plan.notes),
+            data=self._data(),
         )
         return Result(model, report, plan)
 
@@ -236,6 +241,13 @@ class _Run:
         if source is None:
             return None
         return Comparison(self.teacher, source, AGREEMENT_SAMPLES, self.seed, cache=self.cache, events=self.events)
+
+    def _data(self) -> dict[str, dict[str, Any]]:
+        """How many samples there were, and which were left out, told once more where no warning did."""
+        sources = {"data": self.source, "reference_data": self.reference}
+        for source in filter(None, sources.values()):
+            source.tell()
+        return {name: source.figures() for name, source in sources.items() if source is not None}
 
     def _score(self, model: nn.Module) -> float | None:
         if self.evaluate is None:

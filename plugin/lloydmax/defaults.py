@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
-from lloydmax.data import Batch, Source
+from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.parameters import not_finite
@@ -111,13 +111,9 @@ def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict
 
 
 def _looked_at(model: nn.Module, source: Source) -> tuple[list[Tensor], list[Tensor]]:
-    batch = _first(source, _LOOK).to(device_of(model))
+    batch = source.first(_LOOK).to(device_of(model))
     with evaluating(model):
         return list(batch.tensors()), output_tensors(batch.run(model))
-
-
-def _first(source: Source, samples: int) -> Batch:
-    return next(iter(source.batches(samples, torch.arange(min(samples, len(source))))))[1]
 
 
 def _loss(outputs: list[Tensor]) -> str:

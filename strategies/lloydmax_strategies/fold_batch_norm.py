@@ -95,8 +95,7 @@ def _few(recovery: Recovery) -> Batch | None:
     source = recovery.data or recovery.reference_data
     if source is None:
         return None
-    _, batch = next(iter(source.batches(_SAMPLES, torch.arange(min(_SAMPLES, len(source))))))
-    return batch.to(recovery.device)
+    return source.first(_SAMPLES).to(recovery.device)
 
 
 def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -182,6 +182,8 @@ class Bench:
                         found["power"] += float(output.detach().double().square().sum())
                     found["decisions"] += _decisions(outputs)
                     for loss in fisher_draws(outputs, generator):
+                        if drawn == len(gradients[0]):  # batches that stay as they came may be more than the pieces
+                            gradients = [torch.cat([kept, torch.zeros_like(kept)]) for kept in gradients]
                         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
                         for kept, gradient in zip(gradients, grads, strict=True):
                             if gradient is not None:
@@ -195,7 +197,7 @@ class Bench:
             for start in range(0, len(columns), at_once):
                 some = columns[start : start + at_once]
                 errors = torch.stack([self.error(name, options[column][1]).reshape(-1) for column in some])
-                projected[:, some] = (kept @ errors.T).double().cpu().numpy()
+                projected[:, some] = (kept[:drawn] @ errors.T).double().cpu().numpy()
         found["kl"], found["mse"] = projected[0::2].tolist(), projected[1::2].tolist()
         return found
 

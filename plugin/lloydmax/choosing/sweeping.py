@@ -200,7 +200,7 @@ def opened(
             )
             for unit, names in units.items()
         }
-        _, first = next(iter(source.batches(min(8, len(source)))))
+        first = source.first(8)
         identity = (
             model_fingerprint(model).hex(), fingerprint(first.tensors()).hex(), len(source), single.data(),
             tried, units, samples, settings.estimate, seed, metadata.version("lloydmax"), torch.__version__,

@@ -257,6 +257,7 @@ def evaluate(
         classes = labels_of(labels, data, source)
         result["accuracy_original"] = accuracy(teacher, source, classes)
         result["accuracy_compressed"] = accuracy(small, source, classes)
+    result["left_out"] = len(source.left_out)
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from lloydmax.runtime.files import check_writable
 from lloydmax.teacher.synthesis import synthesize
 
 _SYNTHESIZE = "synthesize:"
+_NAMED = 10
+"""Files or folders that are named in a message."""
+_FEW = 8
+"""First samples, two of which can surely be used."""
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> None:
@@ -102,16 +107,48 @@ def labels_of(labels: str, data: str, source: Any) -> Any:
     if labels == "folders":
         if not Path(data).is_dir():
             raise DataError("--labels folders needs --data to be a folder of images")
-        names = [Path(path).relative_to(data).parts[0] for path in source.dataset.files]
-        order = sorted(set(names))
-        return torch.tensor([order.index(name) for name in names])
+        return class_numbers(Path(data), source.dataset.files)
     try:
-        found = torch.from_numpy(np.load(labels, allow_pickle=False).astype(np.int64).reshape(-1))
-    except (OSError, ValueError) as error:
+        found = np.load(labels, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{labels}: not a .npy file of class numbers: {error}") from None
-    if len(found) != len(source):
-        raise DataError(f"{labels} has {len(found)} labels, the data {len(source)} inputs")
-    return found
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufb":
+        raise DataError(f"{labels} holds no class numbers: give a .npy of integers")
+    numbers = found.reshape(-1).astype(np.int64)
+    if (numbers != found.reshape(-1)).any() or (numbers < 0).any():
+        raise DataError(f"{labels}: class numbers are whole and from 0, not {found.min()} to {found.max()}")
+    if len(numbers) != len(source):
+        raise DataError(f"{labels} has {len(numbers)} labels, the data {len(source)} inputs")
+    return torch.from_numpy(numbers)
+
+
+def class_numbers(folder: Path, files: Sequence[Path]) -> torch.Tensor:
+    """The class of every picture, by the folder below ``folder`` that it lies in; the folders count in the order of
+    their names as text, as torchvision counts them, also those without a picture.
+
+    Raises:
+        DataError: a picture lies in no folder of a class.
+    """
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    parts = [path.relative_to(folder).parts for path in files]
+    if loose := [path.name for path, part in zip(files, parts, strict=True) if len(part) < 2]:
+        raise DataError(
+            f"--labels folders: {len(loose):,} pictures lie in {folder} itself, in the folder of no class: "
+            f"{', '.join(loose[:_NAMED])}{' ...' if len(loose) > _NAMED else ''}. Move them into one"
+        )
+    if empty := sorted(set(classes) - {part[0] for part in parts}):
+        warnings.warn(
+            f"--labels folders: no picture in {', '.join(empty[:_NAMED])}{' ...' if len(empty) > _NAMED else ''}; all "
+            f"{len(classes)} folders count as classes",
+            stacklevel=2,
+        )
+    if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+        warnings.warn(
+            f"--labels folders: classes are counted by the folders' names as text ({', '.join(classes[:4])} ...), as "
+            "torchvision counts them. If the numbers are classes, write them with leading zeros",
+            stacklevel=2,
+        )
+    return torch.tensor([classes.index(part[0]) for part in parts])
 
 
 def noise(shape: str) -> Any:
@@ -125,7 +162,7 @@ def noise(shape: str) -> Any:
 def first_batch(data: Any, model: Any) -> Any:
     """The first two inputs of unlabelled data, as positional or keyword arguments."""
     source = unlabelled(data, model)
-    _, batch = next(iter(source.batches(2)))
+    batch = source.first(_FEW)[:2]
     return batch.kwargs or batch.args
 
 

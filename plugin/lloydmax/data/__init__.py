@@ -2,12 +2,13 @@
 
 from lloydmax.data.batch import Batch
 from lloydmax.data.capture import Captured, capture_inputs
+from lloydmax.data.datasets import DatasetSource
 from lloydmax.data.image_folder import ImageFolder, image_channels, images
 from lloydmax.data.inputs import Inputs, inputs_of
 from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.opening import unlabelled
 from lloydmax.data.randomness import random_order, split
-from lloydmax.data.sources import ArraySource, DatasetSource, Source
+from lloydmax.data.sources import ArraySource, Source
 
 __all__ = [
     "ArraySource",

@@ -52,17 +52,26 @@ class Batch:
     """The arguments of one call ``model(*args, **kwargs)``.
 
     Tensors have the samples along their first axis; everything else is handed to the model as it is.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: arguments by name.
+        whole: for inputs whose first axes are not the samples (a graph with its edges, bags with offsets, a list of
+            pictures of different sizes): they stay together, and count as one sample.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor, positional ones first."""
         return (leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
 
     def __len__(self) -> int:
-        """The number of samples: the first axis of the first tensor that has one."""
+        """The number of samples: the first axis of the first tensor that has one; 1 of a whole."""
+        if self.whole:
+            return 1
         for tensor in self.tensors():
             if tensor.ndim:
                 return len(tensor)
@@ -70,7 +79,7 @@ class Batch:
 
     def map(self, fn: Callable[[Tensor], Any]) -> Batch:
         """The same batch with ``fn`` applied to every tensor."""
-        return Batch(map_leaves(self.args, fn), map_leaves(self.kwargs, fn))
+        return Batch(map_leaves(self.args, fn), map_leaves(self.kwargs, fn), self.whole)
 
     def to(self, device: torch.device | str, channels_last: bool = False) -> Batch:
         """The batch on ``device``; with ``channels_last``, 4-D floating tensors get that memory format."""
@@ -84,9 +93,9 @@ class Batch:
         return self.map(move)
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
-        """These rows of every tensor that has the samples along its first axis; others are copied, so that
-        a model that writes into its inputs changes nothing that is held."""
-        samples = len(self)
+        """These rows of every tensor that has the samples along its first axis; others, and all of a whole, are copied,
+        so that a model that writes into its inputs changes nothing that is held."""
+        samples = None if self.whole else len(self)
         return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor.clone())
 
     def run(self, model: nn.Module) -> Any:

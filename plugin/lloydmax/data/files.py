@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lloydmax.data.image_folder import SUFFIXES as IMAGE_SUFFIXES
 from lloydmax.data.inputs import Inputs, is_label
+from lloydmax.data.picture_files import SUFFIXES as IMAGE_SUFFIXES
 from lloydmax.errors import DataError
 
 USUAL_NAMES = ("images", "x", "data", "inputs", "input")

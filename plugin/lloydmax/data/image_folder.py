@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lloydmax.data.picture_files import find, reason, unreadable
 from lloydmax.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"])
+Array = np.ndarray[Any, np.dtype[Any]]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of the channels of ImageNet's pictures, which most published weights expect."""
+_MOST_16_BITS = 65535
 
 
 class ImageFolder(Dataset[Tensor]):
@@ -38,7 +40,7 @@ class ImageFolder(Dataset[Tensor]):
         workers: int,
     ) -> None:
         self.path = Path(path)
-        self.files = _find(self.path, limit)
+        self.files = find(self.path, limit)
         self.size = size
         self.channels = channels
         self.mean = tuple(mean)
@@ -62,10 +64,15 @@ class ImageFolder(Dataset[Tensor]):
             with Image.open(file) as picture:
                 pixels = np.array(self._framed(_flattened(picture, "RGB" if self.channels == 3 else "L")))
         except Exception as error:
-            raise DataError(f"the picture {file} cannot be read ({error}): repair or remove it") from error
+            raise DataError(reason(file, error)) from error
         tensor = torch.from_numpy(pixels).reshape(self.size, self.size, self.channels).permute(2, 0, 1)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return tensor.to(torch.float32).div_(255).sub_(mean).div_(std).contiguous()
+
+    def unreadable(self) -> dict[int, str]:
+        """The files that are not pictures, by number, with the reason, told from their headers: a file that breaks
+        off later is found when it is decoded."""
+        return unreadable(self.files)
 
     def describe(self) -> str:
         """One line for people: how many pictures, from where, and how they are prepared."""
@@ -107,7 +114,8 @@ def images(
 
     Each picture is turned upright (EXIF), laid on white where it is transparent, resized (bilinear,
     antialiased), cropped to its centre, scaled to [0, 1] and normalised. Of animations the first frame is
-    used. Files and folders whose names begin with a dot are left out.
+    used. Files and folders whose names begin with a dot are left out. Grey pictures of 16 bits, or in floats, are
+    scaled to 8 bits. One warning counts pictures of kinds that cannot be read here.
 
     Args:
         path: the folder.
@@ -152,38 +160,34 @@ def image_channels(model: nn.Module) -> int:
     return 3
 
 
-def _find(folder: Path, limit: int | None) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}")
-    found: list[Path] = []
-    seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files = [name for name in files if not name.startswith(".")]
-        found += [Path(root, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
-    if not found:
-        raise DataError(f"no pictures in {folder} or below it; looked for {' '.join(sorted(SUFFIXES))}")
-    found.sort()
-    if limit is None or limit >= len(found):
-        return found
-    return [found[number * len(found) // limit] for number in range(limit)]
-
-
 def _flattened(picture: Image.Image, mode: str) -> Image.Image:
     """The picture upright, opaque and in 8 bits a channel."""
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip instead of scale
-        values = np.asarray(upright).astype(np.int64) >> 8
-        upright = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    if upright.mode.startswith(("I", "F")):  # more than 8 bits a pixel, which Pillow would clip instead of scale
+        upright = Image.fromarray(_in_8_bits(np.asarray(upright), upright.mode.startswith("I;16")))
     if upright.has_transparency_data:
         opaque = Image.new("RGBA", upright.size, "white")
         opaque.alpha_composite(upright.convert("RGBA"))
         upright = opaque
     return upright.convert(mode)
+
+
+def _in_8_bits(values: Array, sixteen: bool) -> Array:
+    """Grey values of 16 or 32 bits or in floats as uint8 of the same shape, scaled from the range that they fill.
+
+    Floats up to 1 are shares of white; other values have 8 bits if they are up to 255, and 16 if up to 65,535.
+
+    Raises:
+        DataError: negative or larger values, or some that are not finite: white cannot be told.
+    """
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > _MOST_16_BITS:
+        raise DataError(
+            f"its values are {values.dtype} from {low:g} to {high:g}, and what is white cannot be told: "
+            "scale them to 0 to 1"
+        )
+    if values.dtype.kind == "f" and high <= 1:
+        return (values * 255).round().astype(np.uint8)
+    return (values.astype(np.int64) >> (8 if sixteen or high > 255 else 0)).astype(np.uint8)

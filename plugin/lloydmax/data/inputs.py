@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.data.batch import Batch, map_leaves
+from lloydmax.data.image_folder import image_channels
 from lloydmax.errors import DataError
 
 _USUAL_LABELS = ("label", "labels", "target", "targets", "y")
 _HUGGING_FACE_LABELS = ("label_ids", "start_positions", "end_positions", "next_sentence_label")
 LABEL_NAMES = frozenset((*_USUAL_LABELS, *_HUGGING_FACE_LABELS))
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_LAYERS_OF_FLOATS = (nn.modules.conv._ConvNd, nn.Linear)
+_AXES_OF_A_PICTURE = 3
+_SEQUENCES, _MAPPINGS = ("tuple", "list", "sequence"), ("dict", "mapping")
+WHOLE = (
+    "What cannot be divided into samples (a graph with its edges, bags with offsets, a list of pictures of different "
+    "sizes) is given as a list of wholes, each what one call takes: data = [lloydmax.extend.Batch((nodes, edges), "
+    "whole=True), ...]"
+)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -54,10 +62,11 @@ class Inputs:
     - A tensor or array is the one positional argument.
     - Of a tuple or list, the leading elements, as many as ``forward`` has required positional parameters
       (at least one), are the arguments; the rest are labels. If the first element is itself a tuple, a list
-      or a mapping, that element alone holds the inputs.
+      or a mapping, that element alone holds the inputs: the arguments, or one argument where ``forward`` is
+      annotated so, or takes no more.
     - Of a mapping, the keys that ``forward`` has as parameters are the keyword arguments. Labels are dropped,
       unless ``forward`` cannot be called without them. If no key fits, a single floating tensor is the one
-      positional argument.
+      positional argument; else the mapping is, where ``forward`` takes one that is not annotated as a tensor.
 
     Numpy arrays become tensors, and floating tensors get the dtype of the model's first floating parameter.
     """
@@ -74,11 +83,16 @@ class Inputs:
         self.positional = max(1, sum(p.kind in _POSITIONAL for p in required))
         self.names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         self.required = self.names & {p.name for p in required}
+        self.taken = frozenset(name for name in self.names if self.takes(name))
         self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        first = next((str(p.annotation) for p in parameters if p.kind in _POSITIONAL), "")
+        self.takes_sequence = _names_type(first, _SEQUENCES)
+        self._takes_list = _names_type(first, ("list",))
+        self.takes_mapping = _names_type(first, _MAPPINGS)
+        self._takes_tensor = _names_type(first, ("tensor",))
         self.model_name = type(model).__name__
+        self.image_channels = image_channels(model)
         self.dtype = next((p.dtype for p in model.parameters() if p.dtype in _FLOATS), None)
-        self.needs_floats = _first_layer_is(model, _LAYERS_OF_FLOATS)
-        self.has_embedding = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
 
     def __call__(self, item: Any) -> Batch:
         """The inputs in ``item``, as tensors that agree in their first axis.
@@ -96,15 +110,19 @@ class Inputs:
             batch = Batch((item,))
         elif isinstance(item, Mapping):
             batch = self._from_mapping(item)
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            batch = self._from_mapping({field.name: getattr(item, field.name) for field in dataclasses.fields(item)})
         elif isinstance(item, (tuple, list)) and item:
             if isinstance(item[0], Mapping):
                 batch = self._from_mapping(item[0])
             elif isinstance(item[0], (tuple, list)):
-                batch = Batch(tuple(item[0]))
+                batch = self._from_sequence(*item[:2])
             else:
                 batch = Batch(tuple(item[: self.positional]))
         else:
-            raise DataError(f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these")
+            raise DataError(
+                f"a batch of the data is {_indefinite(item)}: give tensors, or tuples or dicts of these. {WHOLE}"
+            )
         try:
             self.signature.bind(*batch.args, **batch.kwargs)
         except TypeError as error:
@@ -119,6 +137,7 @@ class Inputs:
         batch = Batch(
             map_leaves(batch.args, as_tensor, (Tensor, np.ndarray)),
             map_leaves(batch.kwargs, as_tensor, (Tensor, np.ndarray)),
+            batch.whole,
         )
         shapes = [tuple(tensor.shape) for tensor in batch.tensors() if tensor.ndim]
         if not shapes:
@@ -126,9 +145,10 @@ class Inputs:
                 "a batch of the data holds no tensor whose first axis is the samples: give tensors "
                 "(from a tokenizer: return_tensors='pt')"
             )
-        if len({shape[0] for shape in shapes}) > 1:
-            raise DataError(f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}")
-        self._check_floats(batch)
+        if len({shape[0] for shape in shapes}) > 1 and not batch.whole:
+            raise DataError(
+                f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}. {WHOLE}"
+            )
         return batch.map(self._cast)
 
     def takes(self, name: str) -> bool:
@@ -137,6 +157,8 @@ class Inputs:
 
     def _from_mapping(self, item: Mapping[Any, Any]) -> Batch:
         inputs = {key: value for key, value in item.items() if key in self.required or not is_label(key)}
+        if self.takes_mapping:
+            return Batch((inputs,))
         kwargs = {
             key: value
             for key, value in inputs.items()
@@ -147,24 +169,29 @@ class Inputs:
         floating = [value for value in inputs.values() if _is_floating(value)]
         if len(floating) == 1:
             return Batch((floating[0],))
+        if inputs and self.positional == 1 and len(self.required) < 2 and not self._takes_tensor:
+            return Batch((inputs,))
         raise DataError(
             f"the keys of the data ({', '.join(map(str, item)) or 'none'}) do not name the inputs of "
             f"{self.model_name}.forward ({', '.join(self.signature.parameters) or 'none'}): rename them"
         )
 
-    def _check_floats(self, batch: Batch) -> None:
-        if not self.needs_floats:
-            return
-        first = Batch(batch.args[:1]) if batch.args else batch
-        dtypes = [tensor.dtype for tensor in first.tensors()]
-        if not dtypes or any(dtype.is_floating_point or dtype.is_complex for dtype in dtypes):
-            return
-        if self.has_embedding and all(dtype in (torch.int64, torch.int32) for dtype in dtypes):
-            return
-        raise DataError(
-            f"the inputs are {str(dtypes[0]).removeprefix('torch.')}, but {self.model_name} starts with a "
-            "layer of floats: scale them to floats as in training; for folders use lloydmax.images(...)"
-        )
+    def _from_sequence(self, given: Any, labels: Any = None) -> Batch:
+        """Several arguments, or one; a list of pictures, one for each label or as ``forward`` asks, is a whole."""
+        one_each = isinstance(labels, (tuple, list)) and len(labels) == len(given)
+        pictures = all(isinstance(item, Tensor) and item.ndim == _AXES_OF_A_PICTURE for item in given)
+        if pictures and self.positional == 1 and (self._takes_list or one_each):
+            return Batch((given,), whole=True)
+        return Batch((given,) if self._is_one_argument(given) else tuple(given))
+
+    def _is_one_argument(self, given: Any) -> bool:
+        if self.takes_sequence:
+            return True
+        try:
+            self.signature.bind(*given)
+        except TypeError:
+            return self.positional == 1 and len(given) > 1 and not self._takes_tensor
+        return False
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
@@ -186,13 +213,10 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
-def _first_layer_is(model: nn.Module, kinds: tuple[type, ...]) -> bool:
-    for module in model.modules():
-        if isinstance(module, kinds):
-            return True
-        if next(module.children(), None) is None and next(module.parameters(), None) is not None:
-            return False
-    return False
+def _names_type(annotation: str, names: tuple[str, ...]) -> bool:
+    """Whether an annotation, as text, names one of these types first: ``tuple[...]``, ``typing.List``."""
+    outer = annotation.removeprefix("<class '").split("[")[0].rstrip("'>")
+    return outer.rsplit(".", 1)[-1].lower() in names
 
 
 def _is_floating(value: Any) -> bool:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from lloydmax.data.batch import Batch, leaves
+from lloydmax.data.faults import kinds
+from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
 
@@ -103,8 +106,15 @@ class BatchSource(Source):
         lengths = torch.tensor([len(batch) for batch in self._held])
         self._ends = lengths.cumsum(0)
         self._starts = self._ends - lengths
-        layout = _layout(self._held[0])
-        self.ragged = any(_layout(batch) != layout for batch in self._held[1:]) or _has_shared(self._held)
+        self._fits = self._of_one_kind()
+        fitting = [batch for batch, fits in zip(self._held, self._fits, strict=True) if fits]
+        layout = _layout(fitting[0])
+        self.ragged = any(_layout(batch) != layout for batch in fitting[1:]) or _has_shared(fitting)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for batch in self._held for tensor in batch.tensors())
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -124,7 +134,24 @@ class BatchSource(Source):
         """
         return super().batches(batch_size, order, drop_last)
 
+    def _of_one_kind(self) -> list[bool]:
+        """Which batches have the numbers and axes of most samples in every argument; the others are left out."""
+        found = [kinds(batch) for batch in self._held]
+        samples: Counter[tuple[str, str]] = Counter()
+        for kind, batch in zip(found, self._held, strict=True):
+            samples.update(dict.fromkeys(kind.items(), len(batch)))
+        usual = {name: kind for (name, kind), _ in reversed(samples.most_common())}
+        fits = []
+        for kind, start, end in zip(found, self._starts.tolist(), self._ends.tolist(), strict=True):
+            odd = [f"{name}: {kind[name]}{MISFIT}{usual[name]}" for name in kind if kind[name] != usual[name]]
+            self.left_out.add(dict.fromkeys(range(start, end) if odd else (), "; ".join(odd)))
+            fits.append(not odd)
+        return fits
+
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        if not all(self._fits):
+            fits = torch.tensor(self._fits)
+            order = order[fits[torch.searchsorted(self._ends, order, right=True)]]
         if self.ragged:
             for number, positions in self._by_batch(order):
                 indices = order[positions]
@@ -144,7 +171,7 @@ class BatchSource(Source):
 
     def _gather(self, indices: Tensor) -> Batch:
         """Any samples of batches with the same layout as one batch."""
-        first = self._held[0]
+        first = self._held[self._fits.index(True)]
         parts = [
             (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors()))
             for number, positions in self._by_batch(indices)
@@ -202,4 +229,4 @@ def _layout(batch: Batch) -> Any:
 
 def _has_shared(batches: list[Batch]) -> bool:
     """Whether a tensor belongs to a whole batch, not to its samples."""
-    return any(not t.ndim or len(t) != len(batch) for batch in batches for t in batch.tensors())
+    return any(b.whole or not t.ndim or len(t) != len(b) for b in batches for t in b.tensors())

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lloydmax.data.datasets import DatasetSource
 from lloydmax.data.files import read_arrays
-from lloydmax.data.image_folder import ImageFolder, image_channels, images
+from lloydmax.data.image_folder import ImageFolder, images
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.kept import spool
-from lloydmax.data.sources import ArraySource, DatasetSource, Source, guarded
+from lloydmax.data.kept import BatchSource, spool
+from lloydmax.data.left_out import LeftOut
+from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
 from lloydmax.runtime.seeding import undisturbed
 
@@ -27,6 +29,10 @@ COLLATED_SAMPLES = 64
 """Samples of an iterable dataset that are made one batch."""
 MOST_DRAWS = 2**27
 """A sampler that draws more is taken to be endless."""
+LOOKED_THROUGH = 2**30
+"""Bytes up to which arrays and kept batches are looked through when they are opened."""
+AT_ONCE = 2**23
+"""Bytes of a batch then."""
 
 
 def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0) -> Source:
@@ -44,16 +50,24 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
         seed: decides what a random sampler draws, and the seeds of worker processes.
 
     Raises:
-        DataError: the data is empty, cannot be read, or does not fit the model.
+        DataError: the data is empty, cannot be read, does not fit the model, or holds more than 1 % (and at least 2)
+            samples that cannot be used. Arrays and kept batches up to 1 GiB, and the headers of pictures, are looked
+            through at once; the rest is when it is read.
     """
     if isinstance(data, Source):
         return data
-    inputs = Inputs(model)
+    source = _opened(data, Inputs(model), workdir, seed)
+    if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
+        source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
+    return source
+
+
+def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if not path.is_dir():
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
-        data = images(path, channels=image_channels(model))
+        data = images(path, channels=inputs.image_channels)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)
     if isinstance(data, (Tensor, np.ndarray, Mapping)):
@@ -77,10 +91,15 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
 
 
 def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:
+    """The pictures, after a look at the header of every file."""
+    left_out, described = LeftOut(), folder.describe()
+    left_out.add(folder.unreadable())
+    left_out.judge(len(folder), described)
     workers = folder.workers if len(folder) > MANY_PICTURES else 0
-    return DatasetSource(
-        folder, inputs, seed=seed, deterministic=True, description=folder.describe(), num_workers=workers
-    )
+    source = DatasetSource(folder, inputs, seed=seed, deterministic=True, description=described, num_workers=workers)
+    source.left_out.add(left_out.reasons)
+    source.tell()
+    return source
 
 
 def _is_map_style(data: object) -> bool:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
 from lloydmax.data.batch import Batch, map_leaves
-from lloydmax.data.inputs import Inputs, label_of
+from lloydmax.data.faults import faults, kinds, signature
+from lloydmax.data.inputs import Inputs
+from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
-from lloydmax.runtime.seeding import on_own_states, watched
 
-PROBED_SAMPLES = 16
-"""Samples that are read twice, to see whether a dataset is deterministic."""
+_NAMED = 20
+"""Samples that are named in a message."""
 
 
 class Source(ABC):
@@ -44,6 +44,36 @@ class Source(ABC):
         A source of one's own may have them as an attribute ``labels``.
         """
         return getattr(self, "labels", None)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """The samples that were left out so far, because they could not be read or are not finite."""
+        found: LeftOut = self.__dict__.setdefault("_left_out", LeftOut())
+        return found
+
+    def tell(self) -> None:
+        """Warn of samples that were left out and that no warning has named yet."""
+        self.left_out.tell(len(self), self.describe())
+
+    def figures(self) -> dict[str, Any]:
+        """For the report: ``samples``, how many of them were ``left_out``, and ``which``, the reasons by index."""
+        return self.left_out.figures(len(self))
+
+    def first(self, samples: int) -> Batch:
+        """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones."""
+        for order in torch.arange(len(self)).split(samples):
+            for _, batch in self._usable(order, samples, False, some=False):
+                return batch
+        raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
+
+    def look_through(self, batch_size: int) -> None:
+        """Read everything once, so that what cannot be used is known, and told, before any work.
+
+        Where there is nothing, it is not looked for again.
+        """
+        for _ in self.batches(batch_size):
+            pass
+        self.__dict__["_clean"] = not self.left_out
 
     def draw(self, samples: int | None, seed: int) -> Tensor:
         """The indices, int64, of ``samples`` samples without repeats, in random order; of all where there are fewer, or
@@ -80,6 +110,9 @@ class Source(ABC):
     ) -> Iterator[tuple[Tensor, Batch]]:
         """Read the samples in batches, on the CPU.
 
+        A sample that holds NaN or infinities, or that cannot be read, is left out of its batch, and a batch with no
+        other is left out too. One warning a pass names them; :attr:`left_out` has them all.
+
         Args:
             batch_size: samples in a batch; the last one may be smaller.
             order: int64 of shape ``(samples,)``, the samples to read (repeats allowed); None: all, in order.
@@ -89,7 +122,8 @@ class Source(ABC):
             Pairs of sample indices, int64 of shape ``(batch,)``, and inputs.
 
         Raises:
-            DataError: the order is not one of this source's samples, or (while reading) one is unreadable.
+            DataError: the order is not one of this source's samples, or (while reading) more than 1 %, and at least 2,
+                of the samples cannot be used, or none of two or more that were asked for.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, not {batch_size}")
@@ -100,11 +134,58 @@ class Source(ABC):
         order = order.detach().cpu()
         if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(self):
             raise DataError(f"order is of samples {order.min()} to {order.max()}, not 0 to {len(self) - 1}")
-        return self._read(order, batch_size, drop_last)
+        return self._usable(order, batch_size, drop_last)
+
+    def _usable(
+        self, order: Tensor, batch_size: int, drop_last: bool, some: bool = True
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """What :meth:`_read` gives, without the samples that cannot be used; ``some`` have to be left."""
+        if self.__dict__.get("_clean"):
+            yield from self._read(order, batch_size, drop_last)
+            return
+        known, before, given = 0, len(self.left_out), 0
+        looked: list[Any] = []
+        for indices, batch in guarded(self._read(order, batch_size, drop_last), type(self).__name__):
+            if (looks := signature(batch)) != looked:
+                looked = looks
+                self._check_kinds(indices, batch)
+            if bad := faults(batch):
+                self.left_out.add({index: why for row, why in bad.items() for index in _samples(indices, batch, row)})
+                keep = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.int64)
+                indices, batch = indices[keep], batch[keep]
+            if len(self.left_out) > known:
+                known = len(self.left_out)
+                self.left_out.judge(len(self), self.describe(), known - before, len(order), self.deterministic)
+            if len(indices):
+                given += len(indices)
+                yield indices, batch
+        if some and not given and len(order) > 1 and len(self.left_out):
+            raise DataError(
+                f"none of the {len(order):,} samples asked for can be used ({self.describe()}): {self.left_out.names()}"
+            )
+        self.tell()
+
+    def _check_kinds(self, indices: Tensor, batch: Batch) -> None:
+        """Refuse a batch of other numbers or axes than the first one that was read."""
+        found = kinds(batch)
+        before: dict[str, str] = self.__dict__.setdefault("_kinds", {})
+        for name, kind in found.items():
+            if before.setdefault(name, kind) != kind:
+                named = ", ".join(map(str, indices[:_NAMED].tolist())) + (" ..." if len(indices) > _NAMED else "")
+                raise DataError(
+                    f"samples {named} have {kind} in {name}, those before had {before[name]} ({self.describe()}): "
+                    "make all of them alike"
+                )
 
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        """What :meth:`batches` gives, for a checked order."""
+        """What :meth:`batches` gives, for a checked order; it need not look at the values."""
+
+
+def _samples(indices: Tensor, batch: Batch, row: int) -> list[int]:
+    """The samples of a row; those of a whole stay together."""
+    found: list[int] = indices.tolist() if batch.whole else [int(indices[row])]
+    return found
 
 
 def chunks(order: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
@@ -140,6 +221,13 @@ class ArraySource(Source):
             raise DataError(f"the data {origin} is empty: its first axis, the samples, has length 0")
         self._what = shapes(self._gather(torch.zeros(1, dtype=torch.int64)))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        sizes: list[int] = []
+        self._each(lambda array: sizes.append(array.nbytes))
+        return sum(sizes)
+
     def __len__(self) -> int:
         return self._samples
 
@@ -162,90 +250,6 @@ class ArraySource(Source):
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         for rows in chunks(order, batch_size, drop_last):
             yield rows, self._gather(rows)
-
-
-class DatasetSource(Source):
-    """Samples of a map-style dataset, read through a DataLoader.
-
-    Args:
-        dataset: anything with ``__getitem__``.
-        inputs: how the model is called.
-        keys: what to ask the dataset for, sample by sample; None: ``0 .. len(dataset) - 1``.
-        seed: of the generator that seeds the workers.
-        deterministic: whether a sample always has the same values; None: found out when first asked.
-        description: for :meth:`describe`, in place of the usual one.
-        **loading: options of the DataLoader (``collate_fn``, ``num_workers`` ...).
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        inputs: Inputs,
-        *,
-        keys: Sequence[Any] | None = None,
-        seed: int = 0,
-        deterministic: bool | None = None,
-        description: str | None = None,
-        **loading: Any,
-    ) -> None:
-        self.dataset = dataset
-        self._inputs = inputs
-        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
-        self._deterministic = deterministic
-        self._description = description
-        self._loading = {**loading, "generator": Generator().manual_seed(seed)}
-        if not len(self.keys):
-            raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
-        self._draws = False
-        self._what = shapes(self._probe(1))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the first samples, read twice, are the same (found out when first asked, then kept)."""
-        if self._deterministic is None:
-            once, again = (self._probe(PROBED_SAMPLES, seed) for seed in (1, 2))
-            self._deterministic = same_bytes(once, again)
-        return self._deterministic
-
-    def describe(self) -> str:
-        """One line for people."""
-        return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
-
-    def read_labels(self) -> Any:
-        """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
-        if (given := super().read_labels()) is not None:
-            return given
-        found = [label_of(self.dataset[key]) for key in self.keys]
-        return None if any(label is None for label in found) else torch.stack([torch.as_tensor(x) for x in found])
-
-    def _probe(self, samples: int, seed: int = 0) -> Batch:
-        """The first samples, read in this process without a trace in the global generators."""
-        order = torch.arange(min(samples, len(self)))
-        loading = {"collate_fn": self._loading.get("collate_fn")}
-        (_, batch), draws = watched(lambda: next(self._load([order], loading)), seed)
-        self._draws |= draws
-        return batch
-
-    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
-        batches = self._load(chunks(order, batch_size, drop_last), self._loading)
-        if not self._draws or self._loading.get("num_workers"):
-            return batches
-        return iter(lambda: on_own_states(lambda: next(batches, None)), None)
-
-    def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
-        keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
-        loader = DataLoader(self.dataset, batch_sampler=keys, **loading)
-        for rows, item in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
-            batch = self._inputs(item).map(Tensor.cpu)
-            if len(batch) != len(rows):
-                raise DataError(
-                    f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
-                    "samples: it must keep one row a sample"
-                )
-            yield rows, batch
 
 
 def guarded(items: Iterable[Any], name: str) -> Iterator[Any]:

@@ -118,12 +118,17 @@ class _Heard(Source):
     def describe(self) -> str:
         return self._source.describe()
 
-    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+    def batches(
+        self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Batch]]:
         done = 0
         for indices, batch in self._source.batches(batch_size, order, drop_last):
             yield indices, batch
             done += len(indices)
-            self._tell(done, len(order))
+            self._tell(done, len(self) if order is None else len(order))
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        return self._source.batches(batch_size, order, drop_last)
 
 
 def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:

@@ -103,8 +103,8 @@ def _check_events(text: str, origin: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise RecipeError(f"{origin}: YAML aliases (*name) are not allowed; write the value out")
         if depth > _DEEPEST:
-            line = event.start_mark.line + 1
-            raise RecipeError(f"{origin}:{line}: nested more than {_DEEPEST} levels deep, so surely not a recipe")
+            line = f":{event.start_mark.line + 1}" if event.start_mark else ""
+            raise RecipeError(f"{origin}{line}: nested more than {_DEEPEST} levels deep, so surely not a recipe")
 
 
 def _value(node: yaml.Node | None, where: Where, document: LinedData, loader: yaml.SafeLoader) -> Any:

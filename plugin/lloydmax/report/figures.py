@@ -14,6 +14,8 @@ from lloydmax.teacher.agreement import Agreement
 
 VERSION = 1
 """Of the JSON."""
+_NAMED = 20
+"""Samples that are named in a line."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Figures:
         seed: of all randomness.
         environment: of the run.
         notes: of the plan, such as large weights that are not compressed, and why.
+        data: of ``data`` and ``reference_data``, as far as given: how many ``samples``, how many of them were
+            ``left_out``, because they could not be read or are not finite, and ``which``: the reasons by index.
     """
 
     recipe: str
@@ -77,6 +81,7 @@ class Figures:
     seed: int
     environment: dict[str, str] = field(default_factory=environment)
     notes: tuple[str, ...] = ()
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def reduction(self) -> float:
@@ -95,6 +100,15 @@ class Figures:
         before, after = self._before_and_after()
         return BeforeAfter(before.kl if before else None, after.kl if after else None)
 
+    def left_out(self) -> list[str]:
+        """The samples that were left out, a line for each source that has any."""
+        return [
+            f"{found['left_out']:,} of {found['samples']:,} samples of {name.replace('_', ' ')} left out: "
+            f"{_some(found['which'])}"
+            for name, found in self.data.items()
+            if found["left_out"]
+        ]
+
     def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
         return self.stages[1].agreement, self.stages[-1].agreement
 
@@ -108,3 +122,9 @@ class Figures:
         }
         plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}
         return plain
+
+
+def _some(which: dict[str, str]) -> str:
+    """Samples with their reasons, of many the first ones."""
+    named = ", ".join(f"{index} ({reason})" for index, reason in list(which.items())[:_NAMED])
+    return named + (f" and {len(which) - _NAMED:,} more" if len(which) > _NAMED else "")

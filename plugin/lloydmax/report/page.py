@@ -114,7 +114,8 @@ class _Page:
                 elif span:
                     parts.append(f"<div><h4>{title}</h4><p class=small>Not measured in this run.</p></div>")
             measured = f"<p class=small>Measured on {escape(report.measured_on)}.</p>" if report.measured_on else ""
-            return f"<div class=pair>{''.join(parts)}</div>{tables.stages(report)}{measured}"
+            missing = "".join(f"<p class=small>{escape(line)}.</p>" for line in report.left_out())
+            return f"<div class=pair>{''.join(parts)}</div>{tables.stages(report)}{measured}{missing}"
 
         return _section(
             title,

@@ -79,7 +79,7 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
 
 def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:
     """The value of a field; a layer that is kept exactly has no ``snr`` in JSON."""
-    value = data.get(name)
+    value = data.get(name, {} if name == "data" else None)  # 0.1 did not write which samples were left out
     if name == "layers" and isinstance(value, list):
         return [with_infinite_snr(layer) for layer in value]
     return value

@@ -30,6 +30,7 @@ def report_tables(report: Figures) -> list[RenderableType]:
     tables: list[RenderableType] = [sizes]
     if report.measured_on is not None or report.stages[0].score is not None:
         tables.append(stage_table(report))
+    tables += [line[:1].upper() + line[1:] for line in report.left_out()]
     layers = new_table(title="Compressed parameters")
     layers.add_column("parameter", overflow="fold")
     for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):

@@ -124,14 +124,17 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
     Raises:
         RecoveryError: the output is not ``(N, classes)``.
     """
-    device, right = device_of(model), 0
+    device, right, seen = device_of(model), 0, 0
     with evaluating(model):
         for indices, batch in source.batches(_BATCH):
             scores = output_tensors(batch.to(device, channels_last=True).run(model), key)[0]
             if scores.dim() != 2:
                 raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
+            if (largest := int(labels.max())) >= scores.shape[1]:
+                raise RecoveryError(f"class {largest} is not one of the {scores.shape[1]} that the model tells apart")
             right += int((scores.argmax(1).cpu() == labels[indices]).sum())
-    return right / len(source)
+            seen += len(indices)
+    return right / seen
 
 
 def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lloydmax import RecoveryError
-from lloydmax.extend import Batch, Source, evaluating, spelling_hint
+from lloydmax.extend import Batch, Source, device_of, evaluating, spelling_hint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -58,7 +58,6 @@ def record(model: nn.Module, source: Source) -> list[Call]:
     clock = iter(range(2**62))
     begun: dict[str, int] = {}
     calls: dict[str, Call] = {}
-    few = torch.arange(min(2, len(source)))
     with ExitStack() as stack, evaluating(model):
         for name, module in model.named_modules():
             if not name or "parametrizations" in name.split("."):
@@ -73,7 +72,7 @@ def record(model: nn.Module, source: Source) -> list[Call]:
 
             stack.callback(module.register_forward_pre_hook(begin).remove)
             stack.callback(module.register_forward_hook(finish).remove)
-        next(source.through(model, len(few), few, channels_last=False))
+        source.first(2).to(device_of(model)).run(model)
     return list(calls.values())
 
 

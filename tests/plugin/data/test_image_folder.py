@@ -110,13 +110,65 @@ def test_a_broken_picture_is_named(tmp_path, monkeypatch, many):
     monkeypatch.setattr("lloydmax.data.opening.MANY_PICTURES", many)  # 1: read by worker processes
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"broken")
-    source = unlabelled(images(tmp_path, size=8), conv())
+    with pytest.warns(UserWarning, match=f"1 of 2 samples left out.*{tmp_path / 'b.png'}: not a picture"):
+        source = unlabelled(images(tmp_path, size=8), conv())
     assert source._loading["num_workers"] == (0 if many == 256 else 2)
-    assert len(next(source.batches(1))[1]) == 1
-    with pytest.raises(DataError) as caught:
-        read(source)
-    assert str(caught.value).startswith(f"the picture {tmp_path / 'b.png'} cannot be read")
+    assert read(source)[0].tolist() == [0]
+    (tmp_path / "c.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 3 samples .*b\.png: not a picture.*c\.png: the file is empty") as caught:
+        unlabelled(images(tmp_path, size=8), conv())
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("many", [256, 1])
+def test_a_picture_that_breaks_off_is_left_out_when_it_is_decoded(tmp_path, monkeypatch, many):
+    monkeypatch.setattr("lloydmax.data.opening.MANY_PICTURES", many)
+    for name in "ab":
+        Image.fromarray(checkers(200, 200)).save(tmp_path / f"{name}.jpg")
+    whole = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    source = unlabelled(images(tmp_path, size=8), conv())
+    with pytest.warns(UserWarning, match=r"1 of 2 samples left out.*b\.jpg: image file is truncated"):
+        assert read(source)[0].tolist() == [0]
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path):
+    for name in ("a.heic", "b.HEIC", "c.cr2", "d.svg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(DataError, match=r"but 2 \.heic \(pip install \"lloydmax\[heif\]\"\)"):
+        images(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning) as told:
+        assert len(images(tmp_path)) == 1
+    (warning,) = told
+    assert "4 pictures below" in str(warning.message) and "1 .cr2 (camera raw" in str(warning.message)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most", "words"),
+    [(np.float32, 1, ""), (np.float32, 255, ""), (np.float32, 65535, ""), (np.uint16, 65535, "")]
+    + [(np.int32, 255, ""), (np.int32, 65535, ""), (np.float32, 1e6, "0 to 1e[+]06"), (np.float32, -1, "-1 to -0")]
+    + [(np.float32, np.nan, "cannot be told"), (np.int32, 2**30, "cannot be told")],
+)
+def test_grey_pictures_of_more_than_8_bits_are_scaled(tmp_path, dtype, most, words):
+    grey = np.linspace(0, 1, 256).repeat(4).reshape(32, 32)
+    Image.fromarray((grey * most).astype(dtype)).save(tmp_path / "a.tif")
+    Image.fromarray((grey * 255).astype(np.uint8)).save(tmp_path / "b.png")
+    folder = images(tmp_path, size=32, resize=32, mean=[0.0] * 3, std=[1.0] * 3)
+    if words:
+        with pytest.raises(DataError, match=f"a.tif.*{words}"):
+            folder[0]
+    else:
+        assert (folder[0] - folder[1]).abs().max() < 0.01
+
+
+def test_cmyk_and_palettes_are_rgb(tmp_path):
+    grey = Image.fromarray((np.linspace(0, 1, 64).reshape(8, 8) * 255).astype(np.uint8))
+    rgb = Image.merge("RGB", [grey] * 3)
+    for name, picture in {"a.png": rgb, "b.tif": rgb.convert("CMYK"), "c.png": grey.convert("P")}.items():
+        picture.save(tmp_path / name)
+    folder = images(tmp_path, size=8, resize=8, mean=[0.0] * 3, std=[1.0] * 3)
+    assert all((folder[number] - folder[0]).abs().max() < 0.02 for number in range(3))
 
 
 def test_options_of_images_are_checked(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import UserDict, namedtuple
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from lloydmax.data import Batch, Inputs, inputs_of
+from lloydmax.data import Batch, inputs_of
 from lloydmax.errors import DataError
 from samples import LABELS, N, Text, Two, X, conv, linear
 from torch import Tensor, nn
@@ -70,14 +71,13 @@ def test_wrapped_models_and_scripts():
         (((X, X), LABELS), linear(), "too many positional"),
         ({"p": X, "q": X}, Two(), r"p, q.*Two.forward \(a, b, scale\)"),
         ({"label": X}, linear(), "rename"),
-        ((X, X[:3]), Two(), "first axis"),
+        ((X, X[:3]), Two(), r"first axis.*lloydmax\.extend\.Batch\(.*whole=True\)"),
+        (object(), linear(), r"of type object.*lloydmax\.extend\.Batch\(.*whole=True\)"),
         (torch.tensor(1.0), linear(), "first axis is the samples"),
         (["a", "b"], linear(), "return_tensors='pt'"),
         ("text", linear(), "of type str"),
         ((), linear(), "empty tuple"),
         (np.array(["a"]), linear(), "give numbers"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), conv(), "uint8.*scale them to floats"),
-        (torch.zeros(2, 3, dtype=torch.int64), nn.Sequential(nn.Flatten(), linear()), "int64.*scale"),
     ],
 )
 def test_items_that_do_not_fit(item, model, words):
@@ -85,12 +85,62 @@ def test_items_that_do_not_fit(item, model, words):
         inputs_of(item, model)
 
 
-def test_integers_for_embeddings_and_floats_behind_a_mask():
-    ids = torch.ones(2, 5, dtype=torch.int64)
-    assert inputs_of(ids, nn.Embedding(4, 2)).args[0].dtype == torch.int64
-    late = nn.ModuleDict({"head": linear(), "embedding": nn.Embedding(4, 3)})
-    Inputs(late).finish(Batch((ids,)))
-    with pytest.raises(DataError, match="uint8"):
-        Inputs(late).finish(Batch((ids.byte(),)))
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
+def test_integers_reach_the_model_as_they_are(dtype):
+    ids = torch.ones(2, 5).to(dtype)
+    for model in (nn.Embedding(4, 2), conv(), linear()):  # whether it converts them is asked of the model, not guessed
+        assert inputs_of(ids, model).args[0].dtype == dtype
     batch = inputs_of({"b": X, "a": LABELS}, Two())
     assert batch.kwargs["a"].dtype == torch.int64
+
+
+class Pair(nn.Module):
+    def forward(self, pair):
+        a, b = pair
+        return a + b
+
+
+class Typed(Pair):
+    def forward(self, pair: tuple[Tensor, Tensor], scale: Tensor | None = None) -> Tensor:
+        return super().forward(pair)
+
+
+class Features(nn.Module):
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return features["a"] + features["b"]
+
+
+class Anything(Features):
+    def forward(self, given):
+        return super().forward(given)
+
+
+class Detector(nn.Module):
+    def forward(self, images: list[Tensor], targets: None = None) -> Tensor:
+        return torch.stack([image.mean() for image in images])
+
+
+@dataclass
+class Both:
+    a: Tensor
+    b: Tensor
+    label: int = 3
+
+
+@pytest.mark.parametrize(
+    ("item", "model"),
+    [(((X, X), LABELS), Pair()), (((X, X),), Pair()), ([[X, X]], Typed()), (((X, X), LABELS), Typed())]
+    + [({"a": X, "b": X, "label": LABELS}, Features()), ({"a": X, "b": X}, Anything()), (Both(X, X), Two())]
+    + [(Both(X, X), Anything())],
+)
+def test_what_is_one_argument(item, model):
+    batch = inputs_of(item, model)
+    assert len(batch) == N and len(batch.run(model)) == N and len(batch[:3].run(model)) == 3
+
+
+def test_pictures_of_different_sizes_are_a_whole():
+    pictures = [torch.ones(3, 8, 8 + number) for number in range(4)]
+    for item in ((tuple(pictures), ({},) * 4), (pictures,), Batch((pictures,), whole=True)):
+        batch = inputs_of(item, Detector())
+        assert batch.whole and len(batch) == 1 and len(batch.run(Detector())) == 4
+        assert len(batch[torch.tensor([0])].run(Detector())) == 4

@@ -65,12 +65,16 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
 
 
 def test_a_report_survives_its_json(tmp_path: Path) -> None:
+    left_out = {"samples": 500, "left_out": 2, "which": {"3": "NaN", "77": "a<b.png: the file is empty"}}
     exact = replace(
-        measured()[0], layers=[replace(measured()[0].layers[0], snr=float("inf")), *measured()[0].layers[1:]]
+        measured()[0],
+        data={"reference_data": left_out},
+        layers=[replace(measured()[0].layers[0], snr=float("inf")), *measured()[0].layers[1:]],
     )
     exact.to_json(tmp_path / "report.json")
     assert Report.from_json(tmp_path / "report.json") == exact
-    written(tmp_path, Report.from_json(tmp_path / "report.json"))
+    page = written(tmp_path, Report.from_json(tmp_path / "report.json"))
+    assert "2 of 500 samples of reference data left out: 3 (NaN), 77 (a&lt;b.png: the file is empty)." in page
 
 
 def test_without_the_extra_the_command_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

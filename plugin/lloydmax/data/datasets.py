@@ -1,0 +1,138 @@
+"""Samples of datasets, read through a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lloydmax.data.batch import Batch
+from lloydmax.data.inputs import WHOLE, Inputs, label_of
+from lloydmax.data.items import Collating, Reading, Unreadable
+from lloydmax.data.sources import Source, chunks, guarded, same_bytes, shapes
+from lloydmax.errors import DataError
+from lloydmax.runtime.seeding import on_own_states, watched
+
+PROBED_SAMPLES = 16
+"""Samples that are read twice, to see whether a dataset is deterministic."""
+_LAYOUT_SAMPLES = 3
+"""First samples whose usual layout all others have to have."""
+
+
+class DatasetSource(Source):
+    """Samples of a map-style dataset, read through a DataLoader.
+
+    Args:
+        dataset: anything with ``__getitem__``.
+        inputs: how the model is called.
+        keys: what to ask the dataset for, sample by sample; None: ``0 .. len(dataset) - 1``.
+        seed: of the generator that seeds the workers.
+        deterministic: whether a sample always has the same values; None: found out when first asked.
+        description: for :meth:`describe`, in place of the usual one.
+        **loading: options of the DataLoader (``collate_fn``, ``num_workers`` ...).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        inputs: Inputs,
+        *,
+        keys: Sequence[Any] | None = None,
+        seed: int = 0,
+        deterministic: bool | None = None,
+        description: str | None = None,
+        **loading: Any,
+    ) -> None:
+        self.dataset = dataset
+        self._inputs = inputs
+        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
+        self._deterministic = deterministic
+        self._description = description
+        self._collating = Collating(loading.pop("collate_fn", None), inputs)
+        self._loading = {**loading, "generator": Generator().manual_seed(seed)}
+        if not len(self.keys):
+            raise DataError(f"the dataset {type(dataset).__name__} is empty: give at least one sample")
+        first, self._draws = watched(self._first_look, 0)
+        self._what = shapes(first)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the first samples, read twice, are the same (found out when first asked, then kept)."""
+        if self._deterministic is None:
+            once, again = (self._probe(PROBED_SAMPLES, seed) for seed in (1, 2))
+            self._deterministic = same_bytes(once, again)
+        return self._deterministic
+
+    def describe(self) -> str:
+        """One line for people."""
+        return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
+
+    def read_labels(self) -> Any:
+        """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""
+        if (given := super().read_labels()) is not None:
+            return given
+        reading = Reading(self.dataset)
+        labels: dict[int, Tensor] = {}
+        for index, key in enumerate(self.keys):
+            if isinstance(item := reading[key], Unreadable):
+                continue
+            if (label := label_of(item)) is None:
+                return None
+            labels[index] = torch.as_tensor(label)
+        if not labels:
+            return None
+        any_label = next(iter(labels.values()))  # of a sample that is left out of every batch
+        return torch.stack([labels.get(index, any_label) for index in range(len(self))])
+
+    def _first_look(self) -> Batch:
+        """The first sample that can be read; the layout of most of the first ones becomes that of all."""
+        reading = Reading(self.dataset)
+        items = [reading[key] for key in self.keys[:_LAYOUT_SAMPLES]]
+        self._collating.layout = self._collating.usual_layout(items)
+        for at in range(min(PROBED_SAMPLES, len(self))):
+            item = items[at] if at < len(items) else reading[self.keys[at]]
+            for failed, batch in guarded(map(self._collating, [[item]]), type(self.dataset).__name__):
+                self.left_out.add(dict.fromkeys([at] * len(failed), "".join(failed.values())))
+                if batch is not None:
+                    return self._inputs(batch).map(Tensor.cpu)
+        raise DataError(f"the data ({type(self.dataset).__name__}) cannot be read: {self.left_out.names()}")
+
+    def _probe(self, samples: int, seed: int = 0) -> Batch:
+        """Some of the first samples, read in this process without a trace in the global generators."""
+        order = torch.arange(min(samples, len(self)))
+        batch, draws = watched(
+            lambda: next((batch for _, batch in self._load([order], {"generator": Generator()})), Batch()), seed
+        )
+        self._draws |= draws
+        return batch
+
+    def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
+        batches = self._load(chunks(order, batch_size, drop_last), self._loading)
+        if not self._draws or self._loading.get("num_workers"):
+            return batches
+        return iter(lambda: on_own_states(lambda: next(batches, None)), None)
+
+    def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
+        keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
+        loader = DataLoader(Reading(self.dataset), batch_sampler=keys, collate_fn=self._collating, **loading)
+        for rows, (failed, item) in zip(pieces, guarded(loader, type(self.dataset).__name__), strict=True):
+            if failed:
+                self.left_out.add({int(rows[at]): why for at, why in failed.items()})
+                rows = rows[[at for at in range(len(rows)) if at not in failed]]
+            if item is None:
+                yield rows, Batch()
+                continue
+            batch = self._inputs(item).map(Tensor.cpu)
+            if len(batch) != len(rows) and not batch.whole:
+                raise DataError(
+                    f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
+                    "samples: it must keep one row a sample. To leave samples out, give "
+                    f"torch.utils.data.Subset(dataset, indices). {WHOLE}"
+                )
+            yield rows, batch

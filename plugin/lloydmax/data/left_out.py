@@ -1,0 +1,111 @@
+"""The samples of a source that were left out: counted, named once, too many refused."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from lloydmax.errors import DataError
+
+MOST = 0.01
+"""Share of the samples that may be left out; one may be in any case, unless it is the only one."""
+_JUDGED = 1000
+"""A pass over so many samples tells as well as all of them whether there are too many."""
+MISFIT = ", others are "
+"""In the reason of a sample that differs from the others in size or dtype."""
+_NAMED = 20
+"""Samples that are named in a message."""
+
+
+class LeftOut:
+    """The samples of one source that could not be read, or are not finite.
+
+    They are left out wherever they are read, whether known before or not, so that what a pass gives depends on nothing
+    that was read earlier. What is kept here serves messages and the report.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[int, str] = {}
+        self._told: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, found: Mapping[int, str]) -> None:
+        """Note samples, by index, with the reason why each is left out."""
+        with self._lock:
+            for index, reason in found.items():
+                self.reasons.setdefault(index, reason)
+
+    def judge(self, samples: int, describe: str, new: int = 0, read: int = 0, steady: bool = True) -> None:
+        """Refuse a source with too many of them.
+
+        Args:
+            samples: of the source.
+            describe: the source in words.
+            new: samples that were first found in one pass.
+            read: samples that this pass reads.
+            steady: whether a sample is the same each time; if not, each pass is judged alone.
+
+        Raises:
+            DataError: more than 1 % and at least 2 of all samples, or of those of one pass; or all of them.
+        """
+        count = len(self)
+        if count and count == samples:
+            raise DataError(f"none of the samples can be used ({describe}): {self.names()}")
+        if steady and count > max(1, MOST * samples):
+            raise DataError(
+                f"{count:,} of {samples:,} samples cannot be used, more than {MOST:.0%} ({describe}): {self.names()}. "
+                f"{self._advice()}"
+            )
+        if new > max(1, MOST * max(read, min(samples, _JUDGED))):
+            raise DataError(
+                f"{new:,} of {read:,} samples that were read cannot be used, more than {MOST:.0%} ({describe}): "
+                f"{self.names()}. {self._advice()}"
+            )
+
+    def tell(self, samples: int, describe: str) -> None:
+        """Warn of those that no warning has named yet."""
+        with self._lock:
+            new = {index: self.reasons[index] for index in sorted(set(self.reasons) - self._told)}
+            self._told |= set(new)
+        if new:
+            also = f"{len(self):,} in all now; " if len(new) < len(self) else ""
+            warnings.warn(
+                f"{len(new):,} of {samples:,} samples left out ({also}{describe}): {_names(new)}. Repair them or take "
+                "them out of the data",
+                stacklevel=3,
+            )
+
+    def names(self) -> str:
+        """Index and reason of each, of many the first ones."""
+        return _names(self.reasons)
+
+    def _advice(self) -> str:
+        if all(MISFIT in reason for reason in self.reasons.values()):
+            return (
+                "Inputs of different sizes are made one size by a collate_fn, pictures in the dataset, text by "
+                "DataLoader(dataset, collate_fn=transformers.DataCollatorWithPadding(tokenizer))"
+            )
+        return "Repair them or take them out of the data"
+
+    def figures(self, samples: int) -> dict[str, Any]:
+        """For the report: ``samples``, how many were ``left_out``, and ``which``: the reasons by index."""
+        return {
+            "samples": samples,
+            "left_out": len(self),
+            "which": {str(index): self.reasons[index] for index in sorted(self.reasons)},
+        }
+
+
+def _names(reasons: Mapping[int, str]) -> str:
+    alike: dict[str, list[int]] = {}
+    for index in sorted(reasons)[:_NAMED]:
+        alike.setdefault(reasons[index], []).append(index)
+    named = [
+        f"sample{'s' * (len(found) > 1)} {', '.join(map(str, found))} ({reason})" for reason, found in alike.items()
+    ]
+    return ", ".join(named) + (f" and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else "")
