@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import secrets
 import stat
@@ -28,6 +27,7 @@ from lloydmax.format.reader import File, checksum, naming
 from lloydmax.format.rounding import fits
 from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
+from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
 from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
@@ -37,6 +37,7 @@ from lloydmax.runtime.files import refusal
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
+from lloydmax.student.extra import set_extra_states
 from lloydmax.student.held import contents, remember
 
 if TYPE_CHECKING:
@@ -165,19 +166,19 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     with naming(path), own_modes(), File(path) as file, bare(model) as model:
         document = file.document
         meta.check(model)
-        if document.folded:
-            trial = copy.deepcopy(model)
-            fold_structure(trial, list(document.folded.items()))
-            _match(file, *contents(trial))
-            fold_structure(model, list(document.folded.items()))
-        values, tied = contents(model)
+        structured = _structured(model, file)
+        values, tied = contents(structured)
         _match(file, values, tied)
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
         }
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
+        if document.activations is not None:
+            model = copied(model)
+        _structure(model, file)
         meta.give_memory(model)
+        set_extra_states(model, document.extra)
         values, _ = contents(model)
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -190,6 +191,30 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _structured(model: nn.Module, file: File) -> nn.Module:
+    """The model in the structure that the file has, as a copy where it has another one."""
+    extra = file.document.extra
+    if not file.document.folded and not extra and not _baked(model, file):
+        return model
+    trial = copied(model, share=not extra)
+    _structure(trial, file)
+    set_extra_states(trial, extra)
+    return trial
+
+
+def _structure(model: nn.Module, file: File) -> None:
+    if names := _baked(model, file):
+        bake(model, names)
+    if folded := list(file.document.folded.items()):
+        fold_structure(model, folded)
+
+
+def _baked(model: nn.Module, file: File) -> list[str]:
+    """What the model computes from other parameters, and the file holds as it is."""
+    held = {*file.document.parameters, *file.document.plain(file.entries), *file.document.tied}
+    return [name for name in computed(model) if name in held]
 
 
 def _on_int8(

@@ -16,7 +16,7 @@ from torch import nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import RecoveryError
+from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
@@ -35,6 +35,7 @@ from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import evaluating, own_modes
 from lloydmax.student.attachment import codebooks
+from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.plausibility import tell_doubts
@@ -116,6 +117,8 @@ def compress(
         if data is None and reference_data is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
+        if recipe.activations is not None and (extra := [*extra_states(teacher)]):
+            raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned, example_inputs)
@@ -226,7 +229,7 @@ class _Run:
             bytes=sizes,
             stages=self.stages,
             measured_on=None if self.comparison is None else self.comparison.describe(),
-            layers=layer_reports(plan, weights, codebooks(model)),
+            layers=layer_reports(plan, weights, codebooks(model), sizes),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=self.said,
             seconds=dict(self.events.seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pydantic
 import torch
@@ -15,6 +16,7 @@ from lloydmax_strategies.clustering.histogram import Histogram
 from lloydmax_strategies.clustering.priced import fit_priced, rate
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
+from lloydmax_strategies.clustering.zeros import with_zeros
 
 _SMALL = 1 << 16  # up to so many weights are sorted, and the optimum is found on their exact values
 
@@ -50,6 +52,13 @@ class KMeans:
             "average out in the outputs; always done where bits have a price",
         )
 
+        zeros: Literal["keep", "free"] | None = pydantic.Field(
+            None,
+            description="`keep`: weights that are exactly 0 (of blocks, those that are 0 as a whole) stay 0, in "
+            "training, too: one centroid is 0; `free`: they are weights like all others; default, in a recipe: `keep` "
+            "where at least 20 % of a parameter are 0, and for rows of `padding_idx`",
+        )
+
         @pydantic.model_validator(mode="after")
         def _fits(self) -> KMeans.Options:
             if self.price and (self.granularity != "tensor" or self.block > 1):
@@ -73,7 +82,11 @@ class KMeans:
         Raises:
             FitError: the option ``block`` does not divide the weights of an output channel.
         """
-        found = self._means(weight, importance, axis)
+        return self._finished(self._means(weight, importance, axis), weight, importance)
+
+    def _finished(self, found: Codebook, weight: Tensor, importance: Tensor | None) -> Codebook:
+        if self.options.zeros == "keep" and (self.options.centroids > 1 or not weight.any()):
+            found = with_zeros(found, weight, importance)
         return unbiased(found, weight) if self.options.unbiased or self.options.price else found
 
     def _means(self, weight: Tensor, importance: Tensor | None, axis: int) -> Codebook:
@@ -109,8 +122,7 @@ class KMeans:
         """
         if self.options.granularity == "tensor" and self.options.block == 1 and weight.numel() > _SMALL:
             histogram = Histogram.of(weight.detach(), importance)
-            found = [histogram.fit(k) for k in centroids]
-            return [unbiased(each, weight) for each in found] if self.options.unbiased else found
+            return [self._finished(histogram.fit(k), weight, importance) for k in centroids]
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 

@@ -166,9 +166,13 @@ class _Target:
         if held.granularity != "tensor":
             table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)
 
+        given = None
+        if held.zeros:
+            given = self._grouped(held.zeros_kept(self.weight, torch.full(held.shape, -1, device=weight.device))).long()
+
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
-            codes = feedback(weight, factors, table * scale, bits, price)
+            codes = feedback(weight, factors, table * scale, bits, price, given)
             return replace(held, centroids=held.centroids * scale, codes=codes.view(held.shape).to(held.codes.dtype))
 
         if not held.price:
@@ -203,7 +207,8 @@ class _Target:
 
         def gather(values: Tensor) -> Tensor:
             sums = torch.zeros(held.centroids.numel(), dtype=torch.float64, device=values.device)
-            return sums.index_add_(0, slots, values.flatten().double()).view(held.centroids.shape).float()
+            sums = sums.index_add_(0, slots, values.flatten().double()).view(held.centroids.shape)
+            return sums.masked_fill(held.still(), 0).float()
 
         found = refitted(held.centroids.float(), self._grouped(self.weight), moments, decode, gather)
         self.centroids.copy_(found)

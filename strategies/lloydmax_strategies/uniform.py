@@ -42,6 +42,13 @@ class Uniform:
             description="`max`: the range holds every weight; `mse`: it is narrowed to the least squared error.",
         )
 
+        zeros: Literal["keep", "free"] | None = pydantic.Field(
+            default=None,
+            description="`keep`: weights that are exactly 0 stay 0 in training, too; `free`: they are weights like all "
+            "others; default, in a recipe: `keep` where at least 20 % of a parameter are 0, and for rows of "
+            "`padding_idx`.",
+        )
+
         @property
         def centroids(self) -> int:
             """Number of levels."""
@@ -82,7 +89,8 @@ class Uniform:
         codes = codes.movedim(0, axis).contiguous() if channels is not None else codes.view(weight.shape)
         levels = torch.arange(self.options.centroids, device=rows.device, dtype=torch.float32)
         centroids = ((levels - zero[:, None]) * scale[:, None]).to(weight.dtype)
-        return Codebook(centroids[0] if channels is None else centroids, codes, granularity, axis)
+        stay = self.options.zeros == "keep"
+        return Codebook(centroids[0] if channels is None else centroids, codes, granularity, axis, zeros=stay)
 
     def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point, counted from the first level, for ranges ``(codebooks,)``."""

@@ -1,8 +1,12 @@
 """Saving and loading refuse what cannot be: the model, the place and the old file stay as they were."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import lloydmax
 import pytest
 import torch
 from coded import SMALL, compressed
@@ -10,6 +14,7 @@ from conftest import SmallNet
 from lloydmax import checkpoint
 from lloydmax.checkpoint import accountings, load, save
 from lloydmax.errors import CheckpointError
+from safetensors import safe_open
 from torch import nn
 
 
@@ -153,3 +158,33 @@ except checkpoint.CheckpointError as error:
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(str(path)) and "too large" in done.stdout.lower()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folded", "baked", "int8"])
+@pytest.mark.parametrize("part", [".codes", ".codebook", "bias"])
+def test_a_damaged_file_leaves_the_architecture_as_it_is(kind: str, part: str, tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        first = nn.Conv1d(3, 8, 3)
+        first = nn.utils.parametrizations.weight_norm(first) if kind == "baked" else first
+        made = nn.Sequential(first, nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 4, 1))
+        made[1].running_mean.normal_()
+        return made.eval()
+
+    x, path = torch.randn(32, 3, 9), tmp_path / "net.safetensors"
+    recipe: dict[str, Any] = {"quantize": [{"layers": "all", "centroids": 4}]}
+    recipe |= {"recover": [{"step": "fold_batch_norm"}]} if kind != "int8" else {"activations": {"bits": 8}}
+    lloydmax.compress(net(), recipe, x, progress=False).save(path)
+    with safe_open(path, "pt") as file:
+        name = max(key for key in file.keys() if key.endswith(part))  # noqa: SIM118
+    raw = bytearray(path.read_bytes())
+    length = int.from_bytes(raw[:8], "little")
+    start = json.loads(raw[8 : 8 + length])[name]["data_offsets"][0]
+    raw[8 + length + start] ^= 1
+    path.write_bytes(raw)
+    model = net().train()
+    before, kinds = {n: v.clone() for n, v in model.state_dict().items()}, [type(m) for m in model.modules()]
+    with pytest.raises(CheckpointError, match="damaged"):
+        lloydmax.load(path, model)
+    assert [type(m) for m in model.modules()] == kinds and model.training
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())

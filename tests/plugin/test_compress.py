@@ -10,7 +10,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax import DataError, FitError, RecoveryError, hookimpl
+from lloydmax import DataError, RecipeError, RecoveryError, hookimpl
 from lloydmax.compress import _harm
 from lloydmax.network.folding import Folded
 from lloydmax.teacher.agreement import Agreement
@@ -136,8 +136,9 @@ def test_errors_come_before_work(small_net: SmallNet, pictures: Tensor, tmp_path
         lloydmax.compress(small_net, RECIPE, data=pictures[:0])
     with torch.no_grad():
         small_net.head[0].weight[0, 0] = float("nan")
-    with pytest.raises(FitError, match=r"head\.0\.weight: 1 of 512 weights are NaN"):
-        lloydmax.compress(small_net, RECIPE, data=pictures, progress=False)
+    named = {**RECIPE, "quantize": [{"layers": "head.0", "centroids": 4}]}
+    with pytest.raises(RecipeError, match=r"head\.0\.weight: 1 of its 512 values are NaN"):
+        lloydmax.compress(small_net, named, data=pictures, progress=False)
 
 
 def test_a_third_partys_importance_reaches_the_fit(small_net: SmallNet, pictures: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from functools import partial
@@ -50,6 +49,7 @@ from lloydmax.exporting.export import export as export_model
 from lloydmax.format.parts import check_state
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
+from lloydmax.network.baking import copied
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.plan.plan import quiet_plan
 from lloydmax.recipe.recipe import Recipe
@@ -110,6 +110,13 @@ def compress(
     show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
     if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
         sys.exit(1)
+
+
+def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
+    """The recipe, or ``None`` where bits are given instead."""
+    if (recipe is None) == (bits is None):
+        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
+    return None if recipe is None else Recipe.load(Path(recipe))
 
 
 @main.command()
@@ -244,7 +251,7 @@ def evaluate(
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
-    small = checkpoint.load(student, copy.deepcopy(teacher))
+    small = checkpoint.load(student, copied(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     outputs = trial(teacher, source, asked_of(small))
     found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)

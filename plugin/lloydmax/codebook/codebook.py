@@ -41,6 +41,7 @@ class Codebook:
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
         price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
+        zeros: whether zeros stay: centroids that are exactly 0 do not learn, weights that are 0 are assigned to one.
         layout: shape, k, granularity, axis and block as one value.
         centroid_bits: what a centroid costs where bits have a price; its members bear it.
 
@@ -55,6 +56,7 @@ class Codebook:
     block: int = 1
     shape: tuple[int, ...] = ()
     price: float = 0.0
+    zeros: bool = False
     layout: Layout = field(init=False, repr=False)
     centroid_bits: ClassVar[int] = 16
 
@@ -74,9 +76,9 @@ class Codebook:
         self.__post_init__()  # 0.1 pickled no layout
 
     @classmethod
-    def of(cls, layout: Layout, centroids: Tensor, codes: Tensor, price: float = 0.0) -> Codebook:
+    def of(cls, layout: Layout, centroids: Tensor, codes: Tensor, price: float = 0.0, zeros: bool = False) -> Codebook:
         """A codebook of this layout, whose number of centroids is told by the centroids."""
-        return cls(centroids, codes, layout.granularity, layout.axis, layout.block, layout.shape, price)
+        return cls(centroids, codes, layout.granularity, layout.axis, layout.block, layout.shape, price, zeros)
 
     @property
     def k(self) -> int:
@@ -175,7 +177,8 @@ class Codebook:
 
     def reassigned(self, weight: Tensor) -> Codebook:
         """The same centroids, in any order, with every weight given to its nearest one; where bits have a price, to
-        the one with the least squared error + price x bits, by the present numbers of members.
+        the one with the least squared error + price x bits, by the present numbers of members. Where zeros stay, those
+        of the weight are given to the centroid 0.
 
         Args:
             weight: in the shape of the compressed one, any floating dtype, finite.
@@ -185,7 +188,30 @@ class Codebook:
         order, limits = self.choices()
         cells = self.cells(weight, limits)
         plain = len(order) == 1 and bool((order[0].diff() == 1).all())
-        return replace(self, codes=(cells if plain else self.looked_up(order, cells)).to(self.codes.dtype).contiguous())
+        codes = self.zeros_kept(weight, cells if plain else self.looked_up(order, cells))
+        return replace(self, codes=codes.to(self.codes.dtype).contiguous())
+
+    def still(self) -> Tensor:
+        """Which centroids do not learn: bool, ``(k,)`` or ``(codebooks, k)``."""
+        zero = self.centroids.detach() == 0
+        zero = zero.all(-1) if self.block > 1 else zero
+        return zero if self.zeros else torch.zeros_like(zero)
+
+    def zeros_kept(self, weight: Tensor, codes: Tensor) -> Tensor:
+        """These codes; where zeros stay, with that of the centroid 0 for weights, or whole blocks, that are 0.
+
+        Args:
+            weight: in the shape of the compressed one.
+            codes: integers in the shape of the codes.
+        """
+        if not self.zeros:
+            return codes
+        still = self.still().reshape(-1, self.k)
+        place = torch.where(still.any(1), still.int().argmax(1), -1)
+        if len(place) > 1:
+            axis = self.axis if self.block == 1 else 0
+            place = place[self.layout.owners(place.device)].view([-1 if a == axis else 1 for a in range(codes.dim())])
+        return torch.where(self.layout.zeros(weight) & (place >= 0), place.clamp(min=0).to(codes.dtype), codes)
 
     def choices(self) -> tuple[Tensor, Tensor]:
         """What :meth:`reassigned` chooses from: codes, their centroids ascending, int64 ``(codebooks, n)``, and the
@@ -235,7 +261,8 @@ class Codebook:
             Blocks(group - centre).nearest(table - centre)[0].view(-1)
             for group, table in zip(groups, tables, strict=True)
         ]
-        return replace(self, codes=torch.cat(codes).to(self.codes.dtype).view(self.codes.shape))
+        found = self.zeros_kept(weight, torch.cat(codes).view(self.codes.shape))
+        return replace(self, codes=found.to(self.codes.dtype))
 
     def to(self, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Codebook:
         """The same codebook on another device, or with centroids of another dtype."""

@@ -174,6 +174,16 @@ class Layout:
         """``(channels, blocks per channel, block)`` of a tensor in the shape of the weight."""
         return weight.movedim(self.axis, 0).reshape(weight.shape[self.axis], -1, self.block)
 
+    def zeros(self, weight: Tensor) -> Tensor:
+        """Which weights, or whole blocks, are exactly 0: bool, :attr:`code_shape`."""
+        return weight == 0 if self.block == 1 else (self.blocks(weight) == 0).all(-1)
+
+    def free(self, weight: Tensor) -> Tensor:
+        """1 where a weight, or any in its block, is other than 0, else 0: float32, in the shape of the weight."""
+        values = torch.tensor([1.0, 0.0], device=weight.device)
+        values = values if self.block == 1 else values[:, None].expand(-1, self.block)
+        return replace(self, centroids=2, granularity="tensor").decode(values, self.zeros(weight).int())
+
     def groups(self, weight: Tensor) -> Iterator[Tensor]:
         """The blocks of every codebook, ``(codebooks, n, block)``: those of full groups of channels, then those of a
         smaller last group."""

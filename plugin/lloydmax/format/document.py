@@ -1,8 +1,8 @@
 """The document of a file: what its JSON metadata say about its tensors. Nothing here reads or writes.
 
 Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
-only in the document, codebooks of integers, and the layout of :mod:`lloydmax.format.compact`; it is written where one
-of these is used.
+only in the document, codebooks of integers, extra state of modules, and the layout of :mod:`lloydmax.format.compact`;
+it is written where one of these is used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from lloydmax.format.tensor_table import BY_CODE, Entry, expect, file_order
 FORMAT = 2
 """The newest format that this version reads."""
 KEY = "lloydmax"
+_OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
+"""Fields of the document that are left out where they are empty."""
 STORAGE = {
     "floats": tuple(FLOATS),
     "codes": ("packed", "entropy"),
@@ -48,6 +50,7 @@ class Document:
         lloydmax, torch: versions of the writer.
         constants: the tensors of which only a single element is kept, here.
         compact: the layout, see :mod:`lloydmax.format.compact`.
+        extra: extra state of modules, by name.
     """
 
     parameters: dict[str, ParameterRecord]
@@ -61,11 +64,13 @@ class Document:
     torch: str = ""
     constants: dict[str, Entry] = field(default_factory=dict)
     compact: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def format(self) -> int:
         """Version of the format."""
-        return 2 if self.compact or self.constants or any(item.int8 for item in self.parameters.values()) else 1
+        newer = self.compact or self.constants or self.extra or any(item.int8 for item in self.parameters.values())
+        return 2 if newer else 1
 
     def text(self, entries: Iterable[Entry]) -> str:
         """Canonical JSON, with a checksum of itself and of the table of tensors; compact, with the table instead.
@@ -86,6 +91,7 @@ class Document:
             "folded": self.folded or None,
             "activations": self.activations,
             "constants": {name: _row(entry)[1:] for name, entry in self.constants.items()} or None,
+            "extra": self.extra or None,
         }
         value |= {key: part for key, part in optional.items() if part is not None}
         stored = file_order(entry for entry in entries if entry.fill is None)
@@ -146,7 +152,7 @@ class Document:
     def _from_value(cls, value: dict[str, Any]) -> Document:
         required = {"format", "lloydmax", "torch", "parameters", "crc32"}
         expect(
-            required <= set(value) <= required | {"floats", "tied", "recipe", "folded", "activations", "constants"},
+            required <= set(value) <= required | _OPTIONAL,
             f"the document has unknown or missing fields: {sorted(set(value) ^ required)[:5]}",
         )
         names = {key: value.get(key, {}) for key in ("floats", "tied", "folded")}
@@ -159,6 +165,7 @@ class Document:
         expect(isinstance(value["lloydmax"], str) and isinstance(value["torch"], str), "versions are not text")
         expect(isinstance(value.get("recipe", {}), dict), "the recipe is not a mapping")
         expect(isinstance(value.get("constants", {}), dict), "constants is not a mapping")
+        expect(isinstance(value.get("extra", {}), dict), "extra is not a mapping")
         activations = value.get("activations")
         if activations is not None:
             expect(
@@ -189,6 +196,7 @@ class Document:
             value["lloydmax"],
             value["torch"],
             {name: _constant(name, row) for name, row in value.get("constants", {}).items()},
+            extra=value.get("extra", {}),
         )
 
     def check(self, entries: Mapping[str, Entry]) -> None:

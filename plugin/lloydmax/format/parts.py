@@ -22,6 +22,7 @@ from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
 from lloydmax.format.tensor_table import DTYPES, Entry, constant
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
+from lloydmax.student.extra import extra_states
 from lloydmax.student.held import contents, held, own_tensors
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
@@ -173,6 +174,7 @@ def new_document(
         folded=dict(model.folded if isinstance(model, Int8Model) else folded(model)),
         activations=model.activations if isinstance(model, Int8Model) else None,
         compact=storage["layout"] == "compact",
+        extra={} if isinstance(model, Int8Model) else extra_states(model),
         lloydmax=_version(),
         torch=torch.__version__,
     )
@@ -201,22 +203,24 @@ def ordinary(name: str, tensor: Tensor, meta: bool = False) -> Tensor:
 
 
 def check_state(model: nn.Module) -> None:
-    """Refuse a model whose state dict has more than parameters and buffers.
+    """Refuse a model whose state dict has more than parameters, buffers and extra state of plain data.
 
     Raises:
-        CheckpointError: a module keeps packed weights or extra state.
+        CheckpointError: a module keeps packed weights, or extra state that is not plain JSON data.
     """
     if isinstance(model, Int8Model):
         return
     for name, module in model.named_modules():
         state: dict[str, Any] = {}
         module._save_to_state_dict(state, "", True)
-        if extra := [key for key in state if key not in own_tensors(module) and state[key] is not None]:
+        known = {*own_tensors(module), "_extra_state"}
+        if extra := [key for key in state if key not in known and state[key] is not None]:
             raise CheckpointError(
                 f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor "
                 "a buffer (int8 layers of torch.ao keep packed weights); keep the model by "
                 "torch.save(model.state_dict(), path)"
             )
+    extra_states(model)
 
 
 def _described(name: str, codebook: Codebook) -> ParameterRecord:

@@ -45,6 +45,7 @@ class Sizes:
         gzip_float32: the dense tensors as float32, through gzip at level 6.
         file: the file that :func:`lloydmax.save` writes: with packed or entropy-coded codes.
         dense: what ``gzip_float32`` is measured on (not copied).
+        codes, codebooks: of each compressed parameter in that file, by name.
     """
 
     original: int
@@ -52,6 +53,8 @@ class Sizes:
     entropy_coded: int
     file: int
     dense: Sequence[Tensor | Codebook] = field(repr=False, compare=False)
+    codes: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    codebooks: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def gzip_float32(self) -> int:
@@ -70,13 +73,12 @@ class Sizes:
         Raises:
             KeyError: one is missing.
         """
-        names = ("original", "packed", "entropy_coded", "file")
-        made = cls(**{name: sizes[name] for name in names}, dense=())
+        made = cls(sizes["original"], sizes["packed"], sizes["entropy_coded"], sizes["file"], dense=())
         made.__dict__["gzip_float32"] = sizes["gzip_float32"]
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.to_dict(), "dense": ()}
+        return {**self.to_dict(), "dense": (), "codes": self.codes, "codebooks": self.codebooks}
 
 
 def accountings(
@@ -115,6 +117,11 @@ def accountings(
         entropy_coded=coded,
         file=coded if chosen["codes"] == "entropy" else packed,
         dense=list(values.values()),
+        codes={
+            name: entropy.get(name, record.packed_bytes) if chosen["codes"] == "entropy" else record.packed_bytes
+            for name, record in parts.document.parameters.items()
+        },
+        codebooks={name: parts.plain[f"{name}.codebook"].nbytes for name in parts.codebooks},
     )
 
 

@@ -79,6 +79,10 @@ def trace(model: nn.Module) -> fx.Graph:
                 return traced(_Tracer(owners_whole, childless_whole), skeleton, _defaults(skeleton))
             except Exception as error:
                 failure = error
+            finally:  # what torch.fx has seen refers to itself, and would keep the tensors until garbage is collected
+                for module in skeleton.modules():
+                    module._parameters.clear()
+                    module._buffers.clear()
     reason = str(failure).partition("\n")[0] or type(failure).__name__
     raise RecoveryError(
         f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic run, "

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from lloydmax.errors import ModelError
+from lloydmax.network.baking import bake, computed_last
 
 SMALL = 1 << 16
 """Bytes up to which a buffer is copied: what a forward pass may write, counters and the like, is small."""
@@ -66,8 +67,8 @@ def private(model: nn.Module) -> nn.Module:
     """A private tree of a model: what is done to its modules is done to no one else's.
 
     Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
-    inference mode, are copies). All its modules are in evaluation mode. A tree that this function made is given back
-    as it is.
+    inference mode, are copies). All its modules are in evaluation mode. What modules compute from other parameters is
+    baked, see :mod:`lloydmax.network.baking`. A tree that this function made is given back as it is.
 
     Args:
         model: not changed; may be wrapped, see :func:`unwrapped`.
@@ -82,6 +83,7 @@ def private(model: nn.Module) -> nn.Module:
     refuse(bare)
     made = _copied(bare, dict(_shared(bare)))
     made.eval()
+    bake(made)
     _private[made] = ref(model)
     return made
 
@@ -139,6 +141,8 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
         for value in vars(module).values():
             if isinstance(value, Tensor):
                 yield id(value), _alias(value)
+        for tensor in computed_last(module):
+            yield id(tensor), tensor.detach()
 
 
 def _alias(tensor: Tensor) -> Tensor:

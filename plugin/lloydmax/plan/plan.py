@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,14 +14,16 @@ from lloydmax.errors import FitError, PlanMismatchError, RecipeError
 from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
+from lloydmax.network.baking import computed, copied
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.parameters import owners, promote, sharing
-from lloydmax.network.private import private
+from lloydmax.network.parameters import Owner, not_finite, owners, promote, sharing
+from lloydmax.network.private import original, private, unwrapped
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
 from lloydmax.plan.skipped import Skipped, notes, skipped, warning
+from lloydmax.plan.structure import REPAIR, baking_notes, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
@@ -49,6 +50,8 @@ class Plan:
         predicted_bytes: size of the file that :func:`lloydmax.save` will write.
         overridden: rules of which nothing is left, in words.
         skipped: weights of 1 % or more of the model that a recipe for the whole model leaves as they are.
+        structure: what becomes of zeros, rows for padding, computed parameters, and infinities or NaN, in words.
+        warned: what of this people are warned of.
     """
 
     recipe: Recipe
@@ -60,11 +63,13 @@ class Plan:
     predicted_bytes: int = 0
     overridden: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    structure: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
         """What is worth knowing besides: rules without effect, and why large weights are skipped."""
-        return [*self.overridden, *notes(self.skipped)]
+        return [*self.overridden, *notes(self.skipped), *self.structure]
 
     @property
     def reduction(self) -> float:
@@ -168,7 +173,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
 
 def warn_of(plan: Plan) -> None:
     """Warn of rules without effect, and once of all large weights that are skipped though nobody expects it."""
-    for said in (*plan.overridden, warning(plan.recipe, plan.skipped)):
+    for said in (*plan.overridden, *plan.warned, warning(plan.recipe, plan.skipped)):
         if said is not None:
             warnings.warn(said, stacklevel=4)
 
@@ -187,9 +192,11 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
             "or tuning loop choose"
         )
     with own_modes():
+        baked = tuple(baking_notes(computed(unwrapped(original(model)))))
         model = private(model)
         changed = restructured(model, recipe)
         found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
+        found = replace(found, structure=found.structure + baked)
         if changed is model:
             return found
         return replace(found, total_weights=_total_weights(model, found), original_bytes=_original_bytes(model))
@@ -203,7 +210,7 @@ def restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
         changes.append(fold_batch_norms)
     if not changes:
         return model
-    changed = copy.deepcopy(model)
+    changed = copied(model)
     for change in changes:
         change(changed)
     return changed
@@ -228,24 +235,33 @@ def plan_as_is(
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}
+    places, broken = owners(model), not_finite(model)
     winners: dict[int, tuple[Layer, str, int]] = {}
     for index, rule in enumerate(recipe.quantize):
         for layer, leaf in select(layers, rule, index, recipe, beyond):
-            winners[id(layer.weights()[leaf])] = (layer, leaf, index)
+            key = id(layer.weights()[leaf])
+            if key in broken and rule.quantizer != KEEP and layer.name in rule.selectors:
+                raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
+            winners[key] = (layer, leaf, index)
     if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if leaf in la.module._buffers]:
         promoted = sharing(model)
         promote(promoted, buffers)
         return plan_as_is(promoted, recipe, example_inputs, like, beyond)
-    tied = {key: [name for name, _, _ in places] for key, places in owners(model).items()}
     parameters: dict[str, PlannedParameter] = {}
     for key, (layer, leaf, index) in winners.items():
         rule = recipe.quantize[index]
-        if rule.quantizer != KEEP:
-            planned = _planned(layer, leaf, index, rule, recipe, tied[key], numbers)
+        if rule.quantizer != KEEP and key not in broken:
+            planned = _planned(layer, leaf, index, rule, recipe, places[key], numbers)
             parameters[planned.name] = planned
+    if winners and set(winners) <= set(broken):
+        raise RecipeError(f"nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
-    trainable = trainable_names(recipe, model, layers, parameters)
+    structure, warned = structural_notes(
+        model, recipe, parameters, places, {key: why for key, why in broken.items() if key in winners}
+    )
+    unfit = {name for key in broken for name, _, _ in places[key]}
+    trainable = trainable_names(recipe, model, layers, parameters, unfit)
     weights = _total_weights(model) if like is None else like.total_weights
     original_bytes = _original_bytes(model) if like is None else like.original_bytes
     draft = Plan(
@@ -257,6 +273,8 @@ def plan_as_is(
         original_bytes,
         overridden=_overridden(recipe, {index for _, _, index in winners.values()}),
         skipped=tuple(skipped(recipe, layers, winners, weights, original_bytes, beyond)),
+        structure=tuple(structure),
+        warned=tuple(warned),
     )
     if recipe.bits is not None:
         draft = replace(draft, predicted_bytes=round(recipe.bits * weights / 8))
@@ -298,9 +316,9 @@ def verify_plan(plan: Plan, model: nn.Module) -> None:
 
 
 def _planned(
-    layer: Layer, leaf: str, index: int, rule: Rule, recipe: Recipe, names: list[str], numbers: dict[str, int]
+    layer: Layer, leaf: str, index: int, rule: Rule, recipe: Recipe, owned: list[Owner], numbers: dict[str, int]
 ) -> PlannedParameter:
-    parameter = layer.weights()[leaf]
+    parameter, names = layer.weights()[leaf], [name for name, _, _ in owned]
     where = recipe.at("quantize", index)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise RecipeError(f"{where}: {names[0]} is lazy; run the model once before compressing it")
@@ -333,7 +351,7 @@ def _planned(
         layout=layout if even else layout.with_centroids(most_centroids(parameter.detach(), layout)),
         dtype=parameter.dtype,
         quantizer=rule.quantizer,
-        options=options,
+        options=with_zeros(options, parameter.detach(), layout, owned),
         rule=index,
         importance=rule.importance,
         even=even,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
@@ -16,15 +16,27 @@ from lloydmax.recipe.recipe import Recipe
 
 
 def trainable_names(
-    recipe: Recipe, model: nn.Module, layers: list[Layer], parameters: Mapping[str, PlannedParameter]
+    recipe: Recipe,
+    model: nn.Module,
+    layers: list[Layer],
+    parameters: Mapping[str, PlannedParameter],
+    unfit: Collection[str] = (),
 ) -> set[str]:
     """The parameters that recovery may train, by name; the name of a compressed one stands for its centroids.
+
+    Args:
+        recipe: says what is trained.
+        model: the uncompressed student.
+        layers: of it.
+        parameters: that get codebooks.
+        unfit: names of parameters with infinities or NaN, which are never trained.
 
     Raises:
         RecipeError: a word of ``trainable`` that selects nothing, or a compressed parameter.
     """
     alias = {other: p.name for p in parameters.values() for other in p.tied}
-    every = {alias.get(name, name) for name, p in model.named_parameters() if p.dtype in FLOAT_DTYPES}
+    floats = {name for name, p in model.named_parameters() if p.dtype in FLOAT_DTYPES}
+    every = {alias.get(name, name) for name in floats - set(unfit)}
     compressed = every & set(parameters)
     unquantized = every - compressed
     norms = {
@@ -50,6 +62,8 @@ def trainable_names(
             chosen |= groups[word]
             continue
         named = {name for name in every if matches(word, name) or _within(word, name)}
+        if not named and any(matches(word, name) or _within(word, name) for name in floats):
+            raise RecipeError(f"{where}: {word!r} has NaN or infinite values, so that it cannot be trained")
         if not named:
             known = [*groups, *(name for name, _ in model.named_modules() if name)]
             raise RecipeError(f"{where}: {word!r} matches no parameter{registry.spelling_hint(word, known)[:300]}")

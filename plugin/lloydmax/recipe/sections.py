@@ -32,8 +32,8 @@ class Rule(Section):
         description="`all`: every convolution and linear layer, and every other weight whose output axis is known; a "
         "range such as `14-15`, counted from 1 over the convolution and linear layers that pass "
         "`types` and `except`, in the order of registration, or of the forward pass if `example_inputs` are given; a "
-        "module name; a glob (`layer3.*.conv?`, never normalization layers unless `types` names them); or a list of "
-        "these.",
+        "module name (`''` is the model itself); a glob (`layer3.*.conv?`, never normalization layers unless `types` "
+        "names them); or a list of these.",
     )
 
     types: list[str] = Field(default=[], description="only these classes of modules, by name; base classes count.")

@@ -19,6 +19,7 @@ from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs
 from lloydmax.recovery.options import LoopSettings
+from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import evaluation_mode
 from lloydmax.teacher.agreement import Agreement, Comparison
@@ -113,6 +114,7 @@ class TrainingLoop:
         self.first: Agreement | None = None
         self.best: Agreement | None = None
         self.first_loss: float | None = None
+        self._still = Still(recovery.student, self.parameters)
         self._kept: list[Tensor] = []
         self._waited = 0
         self._parts = {"loss": math.nan}
@@ -322,7 +324,9 @@ class TrainingLoop:
         parts = dict(zip(losses, values, strict=True))
         if self.first_loss is None:
             self.first_loss = parts["loss"]
-        return parts, self.step(reduce(add, losses.values())) if _finite(parts) else {}
+        told = self.step(reduce(add, losses.values())) if _finite(parts) else {}
+        self._still.restore()
+        return parts, told
 
     def _measured(self) -> Agreement | None:
         found = self.measure()

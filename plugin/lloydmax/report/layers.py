@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.format.sizes import Sizes
 from lloydmax.plan.plan import Plan
 
 BINS = 64
@@ -47,8 +48,8 @@ class LayerReport:
         shape: of the weight.
         centroids: of one codebook.
         granularity: what shares a codebook.
-        bits: fixed-width code bits of one weight.
-        bytes: fixed-width codes and codebooks, as stored.
+        bits: of the codes of one weight, as stored; of entropy-coded ones the mean.
+        bytes: codes and codebooks, as stored.
         snr: signal-to-noise ratio in dB of the weight, after recovery; infinite where it is kept exactly.
         trained: whether its centroids were trained.
         weights: the original weights, and the centroids after recovery.
@@ -67,27 +68,28 @@ class LayerReport:
     block: int = 1
 
 
-def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook]) -> list[LayerReport]:
+def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook], sizes: Sizes) -> list[LayerReport]:
     """One :class:`LayerReport` for each planned parameter.
 
     Args:
         plan: the plan.
         weights: the original weights by name.
         held: the finished codebooks by name.
+        sizes: of the finished model.
     """
     reports = []
     for p in plan.parameters.values():
         codebook = held[p.name]
         weight = weights[p.name].to(codebook.codes.device)
-        codebook_bytes = p.with_centroids(codebook.k).codebook_bytes(plan.recipe.storage)
+        codes, fixed = sizes.codes[p.name], p.with_centroids(codebook.k).code_bytes
         reports.append(
             LayerReport(
                 name=p.name,
                 shape=p.shape,
                 centroids=codebook.k,
                 granularity=p.granularity,
-                bits=codebook.bits_per_weight,
-                bytes=p.code_bytes + codebook_bytes,
+                bits=codebook.bits_per_weight if codes == fixed else 8 * codes / p.weights,
+                bytes=codes + sizes.codebooks[p.name],
                 snr=codebook.snr(weight),
                 trained=p.name in plan.trainable,
                 weights=histogram(weight, codebook.centroids),

@@ -123,7 +123,7 @@ def layers(report: Figures, curves: DamageCurves | None) -> str:
     )
     total = sum(layer.bytes for layer in report.layers)
     said = (
-        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}, {total:,} bytes of fixed-width codes "
+        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}, {total:,} bytes of codes "
         "and codebooks."
     )
     if any(layer.block > 1 for layer in report.layers):
@@ -185,7 +185,7 @@ def weights(report: Figures) -> int:
 
 
 def bits(report: Figures) -> float:
-    """Bits of an average compressed weight, with fixed-width codes, codebooks counted."""
+    """Bits of an average compressed weight, codebooks counted."""
     return 8 * sum(layer.bytes for layer in report.layers) / max(1, weights(report))
 
 

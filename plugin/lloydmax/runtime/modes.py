@@ -13,6 +13,7 @@ from torch import nn
 from lloydmax.runtime.dtypes import Float32Defaults
 from lloydmax.runtime.seeding import seeded as seeded
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
 _elsewhere: ContextVar[bool] = ContextVar("whether the caller's default device is another than the CPU", default=False)
 
@@ -62,8 +63,9 @@ def _outermost_autocast() -> Iterator[None]:
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """All models in evaluation mode; the mode of every module is restored afterwards. On CUDA, recurrent layers stay in
-    training mode, without dropout: in evaluation mode cuDNN gives them no gradients."""
+    training mode, without dropout: in evaluation mode cuDNN gives them no gradients. Those of embeddings are dense."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    sparse: list[Any] = [module for module, _ in modes if isinstance(module, _EMBEDDINGS) and module.sparse]
     recurrent: list[tuple[Any, float]] = [
         (m, m.dropout) for m, _ in modes if isinstance(m, nn.RNNBase) and type(m).forward in _RECURRENT and _on_cuda(m)
     ]
@@ -72,10 +74,14 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
             model.eval()
         for module, _ in recurrent:
             module.training, module.dropout = True, 0.0
+        for module in sparse:
+            module.sparse = False
         yield
     finally:
         for module, dropout in recurrent:
             module.dropout = dropout
+        for module in sparse:
+            module.sparse = True
         for module, training in modes:
             module.training = training
 

@@ -8,6 +8,7 @@ codebook modules (:mod:`lloydmax.student.layers`); every other module keeps its 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class CodebookWeight(CodesHolder):
     """Parametrization: centroids ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)`` -> dense weight.
 
     The centroids learn with the mean gradient of their members (Stock et al. 2020, "And the bit goes down",
-    section 3.3), while they require one.
+    section 3.3), while they require one; those that stay 0 get none.
     """
 
     counts: Tensor
@@ -49,9 +50,7 @@ class CodebookWeight(CodesHolder):
     def __init__(self, codebook: Codebook) -> None:
         super().__init__(codebook)
         self._fitted = codebook.centroids
-        counts = codebook.member_counts().clamp(min=1).to(torch.float32)
-        counts = counts.unsqueeze(-1) if codebook.block > 1 else counts
-        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("counts", _divisors(codebook, codebook.member_counts()), persistent=False)
 
     def forward(self, centroids: Tensor) -> Tensor:
         """Decode; differentiable with respect to the centroids."""
@@ -64,15 +63,23 @@ class CodebookWeight(CodesHolder):
             return averaged
         return centroids
 
-    def recode(self, codebook: Codebook) -> None:
-        """Take over the codes of a codebook of the same shape, in place."""
+    def recode(self, codebook: Codebook) -> Tensor:
+        """Take over the codes of a codebook of the same shape, in place; returns how many members each centroid has."""
+        members = codebook.member_counts()
         self.codes.copy_(codebook.codes)
-        self.counts.copy_(codebook.member_counts().clamp(min=1).view_as(self.counts))
+        self.counts.copy_(_divisors(codebook, members))
         self._forget()
+        return members
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The fitted centroids, when the parametrization is registered."""
         return self._fitted.clone()
+
+
+def _divisors(codebook: Codebook, members: Tensor) -> Tensor:
+    """By what the gradient of each centroid is divided: its members, at least 1; infinity where it does not learn."""
+    counts = members.clamp(min=1).to(torch.float32).masked_fill(codebook.still(), math.inf)
+    return counts.unsqueeze(-1) if codebook.block > 1 else counts
 
 
 def attach(model: nn.Module, name: str, codebook: Codebook) -> None:

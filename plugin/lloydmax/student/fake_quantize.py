@@ -20,8 +20,8 @@ class CodebookWeightFakeQuantize(nn.Module):
     It holds a codebook that it is given by :meth:`hold`, or that a subclass fits to the first weight that is seen
     while the observer is enabled. Afterwards the centroids are an ordinary parameter. While the module is in training
     mode with its observer and gradients enabled, every weight is given to its nearest centroid anew and its gradient
-    passes straight through; otherwise the codes stay as they are. Conversion calls it once more: a layer converted in
-    evaluation mode has exactly its trained weight.
+    passes straight through, but where zeros stay; otherwise the codes stay as they are. Conversion calls it once more:
+    a layer converted in evaluation mode has exactly its trained weight.
 
     Attributes:
         centroids: parameter ``(k,)`` or ``(codebooks, k)``, of blocks ``(..., k, block)``; NaN until it is fitted.
@@ -89,7 +89,9 @@ class CodebookWeightFakeQuantize(nn.Module):
             return dense
         if not fresh:
             self.held = CodebookWeight(self.codebook().reassigned(weight))
-        straight: Tensor = self.held(self.centroids) + (weight - weight.detach())
+        moved = weight - weight.detach()
+        moved = moved * self.held.layout.free(weight.detach()).to(weight) if self.held.zeros else moved
+        straight: Tensor = self.held(self.centroids) + moved
         return straight
 
     def codebook(self) -> Codebook:

@@ -25,20 +25,21 @@ class CodesHolder(nn.Module):
     Attributes:
         codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
         layout: of the weight.
-        price: of a bit, see :class:`~lloydmax.Codebook`.
+        price, zeros: see :class:`~lloydmax.Codebook`.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
         kernel: what eager inference runs with, see :func:`lloydmax.set_kernel`.
     """
 
     kernel: str | None = None
+    zeros: bool = False
     _int8: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     codes: Tensor
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
-        self.layout, self.price, self.cached = codebook.layout, codebook.price, True
+        self.layout, self.price, self.zeros, self.cached = codebook.layout, codebook.price, codebook.zeros, True
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
@@ -60,7 +61,7 @@ class CodesHolder(nn.Module):
 
     def holding(self, centroids: Tensor) -> Codebook:
         """The codebook of these centroids and the codes (not copied)."""
-        return Codebook.of(self.layout, centroids.detach(), self.codes, self.price)
+        return Codebook.of(self.layout, centroids.detach(), self.codes, self.price, self.zeros)
 
     def _decode(self, centroids: Tensor) -> Tensor:
         return self.layout.decode(centroids, self.codes)

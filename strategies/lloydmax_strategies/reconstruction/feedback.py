@@ -16,6 +16,8 @@ _BLOCK = 128
 """Columns whose errors are passed on to the columns after them by one product."""
 _FLOATS = 1 << 22
 """Distances that are held at once."""
+_NOISE = 1e-6
+"""Of the largest moment: rounding errors."""
 _ITERATIONS = 30
 """Of the conjugate gradients, at most."""
 
@@ -42,14 +44,30 @@ class Factors:
         sorted_ = moments.gather(1, self.order[:, :, None].expand_as(moments))
         sorted_ = sorted_.gather(2, self.order[:, None, :].expand_as(moments))
         sorted_.diagonal(dim1=1, dim2=2).add_(damping * mean)
-        lower = torch.linalg.cholesky(sorted_.flip(1, 2)).flip(1, 2)
+        lower = _cholesky(sorted_.flip(1, 2)).flip(1, 2)
         unit = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
         self.upper = torch.linalg.solve_triangular(lower, unit.expand_as(lower), upper=True).float()
         self.relief = self.upper.diagonal(dim1=1, dim2=2).square()
 
 
+def _cholesky(moments: Tensor) -> Tensor:
+    """The lower factor; where inputs hardly vary, rounding errors are first outweighed by more on the diagonal."""
+    more = _NOISE * moments.diagonal(dim1=1, dim2=2).abs().amax(1, keepdim=True).clamp(min=1e-30)
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(moments)
+        if not bool(failed.any()):
+            return lower
+        moments = moments + torch.diag_embed((more * (failed > 0)[:, None]).expand(-1, moments.shape[1]))
+        more = 10 * more
+
+
 def feedback(
-    weight: Tensor, factors: Factors, table: Tensor, bits: Tensor | None = None, price: Tensor | None = None
+    weight: Tensor,
+    factors: Factors,
+    table: Tensor,
+    bits: Tensor | None = None,
+    price: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Codes with a small output error.
 
@@ -60,12 +78,14 @@ def feedback(
         bits: of every code, float32 ``(k,)``; ``None``: every weight takes the nearest centroid.
         price: of a bit in squared units of the weight, float32 ``(groups, columns)``, columns in the order of
             ``factors``.
+        given: codes that are not to be chosen, int64 in the shape of ``weight``; -1 where they are.
 
     Returns:
         int64 in the shape of ``weight``.
     """
     places = factors.order[:, None, :].expand_as(weight)
     left, upper = weight.gather(2, places), factors.upper
+    given = None if given is None else given.gather(2, places)
     codes = torch.empty_like(places, memory_format=torch.contiguous_format)
     count = weight.shape[2]
     for start in range(0, count, _BLOCK):
@@ -75,7 +95,10 @@ def feedback(
         for column in range(start, end):
             values = block[..., column - start]
             cost = None if bits is None or price is None else price[:, column, None, None] * bits
-            codes[..., column] = chosen = _cheapest(values, table, cost)
+            chosen = _cheapest(values, table, cost)
+            if given is not None:
+                chosen = torch.where(given[..., column] < 0, chosen, given[..., column])
+            codes[..., column] = chosen
             decoded = table[chosen] if table.dim() == 1 else table.gather(2, chosen[..., None])[..., 0]
             error = (values - decoded) / upper[:, column, column, None]
             block[..., column - start + 1 :] -= error[..., None] * upper[:, None, column, column + 1 : end]

@@ -48,6 +48,7 @@ class StraightThrough(nn.Module):
         each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
+        self.free = holder.layout.free(weight) if holder.zeros else None
 
     @property
     def weight(self) -> Tensor:
@@ -63,7 +64,8 @@ class StraightThrough(nn.Module):
         """The decoded weight, as it is."""
         if not torch.is_grad_enabled():
             return decoded
-        return decoded + ((self.latent - self.latent.detach()) * self.scale).to(decoded.dtype)
+        moved = (self.latent - self.latent.detach()) * self.scale
+        return decoded + (moved if self.free is None else moved * self.free).to(decoded.dtype)
 
     def begin_step(self, progress: float) -> None:
         """Called before each step, with the share of the steps that are done."""
@@ -154,10 +156,8 @@ class Latents:
         for each in self._learned.values():
             holder, codebook = each.holder, each.holder.holding(each.centroids)
             chosen = each.through.chosen(replace(codebook, price=codebook.price * self.multiplier))
-            holder.codes.copy_(chosen.codes)
-            counts = chosen.member_counts()
-            holder.counts.copy_(counts.clamp(min=1).view_as(holder.counts))
-            each.bits = _bits(counts) if holder.price else 0.0
+            members = holder.recode(chosen)
+            each.bits = _bits(members) if holder.price else 0.0
         if self._weights:
             self.multiplier *= 4 ** (_GAIN * (self.bits() - self._wanted))
 

@@ -89,7 +89,8 @@ class Annealed(StraightThrough):
 @torch.no_grad()
 def neighbours(codebook: Codebook, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes of the centroids below and above each weight, in its shape; outside their range of the two at that end, of
-    a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all.
+    a single centroid twice its own. Where bits have a price, of the centroids that are chosen at all; where zeros stay,
+    those of the weight have twice the centroid 0.
 
     Args:
         codebook: of single weights.
@@ -103,4 +104,5 @@ def neighbours(codebook: Codebook, weight: Tensor) -> tuple[Tensor, Tensor]:
         inner = inner.clamp(limits[:, :-1], limits[:, 1:])
     cells = codebook.cells(weight, inner)
     codes = order.to(codebook.codes.dtype)
-    return codebook.looked_up(codes, cells), codebook.looked_up(codes, cells + 1)
+    below, above = codebook.looked_up(codes, cells), codebook.looked_up(codes, cells + 1)
+    return codebook.zeros_kept(weight, below), codebook.zeros_kept(weight, above)

@@ -17,6 +17,7 @@ from torch import nn
 
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
+from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.inc.choices import choices
 from lloydmax.integrations.inc.composition import Composed
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
@@ -328,6 +329,7 @@ class CodebookConfig(BaseConfig):
         plan = quiet_plan(model, self.to_recipe(model), example_inputs)
         if not plan.parameters:
             raise RecipeError(f"the configuration leaves every layer of {type(model).__name__} as it is")
+        refuse_computed(model, plan, "Intel Neural Compressor")
         return plan
 
     def get_model_info(self, model: Any, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:

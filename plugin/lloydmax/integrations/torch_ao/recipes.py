@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
 from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
@@ -62,6 +63,7 @@ def apply_recipe(
     plan = recipe if isinstance(recipe, Plan) else _plan(model, Recipe.load(recipe), example_inputs)
     warn_of(plan)
     refuse_bits(plan.recipe, "torch.ao.quantization")
+    refuse_computed(model, plan, "torch.ao.quantization")
     if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
     settings = plan.recipe.activations

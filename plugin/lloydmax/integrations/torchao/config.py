@@ -12,6 +12,7 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks import registry
+from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,
@@ -72,6 +73,7 @@ def recipe_to_config(
     """
     plan = make_plan(model, Recipe.load(recipe))
     refuse_bits(plan.recipe, "torchao")
+    refuse_computed(model, plan, "torchao")
     configs: OrderedDict[str, AOBaseConfig] = OrderedDict()
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for p in plan.parameters.values():

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
+from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
@@ -75,6 +76,7 @@ class CodebookQuantizer(Quantizer):
         super().__init__()
         self.plan: Plan = make_plan(model, Recipe.load(recipe))
         refuse_bits(self.plan.recipe, "PT2E")
+        refuse_computed(model, self.plan, "PT2E")
         needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
         if needy:
             raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")

@@ -16,7 +16,7 @@ from lloydmax.runtime.quiet import quiet
 from lloydmax.runtime.seeding import OwnGenerator
 from lloydmax.student.int8.backend import backend_config
 from lloydmax.student.int8.graph import activation_thresholds, fake_quantized, fake_quantizer, hold
-from lloydmax.student.int8.host import convert
+from lloydmax.student.int8.host import convert, forget_models
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.int8.qconfigs import QuantizedWeight, levels_of
 from lloydmax.student.thresholds import Scheme
@@ -35,13 +35,28 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
         scale, zero = threshold.calculate_qparams()
         activations.append((float(scale), int(zero)))
     names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
+    used_up = [*graph.modules(), *skeleton.modules()]
     with OwnGenerator(), quiet(bars=False):
         kernels = convert(graph.cpu().eval(), backend_config=backend_config())
+    forget_models()
     known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
     tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
     unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
-    return Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
+    found = Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
+    _emptied(used_up, found)
+    return found
+
+
+def _emptied(used_up: Sequence[nn.Module], kept: nn.Module) -> None:
+    """Let go of the tensors of modules that are used up: the host's references to them are circular, so that the memory
+    of one model after another would wait for the garbage collector."""
+    held = {id(module) for module in kept.modules()}
+    for module in used_up:
+        if id(module) not in held:
+            vars(module).pop("qconfig", None)
+            for part in (module._parameters, module._buffers, module._modules):
+                part.clear()
 
 
 def restored(

@@ -20,6 +20,7 @@ from lloydmax.student.int8.host import (
     FuseCustomConfig,
     QConfigMapping,
     QuantizationTracer,
+    forget_models,
     fuse,
     prepare,
     swap_functional,
@@ -98,7 +99,9 @@ def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     graph = fx.GraphModule(model, traced(tracer, model))
     with OwnGenerator(), quiet(bars=False):
         fused = fuse(graph, True, FuseCustomConfig(), backend)
-        return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
+        prepared = prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
+    forget_models()
+    return prepared
 
 
 def calibrate(

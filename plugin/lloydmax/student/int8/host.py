@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from lloydmax.errors import IntegrationError
 
@@ -23,6 +24,7 @@ try:
         DTypeConfig,
         get_native_backend_config,
     )
+    from torch.ao.quantization.fx import utils
     from torch.ao.quantization.fx.convert import convert
     from torch.ao.quantization.fx.custom_config import FuseCustomConfig
     from torch.ao.quantization.fx.fuse import fuse
@@ -36,6 +38,14 @@ except (ImportError, AttributeError) as error:
         "use lloydmax.integrations.torchao: quantize_ or PT2E"
     ) from error
 
+
+def forget_models() -> None:
+    """Let go of the models that the host has seen: it keeps them as keys of a cache."""
+    cached: Any = getattr(utils, "assert_and_get_unique_device", None)
+    if hasattr(cached, "cache_clear"):
+        cached.cache_clear()
+
+
 __all__ = [
     "BackendConfig",
     "BackendPatternConfig",
@@ -47,6 +57,7 @@ __all__ = [
     "QConfigMapping",
     "QuantizationTracer",
     "convert",
+    "forget_models",
     "fuse",
     "get_default_static_quant_module_mappings",
     "get_native_backend_config",

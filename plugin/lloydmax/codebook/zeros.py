@@ -1,0 +1,16 @@
+"""Zeros of a pruned weight."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lloydmax.codebook.layout import Layout
+
+MANY_ZEROS = 0.2
+"""Share of zeros from which a weight counts as pruned."""
+
+
+def zero_share(weight: Tensor, layout: Layout) -> float:
+    """The share of zeros, or of blocks that are 0 as a whole."""
+    zeros = layout.zeros(weight.detach())
+    return int(zeros.count_nonzero()) / zeros.numel()
