@@ -372,13 +372,6 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     show(result.to_dict(), str(result), as_json)
 
 
-def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
-    """The recipe that was given; ``None`` where a number of bits was."""
-    if (recipe is None) == (bits is None):
-        raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
-    return None if recipe is None else Recipe.load(Path(recipe))
-
-
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
     found = rank_data(model, sets, **({} if samples is None else {"samples": samples}))
     show([each.to_dict() for each in found], render(fitness_table(found)), as_json)
