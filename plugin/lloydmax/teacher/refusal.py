@@ -141,7 +141,7 @@ _CURES = (
         "x.float() / 255; for folders use lloydmax.images(...)",
     ),
     (
-        r"positional argument|keyword argument|have to specify|NoneType",
+        r"(positional|required keyword-only) argument|have to specify|NoneType",
         "An input is missing: give a dict by the names that the model's forward has, or tuples in its order",
     ),
     (r"\b\dD\b|dimension out of range|too many indices|values to unpack", _TOO_FEW),
