@@ -63,6 +63,7 @@ class Source(ABC):
         """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones."""
         for order in torch.arange(len(self)).split(samples):
             for _, batch in self._usable(order, samples, False, some=False):
+                self.tell()
                 return batch
         raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
 

@@ -133,6 +133,8 @@ def run_step(
         _settle(student, source)
         with events.stage(name) as measured:
             measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+        for opened in filter(None, (source, reference)):
+            opened.tell()
     return measured
 
 
