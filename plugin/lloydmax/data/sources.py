@@ -68,6 +68,7 @@ class Source(ABC):
     def _first(self, samples: int) -> Batch:
         for order in torch.arange(len(self)).split(samples):
             for _, batch in self._usable(self._look(order), order, some=False):
+                self.tell()
                 return batch
         raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
 

@@ -165,6 +165,8 @@ def run_step(
             with events.stage(name) as measured:
                 recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
                 measured.update(made.run(recovery))
+            for opened in filter(None, (source, reference)):
+                opened.tell()
         return measured
 
 

@@ -31,7 +31,7 @@ class Agreement:
         top1: share of decisions with the same top-1, 0 to 1; ``None`` where there are no classes.
         kl: mean Kullback-Leibler divergence from teacher to student in nats; ``None`` likewise.
         mse: mean squared difference of the outputs.
-        samples: number of inputs.
+        samples: number of inputs that were compared.
     """
 
     top1: float | None
@@ -106,11 +106,11 @@ class Comparison:
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
-        totals = processes.summed([same, decisions, kl, squared, values], device)
-        same, decisions, kl, squared, values = int(totals[0]), int(totals[1]), totals[2], totals[3], int(totals[4])
+        totals = processes.summed([same, decisions, kl, squared, values, done], device)
+        same, decisions, kl, squared, values, done = (*map(int, totals[:2]), *totals[2:4], *map(int, totals[4:]))
         if not decisions:
-            return Agreement(None, None, squared / max(values, 1), len(self.order))
-        return Agreement(same / decisions, kl / decisions, squared / values, len(self.order))
+            return Agreement(None, None, squared / max(values, 1), done)
+        return Agreement(same / decisions, kl / decisions, squared / values, done)
 
 
 def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:

@@ -103,6 +103,16 @@ def test_a_sample_that_is_not_finite_is_left_out_of_every_pass(form, tmp_path):
     assert len(source) == MANY and source.first(8).args[0].shape == (7, 3)
 
 
+def test_what_a_pass_that_ends_early_finds_is_told_by_those_who_end_it():
+    source = unlabelled(DataLoader(TensorDataset(broken())), linear())
+    with pytest.warns(UserWarning, match="1 of 240 samples left out.*sample 7"):
+        assert len(source.first(8)) == 7
+    for _ in source.batches(200):
+        break
+    with pytest.warns(UserWarning, match="2 in all now.*sample 100"):
+        source.tell()
+
+
 def test_batches_without_any_good_sample_do_not_come():
     values = GOOD.clone()
     values[:2] = math.nan

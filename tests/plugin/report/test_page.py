@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -73,6 +74,8 @@ def test_a_report_survives_its_json(tmp_path: Path) -> None:
     )
     exact.to_json(tmp_path / "report.json")
     assert Report.from_json(tmp_path / "report.json") == exact
+    (tmp_path / "older.json").write_text(json.dumps({k: v for k, v in exact.to_dict().items() if k != "data"}))
+    assert Report.from_json(tmp_path / "older.json") == replace(exact, data={}), "as 0.1 wrote it"
     page = written(tmp_path, Report.from_json(tmp_path / "report.json"))
     assert "2 of 500 samples of reference data left out: 3 (NaN), 77 (a&lt;b.png: the file is empty)." in page
 
