@@ -39,6 +39,7 @@ from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.plausibility import tell_doubts
+from lloydmax.teacher.trial import tried
 
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
@@ -151,6 +152,7 @@ class _Run:
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache)
                 for given in (data, reference_data)
             )
+            self.outputs = tried(self.teacher, (self.source, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             for source in filter(None, (self.source, self.reference)):
                 tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
@@ -166,8 +168,9 @@ class _Run:
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
-            self.student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache
-        )
+            self.student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache,
+            outputs=self.outputs,
+        )  # fmt: skip
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
             self.measure(figures["step"], self.student)
@@ -240,7 +243,9 @@ class _Run:
         source = self.reference or self.source
         if source is None:
             return None
-        return Comparison(self.teacher, source, AGREEMENT_SAMPLES, self.seed, cache=self.cache, events=self.events)
+        return Comparison(
+            self.teacher, source, AGREEMENT_SAMPLES, self.seed, self.outputs, cache=self.cache, events=self.events
+        )
 
     def _data(self) -> dict[str, dict[str, Any]]:
         """How many samples there were, and which were left out, told once more where no warning did."""

@@ -14,12 +14,13 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
+from lloydmax.network.outputs import AskedOutputs, Auto
 from lloydmax.network.parameters import not_finite
 from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
-from lloydmax.teacher.outputs import class_axis, output_tensors
+from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
@@ -31,7 +32,16 @@ _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the 
 _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
 
 
-def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: float = 1.0) -> Recipe:
+def recipe_for(
+    model: nn.Module,
+    bits: float = 4.0,
+    data: Any = None,
+    effort: float = 1.0,
+    *,
+    output: str | int | None = None,
+    classes: int | Auto | None = "auto",
+    mask: str | None = "auto",
+) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
     weighed by the Fisher information of the teacher's outputs, batch norms are re-normalized, and then codes, centroids
@@ -43,6 +53,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
             Core ML asks for, or above 7 bits 1024.
         data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training.
+        output, classes, mask: of the recipe, see there.
 
     Raises:
         RecipeError: ``bits`` is not above 0, ``effort`` is negative, or the model has no parameters to compress.
@@ -52,6 +63,8 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
         raise RecipeError(f"bits must be a number above 0, not {bits}")
     if not (math.isfinite(effort) and effort >= 0):
         raise RecipeError(f"effort must be 0 or more, not {effort}")
+    asked = AskedOutputs(output, classes, mask)
+    said = {"output": asked.output, "classes": classes, "mask": mask}
     with own_modes():
         model = private(model)
         centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
@@ -61,6 +74,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
                 f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress"
             )
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
+        recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
         source = open_source(data, model, None, 0)
         steps = []
         if source is not None:
@@ -69,7 +83,7 @@ def recipe_for(model: nn.Module, bits: float = 4.0, data: Any = None, effort: fl
             steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
             if effort:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
-                steps.append(_training(model, source, max(1, round(_STEPS * effort)), rate))
+                steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
         recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
         return Recipe.load(recipe | {"storage": _STORAGE})
 
@@ -99,9 +113,9 @@ def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
     return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 
 
-def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict[str, Any]:
-    inputs, outputs = _looked_at(model, source)
-    step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs), "features": 10.0}
+def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int, rate: float) -> dict[str, Any]:
+    inputs, outputs, axes = _looked_at(model, source, asked)
+    step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, axes), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
     images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
@@ -110,26 +124,28 @@ def _training(model: nn.Module, source: Source, steps: int, rate: float) -> dict
     return step
 
 
-def _looked_at(model: nn.Module, source: Source) -> tuple[list[Tensor], list[Tensor]]:
-    batch = source.first(_LOOK).to(device_of(model))
+def _looked_at(
+    model: nn.Module, source: Source, asked: AskedOutputs
+) -> tuple[list[Tensor], list[Tensor], list[int | None]]:
+    """A few inputs, their outputs, and the axes of the classes in these."""
+    outputs, batch = trial(model, source, asked), source.first(_LOOK).to(device_of(model))
     with evaluating(model):
-        return list(batch.tensors()), output_tensors(batch.run(model))
+        found = outputs.of(batch.run(model), batch)
+    return list(batch.tensors()), found, outputs.class_axes(found)
 
 
-def _loss(outputs: list[Tensor]) -> str:
+def _loss(outputs: list[Tensor], axes: list[int | None]) -> str:
     """What suits the outputs: scores of classes, embeddings of length 1, or anything else."""
-    if _tells_classes(outputs):
+    if _tells_classes(outputs, axes):
         return "kl"
-    axes = [class_axis(output) for output in outputs]
     lengths = [o.float().norm(dim=axis) for o, axis in zip(outputs, axes, strict=True) if axis is not None]
     if len(lengths) == len(outputs) and all(bool(((length - 1).abs() < 1e-3).all()) for length in lengths):
         return "cosine"
     return "mse"
 
 
-def _tells_classes(outputs: list[Tensor]) -> bool:
+def _tells_classes(outputs: list[Tensor], axes: list[int | None]) -> bool:
     """Whether the softmax of every output is far from uniform: scores of classes, not an embedding."""
-    axes = [class_axis(output) for output in outputs]
     if any(axis is None for axis in axes):
         return False
     for output, axis in zip(outputs, axes, strict=True):

@@ -25,8 +25,8 @@ Outputs
     Targets               what the teacher gives, computed once where it can be
     Comparison            student against teacher on the same inputs
     Agreement             what it measures
-    output_tensors        the tensors that count in what a model returns
-    class_axis            where the classes of one are, if it has any
+    Outputs               how what the models return is read: samples first, without padding, and where the classes are
+    output_tensors        the tensors that count in what a model returns, as it returns them
     divergences           the Kullback-Leibler divergence of every decision
     fisher_draws          random scalars whose gradients tell the Fisher information
 
@@ -76,6 +76,8 @@ from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, Network
+from lloydmax.network.outputs import Outputs, output_tensors
+from lloydmax.network.outputs import class_axis as class_axis
 from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.training import TrainingLoop
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
@@ -85,7 +87,6 @@ from lloydmax.student.thresholds import TrainedThreshold
 from lloydmax.teacher.agreement import Agreement, Comparison, divergences
 from lloydmax.teacher.fisher import fisher_draws
 from lloydmax.teacher.kept import Targets
-from lloydmax.teacher.outputs import class_axis, output_tensors
 
 __all__ = [  # noqa: RUF022
     # What you write
@@ -106,8 +107,8 @@ __all__ = [  # noqa: RUF022
     "Targets",
     "Comparison",
     "Agreement",
+    "Outputs",
     "output_tensors",
-    "class_axis",
     "divergences",
     "fisher_draws",
     # Codebooks

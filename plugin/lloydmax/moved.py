@@ -50,7 +50,7 @@ MOVED = {
     "meta": "network.meta",
     "models": "cli.models",
     "norms": "network.merging",
-    "outputs": "teacher.outputs teacher.agreement teacher.kept teacher.fisher",
+    "outputs": "network.outputs teacher.agreement teacher.kept teacher.fisher",
     "packing": "format.packing",
     "plan": "plan.plan",
     "planned": "plan.parameter",

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Agreement, Batch, Recovery, Source, class_axis
+from lloydmax.extend import Agreement, Batch, Outputs, Recovery, Source
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -172,7 +172,7 @@ class AlignedTraining(Training):
         share = len(indices) / (len(indices) + len(batch))
         parts = {part: (1 - share) * mine[part] + share * other[part] for part in mine}
         if self.reference.labels is not None:
-            parts["loss_labels"] = _cross_entropy(found, self.reference.labels[indices])
+            parts["loss_labels"] = _cross_entropy(found, self.reference.labels[indices], self.outputs)
         if self.alignment.weight:
             parts |= self.adversary.losses(self._taken(), foreign, weight)
         return parts
@@ -286,8 +286,9 @@ def ramp(progress: float) -> float:
     return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
-def _cross_entropy(outputs: list[Tensor], labels: Tensor) -> Tensor:
-    scores, axis = next(((s, axis) for s in outputs if (axis := class_axis(s)) is not None), (outputs[0], None))
+def _cross_entropy(found: list[Tensor], labels: Tensor, outputs: Outputs) -> Tensor:
+    place, axis = outputs.scores(found) or (0, None)
+    scores = found[place]
     if axis is None or scores.dim() != labels.dim() + 1:
         raise RecoveryError(
             f"labels of shape {tuple(labels.shape)} do not fit the output of shape {tuple(scores.shape)}"

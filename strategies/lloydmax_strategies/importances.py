@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Channels, Source, evaluation_mode, fisher_draws, output_tensors
+from lloydmax.extend import Channels, Outputs, Source, device_of, evaluation_mode, fisher_draws, output_tensors
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -37,18 +37,21 @@ class Fisher:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
+    def measure(
+        self, model: nn.Module, names: Sequence[str], data: Source, outputs: Outputs | None = None
+    ) -> dict[str, Tensor]:
         """For each named parameter a float32 tensor of its shape, at least a thousandth of its mean everywhere.
 
         Args:
             model: run in evaluation mode, left as it was.
             names: of parameters.
             data: unlabelled inputs.
+            outputs: how what the model returns is read; ``None``: as it is.
 
         Raises:
             RecoveryError: no gradient reaches a parameter.
         """
-        parameters = [model.get_parameter(name) for name in names]
+        parameters, device = [model.get_parameter(name) for name in names], device_of(model)
         wanted = [parameter.requires_grad for parameter in model.parameters()]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
         order, generator = data.draw(self.options.samples, 0), torch.Generator().manual_seed(0)
@@ -57,17 +60,20 @@ class Fisher:
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with evaluation_mode(model), torch.enable_grad():
-                for _, output in data.through(model, self.options.batch_size, order):
-                    outputs = output_tensors(output)
-                    if not any(output.requires_grad for output in outputs):
+                for _, batch in data.batches(self.options.batch_size, order):
+                    inputs = batch.to(device, channels_last=True)
+                    given = inputs.run(model)
+                    found = output_tensors(given) if outputs is None else outputs.of(given, inputs)
+                    if not any(output.requires_grad for output in found):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
-                    classes, values = fisher_draws(outputs, generator)
+                    classes, values = fisher_draws(
+                        found, generator, None if outputs is None else outputs.class_axes(found)
+                    )
                     loss = classes if classes.requires_grad and float(classes.detach().abs()) > 0 else values
-                    for kept, found in zip(
-                        total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-                    ):
-                        if found is not None:
-                            kept += found.float().square()
+                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    for kept, gradient in zip(total, gradients, strict=True):
+                        if gradient is not None:
+                            kept += gradient.float().square()
         finally:
             for parameter, needed in zip(model.parameters(), wanted, strict=True):
                 parameter.requires_grad_(needed)

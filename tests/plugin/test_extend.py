@@ -39,5 +39,5 @@ def test_nothing_is_there_that_the_built_in_strategies_do_without() -> None:
         for names in re.findall(r"from lloydmax\.extend import (\([^)]*\)|.*)", path.read_text(encoding="utf-8")):
             used |= set(re.findall(r"\w+", names))
     for_others = {"Quantizer", "RecoveryStep", "Importance", "SearchMethod", "register", "unregister"}
-    for_others |= {"LoopOptions", "Comparison"}
+    for_others |= {"Comparison"}
     assert set(extend.__all__) - used == for_others

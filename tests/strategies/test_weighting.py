@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 def test_weights_follow_the_largest_probability() -> None:
     scores = torch.tensor([[0.8, 0.1, 0.1], [0.4, 0.3, 0.3]]).log()
-    assert torch.allclose(confidence_weights([scores], 1), torch.tensor([0.8, 0.4]) / 0.6)
-    assert torch.allclose(confidence_weights([scores], 2), torch.tensor([0.64, 0.16]) / 0.4)
-    assert torch.allclose(confidence_weights([scores], -1), torch.tensor([1.25, 2.5]) / 1.875)
+    assert torch.allclose(confidence_weights([scores], 1, [1]), torch.tensor([0.8, 0.4]) / 0.6)
+    assert torch.allclose(confidence_weights([scores], 2, [1]), torch.tensor([0.64, 0.16]) / 0.4)
+    assert torch.allclose(confidence_weights([scores], -1, [1]), torch.tensor([1.25, 2.5]) / 1.875)
 
 
 def test_no_sample_takes_the_whole_batch() -> None:
     scores = torch.zeros(100, 1000)
     scores[1:, 0] = 50
-    weights = confidence_weights([scores], -4)
+    weights = confidence_weights([scores], -4, [1])
     assert weights.isfinite().all() and weights.max() == MOST
 
 
@@ -33,7 +33,7 @@ def test_no_sample_takes_the_whole_batch() -> None:
 def test_several_decisions_of_a_sample_count_by_their_mean(shape: tuple[int, ...], axis: int) -> None:
     scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     sure = scores.softmax(axis).amax(axis).flatten(1).mean(1)
-    assert torch.allclose(confidence_weights([torch.randn(6), scores], 1), sure / sure.mean())
+    assert torch.allclose(confidence_weights([torch.randn(6), scores], 1, [None, axis]), sure / sure.mean())
 
 
 @pytest.mark.parametrize("loss", ["mse", "l1", "kl", "cosine"])
@@ -42,9 +42,10 @@ def test_a_weighted_loss_is_the_mean_of_weighted_samples(loss: str, shape: tuple
     generator = torch.Generator().manual_seed(0)
     ours, theirs = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     options, weights = TrainingOptions(loss=loss, temperature=2.0), torch.rand(6, generator=generator)
-    assert torch.allclose(distance(ours, theirs, options, torch.ones(6)), distance(ours, theirs, options))
-    alone = torch.stack([distance(ours[i : i + 1], theirs[i : i + 1], options) for i in range(6)])
-    assert torch.allclose(distance(ours, theirs, options, weights), (weights * alone).mean())
+    axis = 2 if len(shape) == 3 else 1
+    assert torch.allclose(distance(ours, theirs, options, axis, torch.ones(6)), distance(ours, theirs, options, axis))
+    alone = torch.stack([distance(ours[i : i + 1], theirs[i : i + 1], options, axis) for i in range(6)])
+    assert torch.allclose(distance(ours, theirs, options, axis, weights), (weights * alone).mean())
 
 
 def test_distillation_with_weights_still_reaches_the_teacher(small_net: SmallNet, pictures: Tensor) -> None:

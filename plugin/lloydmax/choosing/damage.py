@@ -30,13 +30,13 @@ from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fitting.fit import importances
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
+from lloydmax.network.outputs import Outputs
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import device_of, evaluation_mode
 from lloydmax.teacher.agreement import Agreement, Comparison, divergence
 from lloydmax.teacher.fisher import fisher_draws
-from lloydmax.teacher.outputs import class_axis, output_tensors
 
 Floats = NDArray[np.float64]
 _BATCH = 64
@@ -61,6 +61,7 @@ class Bench:
         journal: where every measurement is looked up and kept.
         events: where progress is reported.
         cache: shared with other runs.
+        outputs: how outputs are read; ``None``: a trial tells.
 
     Attributes:
         passes: forward passes over all samples so far, a backward pass counted as two.
@@ -78,10 +79,12 @@ class Bench:
         journal: Journal,
         events: Events,
         cache: Cache | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
         self.plan, self.tried, self.source, self.seed = plan, tried, source, seed
         self.journal, self.events, self.cache = journal, events, cache or Cache()
-        self.comparison = Comparison(teacher, source, samples, seed, cache=cache, events=events)
+        self.comparison = Comparison(teacher, source, samples, seed, outputs, cache=cache, events=events)
+        self.outputs = self.comparison.outputs
         self.original = original
         self.student = copy.deepcopy(original).requires_grad_(False).eval()
         self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
@@ -180,8 +183,8 @@ class Bench:
                     for output in outputs:
                         found["values"] += output.numel()
                         found["power"] += float(output.detach().double().square().sum())
-                    found["decisions"] += _decisions(outputs)
-                    for loss in fisher_draws(outputs, generator):
+                    found["decisions"] += self._decisions(outputs)
+                    for loss in fisher_draws(outputs, generator, self.outputs.class_axes(outputs)):
                         if drawn == len(gradients[0]):  # batches that stay as they came may be more than the pieces
                             gradients = [torch.cat([kept, torch.zeros_like(kept)]) for kept in gradients]
                         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -237,14 +240,21 @@ class Bench:
         return self.comparison.targets.of(indices, batch.to(device, channels_last=True))
 
     def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        for ours, theirs in zip(outputs, wanted, strict=True):
-            if (axis := class_axis(theirs)) is not None:
-                return divergence(ours, theirs, axis)
+        if (scores := self.outputs.scores(wanted)) is not None:
+            place, axis = scores
+            return divergence(outputs[place], wanted[place], axis)
         squared = sum((o.float() - t.float()).square().sum() for o, t in zip(outputs, wanted, strict=True))
         return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
 
+    def _decisions(self, outputs: Sequence[Tensor]) -> int:
+        if (scores := self.outputs.scores(outputs)) is None:
+            return 0
+        place, axis = scores
+        return outputs[place].numel() // outputs[place].shape[axis]
+
     def _outputs(self, batch: Batch, device: torch.device) -> list[Tensor]:
-        outputs = output_tensors(batch.to(device, channels_last=True).run(self.student))
+        inputs = batch.to(device, channels_last=True)
+        outputs = self.outputs.of(inputs.run(self.student), inputs)
         if not any(output.requires_grad for output in outputs):
             raise RecoveryError(
                 "no gradient reaches the parameters from the model's output, so the damage cannot be estimated "
@@ -303,10 +313,3 @@ def fit_many(
 
 def _bytes(codebooks: Mapping[int, Codebook]) -> int:
     return sum(c.codes.nbytes + c.centroids.nbytes for c in codebooks.values())
-
-
-def _decisions(outputs: Sequence[Tensor]) -> int:
-    for output in outputs:
-        if (axis := class_axis(output)) is not None:
-            return output.numel() // output.shape[axis]
-    return 0

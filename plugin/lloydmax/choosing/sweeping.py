@@ -42,6 +42,7 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import own_modes
 from lloydmax.teacher.agreement import Agreement
+from lloydmax.teacher.trial import trial
 
 _MEASURED_OF = 32
 """One of so many estimates is measured, to check them."""
@@ -188,7 +189,8 @@ def opened(
         source = open_source(data, model, place, seed, settings.cache)
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
-        recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events)
+        outputs = trial(model, source, single.asked_outputs, settings.cache)
+        recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events, outputs=outputs)
         early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
         list(recover(recovery, early))
         original, plan = to_be_fitted(model, recovery.student, plan, bool(early), settings.example_inputs)
@@ -206,7 +208,7 @@ def opened(
             tried, units, samples, settings.estimate, seed, metadata.version("lloydmax"), torch.__version__,
         )  # fmt: skip
         journal = Journal(place, "search", identity)
-        bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache)
+        bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache, outputs)
         yield Trials(recipe, plan, bench, units, options, settings.estimate, started)
 
 

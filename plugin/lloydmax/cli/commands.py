@@ -16,6 +16,7 @@ from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.cli.inputs import (
+    asked_of,
     budget_of,
     build_model,
     check_apart,
@@ -61,6 +62,7 @@ from lloydmax.runtime.text import render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
+from lloydmax.teacher.trial import trial
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -147,7 +149,7 @@ def plan(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None, bits: float | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a recipe means for every parameter, and the predicted size."""
+    """Show what a recipe, or a number of bits, means for every parameter, and the predicted size."""
     read = _recipe_or_bits(recipe, bits)
     teacher = build_model(model, weights, model_args, device)
     made = make_plan(teacher, read or recipe_for(teacher, bits or 0.0))
@@ -251,12 +253,13 @@ def evaluate(
     teacher = build_model(model, weights, model_args, device)
     small = checkpoint.load(student, copied(teacher))
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
-    found = Comparison(teacher, source, len(source) if samples is None else samples).measure(small)
+    outputs = trial(teacher, source, asked_of(small))
+    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
     result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)
-        result["accuracy_original"] = accuracy(teacher, source, classes)
-        result["accuracy_compressed"] = accuracy(small, source, classes)
+        result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
+        result["accuracy_compressed"] = accuracy(small, source, classes, outputs)
     result["left_out"] = len(source.left_out)
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
 

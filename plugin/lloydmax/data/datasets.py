@@ -106,9 +106,7 @@ class DatasetSource(Source):
     def _probe(self, samples: int, seed: int = 0) -> Batch:
         """Some of the first samples, read in this process without a trace in the global generators."""
         order = torch.arange(min(samples, len(self)))
-        batch, draws = watched(
-            lambda: next((batch for _, batch in self._load([order], {"generator": Generator()})), Batch()), seed
-        )
+        batch, draws = watched(lambda: next((batch for _, batch in self._look(order)), Batch()), seed)
         self._draws |= draws
         return batch
 
@@ -117,6 +115,10 @@ class DatasetSource(Source):
         if not self._draws or self._loading.get("num_workers"):
             return batches
         return iter(lambda: on_own_states(lambda: next(batches, None)), None)
+
+    def _look(self, order: Tensor) -> Iterator[tuple[Tensor, Batch]]:
+        """In this process: no worker starts, and the generator that seeds them stays where it is."""
+        return self._load([order], {"generator": Generator()})
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]

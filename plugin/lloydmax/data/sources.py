@@ -17,6 +17,7 @@ from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
+from lloydmax.runtime.seeding import watched
 
 _NAMED = 20
 """Samples that are named in a message."""
@@ -60,9 +61,13 @@ class Source(ABC):
         return self.left_out.figures(len(self))
 
     def first(self, samples: int) -> Batch:
-        """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones."""
+        """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones. Read
+        without a trace in the global random generators."""
+        return watched(lambda: self._first(samples), 0)[0]
+
+    def _first(self, samples: int) -> Batch:
         for order in torch.arange(len(self)).split(samples):
-            for _, batch in self._usable(order, samples, False, some=False):
+            for _, batch in self._usable(self._look(order), order, some=False):
                 return batch
         raise DataError(f"none of the samples can be used ({self.describe()}): {self.left_out.names()}")
 
@@ -134,18 +139,18 @@ class Source(ABC):
         order = order.detach().cpu()
         if len(order) and not 0 <= int(order.min()) <= int(order.max()) < len(self):
             raise DataError(f"order is of samples {order.min()} to {order.max()}, not 0 to {len(self) - 1}")
-        return self._usable(order, batch_size, drop_last)
+        return self._usable(self._read(order, batch_size, drop_last), order)
 
     def _usable(
-        self, order: Tensor, batch_size: int, drop_last: bool, some: bool = True
+        self, read: Iterator[tuple[Tensor, Batch]], order: Tensor, some: bool = True
     ) -> Iterator[tuple[Tensor, Batch]]:
-        """What :meth:`_read` gives, without the samples that cannot be used; ``some`` have to be left."""
+        """What is ``read`` in this order, without the samples that cannot be used; ``some`` have to be left."""
         if self.__dict__.get("_clean"):
-            yield from self._read(order, batch_size, drop_last)
+            yield from read
             return
         known, before, given = 0, len(self.left_out), 0
         looked: list[Any] = []
-        for indices, batch in guarded(self._read(order, batch_size, drop_last), type(self).__name__):
+        for indices, batch in guarded(read, type(self).__name__):
             if (looks := signature(batch)) != looked:
                 looked = looks
                 self._check_kinds(indices, batch)
@@ -180,6 +185,10 @@ class Source(ABC):
     @abstractmethod
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         """What :meth:`batches` gives, for a checked order; it need not look at the values."""
+
+    def _look(self, order: Tensor) -> Iterator[tuple[Tensor, Batch]]:
+        """What :meth:`_read` gives, as one batch, for a look at a few samples before the work."""
+        return self._read(order, len(order), False)
 
 
 def _samples(indices: Tensor, batch: Batch, row: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import evaluating
+from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
@@ -93,7 +95,10 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
             heard = _Heard(source, partial(events.step, stage))
-            measured = registry.make("importance", kind, {}).measure(model, names, heard)
+            measure = registry.make("importance", kind, {}).measure
+            reads = "outputs" in inspect.signature(measure).parameters
+            more = {"outputs": trial(model, source, plan.recipe.asked_outputs)} if reads else {}
+            measured = measure(model, names, heard, **more)
         if missing := [name for name in names if not isinstance(measured.get(name), Tensor)]:
             raise PluginError(
                 f"importance {kind!r} measured nothing for {missing[0]!r}; it has to give all it is asked for"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.events import Events
+from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import seeded as seeded
@@ -49,7 +50,11 @@ class Importance(Protocol):
     def __init__(self, options: Any) -> None: ...
 
     def measure(self, model: nn.Module, names: Sequence[str], data: Source) -> dict[str, Tensor]:
-        """For each named parameter a non-negative tensor of its shape, from unlabelled data."""
+        """For each named parameter a non-negative tensor of its shape, from unlabelled data.
+
+        One that looks at what the model returns takes ``outputs``, too: how that is read, see
+        :class:`lloydmax.extend.Outputs`.
+        """
 
 
 class RecoveryStep(Protocol):
@@ -97,6 +102,7 @@ class Recovery:
         part: file in which a step that takes long may keep its state, see :meth:`keep`, or ``None``.
         original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
             where only the student's host knows.
+        outputs: how what the models return is read, as a trial found; ``None``: not tried yet.
     """
 
     student: nn.Module
@@ -109,6 +115,7 @@ class Recovery:
     cache: Cache | None = None
     part: Path | None = None
     original: nn.Module | None = None
+    outputs: Outputs | None = None
 
     def source(self, which: str = "data") -> Source:
         """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.

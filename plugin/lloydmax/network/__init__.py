@@ -1,1 +1,1 @@
-"""Facts about a network: its layers, graph, channels, batch norms, and what folds."""
+"""Facts about a network: its layers, graph, channels, batch norms, what folds, and what it returns."""

@@ -54,16 +54,16 @@ def _tensor_attributes(tree: nn.Module) -> Iterator[tuple[Any, str]]:
 def _own_classes(tracer: fx.Tracer, tree: nn.Module) -> Iterator[None]:
     """Every module of the tree in a subclass of its class that records calls and the use of parameters."""
     parameters: dict[str, fx.Proxy] = {}
-    rewriting = _Rewriting()
+    recording, rewriting = [tracer], _Rewriting()
 
     def call(original: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return tracer.call_module(module, partial(original, module), args, kwargs)
+            return recording[0].call_module(module, partial(original, module), args, kwargs)
 
         return recorded
 
     def attribute(original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda module, name: tracer.getattr(name, original(module, name), parameters)
+        return lambda module, name: recording[0].getattr(name, original(module, name), parameters)
 
     own: dict[type, type] = {}
     classes = [(module, type(module)) for module in tree.modules()]
@@ -79,6 +79,8 @@ def _own_classes(tracer: fx.Tracer, tree: nn.Module) -> Iterator[None]:
     finally:
         for module, kind in classes:
             module.__class__ = kind
+        recording.clear()  # classes live until the next collection of garbage; the tree need not
+        parameters.clear()
         kinds = {mine: kind for kind, mine in own.items()}
         stacks = [node.meta["nn_module_stack"] for node in tracer.graph.nodes if "nn_module_stack" in node.meta]
         for named in (tracer.node_name_to_scope, *stacks):

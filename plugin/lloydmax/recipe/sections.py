@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
 
@@ -156,6 +157,27 @@ class RecipeFields(Section):
 
     recover: list[Step] = Field(default=[], description="recovery steps, in order.")
 
+    output: OutputPath | None = Field(
+        default=None,
+        description="path of the output that counts wherever outputs are compared: keys, attributes or positions "
+        "with dots between (`logits`, `heads.cls`, `'1.0'`); of a part with several tensors all count. Default: "
+        "`logits` where there are such at the top, else every floating tensor that has an entry for each sample. A "
+        "step's own `output` goes before it.",
+    )
+
+    classes: int | Literal["auto"] | None = Field(
+        default="auto",
+        description="axis of the output's classes, counted from 0 with that of the samples; `null`: it has none. "
+        "`auto`: 1 of `(N, C)` and `(N, C, H, W)`, the last of `(N, T, C)`, where the samples are taken as the first "
+        "axis wherever the model has them.",
+    )
+
+    mask: str | None = Field(
+        default="auto",
+        description="name of the input `(N, T)` whose zeros are padding, of which outputs `(N, T, C)` do not count; "
+        "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
+    )
+
     storage: Storage = Field(default_factory=Storage, description="how the file is written.")
 
     search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
@@ -176,6 +198,11 @@ class RecipeFields(Section):
     def data(self) -> dict[str, Any]:
         """The recipe as plain data: what was written, without the defaults."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+
+    @property
+    def asked_outputs(self) -> AskedOutputs:
+        """What it says about the outputs."""
+        return AskedOutputs(self.output, self.classes, self.mask, self.at)
 
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""

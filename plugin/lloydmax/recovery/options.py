@@ -6,24 +6,24 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from lloydmax.network.outputs import OutputPath
+
 
 class LoopOptions(BaseModel):
     """Options that the loop itself has; a step's own come on top."""
 
     model_config = ConfigDict(extra="forbid")
 
-    output: str | int | None = Field(
-        None, description="key, attribute or position of the output to mimic; default: logits, or every floating one"
-    )
-    epochs: PositiveInt = Field(10, description="passes over the data")
-    steps: PositiveInt | None = Field(None, description="optimizer steps, instead of epochs")
-    batch_size: PositiveInt = Field(128, description="samples of one step")
-    samples: PositiveInt | None = Field(None, description="use at most so many inputs, drawn at random")
+    output: OutputPath | None = Field(None, description="path of the output to mimic; default: the recipe's.")
+    epochs: PositiveInt = Field(10, description="passes over the data.")
+    steps: PositiveInt | None = Field(None, description="optimizer steps, instead of `epochs`.")
+    batch_size: PositiveInt = Field(128, description="samples of one step.")
+    samples: PositiveInt | None = Field(None, description="use at most so many inputs, drawn at random.")
     held_out: float = Field(
-        0.05, ge=0, le=0.5, description="share of the inputs (at most 1,000) kept aside to choose the best state"
+        0.05, ge=0, le=0.5, description="share of the inputs (at most 1,000) kept aside to choose the best state."
     )
     patience: PositiveInt | None = Field(
-        None, description="stop after so many epochs without a better state; null: never"
+        None, description="stop after so many epochs without a better state; `null`: never."
     )
 
 

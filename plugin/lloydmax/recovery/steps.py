@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
@@ -23,6 +24,7 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
+from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
@@ -72,6 +74,27 @@ def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str
         yield {"step": name, **figures}
 
 
+def tried_for(
+    steps: Sequence[NamedStep],
+    teacher: nn.Module,
+    sources: Iterable[Source | None],
+    asked: AskedOutputs,
+    cache: Cache | None = None,
+) -> Outputs | None:
+    """How outputs are read, see :func:`lloydmax.teacher.trial.tried`; ``None`` also where no step compares any (none
+    has an option ``output``) and those of this teacher cannot be compared.
+
+    Raises:
+        DataError: the teacher cannot take the data. RecoveryError: its outputs cannot be compared, but have to be.
+    """
+    try:
+        return tried(teacher, sources, asked, cache)
+    except RecoveryError:
+        if any("output" in type(step).Options.model_fields for _, step in steps):
+            raise
+        return None
+
+
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> dict[str, Any]:
     """Train ``student`` to give the same outputs as ``teacher`` on unlabelled data, in place.
 
@@ -82,7 +105,7 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
         teacher: never changed.
         data: anything that :func:`compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners`` as in :func:`compress`.
+            ``progress``, ``listeners`` as in :func:`compress`, and ``classes`` and ``mask`` as in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -124,6 +147,8 @@ def run_step(
     workdir: str | Path | None = None,
     progress: bool = False,
     listeners: Sequence[object] = (),
+    classes: int | Auto | None = "auto",
+    mask: str | None = "auto",
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
@@ -134,9 +159,12 @@ def run_step(
         teacher = student if teacher is student else private(teacher)
         with running(student, seed, progress, listeners) as events:
             source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            asked = AskedOutputs(options.get("output"), classes, mask)
+            outputs = tried_for([(name, made)], teacher, (source, reference), asked)
             _settle(student, source)
             with events.stage(name) as measured:
-                measured.update(made.run(Recovery(student, teacher, source, reference, seed, workdir, events)))
+                recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
+                measured.update(made.run(recovery))
         return measured
 
 

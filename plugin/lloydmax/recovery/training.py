@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
 from typing import Any, ClassVar
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.outputs import AskedOutputs, Outputs
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import evaluation_mode
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.kept import Targets
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax.teacher.trial import trial
 
 _BEFORE, _NOW = 0.95, 0.05
 """Shares of the smoothed loss of the step before and of the loss of this one."""
@@ -59,6 +60,7 @@ class TrainingLoop:
     Attributes:
         parameters: what learns, see :meth:`trained`.
         order, held_out: indices of the inputs to train on and of those to choose by.
+        outputs: how what the models return is read: ``outputs.of(output, inputs)``.
         targets: what the teacher gives for the first.
         comparison: of student and teacher on the second; ``None``: there are none.
         done, total: steps.
@@ -106,6 +108,7 @@ class TrainingLoop:
         self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
         self._processes = recovery.processes if self.shared else 1
         self._local = self._share_of_a_batch()
+        self.outputs = self._outputs()
         self.targets = self.targets_of(self.source, self.order)
         self.comparison = self.comparison_on(self.source, self.held_out)
         self.first: Agreement | None = None
@@ -128,7 +131,7 @@ class TrainingLoop:
         """The parts of the loss for a batch of samples, which are added up; ``loss`` is that of the outputs."""
         inputs = batch.to(self.device, channels_last=True)
         wanted = self.targets.of(indices, inputs)
-        return {"loss": self.loss(output_tensors(inputs.run(self.student), self.options.output), wanted)}
+        return {"loss": self.loss(self.outputs.of(inputs.run(self.student), inputs, wanted), wanted)}
 
     def step(self, loss: Tensor) -> dict[str, float]:
         """Take a step on this loss, which is finite: by default one of ``self.optimizer``.
@@ -287,7 +290,7 @@ class TrainingLoop:
             recovery.teacher,
             source,
             order,
-            self.options.output,
+            self.outputs,
             workdir=recovery.workdir,
             cache=recovery.cache,
             events=recovery.events,
@@ -299,7 +302,15 @@ class TrainingLoop:
         if not len(held_out):
             return None
         recovery = self.recovery
-        return Comparison(recovery.teacher, source, held_out, key=self.options.output, cache=recovery.cache)
+        return Comparison(recovery.teacher, source, held_out, key=self.outputs, cache=recovery.cache)
+
+    def _outputs(self) -> Outputs:
+        """As the run has tried them; those that the step's own option names are tried anew."""
+        known, output = self.recovery.outputs, self.options.output
+        if known is not None and output in (None, known.asked.output):
+            return known
+        asked = AskedOutputs() if known is None else known.asked
+        return trial(self.recovery.teacher, self.source, replace(asked, output=output, at=str), self.recovery.cache)
 
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
+from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.kept import _BATCH, Targets
-from lloydmax.teacher.outputs import class_axis, output_tensors
+from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.data import Source
@@ -48,7 +49,8 @@ class Comparison:
         teacher: the original.
         source: unlabelled inputs.
         samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
-        key: which output counts, see :func:`output_tensors`; the first with classes decides the agreement.
+        key: which output counts, see :func:`output_tensors`, or what a trial found; the first with classes decides the
+            agreement.
         cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
         events: where the progress of the teacher is reported; ``None``: nowhere.
     """
@@ -59,14 +61,15 @@ class Comparison:
         source: Source,
         samples: int | Tensor = 1000,
         seed: int = 0,
-        key: str | int | None = None,
+        key: str | int | Outputs | None = None,
         cache: Cache | None = None,
         events: Events | None = None,
     ) -> None:
-        self.teacher, self.source, self.key = teacher, source, key
+        self.teacher, self.source = teacher, source
         drawn = samples if isinstance(samples, Tensor) else random_order(len(source), samples, seed)
         self.order = drawn.sort().values
         self.targets = Targets(teacher, source, self.order, key, cache=cache, events=events)
+        self.outputs = self.targets.outputs
 
     def describe(self) -> str:
         """What is measured on, for people."""
@@ -87,17 +90,15 @@ class Comparison:
         with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
-                found = output_tensors(inputs.run(student), self.key)
+                given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
+                found = self.outputs.of(given, inputs, wanted)
                 for ours, theirs in zip(found, wanted, strict=True):
                     squared += float((ours.double() - theirs.double()).square().sum())
                     values += ours.numel()
-                pair = next(
-                    ((o, t, axis) for o, t in zip(found, wanted, strict=True) if (axis := class_axis(t)) is not None),
-                    None,
-                )
-                if pair is not None:
-                    ours, theirs, axis = pair
+                if (scores := self.outputs.scores(wanted)) is not None:
+                    place, axis = scores
+                    ours, theirs = found[place], wanted[place]
                     same += int((ours.argmax(axis) == theirs.argmax(axis)).sum())
                     count = theirs.numel() // theirs.shape[axis]
                     decisions += count
@@ -112,22 +113,24 @@ class Comparison:
         return Agreement(same / decisions, kl / decisions, squared / values, len(self.order))
 
 
-def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | None = None) -> float:
+def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:
     """Share of inputs whose top-1 is the label, 0 to 1; labels serve to report, never to train.
 
     Args:
         model: run in evaluation mode, left as it was.
         source: inputs.
         labels: int64 class numbers ``(len(source),)``.
-        key: which output counts.
+        key: which output counts, or what a trial found.
 
     Raises:
         RecoveryError: the output is not ``(N, classes)``.
     """
     device, right, seen = device_of(model), 0, 0
+    outputs = key if isinstance(key, Outputs) else trial(model, source, key)
     with evaluating(model):
         for indices, batch in source.batches(_BATCH):
-            scores = output_tensors(batch.to(device, channels_last=True).run(model), key)[0]
+            inputs = batch.to(device, channels_last=True)
+            scores = outputs.of(inputs.run(model), inputs)[0]
             if scores.dim() != 2:
                 raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
             if (largest := int(labels.max())) >= scores.shape[1]:

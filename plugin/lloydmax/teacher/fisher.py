@@ -7,22 +7,29 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lloydmax.teacher.outputs import class_axis
+from lloydmax.network.outputs import class_axis
 
 
-def fisher_draws(outputs: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+def fisher_draws(
+    outputs: Sequence[Tensor], generator: torch.Generator, axes: Sequence[int | None] | None = None
+) -> Iterator[Tensor]:
     """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
     decisions), and the Gauss-Newton matrix of all outputs (summed over values).
 
     The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
     ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
+
+    Args:
+        outputs: floating, with gradients.
+        generator: on the CPU; draws the signs.
+        axes: of the classes of each output; ``None``: where :func:`class_axis` has them.
     """
-    classes = next((o for o in outputs if class_axis(o) is not None), None)
-    if classes is None:
+    axes = [class_axis(output) for output in outputs] if axes is None else axes
+    scores = next(((output, axis) for output, axis in zip(outputs, axes, strict=True) if axis is not None), None)
+    if scores is None:
         yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
     else:
-        axis = class_axis(classes)
-        assert axis is not None
+        classes, axis = scores
         p = classes.detach().float().softmax(axis)
         spread = p.sqrt() * _signs(p, generator)
         yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()

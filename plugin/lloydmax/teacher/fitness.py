@@ -15,9 +15,10 @@ from lloydmax.data.opening import unlabelled
 from lloydmax.data.randomness import random_order
 from lloydmax.errors import DataError
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
+from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
-from lloydmax.teacher.outputs import class_axis, output_tensors
+from lloydmax.teacher.trial import trial
 
 _BATCH = 64
 """Samples of one forward pass."""
@@ -52,7 +53,12 @@ class Fitness:
 
 
 def data_fitness(
-    model: nn.Module, data: Mapping[str, Any], samples: int = 1000, seed: int = 0, output: str | int | None = None
+    model: nn.Module,
+    data: Mapping[str, Any],
+    samples: int = 1000,
+    seed: int = 0,
+    output: str | int | None = None,
+    classes: int | Auto | None = "auto",
 ) -> list[Fitness]:
     """Rank sets of unlabelled inputs by how well they suit a teacher, for recovery without labels.
 
@@ -61,7 +67,8 @@ def data_fitness(
         data: sets by name, each anything that :func:`lloydmax.compress` takes.
         samples: inputs of each set to look at, drawn with ``seed``.
         seed: of the draw.
-        output: key, attribute or position of the output whose classes count; default: the first with classes.
+        output: path of the output whose classes count, as a recipe's ``output``; default: the first with classes.
+        classes: axis of its classes, as a recipe's ``classes``.
 
     Returns:
         Best first: by the distance of batch-norm statistics; by the use of classes where the model has no batch norm
@@ -72,27 +79,30 @@ def data_fitness(
     """
     if not data:
         raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
+    asked = AskedOutputs(output, classes)
     with own_modes():
         model = private(model)
-        found = [_measure(model, name, given, samples, seed, output) for name, given in data.items()]
+        found = [_measure(model, name, given, samples, seed, asked) for name, given in data.items()]
     return sorted(found, key=lambda fitness: (_or_last(fitness.distance), -(fitness.class_use or 0.0)))
 
 
-def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, output: str | int | None) -> Fitness:
+def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, asked: AskedOutputs) -> Fitness:
     try:
         source = unlabelled(data, model, seed=seed)
+        outputs = trial(model, source, asked)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     order, device = random_order(len(source), samples, seed).sort().values, device_of(model)
     seen: dict[str, tuple[_BatchNorm, Moments]] = {}
-    decisions = _Decisions()
+    decisions = _Decisions(outputs)
 
     def hear(name: str, norm: _BatchNorm, inputs: Tensor) -> None:
         seen.setdefault(name, (norm, Moments()))[1].add(inputs)
 
     with evaluating(model), listening(model, hear):
         for _, batch in source.batches(_BATCH, order):
-            decisions.add(output_tensors(batch.to(device, channels_last=True).run(model), output))
+            inputs = batch.to(device, channels_last=True)
+            decisions.add(outputs.of(inputs.run(model), inputs))
     layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
     return Fitness(
         name=name,
@@ -114,14 +124,16 @@ def _distance(norm: _BatchNorm, moments: Moments) -> float:
 class _Decisions:
     """The teacher's top-1 decisions, counted, and its largest probabilities, added up."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
         self.counts: Tensor | None = None
         self.sure = 0.0
 
-    def add(self, outputs: list[Tensor]) -> None:
-        scores, axis = next(((s, axis) for s in outputs if (axis := class_axis(s)) is not None), (None, None))
-        if scores is None or axis is None:
+    def add(self, tensors: list[Tensor]) -> None:
+        if (found := self.outputs.scores(tensors)) is None:
             return
+        place, axis = found
+        scores = tensors[place]
         largest, chosen = scores.float().softmax(axis).max(axis)
         counts = torch.bincount(chosen.flatten().cpu(), minlength=scores.shape[axis])
         self.counts = counts if self.counts is None else self.counts + counts

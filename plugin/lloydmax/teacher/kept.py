@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.errors import RecoveryError
+from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.outputs import output_tensors
+from lloydmax.teacher.refusal import ask
+from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.data import Batch, Source
@@ -32,7 +34,7 @@ class RaggedOutputsError(RecoveryError):
 
 
 class TeacherOutputs:
-    """The teacher's outputs on chosen samples, computed once and kept.
+    """The teacher's outputs on chosen samples, computed once and kept, samples along the first axis.
 
     They stay in memory up to :data:`MEMORY_LIMIT` bytes and go to memory-mapped files beyond.
 
@@ -40,7 +42,7 @@ class TeacherOutputs:
         teacher: the original model; run in evaluation mode, left as it was.
         source: the unlabelled inputs.
         order: int64 indices of the samples to run.
-        key: see :func:`output_tensors`.
+        outputs: which of them count, as a :func:`trial` tells.
         batch_size: samples of one forward pass.
         workdir: where the files go; ``None``: the system's temporary folder.
         events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
@@ -55,27 +57,28 @@ class TeacherOutputs:
         teacher: nn.Module,
         source: Source,
         order: Tensor,
-        key: str | int | None = None,
+        outputs: Outputs,
         workdir: Path | None = None,
         cache: Cache | None = None,
         events: Events | None = None,
     ) -> TeacherOutputs | None:
-        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, ragged outputs.
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, outputs that depend on the
+        batch.
 
         With a ``cache``, runs that share it and the source, and whose teachers have the same values, share them.
         """
-        if not source.deterministic:
+        if not (outputs.repeat and source.deterministic):
             return None
         try:
             if cache is None:
-                return cls(teacher, source, order, key, workdir=workdir, events=events)
-            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), key)
-            _, outputs = cache.get(
+                return cls(teacher, source, order, outputs, workdir=workdir, events=events)
+            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), outputs)
+            _, kept = cache.get(
                 name,
-                lambda: (source, cls(teacher, source, order, key, workdir=workdir, events=events)),
+                lambda: (source, cls(teacher, source, order, outputs, workdir=workdir, events=events)),
                 lambda made: made[1].bytes,
             )
-            return outputs
+            return kept
         except RaggedOutputsError:
             return None
 
@@ -84,7 +87,7 @@ class TeacherOutputs:
         teacher: nn.Module,
         source: Source,
         order: Tensor,
-        key: str | int | None = None,
+        outputs: Outputs,
         batch_size: int = _BATCH,
         workdir: Path | None = None,
         events: Events | None = None,
@@ -100,7 +103,7 @@ class TeacherOutputs:
         done = 0
         with evaluating(teacher), stage:
             for indices, batch in source.batches(batch_size, mine):
-                tensors = output_tensors(batch.to(device, channels_last=True).run(teacher), key)
+                tensors = outputs.read(ask(teacher, batch.to(device, channels_last=True)))
                 if not self._kept:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
@@ -153,11 +156,17 @@ class Targets:
         teacher: the original model; run in evaluation mode, left as it was.
         source: the unlabelled inputs.
         order: int64 indices of the samples that will be asked for.
-        output: which output counts, see :func:`output_tensors`.
+        output: which output counts, see :func:`output_tensors`, or what a :func:`trial` found, which is made otherwise.
         workdir: where large outputs go; ``None``: the system's temporary folder.
         cache: shared with other runs, or ``None``.
         events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
         keep: whether a sample is the same input each time.
+
+    Attributes:
+        outputs: how outputs are read, the student's, too.
+
+    Raises:
+        DataError, RecoveryError: as :func:`trial`.
     """
 
     def __init__(
@@ -165,34 +174,35 @@ class Targets:
         teacher: nn.Module,
         source: Source,
         order: Tensor,
-        output: str | int | None = None,
+        output: str | int | Outputs | None = None,
         *,
         workdir: Path | None = None,
         cache: Cache | None = None,
         events: Events | None = None,
         keep: bool = True,
     ) -> None:
-        self.teacher, self.output, self._cache = teacher, output, cache
-        self._outputs = TeacherOutputs.keep(teacher, source, order, output, workdir, cache, events) if keep else None
+        self.teacher, self._cache = teacher, cache
+        self.outputs = output if isinstance(output, Outputs) else trial(teacher, source, output)
+        self._kept = TeacherOutputs.keep(teacher, source, order, self.outputs, workdir, cache, events) if keep else None
 
     @property
     def kept(self) -> bool:
         """Whether the teacher has run for the last time."""
-        return self._outputs is not None
+        return self._kept is not None
 
     def of(self, indices: Tensor, inputs: Batch) -> list[Tensor]:
-        """The outputs for a batch, without gradients, on the device of its inputs.
+        """The outputs for a batch, see :meth:`Outputs.of`, without gradients, on the device of its inputs.
 
         Args:
             indices: of the samples, int64.
             inputs: as the student gets them.
         """
-        if self._outputs is not None:
-            return self._outputs.rows(indices, next(inputs.tensors()).device)
+        if self._kept is not None:
+            return self.outputs.unpadded(self._kept.rows(indices, next(inputs.tensors()).device), inputs)
         with evaluating(self.teacher):
-            return output_tensors(inputs.run(self.teacher), self.output)
+            return self.outputs.of(ask(self.teacher, inputs), inputs)
 
     def close(self) -> None:
         """Drop the kept outputs, unless a cache holds them for other runs."""
-        if self._outputs is not None and self._cache is None:
-            self._outputs.close()
+        if self._kept is not None and self._cache is None:
+            self._kept.close()

@@ -18,9 +18,9 @@ from lloydmax.data.image_folder import image_channels
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
+from lloydmax.network.outputs import class_axis, output_tensors
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, own_modes
-from lloydmax.teacher.outputs import class_axis, output_tensors
 
 
 def synthesize(
@@ -55,7 +55,7 @@ def synthesize(
         classes: weight of the cross-entropy towards a random class for each image; 0: none. Nothing is added where the
             model has no classes.
         total_variation: weight of the mean absolute difference between neighbouring pixels; 0: none.
-        output: key, attribute or position of the output that has the classes; default: the first with classes.
+        output: path of the output that has the classes, as a recipe's ``output``; default: the first with classes.
         listeners: plugin objects whose event hooks hear the steps.
 
     Returns:

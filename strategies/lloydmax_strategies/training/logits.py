@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from lloydmax.extend import TrainingLoop
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from lloydmax.extend import LoopOptions, TrainingLoop
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 
-class LogitsOptions(BaseModel):
+class LogitsOptions(LoopOptions):
     """Options of every step that learns from the logits."""
-
-    model_config = ConfigDict(extra="forbid")
 
     loss: Literal["rmse", "smooth_l1", "mse"] = Field(
         default="rmse",
@@ -21,25 +19,9 @@ class LogitsOptions(BaseModel):
         "`smooth_l1`: mean over the batch of the sum of `sqrt(difference ** 2 + 1e-5)` (the code); `mse`.",
     )
 
-    output: str | int | None = Field(
-        default=None,
-        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
-    )
-
     epochs: PositiveInt = Field(default=5, description="passes over the data.")
 
-    steps: PositiveInt | None = Field(default=None, description="optimizer steps, instead of `epochs`.")
-
     batch_size: PositiveInt = Field(default=100, description="samples of one step.")
-
-    samples: PositiveInt | None = Field(default=None, description="use at most so many inputs, drawn at random.")
-
-    held_out: float = Field(
-        default=0.05,
-        ge=0,
-        le=0.5,
-        description="share of the inputs (at most 1,000) kept aside to choose the best state.",
-    )
 
 
 class LogitsTraining(TrainingLoop):

@@ -8,8 +8,8 @@ import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
-from lloydmax.extend import Agreement, Batch, Recovery, TrainingLoop
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from lloydmax.extend import Agreement, Batch, LoopOptions, Recovery, TrainingLoop
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,10 +22,8 @@ from lloydmax_strategies.training.views import ViewOptions, Views, are_plain
 from lloydmax_strategies.training.weighting import WeightingOptions
 
 
-class TrainingOptions(ViewOptions, WeightingOptions):
-    """Options of every step that trains: these, those of `ViewOptions` and of `WeightingOptions`."""
-
-    model_config = ConfigDict(extra="forbid")
+class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
+    """Options of every step that trains: these, those of `ViewOptions`, of `WeightingOptions` and of `LoopOptions`."""
 
     loss: Literal["mse", "kl", "cosine", "l1"] = Field(
         default="mse", description="`mse`, `l1`, `cosine` (1 - cosine over the classes) or `kl` (of the softmax)."
@@ -33,11 +31,6 @@ class TrainingOptions(ViewOptions, WeightingOptions):
 
     temperature: PositiveFloat = Field(
         default=1.0, description="of `kl`; the loss is multiplied by its square (Hinton et al. 2015)."
-    )
-
-    output: str | int | None = Field(
-        default=None,
-        description="key, attribute or position of the output to mimic; default: `logits`, or every floating one.",
     )
 
     features: NonNegativeFloat = Field(
@@ -60,12 +53,6 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         default=2e-3,
         description="peak learning rate of the latent weights, in units of the rms of each output channel.",
     )
-
-    epochs: PositiveInt = Field(default=10, description="passes over the data.")
-
-    steps: PositiveInt | None = Field(default=None, description="optimizer steps, instead of `epochs`.")
-
-    batch_size: PositiveInt = Field(default=128, description="samples of one step.")
 
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         default="adamw", description="`adamw`, `adam` or `sgd` (Nesterov momentum)."
@@ -109,18 +96,12 @@ class TrainingOptions(ViewOptions, WeightingOptions):
         "ones, which stay.",
     )
 
-    samples: PositiveInt | None = Field(default=None, description="use at most so many inputs, drawn at random.")
-
     held_out: float = Field(
         default=0.05,
         ge=0,
         le=0.5,
         description="share of the inputs (at most 1,000) kept aside to choose the best state: with `loss: kl` the one "
         "with the least divergence, else with the least squared difference from the teacher's outputs.",
-    )
-
-    patience: PositiveInt | None = Field(
-        default=None, description="stop after so many epochs without a better state; `null`: never."
     )
 
 

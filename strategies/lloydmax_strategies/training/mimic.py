@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from lloydmax import RecoveryError
-from lloydmax.extend import Batch, Recovery, Targets, class_axis, divergences, output_tensors
+from lloydmax.extend import Batch, Recovery, Targets, divergences
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features
@@ -21,7 +21,6 @@ class MimicOptions(Protocol):
 
     loss: Literal["mse", "kl", "cosine", "l1"]
     temperature: float
-    output: str | int | None
     channels_last: bool
     confidence: float
     features: float
@@ -50,17 +49,18 @@ class Mimic:
 
         ``loss`` is the distance to the teacher's outputs; ``features``, where the option says so, that to its blocks'.
         """
-        options = self.options
+        options, outputs = self.options, self.targets.outputs
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
         if self.features is not None:
             self.features.start()
         with self._autocast():
             wanted = self.targets.of(indices, inputs)
         with self._autocast():
-            found = output_tensors(inputs.run(student), options.output)
-        weights = confidence_weights(wanted, options.confidence) if options.confidence else None
-        pairs = zip(found, wanted, strict=True)
-        losses = [distance(ours.float(), theirs.float(), options, weights) for ours, theirs in pairs]
+            found = outputs.of(inputs.run(student), inputs, wanted)
+        axes = outputs.class_axes(wanted)
+        weights = confidence_weights(wanted, options.confidence, axes) if options.confidence else None
+        trios = zip(found, wanted, axes, strict=True)
+        losses = [distance(ours.float(), theirs.float(), options, axis, weights) for ours, theirs, axis in trios]
         parts = {"loss": torch.stack(losses).mean()}
         if self.features is not None:
             parts["features"] = options.features * self.features.distance()
@@ -77,31 +77,38 @@ class Mimic:
         return nullcontext()
 
 
-def distance(student: Tensor, teacher: Tensor, options: MimicOptions, weights: Tensor | None = None) -> Tensor:
+def distance(
+    student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None, weights: Tensor | None = None
+) -> Tensor:
     """The loss between two float32 outputs of the same shape; 0-dim.
 
     Args:
         student: ``(N, ...)``.
         teacher: likewise.
         options: which loss.
+        axis: of the classes; ``None``: there are none.
         weights: of the samples, ``(N,)``; ``None``: all count alike.
 
     Raises:
-        RecoveryError: the loss needs classes, and the output has none.
+        RecoveryError: the loss needs classes, and the output has none; or the weights are those of another output.
     """
-    apart = _apart(student, teacher, options)
+    apart = _apart(student, teacher, options, axis)
     if weights is None:
         return apart.mean()
+    if len(weights) != len(apart):
+        raise RecoveryError(
+            f"'confidence' weighs {len(weights)} positions of one output, of which another has {len(apart)}: name one "
+            "by 'output'"
+        )
     return (weights * apart.reshape(len(apart), -1).mean(1)).mean()
 
 
-def _apart(student: Tensor, teacher: Tensor, options: MimicOptions) -> Tensor:
+def _apart(student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None) -> Tensor:
     """The loss of every element or decision, samples along the first axis."""
     if options.loss == "mse":
         return F.mse_loss(student, teacher, reduction="none")
     if options.loss == "l1":
         return F.l1_loss(student, teacher, reduction="none")
-    axis = class_axis(teacher)
     if axis is None:
         raise RecoveryError(f"loss {options.loss!r} needs an output with classes, got shape {tuple(teacher.shape)}")
     if options.loss == "cosine":

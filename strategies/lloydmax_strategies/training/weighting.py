@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lloydmax import RecoveryError
-from lloydmax.extend import class_axis
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -28,19 +27,20 @@ class WeightingOptions(BaseModel):
     )
 
 
-def confidence_weights(outputs: Sequence[Tensor], exponent: float) -> Tensor:
+def confidence_weights(outputs: Sequence[Tensor], exponent: float, axes: Sequence[int | None]) -> Tensor:
     """Weights of the samples of a batch, float32 ``(N,)``, of mean 1 before they are cut at :data:`MOST`.
 
     Args:
         outputs: the teacher's; the first with classes decides. Where a sample has several decisions (a segmentation, a
             sequence), their mean confidence counts.
         exponent: see :class:`WeightingOptions`.
+        axes: of the classes of each output; ``None``: it has none.
 
     Raises:
         RecoveryError: no output has classes.
     """
-    for scores in outputs:
-        if (axis := class_axis(scores)) is not None:
+    for scores, axis in zip(outputs, axes, strict=True):
+        if axis is not None:
             sure = scores.float().softmax(axis).amax(axis)
             weights = sure.reshape(len(sure), -1).mean(1) ** exponent
             return (weights / weights.mean()).clamp(max=MOST)

@@ -143,6 +143,19 @@ def test_a_missing_workdir_is_made(work: Path) -> None:
     assert [item.name[:9] for item in Path("a/b").iterdir()] == ["compress-"]
 
 
+@pytest.mark.parametrize(("name", "content"), [("words.pt", b"weights"), ("zeros.bin", bytes(80))])
+def test_weights_that_are_none(work: Path, name: str, content: bytes) -> None:
+    Path(name).write_bytes(content)
+    assert f"--weights {name}: cannot be read" in refused("plan", "--weights", name, "--bits", "4")
+
+
+def test_a_plan_of_a_number_of_bits(work: Path) -> None:
+    assert "fills alone" in refused("plan", "--bits", "0.3")
+    assert "give --recipe, or --bits" in refused("plan")
+    done = CliRunner().invoke(main, ["plan", "--model", "conftest:NeverRun", "--weights", "w.pt", "--bits", "8"])
+    assert done.exit_code == 0 and "SmallNet" not in done.output and "head.0.weight" in done.output
+
+
 def test_a_page_over_its_report(work: Path) -> None:
     result = CliRunner().invoke(main, ["report", "file", "--out", "file"])
     assert result.exit_code == 2 and "--out file is also the report file" in result.output

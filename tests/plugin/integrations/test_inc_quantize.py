@@ -57,6 +57,34 @@ def test_without_data_it_is_what_compress_does(small_net: nn.Module) -> None:
         assert torch.equal(weight, weights(wanted.model)[name])
 
 
+class Scored(nn.Module):
+    """Returns its scores inside of other things, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        inner = self.inner(x).relu()
+        return {"heads": [self.head(inner).transpose(0, 1), inner], "loss": inner.mean()}
+
+
+def test_the_output_that_a_recipe_names_counts_here_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher, x = Scored().eval(), torch.randn(64, 3, 8)
+    made = {}
+    for output in ("heads.0", "heads.1"):
+        step = {"step": "distill", "steps": 6, "batch_size": 16, "lr": 0.05}
+        recipe = {"quantize": [{"layers": "all", "centroids": 4, "importance": "fisher"}], "trainable": ["all"]}
+        recipe |= {"recover": [step], "output": output}
+        lloydmax.compress(teacher, recipe, x, progress=False).save(tmp_path / "a.safetensors")
+        found = quantize(copy.deepcopy(teacher), CodebookConfig.from_recipe(recipe), run_args=([x],))
+        lloydmax.save(found, tmp_path / "b.safetensors")
+        made[output] = (tmp_path / "a.safetensors").read_bytes()
+        assert made[output] == (tmp_path / "b.safetensors").read_bytes()
+    assert made["heads.0"] != made["heads.1"]
+
+
 @pytest.mark.parametrize("way", ["run_fn", "inference_mode", "grad", "run_args", "two-step", "convert data", "dict"])
 def test_a_recipe_gives_the_same_bytes_as_compress(
     way: str, small_net: nn.Module, pictures: Tensor, tmp_path: Path

@@ -33,7 +33,7 @@ from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.network.parameters import model_bytes
 from lloydmax.plan.plan import Plan, warn_of
 from lloydmax.recovery.preparation import finished, gradients, prepare
-from lloydmax.recovery.steps import needs_data, recover, recovery_steps
+from lloydmax.recovery.steps import needs_data, recover, recovery_steps, tried_for
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import own_modes
@@ -135,6 +135,7 @@ class Run:
                 events=self.events,
                 cache=self.cache,
                 original=self.teacher,
+                outputs=tried_for(self.steps, self.teacher, (source, reference), self.recipe.asked_outputs, self.cache),
             )
             for figures in recover(recovery, self.steps):
                 logger.info("codebook: %s", figures)

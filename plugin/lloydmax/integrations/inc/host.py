@@ -26,9 +26,10 @@ def monitors() -> list[TuningMonitor]:
     """The monitors of all calls of INC's ``autotune`` in this process, to be read only.
 
     A monitor has the baseline and the results. INC tells them to no configuration, and gives the monitor to nobody,
-    so they are looked up among the live objects. (One that another thread is just making is left out.)
+    so they are looked up among what refers to their class. (One that another thread is just making is left out.)
+    ``gc.get_objects`` is not used: it refers to all objects for a moment, which breaks tuples that other threads make.
     """
-    found = [thing for thing in gc.get_objects() if type(thing) is TuningMonitor]
+    found = [thing for thing in gc.get_referrers(TuningMonitor) if type(thing) is TuningMonitor]
     return [monitor for monitor in found if hasattr(monitor, "tuning_config")]
 
 

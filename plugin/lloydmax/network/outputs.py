@@ -1,0 +1,314 @@
+"""What a network returns: a tree of tensors, the ones that count in it, and where their samples and classes are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType, MethodType, ModuleType
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from lloydmax.data.batch import Batch
+from lloydmax.errors import RecoveryError
+
+Path = tuple[str | int, ...]
+"""Keys, attributes and positions on the way from a whole output to something in it."""
+Auto = Literal["auto"]
+_STATE = frozenset({"past_key_values", "cache", "cache_params", "mems"})
+"""What a model keeps for its next call: no answer, so it counts only where it is named."""
+_NO_TREES = (str, bytes, int, float, complex, type, nn.Module, ModuleType, FunctionType, MethodType, torch.device)
+_MOST_LISTED = 20
+
+
+def _as_written(value: Any) -> Any:
+    """YAML reads ``1.0`` as a number; it means position 0 in position 1."""
+    if isinstance(value, bool):
+        raise ValueError("give a path such as logits, heads.cls or '1.0'")
+    return repr(value) if isinstance(value, float) else value
+
+
+OutputPath = Annotated[str | int, BeforeValidator(_as_written)]
+"""Names an output, or a part of the tree of outputs: ``logits``, ``heads.cls``, ``1.0``, or a position."""
+_PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
+
+
+@dataclass(frozen=True)
+class AskedOutputs:
+    """What a recipe says about the outputs of a model.
+
+    Attributes:
+        output: path of what counts; ``None``: ``logits`` where there are such at the top, else every floating tensor.
+        classes: axis of the classes, as the model returns them; ``None``: there are no classes; ``"auto"``: see
+            :func:`class_axis`.
+        mask: name of the input ``(N, T)`` whose zeros are padding; ``None``: all positions count; ``"auto"``:
+            ``attention_mask``, of models with a decoder ``decoder_attention_mask``.
+        at: where one of these stands, for messages.
+
+    Raises:
+        RecoveryError: ``output`` is not a path.
+    """
+
+    output: str | int | None = None
+    classes: int | Auto | None = "auto"
+    mask: str | Auto | None = "auto"
+    at: Callable[[str], str] = field(default=str, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "output", _PATH.validate_python(self.output))
+        except ValidationError:
+            raise RecoveryError(
+                f"output is a path such as 'logits', 'heads.cls' or '1.0', or a position, not {self.output!r}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor that counts in an output.
+
+    Attributes:
+        path: to it.
+        samples: the axis of the samples, as the model returns it; ``None``: it is not one entry a sample.
+        classes: the axis of the classes likewise; ``None``: there are none; ``"auto"``: see :func:`class_axis`.
+    """
+
+    path: Path
+    samples: int | None = 0
+    classes: int | Auto | None = "auto"
+
+    def read(self, output: Any) -> Tensor:
+        """The tensor with the samples along its first axis, and the classes where :func:`class_axis` has them; complex
+        numbers as pairs of real ones, along a last axis of length 2."""
+        tensor = _real(self._taken(output))
+        if self.samples:
+            tensor = tensor.movedim(self.samples, 0)
+        if not isinstance(self.classes, int):
+            return tensor
+        now = self.classes + (self.classes < (self.samples or 0))
+        return tensor.movedim(now, _usual_axis(tensor))
+
+    def _taken(self, output: Any) -> Tensor:
+        for key in self.path:
+            output = _child(output, key)
+        if not isinstance(output, Tensor):
+            raise RecoveryError(f"the model gave no tensor {written(self.path)!r} this time, though it did at first")
+        return output
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """How the outputs of a model, and of its students, are read; as a trial found.
+
+    Attributes:
+        leaves: what counts, in order.
+        repeat: whether a sample has the same outputs whatever else is in its batch, so that they can be kept.
+        mask: the input whose zeros are padding: a name, or a position; ``None``: there is none.
+        asked: what was asked for.
+    """
+
+    leaves: tuple[Leaf, ...]
+    repeat: bool = True
+    mask: str | int | None = None
+    asked: AskedOutputs = AskedOutputs()
+
+    def read(self, output: Any) -> list[Tensor]:
+        """All that counts in what a model returned; samples first, see :meth:`Leaf.read`.
+
+        Raises:
+            RecoveryError: something is missing.
+        """
+        return [leaf.read(output) for leaf in self.leaves]
+
+    def of(self, output: Any, inputs: Batch, like: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The same for the inputs that it came from: without padding, see :meth:`unpadded`.
+
+        Args:
+            output: what a model returned.
+            inputs: that it was given.
+            like: what another model gave for them.
+
+        Raises:
+            RecoveryError: something is missing, or the shapes are not those of ``like``.
+        """
+        found = self.unpadded(self.read(output), inputs)
+        for ours, theirs in zip(found, found if like is None else like, strict=True):
+            if ours.shape != theirs.shape:
+                raise RecoveryError(
+                    f"for the same inputs the original gives {tuple(theirs.shape)} and the student "
+                    f"{tuple(ours.shape)}: outputs whose number depends on the weights (detections after a selection) "
+                    "cannot be compared; name raw ones by 'output', or let the model return them"
+                )
+        return found
+
+    def unpadded(self, tensors: list[Tensor], inputs: Batch) -> list[Tensor]:
+        """Outputs ``(N, T, C)`` as ``(positions, C)`` without those that the mask ``(N, T)`` of the inputs leaves out;
+        others, and all where no position is padding, as they are."""
+        mask = self._mask_of(inputs)
+        if mask is None or not bool(mask.any()) or bool(mask.all()):
+            return tensors
+        return [t[mask.to(t.device)] if t.dim() == 3 and t.shape[:2] == mask.shape else t for t in tensors]
+
+    def class_axes(self, tensors: Sequence[Tensor]) -> list[int | None]:
+        """The axis of the classes of each of these outputs, as :meth:`of` gives them; ``None`` where there are none."""
+        pairs = zip(self.leaves, tensors, strict=True)
+        return [None if leaf.classes is None else class_axis(tensor) for leaf, tensor in pairs]
+
+    def scores(self, tensors: Sequence[Tensor]) -> tuple[int, int] | None:
+        """Which of these outputs has classes, the first one, and along which axis; ``None``: none has."""
+        axes = enumerate(self.class_axes(tensors))
+        return next(((place, axis) for place, axis in axes if axis is not None), None)
+
+    def _mask_of(self, inputs: Batch) -> Tensor | None:
+        if self.mask is None:
+            return None
+        if isinstance(self.mask, str):
+            found = inputs.kwargs.get(self.mask)
+        else:
+            found = inputs.args[self.mask] if self.mask < len(inputs.args) else None
+        if not isinstance(found, Tensor) or found.dim() != 2 or bool((found < 0).any()):
+            return None  # a mask that is added to scores has zeros where there is no padding
+        return found != 0
+
+
+def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:
+    """The floating tensors of a model's output, as the model returns them; complex ones as pairs of real numbers.
+
+    Where samples, classes and padding matter, :class:`Outputs` reads them.
+
+    Args:
+        output: a tensor, or any tree of tuples, lists, mappings, dataclasses and plain objects with tensors in it.
+        key: the path of one, or of a part of the tree: ``logits``, ``heads.cls``, ``1.0``, or a position. Without it,
+            ``logits`` is taken where there are such at the top, else every floating tensor at any depth.
+
+    Raises:
+        RecoveryError: nothing fits; the message lists what there is.
+    """
+    return [_real(tensor) for tensor in counted(output, key).values()]
+
+
+def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
+    """What :func:`output_tensors` gives, by path, and as the model returns it."""
+    if key is None:
+        scores = getattr(output, "logits", None) if not isinstance(output, Mapping) else output.get("logits")
+        if isinstance(scores, Tensor) and not isinstance(output, tuple):
+            found: dict[Path, Tensor] = {("logits",): scores}
+        else:
+            found = {path: tensor for path, tensor in _tree(output) if not _STATE & set(path)}
+    else:
+        where = _resolved(output, key)
+        if where is None:
+            raise RecoveryError(f"the model's output has no tensor {key!r}; it has {described(output)}")
+        found = {(*where, *path): tensor for path, tensor in _tree(_at(output, where))}
+    floating = {path: tensor for path, tensor in found.items() if _counts(tensor)}
+    if not floating:
+        what = "the model's output" if key is None else f"{key!r} in the model's output"
+        raise RecoveryError(
+            f"{what} holds no floating tensor: {described(output)}; name one by 'output', or let the model return, in "
+            "tensors, the numbers that its decisions come from"
+        )
+    return floating
+
+
+def class_axis(tensor: Tensor) -> int | None:
+    """The axis of the classes: 1 for ``(N, C)`` and ``(N, C, H, W)``, the last for ``(N, T, C)``; ``None`` where
+    there are none to choose from."""
+    if tensor.dim() < 2:
+        return None
+    axis = _usual_axis(tensor)
+    return axis if tensor.shape[axis] > 1 else None
+
+
+def described(output: Any) -> str:
+    """The tensors in an output, for messages: path, dtype and shape of each; or what it is instead."""
+    said = [f"{written(path) or 'the tensor itself'} ({_kind(tensor)})" for path, tensor in _tree(output)]
+    more = [f"and {len(said) - _MOST_LISTED} more"] if len(said) > _MOST_LISTED else []
+    return ", ".join(said[:_MOST_LISTED] + more) or f"no tensor, it is of type {type(output).__name__}"
+
+
+def _kind(tensor: Tensor) -> str:
+    shape = "nested" if tensor.is_nested else "x".join(map(str, tensor.shape))
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}".strip()
+
+
+def written(path: Path) -> str:
+    """A path as recipes have it."""
+    return ".".join(map(str, path))
+
+
+def _usual_axis(tensor: Tensor) -> int:
+    return 2 if tensor.dim() == 3 else 1
+
+
+def _counts(tensor: Tensor) -> bool:
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    return plain and (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _tree(output: Any, path: Path = (), above: frozenset[int] = frozenset()) -> Iterator[tuple[Path, Tensor]]:
+    """All tensors with their paths, in order; what holds itself is not gone into again."""
+    if isinstance(output, Tensor):
+        yield path, output
+    elif id(output) not in above:
+        for key, value in _children(output):
+            yield from _tree(value, (*path, key), above | {id(output)})
+
+
+def _children(value: Any) -> Iterable[tuple[str | int, Any]]:
+    if value is None or isinstance(value, _NO_TREES):
+        return ()
+    if isinstance(value, Mapping):
+        return ((key if isinstance(key, int) else str(key), item) for key, item in value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    if isinstance(value, (tuple, list, deque)):
+        return enumerate(value)
+    if dataclasses.is_dataclass(value):
+        return ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
+    return ((key, item) for key, item in getattr(value, "__dict__", {}).items() if not key.startswith("_"))
+
+
+def _child(value: Any, key: str | int) -> Any:
+    """What is under a key, attribute or position; ``None``: nothing."""
+    if isinstance(value, Mapping):
+        return value[key] if key in value else next((v for name, v in value.items() if str(name) == str(key)), None)
+    if isinstance(value, (tuple, list, deque)) and (place := _position(key)) is not None:
+        return value[place] if -len(value) <= place < len(value) else None
+    return None if isinstance(key, int) or isinstance(value, _NO_TREES) else getattr(value, key, None)
+
+
+def _position(key: str | int) -> int | None:
+    try:
+        return int(key)
+    except ValueError:
+        return None
+
+
+def _at(output: Any, path: Path) -> Any:
+    for key in path:
+        output = _child(output, key)
+    return output
+
+
+def _resolved(output: Any, key: str | int) -> Path | None:
+    """A written path as keys; names with dots in them are looked for first. ``None``: it leads to nothing."""
+    if isinstance(key, int):
+        return None if _child(output, key) is None else (key,)
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        head, rest = ".".join(parts[:length]), ".".join(parts[length:])
+        if (value := _child(output, head)) is None:
+            continue
+        if not rest:
+            return (head,)
+        if (tail := _resolved(value, rest)) is not None:
+            return (head, *tail)
+    return None

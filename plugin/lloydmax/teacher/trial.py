@@ -1,0 +1,184 @@
+"""A trial before any work: whether a model takes the data, and what its outputs are like."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.data import Batch, Source
+from lloydmax.errors import DataError, RecoveryError
+from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
+from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import model_fingerprint
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.seeding import seeded
+from lloydmax.teacher.refusal import ask
+
+_MANY, _FEW = 3, 2
+"""Samples of the two batches. Not 1: some models drop an axis of length 1."""
+_USUAL = 64
+"""Samples of a batch as the steps read them, for models that cannot take so few."""
+_WITH_DECODER = "decoder_input_ids"
+
+
+def trial(
+    model: nn.Module, source: Source, asked: AskedOutputs | str | int | None = None, cache: Cache | None = None
+) -> Outputs:
+    """Run a model on two tiny batches of different sizes: the axis that changed in an output is that of the samples.
+
+    Outputs that do not change with the batch (a loss, a table) count only where there are no others: such are compared
+    as they are, batch by batch. Where a model cannot take two sizes, samples are taken to lie along the first axis.
+
+    Args:
+        model: run in evaluation mode without gradients, left as it was; so are the global random generators.
+        source: whose first samples are used.
+        asked: which outputs count, and what is known of them; or only the path of one.
+        cache: runs that share it and the source, and whose models have the same values, share what was found.
+
+    Raises:
+        DataError: the model cannot take the data. It tells what was given, what the model said, and the usual cure.
+        RecoveryError: the outputs cannot be compared, or are not there.
+    """
+    asked = asked if isinstance(asked, AskedOutputs) else AskedOutputs(asked)
+    if cache is None:
+        return _tried(model, source, asked)
+    name = ("trial", model_fingerprint(model), id(source), asked)
+    outputs: Outputs = cache.get(name, lambda: (source, _tried(model, source, asked)), lambda _: 0)[1]
+    return outputs
+
+
+def tried(
+    model: nn.Module, sources: Iterable[Source | None], asked: AskedOutputs, cache: Cache | None = None
+) -> Outputs | None:
+    """The :func:`trial` with each of these sources: what the first one found; ``None`` where there is none."""
+    found = [trial(model, source, asked, cache) for source in sources if source is not None]
+    return found[0] if found else None
+
+
+def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
+    given = source.first(_MANY)
+    many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
+    mask = _mask(model, given, asked)
+    try:
+        first, second = _run(model, many), _run(model, few)
+    except DataError as refused:
+        usual = source.first(_USUAL)
+        try:
+            first = _run(model, usual)
+        except DataError:
+            raise refused from refused.__cause__
+        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
+    return _told(_found(first, second, asked), first, mask, asked)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How an output changed with the batch.
+
+    Attributes:
+        samples: the axis whose length is that of the batch, or a multiple; ``None``: there is none.
+        only: nothing else changed, and the length is that of the batch.
+        constant: nothing changed.
+    """
+
+    samples: int | None
+    only: bool
+    constant: bool
+
+
+def _run(model: nn.Module, batch: Batch) -> Any:
+    with seeded(0, model), evaluating(model):
+        return ask(model, batch.to(device_of(model), channels_last=True))
+
+
+def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
+    """The outputs that count, and how they changed from many samples to few."""
+    tensors, fewer = _counted(many, asked), _counted(few, asked)
+    changes = {path: _change(tensor, fewer[path]) for path, tensor in tensors.items() if path in fewer}
+    if one_each := {path: change for path, change in changes.items() if change.samples is not None}:
+        return one_each
+    if tensors.keys() != fewer.keys():
+        raise RecoveryError(
+            f"the model's output has an entry for each sample ({described(many)}): such post-processed outputs cannot "
+            "be compared. Compress the part of the model that gives raw outputs, as in "
+            "lloydmax.compress(model.backbone, recipe, data), wrap the model so that it returns those of its heads, or "
+            "name an output by 'output'"
+        )
+    return changes
+
+
+def _counted(output: Any, asked: AskedOutputs) -> dict[Path, Tensor]:
+    try:
+        return counted(output, asked.output)
+    except RecoveryError as error:
+        if asked.output is None:
+            raise
+        raise RecoveryError(f"{asked.at('output')}: {error}") from None
+
+
+def _change(many: Tensor, few: Tensor) -> _Change:
+    if many.dim() != few.dim():
+        return _Change(None, False, False)
+    changed = [axis for axis in range(many.dim()) if many.shape[axis] != few.shape[axis]]
+    sizes = {axis: (many.shape[axis], few.shape[axis]) for axis in changed}
+    exact = [axis for axis in changed if sizes[axis] == (_MANY, _FEW)]
+    multiple = [axis for axis in changed if sizes[axis][0] * _FEW == sizes[axis][1] * _MANY]
+    axis = next(iter(exact + multiple), None)
+    return _Change(axis, changed == exact[:1] and bool(exact), not changed)
+
+
+def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Change]:
+    """The same where there is one output only: as many rows as samples are taken to be one each."""
+    found = {}
+    for path, tensor in _counted(output, asked).items():
+        axis = next((axis for axis, size in enumerate(tensor.shape) if size == samples), None)
+        found[path] = _Change(axis, axis is not None, axis is None)
+    return {path: change for path, change in found.items() if change.samples is not None} or found
+
+
+def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs) -> Outputs:
+    tensors = _counted(output, asked)
+    leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
+    if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
+        shapes = ", ".join(f"{written(path)} {tuple(tensors[path].shape)}".strip() for path in changes)
+        raise RecoveryError(
+            f"{asked.at('classes')}: {asked.classes} is not an axis of classes in the model's output ({shapes}; "
+            f"samples along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or "
+            "leave 'classes' out"
+        )
+    return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+
+
+def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> Leaf:
+    classes = asked.classes
+    if tensor.is_complex():
+        classes = None
+    elif isinstance(classes, int):
+        place = classes + tensor.dim() if classes < 0 else classes
+        classes = place if 0 <= place < tensor.dim() and place != change.samples else None
+    return Leaf(path, change.samples, classes)
+
+
+def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | None:
+    """Where in the inputs the mask is: its name, or its position."""
+    if asked.mask is None:
+        return None
+    try:
+        places = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        places = []
+    given = {*batch.kwargs, *places[: len(batch.args)]}
+    name = asked.mask
+    if name == "auto":
+        name = "decoder_attention_mask" if _WITH_DECODER in given else "attention_mask"
+    elif name not in given:
+        names = ", ".join(sorted(given)) or "unnamed ones"
+        raise RecoveryError(f"{asked.at('mask')}: {name!r} is not an input of the model; the data has {names}")
+    if name in batch.kwargs:
+        return name
+    return places.index(name) if name in given else None
