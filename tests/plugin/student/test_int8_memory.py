@@ -1,0 +1,24 @@
+"""Models on int8 kernels are let go."""
+
+from __future__ import annotations
+
+import gc
+
+import lloydmax
+import torch
+from torch import fx, nn
+
+
+def graphs() -> int:
+    gc.collect()
+    return sum(issubclass(type(each), fx.GraphModule) for each in gc.get_objects())
+
+
+def test_models_of_earlier_runs_are_let_go() -> None:
+    net, x = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(32, 16)
+    recipe = {"quantize": [{"layers": "all", "quantizer": "uniform"}], "activations": {"bits": 8}}
+    lloydmax.compress(net, recipe, x, progress=False)
+    before = graphs()
+    for _ in range(3):
+        lloydmax.compress(net, recipe, x, progress=False)
+    assert graphs() == before
