@@ -107,7 +107,8 @@ class Comparison:
                 if told is not None:
                     told(done, len(mine))
         totals = processes.summed([same, decisions, kl, squared, values, done], device)
-        same, decisions, kl, squared, values, done = (*map(int, totals[:2]), *totals[2:4], *map(int, totals[4:]))
+        kl, squared = totals[2], totals[3]
+        same, decisions, values, done = (int(totals[n]) for n in (0, 1, 4, 5))
         if not decisions:
             return Agreement(None, None, squared / max(values, 1), done)
         return Agreement(same / decisions, kl / decisions, squared / values, done)
