@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 
 import torch
@@ -65,11 +64,6 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     prefix, _, leaf = name.rpartition(".")
     found: Tensor = getattr(model.get_submodule(prefix), leaf)
     return found.detach()
-
-
-def sharing(model: nn.Module) -> nn.Module:
-    """A copy of the modules that has the model's own parameters and buffers."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def promote(model: nn.Module, names: Collection[str]) -> bool:

@@ -17,7 +17,7 @@ from lloydmax.hooks.units import BudgetError
 from lloydmax.network.baking import computed, copied
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.parameters import Owner, not_finite, owners, promote, sharing
+from lloydmax.network.parameters import Owner, not_finite, owners, promote
 from lloydmax.network.private import original, private, unwrapped
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
@@ -244,7 +244,7 @@ def plan_as_is(
                 raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
             winners[key] = (layer, leaf, index)
     if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if leaf in la.module._buffers]:
-        promoted = sharing(model)
+        promoted = copied(model, share=True)
         promote(promoted, buffers)
         return plan_as_is(promoted, recipe, example_inputs, like, beyond)
     parameters: dict[str, PlannedParameter] = {}

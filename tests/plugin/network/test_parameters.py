@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from foreign_layers import InBuffers
-from lloydmax.network.parameters import promote, sharing, weight_of
+from lloydmax.network.baking import copied as copy_of
+from lloydmax.network.parameters import promote, weight_of
 from torch import nn
 
 
 def test_buffers_become_parameters_wherever_they_are() -> None:
     original = InBuffers()
-    copied = sharing(original)
+    copied = copy_of(original, share=True)
     assert not promote(copied, ["conv.weight"])
     assert promote(copied, ["inner.w", "conv.weight"])
     held = dict(copied.named_parameters(remove_duplicate=False))
