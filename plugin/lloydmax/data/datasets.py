@@ -117,8 +117,9 @@ class DatasetSource(Source):
         return iter(lambda: on_own_states(lambda: next(batches, None)), None)
 
     def _look(self, order: Tensor) -> Iterator[tuple[Tensor, Batch]]:
-        """In this process: no worker starts, and the generator that seeds them stays where it is."""
-        return self._load([order], {"generator": Generator()})
+        """In this process, unless workers are set up by a function; their own generator stays where it is."""
+        loading = self._loading if self._loading.get("worker_init_fn") else {}
+        return self._load([order], {**loading, "generator": Generator()})
 
     def _load(self, pieces: list[Tensor], loading: dict[str, Any]) -> Iterator[tuple[Tensor, Batch]]:
         keys = [[self.keys[index] for index in piece.tolist()] for piece in pieces]
