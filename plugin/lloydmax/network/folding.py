@@ -52,6 +52,8 @@ def fold_batch_norms(model: nn.Module, untie: bool = False) -> list[tuple[str, s
     Raises:
         RecoveryError: the model cannot be traced.
     """
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return []
     done = []
     for layer_name, norm_name in Network(model, tied=untie).pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 from lloydmax.errors import FitError, PlanMismatchError, RecipeError
@@ -206,7 +207,7 @@ def restructured(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model, or a copy in which the recipe's steps before the fit have folded what they fold."""
     steps = [registry.make("step", step.step, step.options, RecipeError) for step in recipe.recover]
     changes = [step.restructure for step in steps if hasattr(step, "restructure")]
-    if recipe.activations:
+    if recipe.activations and any(isinstance(module, _BatchNorm) for module in model.modules()):
         changes.append(fold_batch_norms)
     if not changes:
         return model

@@ -37,9 +37,9 @@ def to_be_fitted(
     Returns:
         The teacher, or a copy of the student where this is another model now; and the plan of that.
     """
-    if plan.recipe.activations is not None:
-        fold_batch_norms(student)
-    elif not promote(student, plan.parameters) and not changed:
+    changed |= plan.recipe.activations is not None and bool(fold_batch_norms(student))
+    changed |= promote(student, plan.parameters)
+    if not changed:
         return teacher, plan
     return copy.deepcopy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
 

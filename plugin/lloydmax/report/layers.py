@@ -16,7 +16,7 @@ BINS = 64
 """Of a histogram at most."""
 DRAWN = 64
 """Centroids that are drawn at most."""
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 """Weights that are counted at once."""
 
 

@@ -22,3 +22,15 @@ def test_models_of_earlier_runs_are_let_go() -> None:
     for _ in range(3):
         lloydmax.compress(net, recipe, x, progress=False)
     assert graphs() == before
+
+
+def test_a_model_that_nobody_holds_is_gone_at_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    gc.disable()
+    try:
+        made = lloydmax.compress(model, INT8, torch.randn(32, 8), progress=False).model
+        gone = weakref.ref(made.graph)
+        del made
+        assert gone() is None
+    finally:
+        gc.enable()

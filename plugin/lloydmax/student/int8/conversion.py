@@ -45,6 +45,7 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
     found = Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
     _emptied(used_up, found)
+    kernels.graph.owning_module = None  # else a model that nobody needs any more waits for the garbage collector
     return found
 
 
