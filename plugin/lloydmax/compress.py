@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.private import private
+from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
@@ -164,7 +163,7 @@ class _Run:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             self.events.step("prepare", 0, 1, figures)
             self.comparison = self._comparison()
-            self.student = copy.deepcopy(self.teacher)
+            self.student = own(self.teacher)
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(

@@ -20,6 +20,7 @@ from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
+from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -65,8 +66,8 @@ def recipe_for(
         raise RecipeError(f"effort must be 0 or more, not {effort}")
     asked = AskedOutputs(output, classes, mask)
     said = {"output": asked.output, "classes": classes, "mask": mask}
-    with own_modes():
-        model = private(model)
+    model = private(model)
+    with own_modes(), seeded(0, model):
         centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
         rules = _rules(model, centroids)
         if not rules:

@@ -27,7 +27,7 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, seeded
-from lloydmax.network.private import private
+from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan, PlannedParameter, restructured
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.plan.prediction import most_centroids
@@ -190,7 +190,7 @@ def opened(
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
         outputs = trial(model, source, single.asked_outputs, settings.cache)
-        recovery = Recovery(copy.deepcopy(model), model, source, None, seed, place, events, outputs=outputs)
+        recovery = Recovery(own(model), model, source, None, seed, place, events, outputs=outputs)
         early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
         list(recover(recovery, early))
         original, plan = to_be_fitted(model, recovery.student, plan, bool(early), settings.example_inputs)

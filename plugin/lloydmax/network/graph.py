@@ -11,7 +11,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -34,6 +34,7 @@ from lloydmax.network.channels import (
 from lloydmax.network.parameters import owners
 from lloydmax.network.tracing import traced
 from lloydmax.runtime.modes import evaluation_mode
+from lloydmax.runtime.seeding import undrawn
 
 _LAYERS = (nn.Linear, _ConvNd, _BatchNorm)
 
@@ -76,7 +77,8 @@ def trace(model: nn.Module) -> fx.Graph:
         skeleton = copy.deepcopy(model, dict(shared))
         with evaluation_mode(skeleton), torch.no_grad():
             try:
-                return traced(_Tracer(owners_whole, childless_whole), skeleton, _defaults(skeleton))
+                tracer = _Tracer(owners_whole, childless_whole)
+                return undrawn(partial(traced, tracer, skeleton, _defaults(skeleton)))
             except Exception as error:
                 failure = error
             finally:  # what torch.fx has seen refers to itself, and would keep the tensors until garbage is collected

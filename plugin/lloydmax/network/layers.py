@@ -11,7 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lloydmax.network.guard import guarded
 from lloydmax.runtime.modes import evaluating
+from lloydmax.runtime.seeding import undrawn
 
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _TRANSPOSED = "Conv1D"
@@ -98,12 +100,11 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
         order.setdefault(id(module), len(order))
 
     hooks = [layer.module.register_forward_pre_hook(note) for layer in found]
+    given = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    args, kwargs = ((), example_inputs) if isinstance(example_inputs, dict) else (given, {})
     try:
         with evaluating(model):
-            if isinstance(example_inputs, dict):
-                model(**example_inputs)
-            else:
-                model(*(example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)))
+            guarded(model, lambda: undrawn(lambda: model(*args, **kwargs)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -77,15 +77,27 @@ def private(model: nn.Module) -> nn.Module:
         ModelError: a tensor on the meta device, a ScriptModule, parameters in shards, or something that cannot be
             copied; the message names it.
     """
+    if type(model).__hash__ is None:
+        raise ModelError(f"{type(model).__name__} cannot be hashed, which torch needs: use dataclass(eq=False)")
     if model in _private:
         return model
     bare = unwrapped(model)
     refuse(bare)
-    made = _copied(bare, dict(_shared(bare)))
+    with torch.inference_mode(False), torch.no_grad():
+        made = _copied(bare, dict(_shared(bare)))
+    theirs = {id(module) for module in bare.modules()}
+    if common := [name or "the model" for name, module in made.named_modules() if id(module) in theirs]:
+        raise ModelError(f"{common[0]} is shared by copies of the model (its __deepcopy__ gives itself): copy it there")
     made.eval()
     bake(made)
     _private[made] = ref(model)
     return made
+
+
+def own(tree: nn.Module) -> nn.Module:
+    """A copy of a private tree with memory of its own, such as a student."""
+    odd = (*tree.parameters(), *tree.buffers())
+    return copy.deepcopy(tree, {id(t): t.detach().clone() for t in odd if t.layout != torch.strided})
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -112,6 +124,11 @@ def refuse(model: nn.Module) -> None:
                 "process, and pass that"
             )
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if isinstance(tensor, nn.Parameter) and type(tensor) is not nn.Parameter and not is_lazy(tensor):
+                raise ModelError(
+                    f"{f'{name}.{leaf}'.lstrip('.')} is a {type(tensor).__name__}, not a plain parameter: convert it, "
+                    "or pass the model as it was before"
+                )
             if tensor is not None and tensor.is_meta:
                 raise ModelError(
                     f"{f'{name}.{leaf}'.lstrip('.')} is on the meta device, it has no values: load the weights first "
@@ -137,12 +154,16 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
                 yield id(parameter), nn.Parameter(_alias(parameter), parameter.requires_grad)
         for buffer in module._buffers.values():
             if buffer is not None and not is_lazy(buffer):
-                yield id(buffer), buffer.detach().clone() if buffer.nbytes <= SMALL else _alias(buffer)
+                yield id(buffer), buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
         for value in vars(module).values():
             if isinstance(value, Tensor):
                 yield id(value), _alias(value)
         for tensor in computed_last(module):
             yield id(tensor), tensor.detach()
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.nbytes <= SMALL
 
 
 def _alias(tensor: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import torch
 
+from lloydmax.runtime.seeding import untouched
+
 T = TypeVar("T")
 STILL = 30.0
 """Seconds without any use of a processor after which a child is taken to be stuck: a lock of another thread may have
@@ -41,7 +43,8 @@ def apart(work: Callable[[], T]) -> T:
                     if done:
                         return value
                     raise value
-        return work()
+        with untouched():
+            return work()
 
 
 def _answer(work: Callable[[], object]) -> bytes | None:

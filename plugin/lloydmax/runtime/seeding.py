@@ -48,10 +48,14 @@ class States:
         states = {d: Generator(place).manual_seed(seed).get_state() for d, place in places.items()}
         return cls(states, np.random.RandomState(seed % 2**32).get_state(), random.Random(seed).getstate())
 
-    def put(self) -> None:
-        """Make the global generators go on from here."""
+    def put_torch(self) -> None:
+        """Make torch's global generators go on from here."""
         for device, state in self.torch.items():
             torch.set_rng_state(state) if device is None else torch.cuda.set_rng_state(state, device)
+
+    def put(self) -> None:
+        """Make all of them go on from here."""
+        self.put_torch()
         np.random.set_state(self.numpy)
         random.setstate(self.python)
 
@@ -91,7 +95,8 @@ def drawn(call: Callable[[], T]) -> T:
     if stream is None or stream.draws is False:
         return call()
     if stream.draws is None:
-        made, stream.draws = _heard(call)
+        with _turn:
+            made, stream.draws = _told(call, stream.states.torch)
         if not stream.draws:
             return made
     return on_own_states(call)
@@ -140,22 +145,42 @@ def untouched(devices: Iterable[int | None] = (None,)) -> Iterator[None]:
 def watched(call: Callable[[], T], seed: int) -> tuple[T, bool]:
     """What a call gives that can be repeated, and whether it draws from the global generators; then it is repeated on
     seeded ones. They are as before afterwards."""
-    first = States.now()
-    for _ in range(_TRIES):
-        before = States.now()
-        made, draws = _heard(call)
-        if draws:
-            break
-        if before.same_outside_of_torch():
-            return made, False
-    first.put()
+    with _turn:
+        made, draws = _told(call)
+    if not draws:
+        return made, False
     with undisturbed(seed):
         return call(), True
 
 
-def _heard(call: Callable[[], T]) -> tuple[T, bool]:
-    """What a call gives, and whether torch draws random numbers for it; the global generators are put back then."""
-    before = States.now()
+def undrawn(call: Callable[[], T]) -> T:
+    """What a call gives; if it draws from torch's global generators, they are put back."""
+    with _turn:
+        return _heard(call)[0]
+
+
+def _told(call: Callable[[], T], devices: Iterable[int | None] = (None,)) -> tuple[T, bool]:
+    """What a call gives that can be repeated, and whether it draws from the global generators, which are put back."""
+    first = States.now(devices)
+    try:
+        for _ in range(_TRIES):
+            before = States.now(devices)
+            made, draws = _heard(call, devices)
+            if before.same_outside_of_torch():
+                return made, draws
+            if draws:
+                break
+    except BaseException:
+        if not first.same_outside_of_torch():
+            first.put()
+        raise
+    first.put()
+    return made, True
+
+
+def _heard(call: Callable[[], T], devices: Iterable[int | None] = (None,)) -> tuple[T, bool]:
+    """What a call gives, and whether torch draws random numbers for it; its global generators are put back then."""
+    before = States.now(devices)
     hearing = _Hearing()
     try:
         with hearing:
@@ -163,7 +188,7 @@ def _heard(call: Callable[[], T]) -> tuple[T, bool]:
         return made, hearing.drew
     finally:
         if hearing.drew:
-            before.put()
+            before.put_torch()
 
 
 class _Hearing(TorchDispatchMode):

@@ -155,8 +155,8 @@ def finish(model: nn.Module) -> nn.Module:
     """Freeze every codebook and turn the standard modules into codebook modules.
 
     Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
-    are replaced; any other module keeps its class and a frozen parametrization. Hooks that were registered on a
-    replaced module do not move along.
+    are replaced; any other module, and one whose ``forward`` was set on the instance, keeps its class and a frozen
+    parametrization. Hooks that were registered on a replaced module do not move along.
 
     Returns:
         ``model``, or its replacement when the model itself is such a module.
@@ -170,7 +170,7 @@ def finish(model: nn.Module) -> nn.Module:
         chosen.setdefault(module, {})[leaf] = shared[id(weight)]
     replaced: dict[nn.Module, nn.Module] = {}
     for module, tensors in chosen.items():
-        if (layer := codebook_layer(module, tensors)) is not None:
+        if "forward" not in vars(module) and (layer := codebook_layer(module, tensors)) is not None:
             replaced[module] = layer
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):

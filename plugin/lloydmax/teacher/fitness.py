@@ -18,6 +18,7 @@ from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
+from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.trial import trial
 
 _BATCH = 64
@@ -80,8 +81,8 @@ def data_fitness(
     if not data:
         raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
     asked = AskedOutputs(output, classes)
-    with own_modes():
-        model = private(model)
+    model = private(model)
+    with own_modes(), seeded(seed, model):
         found = [_measure(model, name, given, samples, seed, asked) for name, given in data.items()]
     return sorted(found, key=lambda fitness: (_or_last(fitness.distance), -(fitness.class_use or 0.0)))
 

@@ -8,6 +8,7 @@ pictures, not by one pattern of pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,11 @@ from lloydmax.data.image_folder import image_channels
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
+from lloydmax.network.guard import guarded
 from lloydmax.network.outputs import class_axis, output_tensors
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, own_modes
+from lloydmax.runtime.seeding import drawn, seeded
 
 
 def synthesize(
@@ -85,7 +88,9 @@ def synthesize(
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     parts = torch.arange(count).tensor_split(-(-count // batch_size))
     events, made = Events(listeners), []
-    with own_modes(), events.stage("synthesize", total=len(parts) * steps):
+    with own_modes(), seeded(seed, model), events.stage("synthesize", total=len(parts) * steps):
+        with torch.no_grad():
+            guarded(model, lambda: _passed(model, torch.zeros(2, *shape, device=device), output))
         for number, part in enumerate(parts):
             noise = torch.randn(len(part), *shape, generator=generator)
             images = noise.to(device, memory_format=torch.channels_last).requires_grad_()
@@ -113,8 +118,13 @@ def _passed(model: nn.Module, images: Tensor, output: str | int | None) -> tuple
         gaps.append(statistics_gap(inputs, norm))
 
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+
+    def call() -> Any:
+        gaps.clear()
+        return model(images.to(dtype))
+
     with listening(model, hear):
-        outputs = output_tensors(model(images.to(dtype)), output)
+        outputs = output_tensors(drawn(call), output)
     scores = next((found.float() for found in outputs if found.dim() == 2 and class_axis(found) is not None), None)
     return torch.stack(gaps).mean(), scores
 

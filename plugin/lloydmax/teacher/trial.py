@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lloydmax.data import Batch, Source
 from lloydmax.errors import DataError, RecoveryError
+from lloydmax.network.guard import guarded
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
@@ -93,7 +94,7 @@ class _Change:
 
 def _run(model: nn.Module, batch: Batch) -> Any:
     with seeded(0, model), evaluating(model):
-        return ask(model, batch.to(device_of(model), channels_last=True))
+        return guarded(model, lambda: ask(model, batch.to(device_of(model), channels_last=True)))
 
 
 def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:

@@ -84,3 +84,11 @@ def test_modules_that_others_make_draw_from_a_generator_of_their_own() -> None:
         second = nn.LSTM(4, 4), nn.Conv2d(2, 2, 3), nn.Embedding(3, 2)
     for one, other in zip(first, second, strict=True):
         assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_model_that_draws_from_numpy_or_python_is_repeatable_too() -> None:
+    found = []
+    for _ in range(2):
+        with seeded(5, MODEL):
+            found.append([drawn(lambda: _numbers()[1:]) for _ in range(2)])
+    assert found[0] == found[1] and found[0][0] != found[0][1]

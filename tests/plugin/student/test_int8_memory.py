@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import lloydmax
 import torch
 from torch import fx, nn
+
+INT8 = {"quantize": [{"layers": "all", "quantizer": "uniform"}], "activations": {"bits": 8}}
 
 
 def graphs() -> int:
@@ -16,11 +19,10 @@ def graphs() -> int:
 
 def test_models_of_earlier_runs_are_let_go() -> None:
     net, x = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), torch.randn(32, 16)
-    recipe = {"quantize": [{"layers": "all", "quantizer": "uniform"}], "activations": {"bits": 8}}
-    lloydmax.compress(net, recipe, x, progress=False)
+    lloydmax.compress(net, INT8, x, progress=False)
     before = graphs()
     for _ in range(3):
-        lloydmax.compress(net, recipe, x, progress=False)
+        lloydmax.compress(net, INT8, x, progress=False)
     assert graphs() == before
 
 

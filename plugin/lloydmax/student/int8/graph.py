@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from lloydmax.errors import IntegrationError
 from lloydmax.network.tracing import traced
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.quiet import quiet
-from lloydmax.runtime.seeding import OwnGenerator
+from lloydmax.runtime.seeding import OwnGenerator, undrawn
 from lloydmax.student.int8.backend import backend_config
 from lloydmax.student.int8.host import (
     FuseCustomConfig,
@@ -54,7 +55,13 @@ def fake_quantized(
     Raises:
         IntegrationError: the model cannot be traced, or the host cannot quantize a weight so.
     """
-    if problems := [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]:
+    problems = [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]
+    problems += [
+        f"{name} has hooks, or a forward of its own, which int8 layers do not keep: remove them, or leave it out"
+        for name in dict.fromkeys(name.rpartition(".")[0] for name in weights)
+        if _is_changed(model.get_submodule(name))
+    ]
+    if problems:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
     uniform = any(weight.quantizer == UNIFORM for weight in weights.values())
     if (
@@ -92,11 +99,16 @@ def fake_quantized(
     return graph.eval()
 
 
+def _is_changed(layer: nn.Module) -> bool:
+    """Whether a layer does something else than its class says."""
+    return "forward" in vars(layer) or bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
 def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     """What ``prepare_qat_fx`` gives, traced so that no other thread notices."""
     tracer, backend = QuantizationTracer([], []), backend_config()
     swap_functional(model)
-    graph = fx.GraphModule(model, traced(tracer, model))
+    graph = fx.GraphModule(model, undrawn(partial(traced, tracer, model)))
     with OwnGenerator(), quiet(bars=False):
         fused = fuse(graph, True, FuseCustomConfig(), backend)
         prepared = prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
