@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lloydmax.data import Source, unlabelled
-from lloydmax.errors import OutputError, RecoveryError
+from lloydmax.errors import ModelError, OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
@@ -155,6 +155,11 @@ def run_step(
     with own_modes():
         made = registry.make("step", name, options, RecoveryError)
         workdir = folder(workdir)
+        if frozen := [name for name, held in student.named_parameters() if held.is_inference()]:
+            raise ModelError(
+                f"{frozen[0]} of the student was made in inference mode, so that nothing can be trained: make or copy "
+                "the student outside of torch.inference_mode()"
+            )
         separate(student, teacher)
         teacher = student if teacher is student else private(teacher)
         with running(student, seed, progress, listeners) as events:

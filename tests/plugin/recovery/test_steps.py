@@ -1,11 +1,13 @@
-"""The folder of a run."""
+"""Steps on their own, and the folder of a run."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import lloydmax
 import pytest
+import torch
 from conftest import SmallNet
 from torch import Tensor
 
@@ -33,3 +35,10 @@ def test_a_workdir_that_cannot_be_is_refused_before_the_model_runs(pictures: Ten
     ):
         with pytest.raises(lloydmax.OutputError, match="^workdir .*file"):
             run()
+
+
+def test_a_student_made_in_inference_mode_is_refused(small_net: SmallNet, pictures: Tensor) -> None:
+    with torch.inference_mode():
+        student = copy.deepcopy(small_net)
+    with pytest.raises(lloydmax.ModelError, match="stem.weight of the student was made in inference mode"):
+        lloydmax.distill(student, small_net, pictures, steps=1)
