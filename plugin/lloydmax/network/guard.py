@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lloydmax.errors import ModelError
 from lloydmax.network.private import original
+from lloydmax.runtime.dispatch import seen_by
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def guarded(tree: nn.Module, call: Callable[[], T]) -> T:
     watching = _Watching(caller)
     while True:
         try:
-            with watching:
+            with seen_by(watching):
                 return call()
         except _Writing as found:
             _part(tree, found.storage)

@@ -21,6 +21,8 @@ from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lloydmax.runtime.dispatch import seen_by
+
 T = TypeVar("T")
 _turn = threading.RLock()
 _TRIES = 3
@@ -183,7 +185,7 @@ def _heard(call: Callable[[], T], devices: Iterable[int | None] = (None,)) -> tu
     before = States.now(devices)
     hearing = _Hearing()
     try:
-        with hearing:
+        with seen_by(hearing):
             made = call()
         return made, hearing.drew
     finally:
