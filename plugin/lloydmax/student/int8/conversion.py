@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -45,7 +46,7 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
     found = Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
     _emptied(used_up, found)
-    kernels.graph.owning_module = None  # else a model that nobody needs any more waits for the garbage collector
+    _freed(kernels)
     return found
 
 
@@ -58,6 +59,17 @@ def _emptied(used_up: Sequence[nn.Module], kept: nn.Module) -> None:
             vars(module).pop("qconfig", None)
             for part in (module._parameters, module._buffers, module._modules):
                 part.clear()
+
+
+def _freed(kernels: torch.fx.GraphModule) -> None:
+    """Part the modules on kernels from those that the host made on the way to them, and from circular references of
+    their own: they are gone as soon as nobody holds them."""
+    held = {id(module._modules) for module in kernels.modules()}
+    made = [child for module in kernels.modules() for child in module._modules.values()]
+    for holder in gc.get_referrers(*made):
+        if isinstance(holder, dict) and id(holder) not in held:
+            holder.clear()
+    kernels.graph.owning_module = None
 
 
 def restored(
