@@ -15,7 +15,7 @@ from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto
-from lloydmax.network.parameters import not_finite
+from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
@@ -96,10 +96,10 @@ def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
     if any(layer.outputs(leaf) is not None for layer in layers for leaf in layer.weights()):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
-    broken = not_finite(model)
+    unusable = unfit(model)
     for layer in layers:
         for leaf, held in layer.weights().items():
-            if id(held) not in broken and _is_large(layer, leaf, held):
+            if id(held) not in unusable and _is_large(layer, leaf, held):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 
+import lloydmax
 import pytest
 import torch
 from coded import SMALL, STORAGES, book, compressed, parameters
@@ -161,3 +162,29 @@ def test_the_file_has_ordinary_permissions(small_net, tmp_path):
     finally:
         os.umask(umask)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+class Strict(nn.Module):
+    """Takes no new attribute once it is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+        self.fixed = True
+
+    def __setattr__(self, name, value):
+        if "fixed" in vars(self) and not hasattr(self, name):
+            raise AttributeError(f"attributes are fixed, {name} is not one")
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_a_model_that_refuses_new_attributes(tmp_path):
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}]}
+    result = lloydmax.compress(Strict().eval(), recipe, progress=False)
+    result.save(tmp_path / "strict.safetensors")
+    loaded, x = load(tmp_path / "strict.safetensors", Strict()), torch.randn(3, 8)
+    assert torch.equal(loaded(x), result.model(x)) and torch.equal(copy.deepcopy(loaded)(x), loaded(x))
+    assert copy.deepcopy(loaded)._lloydmax["recipe"]["quantize"] == recipe["quantize"]

@@ -1,8 +1,12 @@
-"""Structure that compression leaves as it is: zeros of pruned weights, rows for padding, infinities."""
+"""Structure that compression leaves as it is: zeros of pruned weights, rows for padding, infinities, empty layers."""
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lloydmax
@@ -221,6 +225,88 @@ def test_a_rule_that_names_a_parameter_that_is_not_finite_is_refused() -> None:
         lloydmax.plan(net, {"quantize": [{"layers": "q", "centroids": 4}], "trainable": ["unused.weight"]})
     with pytest.raises(RecipeError, match="nothing to compress"):
         lloydmax.plan(nn.Sequential(net.unused), {"quantize": [{"layers": "all", "centroids": 4}]})
+
+
+class Partly(nn.Module):
+    """Has a layer without outputs, one without inputs, and one in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.none, self.less, self.exact = nn.Linear(64, 0), nn.Linear(0, 32), nn.Linear(32, 4).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        y = self.last(h) + self.less(self.none(h))
+        return torch.cat([y, self.exact(y.double()).float()], -1)
+
+
+@pytest.mark.parametrize("step", [DISTILL, {"step": "reconstruct"}, None], ids=["distill", "blocks", "own"])
+def test_layers_that_cannot_have_codebooks_stay_and_are_named(step: dict[str, Any] | None, tmp_path: Path) -> None:
+    net, x = Partly().eval(), torch.randn(64, 32)
+    recipe: Any = {"quantize": [{"layers": "all", "centroids": 16}], "trainable": ["all"], "recover": [step]}
+    recipe = lloydmax.recipe_for(net, 5, x, effort=0.02) if step is None else recipe
+    with pytest.warns(UserWarning, match="exact.weight stays as it is: it is float64, not float32") as warned:
+        result = lloydmax.compress(net, recipe, x, progress=False)
+    assert not any("empty" in str(one.message) for one in warned)
+    assert set(lloydmax.codebooks(result.model)) == {"first.weight", "last.weight"}
+    assert torch.equal(result.model.exact.weight, net.exact.weight)
+    notes = "\n".join(result.plan.notes)
+    assert "none.weight stays as it is: it is empty, of shape (0, 64)" in notes and "less.weight stays" in notes
+    result.save(tmp_path / "net.safetensors")
+    assert torch.equal(lloydmax.load(tmp_path / "net.safetensors", Partly())(x), result.model(x))
+
+
+@pytest.mark.parametrize(("name", "why"), [("none", "is empty, of shape"), ("exact", "is float64, not float32")])
+def test_a_rule_that_names_a_layer_that_cannot_have_a_codebook_is_refused(name: str, why: str) -> None:
+    with pytest.raises(RecipeError, match=rf"quantize\[1\]: {name}\.weight: it {why}.*leave this parameter out"):
+        lloydmax.plan(Partly(), {"quantize": [{"layers": [name], "centroids": 4}]})
+    with pytest.raises(RecipeError, match="nothing to compress: weight"):
+        lloydmax.plan(getattr(Partly(), name), {"quantize": [{"layers": "all", "centroids": 4}]})
+
+
+class Holder(nn.Module):
+    """Holds a weight of a layer in a second place, where its forward finds it."""
+
+    def __init__(self, place: Callable[[Tensor], dict[str, Any]], leaf: str = "weight") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.gru, self.inner = nn.Linear(8, 8), nn.GRU(8, 4, batch_first=True), nn.Module()
+        vars(self.inner).update(place(getattr(self.linear, leaf)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(self.linear(x))[0]
+
+
+PLACES = [
+    (lambda w: {"ws": [w]}, "inner.ws[0]"), (lambda w: {"w": w}, "inner.w"),
+    (lambda w: {"d": {"k": (1, w)}}, "inner.d['k'][1]"),
+    (lambda w: {"f": functools.partial(torch.matmul, w)}, "inner.f[0]"),
+    (lambda w: {"o": SimpleNamespace(w=w)}, "inner.o.w"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "attribute"), PLACES, ids=[attribute for _, attribute in PLACES])
+def test_a_compressed_parameter_that_is_held_elsewhere_is_refused(place: Any, attribute: str) -> None:
+    net, x = Holder(place).eval(), torch.randn(16, 3, 8)
+    every = {"layers": "all", "centroids": 4}
+    said = re.escape(f"linear.weight is also held by the attribute {attribute!r}")
+    with pytest.raises(RecipeError, match=rf"\[1\]: {said}.*use self\.linear\.weight in forward.*out of the rule"):
+        lloydmax.compress(net, {"quantize": [every]}, x, progress=False)
+    rest = [{"layers": ["linear"], "quantizer": "none"}, every | {"layers": "gru", "parameter": "weight_ih_l0"}]
+    recipe = {"quantize": [every, *rest], "trainable": ["all"], "recover": [DISTILL]}
+    result = lloydmax.compress(net, recipe, x, progress=False)
+    assert set(lloydmax.codebooks(result.model)) == {"gru.weight_ih_l0"}
+    assert isinstance(result.model.linear.weight, nn.Parameter)
+
+
+def test_a_parameter_that_no_rule_compresses_may_be_held_elsewhere() -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}], "trainable": ["all"], "recover": [DISTILL]}
+    net = Holder(lambda bias: {"bias": bias}, "bias").eval()
+    made = lloydmax.compress(net, recipe, torch.randn(16, 3, 8), progress=False).model
+    assert made.inner.bias is made.linear.bias and isinstance(made.linear.bias, nn.Parameter)
+    assert not torch.equal(made.linear.bias, net.linear.bias)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

@@ -24,6 +24,8 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 """What wrappers put into the names of the model in them."""
 _COUNTER = "n_averaged"
 """What an ``AveragedModel`` keeps beside the averages."""
+_BATCHES = "num_batches_tracked"
+"""What batch norms have counted since PyTorch 0.4.1; files that are older do not have it."""
 _DEPTH, _NAMED = 3, 3
 
 
@@ -39,11 +41,13 @@ class _Candidate:
         where: in the file, for messages; empty: the file itself.
         state: by name.
         problems: what does not fit, by kind.
+        others: entries beside the model's, which are left out.
     """
 
     where: str
     state: dict[str, Any]
     problems: dict[str, list[str]]
+    others: tuple[str, ...] = ()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -51,7 +55,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     The state dict may be in one of the containers that trainers write (``state_dict``, ``model``, ``ema`` ...), and its
     names may have the prefixes of wrappers (``module.``, ``_orig_mod.``, nested) or one that all of them share
-    (``model.``): what fits exactly is taken.
+    (``model.``): what fits exactly is taken. Where the entries under one prefix fit, those beside it (of metrics and
+    losses, for example) are left out with a warning. Tied parameters need one name, and counters of batches none.
 
     Args:
         model: its parameters and buffers are overwritten.
@@ -66,22 +71,39 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if any(name.endswith(".codes") for state in found.values() for name in state):
         raise ModelError(f"--weights {path}: is a compressed file; lloydmax.load() and --student read those")
     tried = [candidate for where, state in found.items() for candidate in _candidates(model, where, state)]
-    fitting = [candidate for candidate in tried if not candidate.problems]
+    fitting = sorted((candidate for candidate in tried if not candidate.problems), key=lambda one: bool(one.others))
     if not fitting:
         nearest = min(tried, key=lambda candidate: sum(map(len, candidate.problems.values())))
         listed = ", ".join(f"{len(names)} {kind} {names[:_NAMED]}" for kind, names in nearest.problems.items())
         inside = f" ({nearest.where!r} in it)" if nearest.where else ""
         raise ModelError(f"--weights {path}{inside} does not fit {type(model).__name__}: {listed}")
     chosen = fitting[0]
+    places = list(dict.fromkeys(candidate.where for candidate in fitting))
+    if chosen.others and len(places) > 1:
+        raise ModelError(
+            f"--weights {path}: {' and '.join(map(repr, places))} in it fit {type(model).__name__}: save the one that "
+            "is meant alone"
+        )
+    if chosen.others:
+        more = len(chosen.others) - _NAMED
+        warnings.warn(
+            f"--weights {path}: {chosen.where!r} in it is taken; left out: {', '.join(chosen.others[:_NAMED])}"
+            f"{f' and {more} more' if more > 0 else ''}",
+            stacklevel=2,
+        )
     if others := sorted({candidate.where for candidate in fitting} - {chosen.where}):
         warnings.warn(
             f"--weights {path}: {chosen.where!r} and {', '.join(map(repr, others))} in it fit; {chosen.where!r} is "
             "taken: save the other one alone to use that",
             stacklevel=2,
         )
+    before = {name: held.clone() for name, held in _tensors(model.state_dict(keep_vars=True)).items()}
     try:
         model.load_state_dict(chosen.state, strict=False)
-    except Exception as error:
+    except Exception as error:  # whatever hooks and extra states of the model raise
+        with torch.no_grad():
+            for name, held in _tensors(model.state_dict(keep_vars=True)).items():
+                held.copy_(before[name])
         raise ModelError(f"--weights {path}: {_line(error)}") from error
 
 
@@ -98,7 +120,8 @@ def _read(path: Path) -> Any:
 
 def _line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0]
+    first, *rest = lines or [type(error).__name__]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
 def _containers(held: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -113,16 +136,32 @@ def _containers(held: Any, where: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _candidates(model: nn.Module, where: str, state: Mapping[str, Any]) -> Iterator[_Candidate]:
-    """The state dict under its own names, and without what wrappers put into them and all of them share."""
-    own = model.state_dict()
+    """The state dict under its own names, without what wrappers put into them and all of them share, and what of it is
+    under one prefix."""
+    own = model.state_dict(keep_vars=True)
     bare = {_bare(name): name for name in own}
     yield _Candidate(where, dict(state), _problems(own, state))
-    unwrapped = {_bare(name): value for name, value in state.items() if name != _COUNTER}
+    unwrapped = {_bare(name): value for name, value in state.items() if name.rpartition(".")[2] != _COUNTER}
+    if len(unwrapped) < sum(name.rpartition(".")[2] != _COUNTER for name in state):
+        return
     for depth in range(len(_shared(unwrapped)) + 1):
         names = {name: ".".join(name.split(".")[depth:]) for name in unwrapped}
         renamed = {bare.get(new, new): unwrapped[name] for name, new in names.items()}
         if len(renamed) == len(unwrapped):
             yield _Candidate(where, renamed, _problems(own, renamed))
+    for prefix in _prefixes(own, unwrapped):
+        inside = {name.removeprefix(prefix): value for name, value in unwrapped.items() if name.startswith(prefix)}
+        if others := tuple(name for name in unwrapped if not name.startswith(prefix)):
+            renamed = {bare.get(name, name): value for name, value in inside.items()}
+            if "missing" not in (problems := _problems(own, renamed)):
+                yield _Candidate(f"{where}.{prefix}".strip("."), renamed, problems, others)
+
+
+def _prefixes(own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """Those under which the first tensor of the model is found, by any of its names."""
+    tied = next((names for names in _tied(own).values() if not names[0].endswith(_BATCHES)), [])
+    ends = tuple(f".{_bare(name)}" for name in tied)
+    return list(dict.fromkeys(n.removesuffix(end) + "." for n in state for end in ends if n.endswith(end)))
 
 
 def _bare(name: str) -> str:
@@ -142,13 +181,71 @@ def _shared(names: Mapping[str, Any]) -> list[str]:
 
 def _problems(own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, list[str]]:
     """What does not fit, by kind."""
-    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor) and not is_lazy(value)}
-    loaded = {tensors[name].data_ptr() for name in state if name in tensors}
-    missing = [n for n in own if n not in state and not (n in tensors and tensors[n].data_ptr() in loaded)]
-    shaped = [
-        f"{name} {tuple(value.shape)}, not {tuple(tensors[name].shape)}"
-        for name, value in state.items()
-        if name in tensors and isinstance(value, Tensor) and value.shape != tensors[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": [n for n in state if n not in own], "of another shape": shaped}
+    tensors, tied = _tensors(own), _tied(own)
+    loaded = {name for names in tied.values() if any(name in state for name in names) for name in names}
+    problems: dict[str, list[str]] = {
+        "missing": [n for n in own if n not in state and n not in loaded and not n.endswith(_BATCHES)],
+        "unexpected": [n for n in state if n not in own],
+    }
+    for name, value in state.items():
+        if name in tensors and (problem := _problem(tensors[name], value)) is not None:
+            kind, said = problem
+            problems.setdefault(kind, []).append(f"{name} {said}".rstrip())
+    if not any(problems.values()):
+        for names in tied.values():
+            given = [name for name in names if name in state]
+            if wrong := [name for name in given[1:] if not _same(tensors[name], state[given[0]], state[name])]:
+                problems.setdefault("unlike what they are tied to", []).append(f"{wrong[0]}, unlike {given[0]}")
     return {kind: names for kind, names in problems.items() if names}
+
+
+def _problem(own: Tensor, given: Any) -> tuple[str, str] | None:
+    """Why a tensor of the model cannot take a value: the kind, and in words."""
+    if not isinstance(given, Tensor):
+        return "not a tensor", ""
+    if given.is_nested or given.layout != own.layout:
+        return "of another layout", f"({'nested' if given.is_nested else str(given.layout).removeprefix('torch.')})"
+    if given.shape != own.shape:
+        return "of another shape", f"{tuple(given.shape)}, not {tuple(own.shape)}"
+    if given.is_meta:
+        return "without values (on the meta device)", ""
+    if not _holds(own.dtype, given):
+        return "of another dtype", f"{given.dtype}, not {own.dtype}".replace("torch.", "")
+    return None
+
+
+def _holds(dtype: torch.dtype, given: Tensor) -> bool:
+    """Whether a tensor of this dtype can hold what is given, but for rounding: floats for complex numbers, bools and
+    whole numbers for integers."""
+    if given.is_quantized:
+        return False
+    if dtype.is_complex:
+        return given.is_complex() or given.is_floating_point()
+    if dtype.is_floating_point:
+        return given.is_floating_point()
+    if dtype == torch.bool or given.is_complex():
+        return given.dtype == dtype
+    return torch.equal(given.to(dtype).to(given.dtype), given)
+
+
+def _same(own: Tensor, first: Tensor, second: Tensor) -> bool:
+    """Whether two values are the same in the dtype of the tensor that takes them."""
+    if own.layout != torch.strided:
+        return True
+    one, other = first.to(own.dtype), second.to(own.dtype)
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a model's own state that have a shape."""
+    return {name: held for name, held in state.items() if isinstance(held, Tensor) and not is_lazy(held)}
+
+
+def _tied(own: Mapping[str, Any]) -> dict[object, list[str]]:
+    """The names of each tensor of a model's own state; several where it is tied, or where two are the same memory."""
+    found: dict[object, list[str]] = {}
+    for name, held in _tensors(own).items():
+        plain = held.layout == torch.strided and held.numel() > 0 and not held.is_meta
+        place = (held.data_ptr(), held.shape, held.stride()) if plain else id(held)
+        found.setdefault(place, []).append(name)
+    return found

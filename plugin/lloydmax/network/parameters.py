@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lloydmax.codebook.layout import FLOAT_DTYPES
 
 
 def model_bytes(model: nn.Module) -> int:
@@ -13,7 +17,10 @@ def model_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-_READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_OF_MODULES = frozenset(vars(nn.Module()))
+"""Attributes in which torch keeps what every module has."""
+_DEPTH = 4
+"""Lists, dicts and objects within each other that are looked into."""
 Owner = tuple[str, nn.Module, str]
 """Full name of a parameter, the module that has it, its name within the module."""
 
@@ -29,6 +36,40 @@ def owners(model: nn.Module) -> dict[int, list[Owner]]:
     return found
 
 
+def held_outside(model: nn.Module) -> dict[int, str]:
+    """The parameters and buffers that are held by attributes beside those that register them, by identity: the
+    attribute, as ``"encoder.weights[0]"``. The lists from which recurrent layers run are not meant."""
+    registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    found: dict[int, str] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in _OF_MODULES and not (name == "_flat_weights" and isinstance(module, nn.RNNBase)):
+                for place, tensor in _tensors(value, f"{prefix}.{name}".lstrip("."), seen):
+                    if id(tensor) in registered:
+                        found.setdefault(id(tensor), place)
+    return found
+
+
+def _tensors(value: Any, place: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in lists, dicts and plain objects, and where they are; what was seen is not looked into again."""
+    if isinstance(value, Tensor):
+        yield place, value
+    if isinstance(value, (Tensor, nn.Module, type)) or depth > _DEPTH or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, functools.partial):
+        value = [*value.args, *value.keywords.values()]
+    if isinstance(value, Mapping):
+        held = [(f"{place}[{key!r}]", one) for key, one in value.items()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        held = [(f"{place}[{number}]", one) for number, one in enumerate(value)]
+    else:
+        held = [(f"{place}.{key}", one) for key, one in getattr(value, "__dict__", {}).items()]
+    for inner, one in held:
+        yield from _tensors(one, inner, seen, depth + 1)
+
+
 def padding_rows(owners: Iterable[Owner]) -> dict[str, int]:
     """The rows for padding, by the name of the parameter in the embedding."""
     embeddings = {
@@ -39,20 +80,27 @@ def padding_rows(owners: Iterable[Owner]) -> dict[str, int]:
     return {name: module.padding_idx for name, module in embeddings.items() if module.padding_idx is not None}
 
 
-def not_finite(model: nn.Module) -> dict[int, str]:
-    """The parameters with infinities or NaN, by identity: what is wrong with each."""
+def unfit(model: nn.Module) -> dict[int, str]:
+    """The parameters that cannot have a codebook as they are, by identity: those with infinities or NaN, empty ones,
+    and those of other dtypes than float32, float16 and bfloat16; what is wrong with each."""
     found = {}
     for parameter in model.parameters():
-        if nn.parameter.is_lazy(parameter) or parameter.is_meta or parameter.dtype not in _READ:
-            continue
-        values = parameter.detach()
-        if type(values) is not torch.Tensor or values.layout != torch.strided:  # another toolkit's
-            continue
-        if bool(torch.isfinite(values.sum(dtype=torch.float64))):
-            continue
-        if broken := int((~torch.isfinite(values)).sum()):
-            found[id(parameter)] = f"{broken:,} of its {values.numel():,} values are NaN or infinite"
+        if not nn.parameter.is_lazy(parameter) and (why := _unfit(parameter.detach())):
+            found[id(parameter)] = why
     return found
+
+
+def _unfit(values: Tensor) -> str | None:
+    if values.numel() == 0:
+        return f"it is empty, of shape {tuple(values.shape)}"
+    if values.dtype not in FLOAT_DTYPES:
+        return f"it is {str(values.dtype).removeprefix('torch.')}, not float32, float16 or bfloat16"
+    if type(values) is not Tensor or values.layout != torch.strided or values.is_meta:  # another toolkit's
+        return None
+    if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+        return None
+    broken = int((~torch.isfinite(values)).sum())
+    return f"{broken:,} of its {values.numel():,} values are NaN or infinite" if broken else None
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:

@@ -148,6 +148,7 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
     """For a deep copy: what stands for each tensor of the model, by identity."""
+    registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for module in model.modules():
         for parameter in module._parameters.values():
             if parameter is not None and not is_lazy(parameter):
@@ -156,7 +157,7 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
             if buffer is not None and not is_lazy(buffer):
                 yield id(buffer), buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
         for value in vars(module).values():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and id(value) not in registered:
                 yield id(value), _alias(value)
         for tensor in computed_last(module):
             yield id(tensor), tensor.detach()

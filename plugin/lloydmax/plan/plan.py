@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
+from lloydmax.codebook.layout import Layout
 from lloydmax.errors import FitError, PlanMismatchError, RecipeError
 from lloydmax.format.sizes import predicted_size
 from lloydmax.hooks import registry
@@ -18,13 +18,13 @@ from lloydmax.hooks.units import BudgetError
 from lloydmax.network.baking import computed, copied
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.parameters import Owner, not_finite, owners, promote
+from lloydmax.network.parameters import Owner, owners, promote, unfit
 from lloydmax.network.private import original, private, unwrapped
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
 from lloydmax.plan.skipped import Skipped, notes, skipped, warning
-from lloydmax.plan.structure import REPAIR, baking_notes, structural_notes, with_zeros
+from lloydmax.plan.structure import REPAIR, baking_notes, refuse_held_outside, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
@@ -51,7 +51,8 @@ class Plan:
         predicted_bytes: size of the file that :func:`lloydmax.save` will write.
         overridden: rules of which nothing is left, in words.
         skipped: weights of 1 % or more of the model that a recipe for the whole model leaves as they are.
-        structure: what becomes of zeros, rows for padding, computed parameters, and infinities or NaN, in words.
+        structure: what becomes of zeros, rows for padding, computed parameters, and what cannot have a codebook, in
+            words.
         warned: what of this people are warned of.
     """
 
@@ -236,7 +237,7 @@ def plan_as_is(
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}
-    places, broken = owners(model), not_finite(model)
+    places, broken = owners(model), unfit(model)
     winners: dict[int, tuple[Layer, str, int]] = {}
     for index, rule in enumerate(recipe.quantize):
         for layer, leaf in select(layers, rule, index, recipe, beyond):
@@ -244,6 +245,7 @@ def plan_as_is(
             if key in broken and rule.quantizer != KEEP and layer.name in rule.selectors:
                 raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
             winners[key] = (layer, leaf, index)
+    refuse_held_outside(model, recipe, winners, broken)
     if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if leaf in la.module._buffers]:
         promoted = copied(model, share=True)
         promote(promoted, buffers)
@@ -261,8 +263,8 @@ def plan_as_is(
     structure, warned = structural_notes(
         model, recipe, parameters, places, {key: why for key, why in broken.items() if key in winners}
     )
-    unfit = {name for key in broken for name, _, _ in places[key]}
-    trainable = trainable_names(recipe, model, layers, parameters, unfit)
+    untrained = {name for key in broken for name, _, _ in places[key]}
+    trainable = trainable_names(recipe, model, layers, parameters, untrained)
     weights = _total_weights(model) if like is None else like.total_weights
     original_bytes = _original_bytes(model) if like is None else like.original_bytes
     draft = Plan(
@@ -323,11 +325,6 @@ def _planned(
     where = recipe.at("quantize", index)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise RecipeError(f"{where}: {names[0]} is lazy; run the model once before compressing it")
-    if parameter.dtype not in FLOAT_DTYPES or parameter.numel() == 0:
-        raise RecipeError(
-            f"{where}: {names[0]} is {parameter.dtype} of shape {tuple(parameter.shape)}; only "
-            "non-empty float32, float16 and bfloat16 parameters can be compressed"
-        )
     entry = registry.find("quantizer", rule.quantizer, RecipeError)
     options = entry.options.model_validate(rule.options)
     wanted = int(getattr(options, "centroids", 0))

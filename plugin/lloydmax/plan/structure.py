@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.layout import Layout, code_bits
 from lloydmax.codebook.zeros import MANY_ZEROS, zero_share
-from lloydmax.network.parameters import Owner, padding_rows
+from lloydmax.errors import RecipeError
+from lloydmax.network.layers import Layer
+from lloydmax.network.parameters import Owner, held_outside, padding_rows
+from lloydmax.recipe.sections import KEEP
 
 if TYPE_CHECKING:
     from lloydmax.plan.parameter import PlannedParameter
@@ -61,15 +64,15 @@ def structural_notes(
     owners: Mapping[int, Sequence[Owner]],
     broken: Mapping[int, str],
 ) -> tuple[list[str], list[str]]:
-    """What becomes of zeros, of rows for padding, and of parameters with infinities or NaN: all of it, and what people
-    are to be warned of.
+    """What becomes of zeros, of rows for padding, and of parameters that cannot have a codebook: all of it, and what
+    people are to be warned of (not of empty parameters).
 
     Args:
         model: the uncompressed student.
         recipe: of the plan.
         parameters: that get codebooks.
         owners: of every parameter, by identity.
-        broken: those that rules mean, from :func:`~lloydmax.network.parameters.not_finite`.
+        broken: those that rules mean, from :func:`~lloydmax.network.parameters.unfit`.
     """
     weights = {name: model.get_parameter(name).detach() for name in parameters}
     notes = [
@@ -81,8 +84,33 @@ def structural_notes(
         if bool((weights[each[0][0]][row] != 0).any())
     ]
     stay, go = _zeros(parameters.values(), weights, recipe.storage.codes == "packed")
-    unfit = [f"{owners[key][0][0]} stays as it is: {why}" for key, why in broken.items()]
-    return [*notes, *stay, *go, *unfit], [*go, *(["; ".join(unfit)] if unfit else [])]
+    unfit = {key: f"{owners[key][0][0]} stays as it is: {why}" for key, why in broken.items()}
+    told = [said for key, said in unfit.items() if model.get_parameter(owners[key][0][0]).numel()]
+    return [*notes, *stay, *go, *unfit.values()], [*go, *(["; ".join(told)] if told else [])]
+
+
+def refuse_held_outside(
+    model: nn.Module, recipe: Recipe, chosen: Mapping[int, tuple[Layer, str, int]], broken: Collection[int]
+) -> None:
+    """Refuse to compress what the model also holds where no codebook would be seen.
+
+    Args:
+        model: the uncompressed student.
+        recipe: of the plan.
+        chosen: what rules mean, by identity: layer, name in it, number of the rule.
+        broken: identities of those that stay as they are.
+
+    Raises:
+        RecipeError: names parameter and attribute.
+    """
+    for key, attribute in held_outside(model).items():
+        layer, leaf, index = chosen.get(key, (None, "", 0))
+        if layer is not None and key not in broken and recipe.quantize[index].quantizer != KEEP:
+            name = f"{layer.name}.{leaf}".lstrip(".")
+            raise RecipeError(
+                f"{recipe.at('quantize', index)}: {name} is also held by the attribute {attribute!r}, which would not "
+                f"see its codebook: use self.{name} in forward instead, or leave it out of the rule"
+            )
 
 
 def _zeros(

@@ -29,7 +29,7 @@ def trainable_names(
         model: the uncompressed student.
         layers: of it.
         parameters: that get codebooks.
-        unfit: names of parameters with infinities or NaN, which are never trained.
+        unfit: names of parameters with infinities or NaN and of empty ones, which are never trained.
 
     Raises:
         RecipeError: a word of ``trainable`` that selects nothing, or a compressed parameter.
@@ -63,7 +63,7 @@ def trainable_names(
             continue
         named = {name for name in every if matches(word, name) or _within(word, name)}
         if not named and any(matches(word, name) or _within(word, name) for name in floats):
-            raise RecipeError(f"{where}: {word!r} has NaN or infinite values, so that it cannot be trained")
+            raise RecipeError(f"{where}: {word!r} has NaN or infinite values, or none, so that it cannot be trained")
         if not named:
             known = [*groups, *(name for name, _ in model.named_modules() if name)]
             raise RecipeError(f"{where}: {word!r} matches no parameter{registry.spelling_hint(word, known)[:300]}")

@@ -54,7 +54,7 @@ class KeptSteps:
 
 
 def identity(model: nn.Module, sources: Iterable[Source | None]) -> list[object]:
-    """What tells models and data apart: all values of the model; number and first values of the inputs."""
+    """What tells models and data apart: modules and values of the model; number and first values of the inputs."""
     told: list[object] = [torch.__version__, model_fingerprint(model).hex()]
     for source in sources:
         told.append(None if source is None else len(source))

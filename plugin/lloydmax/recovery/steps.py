@@ -21,6 +21,7 @@ from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import arrays_in, content
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
@@ -188,16 +189,17 @@ def open_source(
 ) -> Source | None:
     """Unlabelled inputs for this model, or ``None`` where none were given.
 
-    With a ``cache``, the same object (a tensor as long as it is not written to, a path) is opened once.
+    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once.
     """
     if data is None:
         return None
     if cache is None:
         return unlabelled(data, model, workdir=workdir, seed=seed)
-    same = str(data) if isinstance(data, (str, Path)) else (id(data), getattr(data, "_version", 0))
+    held = [data, *arrays_in(data)]
+    same = str(data) if isinstance(data, (str, Path)) else tuple((id(one), content(one)) for one in held)
     kept = cache.get(
         ("source", same, id(original(model)), seed),
-        lambda: (data, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
+        lambda: (held, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
     source: Source = kept[2]

@@ -77,5 +77,8 @@ def _same(first: Tensor | Codebook, second: Tensor | Codebook) -> bool:
 
 
 def remember(model: nn.Module, recipe: dict[str, Any] | None, storage: dict[str, str]) -> None:
-    """Attach recipe and storage to a model as plain data, which copies and pickles keep."""
-    model._lloydmax = {"recipe": recipe, "storage": storage}  # type: ignore[assignment]
+    """Attach recipe and storage to a model as plain data, which copies and pickles keep.
+
+    A model whose ``__setattr__`` refuses names that it does not know takes them, too.
+    """
+    vars(model)["_lloydmax"] = {"recipe": recipe, "storage": storage}

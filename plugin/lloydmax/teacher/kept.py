@@ -65,7 +65,8 @@ class TeacherOutputs:
         """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, outputs that depend on the
         batch.
 
-        With a ``cache``, runs that share it and the source, and whose teachers have the same values, share them.
+        With a ``cache``, runs that share it and the source, and whose teachers have the same
+        modules, attributes and values, share them.
         """
         if not (outputs.repeat and source.deterministic):
             return None

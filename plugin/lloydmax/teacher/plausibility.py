@@ -136,7 +136,11 @@ def _few(source: Source, trains: str | None) -> str:
 def _untrained(teacher: nn.Module) -> str:
     """Whether all layers are as they were made."""
     norms = list(_norms(teacher))
-    layers = [module for module in teacher.modules() if isinstance(module, (_ConvNd, nn.Linear, nn.RNNBase))]
+    layers = [
+        module
+        for module in teacher.modules()
+        if isinstance(module, (_ConvNd, nn.Linear, nn.RNNBase)) and all(p.numel() for p in module.parameters())
+    ]
     biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
     if norms:
         fresh, what = all(norms), "every normalization has the statistics and weights that it was made with"

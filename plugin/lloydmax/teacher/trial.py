@@ -39,7 +39,8 @@ def trial(
         model: run in evaluation mode without gradients, left as it was; so are the global random generators.
         source: whose first samples are used.
         asked: which outputs count, and what is known of them; or only the path of one.
-        cache: runs that share it and the source, and whose models have the same values, share what was found.
+        cache: runs that share it and the source, and whose models have the same fingerprint, share what was
+            found.
 
     Raises:
         DataError: the model cannot take the data. It tells what was given, what the model said, and the usual cure.

@@ -105,6 +105,109 @@ def test_what_does_not_fit_is_said_and_nothing_is_loaded(held: Any, message: str
     assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
 
 
+class Varied(nn.Module):
+    """A tied embedding, a batch norm, an integer table, a complex one, a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.norm, self.o = nn.Embedding(7, 4), nn.BatchNorm1d(4), nn.Linear(4, 7, bias=False)
+        self.o.weight = self.e.weight
+        self.register_buffer("index", torch.arange(4))
+        self.register_buffer("phase", torch.ones(3, dtype=torch.complex64))
+        self.register_buffer("mask", torch.ones(3, dtype=torch.bool))
+
+
+def changed(**values: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
+    return lambda state: {k: values[k.replace(".", "_")](v) if k.replace(".", "_") in values else v
+                          for k, v in state.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (changed(norm_weight=Tensor.to_sparse), r"1 of another layout \['norm.weight \(sparse_coo\)'\]"),
+        (changed(norm_bias=lambda t: t.to("meta")), r"1 without values \(on the meta device\) \['norm.bias'\]"),
+        (changed(e_weight=lambda t: t + 1), r"1 unlike what they are tied to \['o.weight, unlike e.weight'\]"),
+        (changed(norm_bias=lambda t: t.int()), r"1 of another dtype \['norm.bias int32, not float32'\]"),
+        (changed(norm_bias=lambda t: t.to(torch.complex64)), r"'norm.bias complex64, not float32'"),
+        (changed(norm_bias=lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)), "norm.bias qint8"),
+        (changed(index=lambda t: t + 0.5), "'index float32, not int64'"),
+        (changed(index=lambda t: t.float() * float("nan")), "'index float32, not int64'"),
+        (changed(mask=lambda t: t.float()), "'mask float32, not bool'"),
+    ],
+)
+def test_what_a_tensor_cannot_hold_is_named_and_nothing_is_loaded(
+    written: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
+    net, other = Varied(), Varied()
+    torch.save(written(other.state_dict()), tmp_path / "weights.pt")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ModelError, match=message):
+        load_weights(net, tmp_path / "weights.pt")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
+        changed(e_weight=Tensor.double, norm_bias=Tensor.bfloat16), changed(norm_num_batches_tracked=Tensor.float),
+        changed(phase=lambda t: t.real), changed(index=Tensor.int),
+        lambda state: {name: value for name, value in state.items() if name != "e.weight"},
+    ],
+)  # fmt: skip
+def test_what_a_tensor_can_hold_is_taken(written: Callable[[State], State], tmp_path: Path) -> None:
+    net, other = Varied(), Varied()
+    torch.save(written(other.state_dict()), tmp_path / "weights.pt")
+    load_weights(net, tmp_path / "weights.pt")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+
+
+def test_a_model_that_refuses_what_fits_is_left_as_it_was(tmp_path: Path) -> None:
+    class Refusing(SmallNet):
+        def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            with torch.no_grad():
+                self.stem.weight.zero_()
+            args[-1].append("it is Monday")
+
+    torch.save(SmallNet().state_dict(), tmp_path / "weights.pt")
+    net = Refusing()
+    before = net.stem.weight.clone()
+    with pytest.raises(ModelError, match="for Refusing: it is Monday"):
+        load_weights(net, tmp_path / "weights.pt")
+    assert torch.equal(net.stem.weight, before) and bool(before.any())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.encoder.", "module.model."])
+def test_entries_beside_the_prefix_of_the_model_are_left_out_and_named(
+    prefix: str, small_net: SmallNet, tmp_path: Path
+) -> None:
+    others = {"metric.x": torch.ones(2), "criterion.weight": torch.ones(10), "n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": {**others, **prefixed(prefix)(small_net.state_dict())}}, tmp_path / "weights.pt")
+    fresh = SmallNet()
+    with pytest.warns(
+        UserWarning, match=r"'state_dict\.[a-z.]+' in it is taken; left out: metric.x, criterion.weight$"
+    ):
+        load_weights(fresh, tmp_path / "weights.pt")
+    assert all(torch.equal(value, small_net.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
+def test_entries_under_the_prefix_that_are_not_the_model_s_are_named_shortly(tmp_path: Path) -> None:
+    state = prefixed("model.")(SmallNet().state_dict())
+    torch.save({"state_dict": {**state, "model.more": torch.ones(2), "loss.x": torch.ones(2)}}, tmp_path / "weights.pt")
+    with pytest.raises(
+        ModelError, match=r"\('state_dict.model' in it\) does not fit SmallNet: 1 unexpected \['more'\]$"
+    ):
+        load_weights(SmallNet(), tmp_path / "weights.pt")
+
+
+def test_two_prefixes_that_fit_are_refused(tmp_path: Path) -> None:
+    state = SmallNet().state_dict()
+    torch.save({**prefixed("student.")(state), **prefixed("teacher.")(state)}, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match="'student' and 'teacher' in it fit SmallNet: save the one"):
+        load_weights(SmallNet(), tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.safetensors", "weights"])
 @pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 64, b"PK\3\4" + b"\0" * 40, b"\x80\x02.", None])
 def test_files_that_are_no_weights_are_refused_in_one_line(name: str, content: bytes | None, tmp_path: Path) -> None:

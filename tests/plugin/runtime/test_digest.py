@@ -1,0 +1,109 @@
+"""What tells two models, and two states of the same data, apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import lloydmax
+import numpy as np
+import pytest
+import torch
+from lloydmax.recovery.steps import open_source
+from lloydmax.runtime.digest import model_fingerprint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Net(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.k = 2.0
+        self.linear, self.act, self.out = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.k * self.out(self.act(self.linear(x)))
+
+
+OTHERS = [
+    {"k": -2.0}, {"act": nn.Tanh()}, {"act": nn.ReLU6()}, {"k": 2}, {"sizes": (1, [2, {"a": 3}])},
+    {"sizes": (1, [2, {"a": 4}])}, {"f": F.relu}, {"f": torch.tanh}, {"k": torch.tensor(3.0)},
+    {"k": torch.tensor(4.0)}, {"table": np.arange(3)}, {"table": np.arange(1, 4)}, {"names": {"a", "b"}},
+    {"config": SimpleNamespace(k=1)}, {"config": SimpleNamespace(k=2)}, {"dtype": torch.float16}, {"none": None},
+]  # fmt: skip
+
+
+def test_attributes_and_types_of_modules_tell_models_apart() -> None:
+    found = [model_fingerprint(Net(**others)) for others in [{}, *OTHERS]]
+    assert len(set(found)) == len(found)
+    assert found == [model_fingerprint(Net(**others)) for others in [{}, *OTHERS]]
+
+
+def test_modes_hooks_and_lists_of_own_weights_do_not() -> None:
+    net = Net()
+    net.eval().linear.register_forward_hook(lambda *_: None)
+    assert model_fingerprint(net) == model_fingerprint(Net())
+    loop: list[Any] = [1]
+    loop.append(loop)
+    assert model_fingerprint(Net(loop=loop)) != model_fingerprint(Net())
+
+
+@pytest.mark.parametrize("others", [{"k": -2.0}, {"act": nn.Tanh()}], ids=["attribute", "type"])
+def test_models_that_share_a_cache_have_outputs_of_their_own(others: dict[str, Any]) -> None:
+    recipe = {
+        "quantize": [{"layers": "all", "centroids": 4}], "trainable": ["codebooks"],
+        "recover": [{"step": "distill", "steps": 5, "batch_size": 16}],
+    }  # fmt: skip
+    x, cache = torch.randn(32, 8, generator=torch.Generator().manual_seed(1)), lloydmax.Cache()
+    lloydmax.compress(Net().eval(), recipe, x, progress=False, cache=cache)
+    shared = lloydmax.compress(Net(**others).eval(), recipe, x, progress=False, cache=cache).model
+    alone = lloydmax.compress(Net(**others).eval(), recipe, x, progress=False).model
+    assert torch.equal(shared(x), alone(x))
+
+
+def _tensor(made: Callable[[Tensor], Any]) -> Callable[[], tuple[Any, Callable[[], object]]]:
+    def opened() -> tuple[Any, Callable[[], object]]:
+        tensor = torch.ones(6, 8)
+        return made(tensor), lambda: tensor.zero_()
+
+    return opened
+
+
+def _array(made: Callable[[Any], Any]) -> Callable[[], tuple[Any, Callable[[], object]]]:
+    def opened() -> tuple[Any, Callable[[], object]]:
+        array = np.ones((6, 8), np.float32)
+        return made(array), lambda: array.fill(0)
+
+    return opened
+
+
+@torch.inference_mode()
+def _inference() -> tuple[Any, Callable[[], object]]:
+    tensor = torch.ones(6, 8)
+    return tensor, torch.inference_mode()(lambda: tensor.zero_())
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        _tensor(lambda t: t), _tensor(lambda t: {"x": t}), _tensor(lambda t: [t]), _tensor(lambda t: [(t,)]),
+        _tensor(TensorDataset), _tensor(lambda t: DataLoader(TensorDataset(t))), _inference,
+        _array(lambda a: a), _array(lambda a: {"x": a}), _array(lambda a: [a]), _array(lambda a: [{"x": a}]),
+    ],
+)  # fmt: skip
+def test_data_that_is_written_to_is_opened_again(opened: Callable[[], tuple[Any, Callable[[], object]]]) -> None:
+    net, cache, (data, write) = Net().eval(), lloydmax.Cache(), opened()
+
+    def read() -> Any:
+        return open_source(data, net, None, 0, cache)
+
+    first = read()
+    assert read() is first and float(next(first.first(2).tensors()).sum()) == 16
+    write()
+    assert read() is not first and float(next(read().first(2).tensors()).sum()) == 0
+    assert read() is read()
