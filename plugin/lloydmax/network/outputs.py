@@ -153,6 +153,13 @@ class Outputs:
             return tensors
         return [t[mask.to(t.device)] if t.dim() == 3 and t.shape[:2] == mask.shape else t for t in tensors]
 
+    def blanked(self, tensor: Tensor, inputs: Batch) -> Tensor:
+        """An output of :meth:`read` with zeros in place of padding."""
+        mask = self._mask_of(inputs)
+        if mask is None or tensor.dim() != 3 or tensor.shape[:2] != mask.shape or not bool(mask.any()):
+            return tensor
+        return tensor.masked_fill(~mask.to(tensor.device)[:, :, None], 0)
+
     def class_axes(self, tensors: Sequence[Tensor]) -> list[int | None]:
         """The axis of the classes of each of these outputs, as :meth:`of` gives them; ``None`` where there are none."""
         pairs = zip(self.leaves, tensors, strict=True)

@@ -14,6 +14,7 @@ from lloydmax.errors import RecoveryError
 from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.finite import look
 from lloydmax.teacher.kept import _BATCH, Targets
 from lloydmax.teacher.trial import trial
 
@@ -70,6 +71,8 @@ class Comparison:
         self.order = drawn.sort().values
         self.targets = Targets(teacher, source, self.order, key, cache=cache, events=events)
         self.outputs = self.targets.outputs
+        if not self.targets.kept:
+            look(teacher, source, self.outputs, self.order)
 
     def describe(self) -> str:
         """What is measured on, for people."""
