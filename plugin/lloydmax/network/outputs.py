@@ -221,6 +221,15 @@ def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
     return floating
 
 
+def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both outputs with 0 where the teacher's is infinite (a class that is masked out): such values do not count in a
+    difference. Themselves where none is."""
+    infinite = torch.isinf(teacher.detach())
+    if not bool(infinite.any()):
+        return student, teacher
+    return student.masked_fill(infinite, 0), teacher.masked_fill(infinite, 0)
+
+
 def class_axis(tensor: Tensor) -> int | None:
     """The axis of the classes: 1 for ``(N, C)`` and ``(N, C, H, W)``, the last for ``(N, T, C)``; ``None`` where
     there are none to choose from."""
