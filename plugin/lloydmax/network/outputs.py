@@ -75,16 +75,26 @@ class Leaf:
         path: to it.
         samples: the axis of the samples, as the model returns it; ``None``: it is not one entry a sample.
         classes: the axis of the classes likewise; ``None``: there are none; ``"auto"``: see :func:`class_axis`.
+        axes: how many the tensor has for several samples; ``None``: not known.
     """
 
     path: Path
     samples: int | None = 0
     classes: int | Auto | None = "auto"
+    axes: int | None = field(default=None, compare=False)
 
-    def read(self, output: Any) -> Tensor:
+    def read(self, output: Any, one: bool = False) -> Tensor:
         """The tensor with the samples along its first axis, and the classes where :func:`class_axis` has them; complex
-        numbers as pairs of real ones, along a last axis of length 2."""
-        tensor = _real(self._taken(output))
+        numbers as pairs of real ones, along a last axis of length 2.
+
+        Args:
+            output: what a model returned.
+            one: whether it was given one sample: then the axis of the samples may be missing (``squeeze()``).
+        """
+        tensor = self._taken(output)
+        if one and self.samples is not None and tensor.dim() + 1 == self.axes:
+            tensor = tensor.unsqueeze(self.samples)
+        tensor = _real(tensor)
         if self.samples:
             tensor = tensor.movedim(self.samples, 0)
         if not isinstance(self.classes, int):
@@ -116,13 +126,14 @@ class Outputs:
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
 
-    def read(self, output: Any) -> list[Tensor]:
-        """All that counts in what a model returned; samples first, see :meth:`Leaf.read`.
+    def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
+        """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
 
         Raises:
             RecoveryError: something is missing.
         """
-        return [leaf.read(output) for leaf in self.leaves]
+        one = inputs is not None and not inputs.whole and len(inputs) == 1
+        return [leaf.read(output, one) for leaf in self.leaves]
 
     def of(self, output: Any, inputs: Batch, like: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The same for the inputs that it came from: without padding, see :meth:`unpadded`.
@@ -135,7 +146,7 @@ class Outputs:
         Raises:
             RecoveryError: something is missing, or the shapes are not those of ``like``.
         """
-        found = self.unpadded(self.read(output), inputs)
+        found = self.unpadded(self.read(output, inputs), inputs)
         for ours, theirs in zip(found, found if like is None else like, strict=True):
             if ours.shape != theirs.shape:
                 raise RecoveryError(

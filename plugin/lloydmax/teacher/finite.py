@@ -94,5 +94,5 @@ def look(teacher: nn.Module, source: Source, outputs: Outputs, order: Tensor) ->
     with seeded(0, teacher), evaluating(teacher):
         for indices, batch in source.batches(_BATCH, order):
             inputs = batch.to(device, channels_last=True)
-            odd.add(indices, outputs.read(ask(teacher, inputs)), inputs)
+            odd.add(indices, outputs.read(ask(teacher, inputs), inputs), inputs)
     source.leave_out(odd.found(device), len(order))

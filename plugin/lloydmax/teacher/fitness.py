@@ -118,7 +118,7 @@ def _looked_at(
         for indices, batch in source.batches(_BATCH, order):
             inputs = batch.to(device, channels_last=True)
             given = inputs.run(model)
-            odd.add(indices, outputs.read(given), inputs)
+            odd.add(indices, outputs.read(given, inputs), inputs)
             decisions.add(outputs.of(given, inputs))
     layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
     return Fitness(

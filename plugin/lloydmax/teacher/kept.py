@@ -112,7 +112,7 @@ class TeacherOutputs:
         with evaluating(teacher), stage:
             for indices, batch in source.batches(batch_size, mine):
                 inputs = batch.to(device, channels_last=True)
-                tensors = outputs.read(ask(teacher, inputs))
+                tensors = outputs.read(ask(teacher, inputs), inputs)
                 odd.add(indices, tensors, inputs)
                 if not self._kept:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]

@@ -161,7 +161,7 @@ def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> L
     elif isinstance(classes, int):
         place = classes + tensor.dim() if classes < 0 else classes
         classes = place if 0 <= place < tensor.dim() and place != change.samples else None
-    return Leaf(path, change.samples, classes)
+    return Leaf(path, change.samples, classes, tensor.dim())
 
 
 def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | None:

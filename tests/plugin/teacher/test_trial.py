@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import lloydmax
 import numpy as np
 import pytest
 import torch
@@ -221,3 +222,36 @@ def test_every_source_is_tried() -> None:
     assert found is not None and found.leaves == (Leaf(()),)
     with pytest.raises(DataError, match="5"):
         tried(net, (good, bad), AskedOutputs())
+
+
+class Squeezed(nn.Module):
+    """A head whose only value is squeezed out, and with it the batch of one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).squeeze()
+
+
+@pytest.mark.parametrize("samples", [33, 65, 1])
+@pytest.mark.parametrize("step", [{"step": "distill", "epochs": 1}, {"step": "correct_bias"}])
+def test_a_batch_of_one_keeps_its_axis(samples: int, step: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, x = Squeezed().eval(), torch.randn(samples, 4)
+    recipe = {"quantize": [{"layers": "all", "centroids": 2}], "trainable": ["all"], "recover": [step]}
+    agreement = lloydmax.compress(net, recipe, x, progress=False).report.stages[-1].agreement
+    assert agreement is not None and agreement.samples == samples and agreement.mse >= 0
+    source = unlabelled(x, net)
+    outputs = trial(net, source)
+    assert [tensor.shape for tensor in outputs.read(net(x[:1]), Batch((x[:1],)))] == [(1,)]
+    kept = TeacherOutputs.keep(net, source, torch.arange(samples), outputs)
+    assert kept is not None and kept.rows(torch.tensor([0]), x.device)[0].shape == (1,)
+
+
+def test_pictures_of_one_sample_keep_their_axis() -> None:
+    net = Given(lambda y: y[:, :, None].squeeze(0)).eval()
+    (leaf,) = trial(net, unlabelled(torch.randn(8, 4), net)).leaves
+    assert leaf.read(torch.zeros(6, 1), one=True).shape == (1, 6, 1)
+    assert leaf.read(torch.zeros(6, 1)).shape == (6, 1)
