@@ -162,12 +162,32 @@ class Outputs:
         mask = self._mask_of(inputs)
         if mask is None or not bool(mask.any()) or bool(mask.all()):
             return tensors
-        return [t[mask.to(t.device)] if t.dim() == 3 and t.shape[:2] == mask.shape else t for t in tensors]
+        return [t[mask.to(t.device)] if _fits(mask, t) else t for t in tensors]
+
+    def check_mask(self, output: Any, inputs: Batch) -> None:
+        """Refuse a mask that was named and says nothing about what a model returned; ``attention_mask``, which is taken
+        by itself, may do so.
+
+        Raises:
+            RecoveryError: it is not one value for each position of an output.
+        """
+        named, tensors = self.asked.mask, self.read(output, inputs)
+        if self.mask is None or named == "auto" or any(_fits(self._mask_of(inputs), tensor) for tensor in tensors):
+            return
+        given = self._given_mask(inputs)
+        what = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is of type {type(given).__name__}"
+        if isinstance(given, Tensor) and bool((given < 0).any()):
+            what += " and negative values"
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise RecoveryError(
+            f"{self.asked.at('mask')}: {named!r} {what}, and the outputs that count are {shapes}, samples first: a mask "
+            "is (N, T), 0 where an output (N, T, C) is padding; name such an input, or leave 'mask' out"
+        )
 
     def blanked(self, tensor: Tensor, inputs: Batch) -> Tensor:
         """An output of :meth:`read` with zeros in place of padding."""
         mask = self._mask_of(inputs)
-        if mask is None or tensor.dim() != 3 or tensor.shape[:2] != mask.shape or not bool(mask.any()):
+        if mask is None or not _fits(mask, tensor) or not bool(mask.any()):
             return tensor
         return tensor.masked_fill(~mask.to(tensor.device)[:, :, None], 0)
 
@@ -182,15 +202,21 @@ class Outputs:
         return next(((place, axis) for place, axis in axes if axis is not None), None)
 
     def _mask_of(self, inputs: Batch) -> Tensor | None:
-        if self.mask is None:
-            return None
-        if isinstance(self.mask, str):
-            found = inputs.kwargs.get(self.mask)
-        else:
-            found = inputs.args[self.mask] if self.mask < len(inputs.args) else None
+        found = self._given_mask(inputs)
         if not isinstance(found, Tensor) or found.dim() != 2 or bool((found < 0).any()):
             return None  # a mask that is added to scores has zeros where there is no padding
         return found != 0
+
+    def _given_mask(self, inputs: Batch) -> Any:
+        if self.mask is None:
+            return None
+        if isinstance(self.mask, str):
+            return inputs.kwargs.get(self.mask)
+        return inputs.args[self.mask] if self.mask < len(inputs.args) else None
+
+
+def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
+    return mask is not None and tensor.dim() == 3 and tensor.shape[:2] == mask.shape
 
 
 def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:

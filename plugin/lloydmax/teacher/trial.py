@@ -72,8 +72,8 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             first = _run(model, usual)
         except DataError:
             raise refused from refused.__cause__
-        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
-    return _told(_found(first, second, asked), first, mask, asked)
+        return _told(_guessed(first, asked, len(usual)), first, mask, asked, usual)
+    return _told(_found(first, second, asked), first, mask, asked, many)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Chan
     return {path: change for path, change in found.items() if change.samples is not None} or found
 
 
-def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs) -> Outputs:
+def _told(
+    changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs, inputs: Batch
+) -> Outputs:
     tensors = _counted(output, asked)
     leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
     if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
@@ -151,7 +153,9 @@ def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, ask
             f"samples along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or "
             "leave 'classes' out"
         )
-    return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+    found = Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+    found.check_mask(output, inputs)
+    return found
 
 
 def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> Leaf:

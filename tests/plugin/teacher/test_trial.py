@@ -255,3 +255,37 @@ def test_pictures_of_one_sample_keep_their_axis() -> None:
     (leaf,) = trial(net, unlabelled(torch.randn(8, 4), net)).leaves
     assert leaf.read(torch.zeros(6, 1), one=True).shape == (1, 6, 1)
     assert leaf.read(torch.zeros(6, 1)).shape == (6, 1)
+
+
+class Halving(nn.Module):
+    """A model of sequences whose output is in one of several shapes."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.layer, self.shape = nn.Linear(4, 5), shape
+
+    def forward(self, x: Tensor, lens: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.layer(x)
+        return {"as it is": y, "halved": y[:, ::2], "flat": y.flatten(0, 1), "pooled": y.mean(1)}[self.shape]
+
+
+@pytest.mark.parametrize(
+    ("shape", "lens", "said"),
+    [
+        ("as it is", torch.full((8,), 6), r"'lens' has shape \(3,\), and the outputs that count are \(3, 6, 5\)"),
+        ("halved", torch.ones(8, 6), r"'lens' has shape \(3, 6\), and the outputs that count are \(3, 3, 5\)"),
+        ("flat", torch.ones(8, 6), r"'lens' has shape \(3, 6\), and the outputs that count are \(18, 5\)"),
+        ("as it is", -torch.ones(8, 6), r"has shape \(3, 6\) and negative values"),
+    ],
+)
+def test_a_named_mask_that_does_not_fit_is_refused(shape: str, lens: Tensor, said: str) -> None:
+    net, x = Halving(shape).eval(), torch.randn(8, 6, 4)
+    with pytest.raises(RecoveryError, match=said):
+        trial(net, unlabelled({"x": x, "lens": lens}, net), AskedOutputs(mask="lens"))
+
+
+@pytest.mark.parametrize("shape", ["as it is", "halved", "flat", "pooled"])
+def test_the_mask_that_is_taken_by_itself_need_not_fit(shape: str) -> None:
+    net = Halving(shape).eval()
+    source = unlabelled({"x": torch.randn(8, 6, 4), "attention_mask": torch.ones(8, 6)}, net)
+    assert trial(net, source).mask == "attention_mask"
