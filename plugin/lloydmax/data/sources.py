@@ -27,6 +27,9 @@ _NAMED = 20
 class Source(ABC):
     """Unlabelled samples, numbered from 0, that can be read in any order and any number of times."""
 
+    came_in: int | None = None
+    """Samples of a batch as the data were given, where they were in batches."""
+
     @abstractmethod
     def __len__(self) -> int:
         """The number of samples."""

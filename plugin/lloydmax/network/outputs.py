@@ -180,8 +180,8 @@ class Outputs:
             what += " and negative values"
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise RecoveryError(
-            f"{self.asked.at('mask')}: {named!r} {what}, and the outputs that count are {shapes}, samples first: a mask "
-            "is (N, T), 0 where an output (N, T, C) is padding; name such an input, or leave 'mask' out"
+            f"{self.asked.at('mask')}: {named!r} {what}, and the outputs that count are {shapes}, samples first: a "
+            "mask is (N, T), 0 where an output (N, T, C) is padding; name such an input, or leave 'mask' out"
         )
 
     def blanked(self, tensor: Tensor, inputs: Batch) -> Tensor:

@@ -31,6 +31,11 @@ def ask(model: nn.Module, batch: Batch) -> Any:
         raise refusal(model, batch, error) from error
 
 
+def is_vague(error: DataError) -> bool:
+    """Whether a :func:`refusal` says no more than that the sizes do not fit."""
+    return str(error).endswith((_SIZES, _LIKE_TRAINING))
+
+
 def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
     """The error to raise where a model fails on a batch.
 
@@ -43,8 +48,8 @@ def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
     said = f"{type(error).__name__}: {lines[0].strip()[:_MOST]}" if lines else type(error).__name__
     found = (_axes(batch, said), _channels(batch, said), _vocabulary(model, batch, said), *_usual(said))
     return DataError(
-        f"{type(model).__name__} cannot take the data: it was given {_given(model, batch)} (N samples), and said: "
-        f"{said}. {next(filter(None, found))}"
+        f"{type(model).__name__} cannot take the data: it was given {_given(model, batch)} (N = {len(batch)} samples), "
+        f"and said: {said}. {next(filter(None, found))}"
     )
 
 
@@ -125,6 +130,13 @@ _TOO_FEW = (
     "It has too few axes or too many: the first is the samples, so pictures are (N, C, H, W), where x[:, None] adds "
     "one channel, signals (N, C, T) and sequences (N, T, C)"
 )
+_SIZES = (
+    "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with as "
+    "many features, and at most as long as the model takes, with the samples along the first axis"
+)
+_LIKE_TRAINING = (
+    "Give the inputs as in training: the same shapes, dtypes and scaling, with the samples along the first axis"
+)
 _CURES = (
     (
         r"\bdevice\b",
@@ -147,9 +159,8 @@ _CURES = (
     (r"\b\dD\b|dimension out of range|too many indices|values to unpack", _TOO_FEW),
     (
         r"size|shape|length|dimension|must be equal|expand|match|too small|larger",
-        "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with "
-        "as many features, and at most as long as the model takes, with the samples along the first axis",
+        _SIZES,
     ),
-    ("", "Give the inputs as in training: the same shapes, dtypes and scaling, with the samples along the first axis"),
+    ("", _LIKE_TRAINING),
 )
 """What is looked for in what a model said, and what it usually means."""

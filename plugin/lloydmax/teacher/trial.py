@@ -17,12 +17,14 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
-from lloydmax.teacher.refusal import ask
+from lloydmax.teacher.refusal import ask, is_vague
 
 _MANY, _FEW = 3, 2
 """Samples of the two batches. Not 1: some models drop an axis of length 1."""
 _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
+_OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
+"""Samples of a batch that are tried in the end, to tell which a model takes."""
 _WITH_DECODER = "decoder_input_ids"
 
 
@@ -71,9 +73,27 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
         try:
             first = _run(model, usual)
         except DataError:
-            raise refused from refused.__cause__
+            raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
         return _told(_guessed(first, asked, len(usual)), first, mask, asked, usual)
     return _told(_found(first, second, asked), first, mask, asked, many)
+
+
+def _of_one_size(model: nn.Module, source: Source) -> DataError | None:
+    """What to say of a model that takes batches of another size than those that were tried; ``None``: it takes none."""
+    for size in filter(None, dict.fromkeys((source.came_in, *_OTHERS))):
+        given = source.first(size)
+        if given.whole:
+            return None
+        try:
+            _run(model, given[torch.arange(size) % len(given)])
+        except DataError:
+            continue
+        return DataError(
+            f"{type(model).__name__} takes {size} samples at once, but neither {_FEW}, {_MANY} nor {_USUAL}: give "
+            f"batches that stay together, [lloydmax.extend.Batch((x,), whole=True) for x in inputs.split({size})], or "
+            "let its forward take any number of samples (x.flatten(1) in place of x.view(...))"
+        )
+    return None
 
 
 @dataclass(frozen=True)
