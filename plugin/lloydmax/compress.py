@@ -37,6 +37,7 @@ from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
+from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
@@ -163,6 +164,8 @@ class _Run:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             self.events.step("prepare", 0, 1, figures)
             self.comparison = self._comparison()
+            if self.source is not None and self.reference is not None and self.outputs is not None:
+                look(self.teacher, self.source, self.outputs, self.source.draw(LOOKED_AT, self.seed))
             self.student = own(self.teacher)
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
@@ -306,6 +309,6 @@ def _harm(before: Agreement, after: Agreement) -> str | None:
         ("mean squared difference", before.mse, after.mse, 0.0),
         ("KL divergence", before.kl, after.kl, _KL_SLACK),
     ):
-        if old is not None and new is not None and new > _HARM * old + slack:
+        if old is not None and new is not None and not new <= _HARM * old + slack:
             return f"{name} {old:.3g} -> {new:.3g}"
     return None

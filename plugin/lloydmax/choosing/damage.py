@@ -30,7 +30,7 @@ from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fitting.fit import importances
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
-from lloydmax.network.outputs import Outputs
+from lloydmax.network.outputs import Outputs, comparable
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
@@ -131,7 +131,7 @@ class Bench:
         squared, values, device = 0.0, 0, device_of(self.student)
         for indices, batch in self.source.batches(_BATCH, self.comparison.order):
             for output in self._wanted(indices, batch, device):
-                squared += float(output.double().square().sum())
+                squared += float(comparable(output, output)[1].double().square().sum())
                 values += output.numel()
         return squared / max(values, 1)
 
@@ -182,7 +182,7 @@ class Bench:
                     outputs = self._outputs(batch, device)
                     for output in outputs:
                         found["values"] += output.numel()
-                        found["power"] += float(output.detach().double().square().sum())
+                        found["power"] += float(comparable(output, output)[1].detach().double().square().sum())
                     found["decisions"] += self._decisions(outputs)
                     for loss in fisher_draws(outputs, generator, self.outputs.class_axes(outputs)):
                         if drawn == len(gradients[0]):  # batches that stay as they came may be more than the pieces
@@ -243,7 +243,7 @@ class Bench:
         if (scores := self.outputs.scores(wanted)) is not None:
             place, axis = scores
             return divergence(outputs[place], wanted[place], axis)
-        squared = sum((o.float() - t.float()).square().sum() for o, t in zip(outputs, wanted, strict=True))
+        squared = sum((o.float() - t.float()).square().sum() for o, t in map(comparable, outputs, wanted))
         return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
 
     def _decisions(self, outputs: Sequence[Tensor]) -> int:

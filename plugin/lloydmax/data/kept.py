@@ -106,6 +106,7 @@ class BatchSource(Source):
         lengths = torch.tensor([len(batch) for batch in self._held])
         self._ends = lengths.cumsum(0)
         self._starts = self._ends - lengths
+        self.came_in = int(lengths[0])
         self._fits = self._of_one_kind()
         fitting = [batch for batch, fits in zip(self._held, self._fits, strict=True) if fits]
         layout = _layout(fitting[0])

@@ -19,15 +19,26 @@ _NAMED = 20
 """Samples that are named in a message."""
 
 
-class LeftOut:
-    """The samples of one source that could not be read, or are not finite.
+def most(samples: int) -> float:
+    """So many of these samples may be left out."""
+    return max(1, MOST * samples)
 
-    They are left out wherever they are read, whether known before or not, so that what a pass gives depends on nothing
-    that was read earlier. What is kept here serves messages and the report.
+
+class LeftOut:
+    """The samples of one source that could not be read, or are not finite, or that the teacher cannot be asked about.
+
+    The former are left out wherever they are read, whether known before or not, so that what a pass gives depends on
+    nothing that was read earlier. What is kept of them here serves messages and the report. The latter are found before
+    the work, and :attr:`refused`.
+
+    Attributes:
+        reasons: why each sample is left out, by index.
+        refused: those of them whose values are well.
     """
 
     def __init__(self) -> None:
         self.reasons: dict[int, str] = {}
+        self.refused: set[int] = set()
         self._told: set[int] = set()
         self._lock = threading.Lock()
 
@@ -39,6 +50,19 @@ class LeftOut:
         with self._lock:
             for index, reason in found.items():
                 self.reasons.setdefault(index, reason)
+
+    def refuse(self, found: Mapping[int, str]) -> None:
+        """The same for samples whose values are well."""
+        self.add(found)
+        self.refused |= set(found)
+
+    def restart(self) -> None:
+        """Forget what was refused: another model may be able to use it."""
+        with self._lock:
+            for index in self.refused:
+                self.reasons.pop(index, None)
+            self._told -= self.refused
+            self.refused = set()
 
     def judge(self, samples: int, describe: str, new: int = 0, read: int = 0, steady: bool = True) -> None:
         """Refuse a source with too many of them.
@@ -56,12 +80,12 @@ class LeftOut:
         count = len(self)
         if count and count == samples:
             raise DataError(f"none of the samples can be used ({describe}): {self.names()}")
-        if steady and count > max(1, MOST * samples):
+        if steady and count > most(samples):
             raise DataError(
                 f"{count:,} of {samples:,} samples cannot be used, more than {MOST:.0%} ({describe}): {self.names()}. "
                 f"{self._advice()}"
             )
-        if new > max(1, MOST * max(read, min(samples, _JUDGED))):
+        if new > most(max(read, min(samples, _JUDGED))):
             raise DataError(
                 f"{new:,} of {read:,} samples that were read cannot be used, more than {MOST:.0%} ({describe}): "
                 f"{self.names()}. {self._advice()}"

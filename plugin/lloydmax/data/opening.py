@@ -133,7 +133,7 @@ def _loader(loader: DataLoader[Any], inputs: Inputs, seed: int) -> DatasetSource
     name = type(loader.dataset).__name__
     if not keys:
         raise DataError(f"the DataLoader over {name} is empty: its sampler draws no sample")
-    return DatasetSource(
+    source = DatasetSource(
         loader.dataset,
         inputs,
         keys=keys,
@@ -146,3 +146,5 @@ def _loader(loader: DataLoader[Any], inputs: Inputs, seed: int) -> DatasetSource
         multiprocessing_context=loader.multiprocessing_context,
         pin_memory=loader.pin_memory and torch.cuda.is_available(),
     )
+    source.came_in = loader.batch_size
+    return source

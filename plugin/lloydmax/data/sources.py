@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ _NAMED = 20
 
 class Source(ABC):
     """Unlabelled samples, numbered from 0, that can be read in any order and any number of times."""
+
+    came_in: int | None = None
+    """Samples of a batch as the data were given, where they were in batches."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -55,6 +59,21 @@ class Source(ABC):
     def tell(self) -> None:
         """Warn of samples that were left out and that no warning has named yet."""
         self.left_out.tell(len(self), self.describe())
+
+    def leave_out(self, found: Mapping[int, str], read: int) -> None:
+        """Leave out samples from now on, whatever their values are; one warning names them.
+
+        Args:
+            found: the reasons, by index.
+            read: samples that were looked at.
+
+        Raises:
+            DataError: too many, see :meth:`batches`.
+        """
+        if found:
+            self.left_out.refuse(found)
+            self.left_out.judge(len(self), self.describe(), len(found), read, self.deterministic)
+            self.tell()
 
     def figures(self) -> dict[str, Any]:
         """For the report: ``samples``, how many of them were ``left_out``, and ``which``, the reasons by index."""
@@ -146,7 +165,8 @@ class Source(ABC):
         self, read: Iterator[tuple[Tensor, Batch]], order: Tensor, some: bool = True
     ) -> Iterator[tuple[Tensor, Batch]]:
         """What is ``read`` in this order, without the samples that cannot be used; ``some`` have to be left."""
-        if self.__dict__.get("_clean"):
+        refused = self.left_out.refused
+        if self.__dict__.get("_clean") and not refused:
             yield from read
             return
         known, before, given = 0, len(self.left_out), 0
@@ -159,6 +179,8 @@ class Source(ABC):
                 self.left_out.add({index: why for row, why in bad.items() for index in _samples(indices, batch, row)})
                 keep = torch.tensor([row for row in range(len(batch)) if row not in bad], dtype=torch.int64)
                 indices, batch = indices[keep], batch[keep]
+            if refused and (rest := _kept(indices, batch, refused)) is not None:
+                indices, batch = indices[rest], batch[rest]
             if len(self.left_out) > known:
                 known = len(self.left_out)
                 self.left_out.judge(len(self), self.describe(), known - before, len(order), self.deterministic)
@@ -196,6 +218,12 @@ def _samples(indices: Tensor, batch: Batch, row: int) -> list[int]:
     """The samples of a row; those of a whole stay together."""
     found: list[int] = indices.tolist() if batch.whole else [int(indices[row])]
     return found
+
+
+def _kept(indices: Tensor, batch: Batch, refused: AbstractSet[int]) -> Tensor | None:
+    """The rows that are not refused, int64; ``None``: all."""
+    rows = [row for row in range(len(batch)) if refused.isdisjoint(_samples(indices, batch, row))]
+    return None if len(rows) == len(batch) else torch.tensor(rows, dtype=torch.int64)
 
 
 def chunks(order: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:

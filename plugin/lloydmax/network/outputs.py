@@ -75,16 +75,26 @@ class Leaf:
         path: to it.
         samples: the axis of the samples, as the model returns it; ``None``: it is not one entry a sample.
         classes: the axis of the classes likewise; ``None``: there are none; ``"auto"``: see :func:`class_axis`.
+        axes: how many the tensor has for several samples; ``None``: not known.
     """
 
     path: Path
     samples: int | None = 0
     classes: int | Auto | None = "auto"
+    axes: int | None = field(default=None, compare=False)
 
-    def read(self, output: Any) -> Tensor:
+    def read(self, output: Any, one: bool = False) -> Tensor:
         """The tensor with the samples along its first axis, and the classes where :func:`class_axis` has them; complex
-        numbers as pairs of real ones, along a last axis of length 2."""
-        tensor = _real(self._taken(output))
+        numbers as pairs of real ones, along a last axis of length 2.
+
+        Args:
+            output: what a model returned.
+            one: whether it was given one sample: then the axis of the samples may be missing (``squeeze()``).
+        """
+        tensor = self._taken(output)
+        if one and self.samples is not None and tensor.dim() + 1 == self.axes:
+            tensor = tensor.unsqueeze(self.samples)
+        tensor = _real(tensor)
         if self.samples:
             tensor = tensor.movedim(self.samples, 0)
         if not isinstance(self.classes, int):
@@ -116,13 +126,14 @@ class Outputs:
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
 
-    def read(self, output: Any) -> list[Tensor]:
-        """All that counts in what a model returned; samples first, see :meth:`Leaf.read`.
+    def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
+        """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
 
         Raises:
             RecoveryError: something is missing.
         """
-        return [leaf.read(output) for leaf in self.leaves]
+        one = inputs is not None and not inputs.whole and len(inputs) == 1
+        return [leaf.read(output, one) for leaf in self.leaves]
 
     def of(self, output: Any, inputs: Batch, like: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The same for the inputs that it came from: without padding, see :meth:`unpadded`.
@@ -135,7 +146,7 @@ class Outputs:
         Raises:
             RecoveryError: something is missing, or the shapes are not those of ``like``.
         """
-        found = self.unpadded(self.read(output), inputs)
+        found = self.unpadded(self.read(output, inputs), inputs)
         for ours, theirs in zip(found, found if like is None else like, strict=True):
             if ours.shape != theirs.shape:
                 raise RecoveryError(
@@ -151,7 +162,34 @@ class Outputs:
         mask = self._mask_of(inputs)
         if mask is None or not bool(mask.any()) or bool(mask.all()):
             return tensors
-        return [t[mask.to(t.device)] if t.dim() == 3 and t.shape[:2] == mask.shape else t for t in tensors]
+        return [t[mask.to(t.device)] if _fits(mask, t) else t for t in tensors]
+
+    def check_mask(self, output: Any, inputs: Batch) -> None:
+        """Refuse a mask that was named and says nothing about what a model returned; ``attention_mask``, which is taken
+        by itself, may do so.
+
+        Raises:
+            RecoveryError: it is not one value for each position of an output.
+        """
+        named, tensors = self.asked.mask, self.read(output, inputs)
+        if self.mask is None or named == "auto" or any(_fits(self._mask_of(inputs), tensor) for tensor in tensors):
+            return
+        given = self._given_mask(inputs)
+        what = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is of type {type(given).__name__}"
+        if isinstance(given, Tensor) and bool((given < 0).any()):
+            what += " and negative values"
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise RecoveryError(
+            f"{self.asked.at('mask')}: {named!r} {what}, and the outputs that count are {shapes}, samples first: a "
+            "mask is (N, T), 0 where an output (N, T, C) is padding; name such an input, or leave 'mask' out"
+        )
+
+    def blanked(self, tensor: Tensor, inputs: Batch) -> Tensor:
+        """An output of :meth:`read` with zeros in place of padding."""
+        mask = self._mask_of(inputs)
+        if mask is None or not _fits(mask, tensor) or not bool(mask.any()):
+            return tensor
+        return tensor.masked_fill(~mask.to(tensor.device)[:, :, None], 0)
 
     def class_axes(self, tensors: Sequence[Tensor]) -> list[int | None]:
         """The axis of the classes of each of these outputs, as :meth:`of` gives them; ``None`` where there are none."""
@@ -164,15 +202,21 @@ class Outputs:
         return next(((place, axis) for place, axis in axes if axis is not None), None)
 
     def _mask_of(self, inputs: Batch) -> Tensor | None:
-        if self.mask is None:
-            return None
-        if isinstance(self.mask, str):
-            found = inputs.kwargs.get(self.mask)
-        else:
-            found = inputs.args[self.mask] if self.mask < len(inputs.args) else None
+        found = self._given_mask(inputs)
         if not isinstance(found, Tensor) or found.dim() != 2 or bool((found < 0).any()):
             return None  # a mask that is added to scores has zeros where there is no padding
         return found != 0
+
+    def _given_mask(self, inputs: Batch) -> Any:
+        if self.mask is None:
+            return None
+        if isinstance(self.mask, str):
+            return inputs.kwargs.get(self.mask)
+        return inputs.args[self.mask] if self.mask < len(inputs.args) else None
+
+
+def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
+    return mask is not None and tensor.dim() == 3 and tensor.shape[:2] == mask.shape
 
 
 def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:
@@ -212,6 +256,15 @@ def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
             "tensors, the numbers that its decisions come from"
         )
     return floating
+
+
+def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both outputs with 0 where the teacher's is infinite (a class that is masked out): such values do not count in a
+    difference. Themselves where none is."""
+    infinite = torch.isinf(teacher.detach())
+    if not bool(infinite.any()):
+        return student, teacher
+    return student.masked_fill(infinite, 0), teacher.masked_fill(infinite, 0)
 
 
 def class_axis(tensor: Tensor) -> int | None:

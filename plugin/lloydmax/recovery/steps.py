@@ -19,12 +19,14 @@ from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import arrays_in, content
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.student.attachment import separate
+from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.trial import tried
 
 _FIRST = 8
@@ -70,7 +72,7 @@ def needs_data(recipe: Recipe) -> list[str]:
 def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str, Any]]:
     """Run recovery steps, one for each item taken; yields ``{"step": name, ...what it measured}``."""
     for name, step in steps:
-        with recovery.events.stage(name) as figures:
+        with recovery.events.stage(name) as figures, kept_sound(name, recovery):
             figures.update(step.run(recovery))
         yield {"step": name, **figures}
 
@@ -168,8 +170,11 @@ def run_step(
             asked = AskedOutputs(options.get("output"), classes, mask)
             outputs = tried_for([(name, made)], teacher, (source, reference), asked)
             _settle(student, source)
-            with events.stage(name) as measured:
-                recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
+            if outputs is not None and teacher is not student and not hasattr(getattr(made, "options", None), "epochs"):
+                for opened in filter(None, (source, reference)):
+                    look(teacher, opened, outputs, opened.draw(LOOKED_AT, seed))
+            recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
+            with events.stage(name) as measured, kept_sound(name, recovery):
                 measured.update(made.run(recovery))
             for opened in filter(None, (source, reference)):
                 opened.tell()
@@ -194,7 +199,7 @@ def open_source(
     if data is None:
         return None
     if cache is None:
-        return unlabelled(data, model, workdir=workdir, seed=seed)
+        return _anew(unlabelled(data, model, workdir=workdir, seed=seed))
     held = [data, *arrays_in(data)]
     same = str(data) if isinstance(data, (str, Path)) else tuple((id(one), content(one)) for one in held)
     kept = cache.get(
@@ -202,7 +207,12 @@ def open_source(
         lambda: (held, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
         lambda _: 0,
     )
-    source: Source = kept[2]
+    return _anew(kept[2])
+
+
+def _anew(source: Source) -> Source:
+    """Without what the model of an earlier run could not use."""
+    source.left_out.restart()
     return source
 
 

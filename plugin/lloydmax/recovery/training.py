@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.outputs import AskedOutputs, Outputs
+from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
@@ -123,8 +124,9 @@ class TrainingLoop:
     # What a subclass may say, from what nearly all do to what hardly any does.
 
     def loss(self, found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """The distance of the student's outputs from the teacher's, 0-dim: the mean squared difference."""
-        pairs = zip(found, wanted, strict=True)
+        """The distance of the student's outputs from the teacher's, 0-dim: the mean squared difference,
+        without what is infinite in the teacher's."""
+        pairs = itertools.starmap(comparable, zip(found, wanted, strict=True))
         return torch.stack([F.mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
 
     def losses(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:

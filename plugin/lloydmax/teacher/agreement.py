@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.network.outputs import Outputs
+from lloydmax.network.outputs import Outputs, comparable
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.finite import look
 from lloydmax.teacher.kept import _BATCH, Targets
 from lloydmax.teacher.trial import trial
 
@@ -30,7 +32,7 @@ class Agreement:
     Attributes:
         top1: share of decisions with the same top-1, 0 to 1; ``None`` where there are no classes.
         kl: mean Kullback-Leibler divergence from teacher to student in nats; ``None`` likewise.
-        mse: mean squared difference of the outputs.
+        mse: mean squared difference of the outputs, but of those that are infinite in the teacher.
         samples: number of inputs that were compared.
     """
 
@@ -70,6 +72,8 @@ class Comparison:
         self.order = drawn.sort().values
         self.targets = Targets(teacher, source, self.order, key, cache=cache, events=events)
         self.outputs = self.targets.outputs
+        if not self.targets.kept:
+            look(teacher, source, self.outputs, self.order)
 
     def describe(self) -> str:
         """What is measured on, for people."""
@@ -94,8 +98,9 @@ class Comparison:
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
                 for ours, theirs in zip(found, wanted, strict=True):
+                    values += ours.numel() - int(torch.isinf(theirs).sum())
+                    ours, theirs = comparable(ours, theirs)
                     squared += float((ours.double() - theirs.double()).square().sum())
-                    values += ours.numel()
                 if (scores := self.outputs.scores(wanted)) is not None:
                     place, axis = scores
                     ours, theirs = found[place], wanted[place]
@@ -111,7 +116,7 @@ class Comparison:
         same, decisions, values, done = (int(totals[n]) for n in (0, 1, 4, 5))
         if not decisions:
             return Agreement(None, None, squared / max(values, 1), done)
-        return Agreement(same / decisions, kl / decisions, squared / values, done)
+        return Agreement(same / decisions, kl / decisions, squared / max(values, 1), done)
 
 
 def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:
@@ -147,7 +152,9 @@ def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float =
 
 
 def divergences(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
-    """``KL(softmax(teacher / t) || softmax(student / t))`` in nats of every decision: their shape without ``axis``."""
+    """``KL(softmax(teacher / t) || softmax(student / t))`` in nats of every decision: their shape without ``axis``.
+    A class of probability 0 adds 0."""
     ours = F.log_softmax(student.float() / temperature, axis)
     theirs = F.log_softmax(teacher.float() / temperature, axis)
-    return (theirs.exp() * (theirs - ours)).sum(axis)
+    p = theirs.exp()
+    return (p * (theirs - ours)).masked_fill(p == 0, 0).sum(axis)

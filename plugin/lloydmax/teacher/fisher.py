@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lloydmax.network.outputs import class_axis
+from lloydmax.network.outputs import class_axis, comparable
 
 
 def fisher_draws(
@@ -32,8 +32,12 @@ def fisher_draws(
         classes, axis = scores
         p = classes.detach().float().softmax(axis)
         spread = p.sqrt() * _signs(p, generator)
-        yield (classes.float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
-    yield torch.stack([(o.float() * _signs(o, generator)).sum() for o in outputs]).sum()
+        yield (_finite(classes).float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
+    yield torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
+
+
+def _finite(output: Tensor) -> Tensor:
+    return comparable(output, output)[0]
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lloydmax.data import Source
 from lloydmax.data.opening import unlabelled
 from lloydmax.data.randomness import random_order
 from lloydmax.errors import DataError
@@ -19,6 +20,7 @@ from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
+from lloydmax.teacher.finite import OddOutputs
 from lloydmax.teacher.trial import trial
 
 _BATCH = 64
@@ -93,7 +95,20 @@ def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, as
         outputs = trial(model, source, asked)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    order, device = random_order(len(source), samples, seed).sort().values, device_of(model)
+    source.left_out.restart()
+    order = random_order(len(source), samples, seed).sort().values
+    odd = OddOutputs(order, len(source), outputs)
+    found = _looked_at(model, name, source, order, outputs, odd)
+    if strange := odd.found(device_of(model)):
+        source.leave_out(strange, len(order))
+        found = _looked_at(model, name, source, order, outputs, odd)
+    return found
+
+
+def _looked_at(
+    model: nn.Module, name: str, source: Source, order: Tensor, outputs: Outputs, odd: OddOutputs
+) -> Fitness:
+    device = device_of(model)
     seen: dict[str, tuple[_BatchNorm, Moments]] = {}
     decisions = _Decisions(outputs)
 
@@ -101,9 +116,11 @@ def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, as
         seen.setdefault(name, (norm, Moments()))[1].add(inputs)
 
     with evaluating(model), listening(model, hear):
-        for _, batch in source.batches(_BATCH, order):
+        for indices, batch in source.batches(_BATCH, order):
             inputs = batch.to(device, channels_last=True)
-            decisions.add(outputs.of(inputs.run(model), inputs))
+            given = inputs.run(model)
+            odd.add(indices, outputs.read(given, inputs), inputs)
+            decisions.add(outputs.of(given, inputs))
     layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
     return Fitness(
         name=name,

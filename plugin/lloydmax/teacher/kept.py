@@ -16,6 +16,7 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.finite import OddOutputs
 from lloydmax.teacher.refusal import ask
 from lloydmax.teacher.trial import trial
 
@@ -37,6 +38,9 @@ class TeacherOutputs:
     """The teacher's outputs on chosen samples, computed once and kept, samples along the first axis.
 
     They stay in memory up to :data:`MEMORY_LIMIT` bytes and go to memory-mapped files beyond.
+
+    Attributes:
+        odd: samples whose outputs are not finite, with the reason.
 
     Args:
         teacher: the original model; run in evaluation mode, left as it was.
@@ -72,13 +76,16 @@ class TeacherOutputs:
             return None
         try:
             if cache is None:
-                return cls(teacher, source, order, outputs, workdir=workdir, events=events)
+                made = cls(teacher, source, order, outputs, workdir=workdir, events=events)
+                source.leave_out(made.odd, len(order))
+                return made
             name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), outputs)
             _, kept = cache.get(
                 name,
                 lambda: (source, cls(teacher, source, order, outputs, workdir=workdir, events=events)),
                 lambda made: made[1].bytes,
             )
+            source.leave_out(kept.odd, len(order))
             return kept
         except RaggedOutputsError:
             return None
@@ -99,12 +106,15 @@ class TeacherOutputs:
         self._workdir = workdir
         self._kept: list[Tensor] = []
         device = device_of(teacher)
+        odd = OddOutputs(order, len(source), outputs)
         mine = order if len(order) < processes.size() else processes.share(order)
         stage = events.stage("teacher", total=len(mine)) if events else nullcontext()
         done = 0
         with evaluating(teacher), stage:
             for indices, batch in source.batches(batch_size, mine):
-                tensors = outputs.read(ask(teacher, batch.to(device, channels_last=True)))
+                inputs = batch.to(device, channels_last=True)
+                tensors = outputs.read(ask(teacher, inputs), inputs)
+                odd.add(indices, tensors, inputs)
                 if not self._kept:
                     self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
@@ -120,6 +130,7 @@ class TeacherOutputs:
         if len(mine) < len(order):
             for kept in self._kept:
                 processes.exchange(kept, device)
+        self.odd = odd.found(device)
 
     def rows(self, indices: Tensor, device: torch.device) -> list[Tensor]:
         """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""

@@ -31,6 +31,11 @@ def ask(model: nn.Module, batch: Batch) -> Any:
         raise refusal(model, batch, error) from error
 
 
+def is_vague(error: DataError) -> bool:
+    """Whether a :func:`refusal` says no more than that the sizes do not fit."""
+    return str(error).endswith((_SIZES, _LIKE_TRAINING))
+
+
 def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
     """The error to raise where a model fails on a batch.
 
@@ -40,11 +45,17 @@ def refusal(model: nn.Module, batch: Batch, error: Exception) -> DataError:
         error: what it raised.
     """
     lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0].strip()[:_MOST]}" if lines else type(error).__name__
-    found = (_axes(batch, said), _channels(batch, said), _vocabulary(model, batch, said), *_usual(said))
+    said = f"{type(error).__name__}: {lines[0].strip()[:_MOST].rstrip('.')}" if lines else type(error).__name__
+    found = (
+        _axes(batch, said),
+        _channels(batch, said),
+        _vocabulary(model, batch, said),
+        _decoder(model, batch, said),
+        *_usual(said),
+    )
     return DataError(
-        f"{type(model).__name__} cannot take the data: it was given {_given(model, batch)} (N samples), and said: "
-        f"{said}. {next(filter(None, found))}"
+        f"{type(model).__name__} cannot take the data: it was given {_given(model, batch)} (N = {len(batch)} samples), "
+        f"and said: {said}. {next(filter(None, found))}"
     )
 
 
@@ -53,13 +64,17 @@ def _given(model: nn.Module, batch: Batch) -> str:
 
 
 def _arguments(model: nn.Module, batch: Batch) -> Iterator[tuple[str, object]]:
-    try:
-        names = list(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        names = []
+    names = _names(model)
     for number, value in enumerate(batch.args):
         yield (names[number] if number < len(names) else f"argument {number + 1}"), value
     yield from batch.kwargs.items()
+
+
+def _names(model: nn.Module) -> list[str]:
+    try:
+        return list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 def _argument(name: str, value: object, samples: int) -> str:
@@ -88,6 +103,7 @@ def _channels(batch: Batch, said: str) -> str | None:
     """Channels elsewhere, or another number of them."""
     found = re.search(r"to have (?P<w>\d+) channels, but got (?P<g>\d+)", said)
     found = found or re.search(r"should contain (?P<g>\d+) elements not (?P<w>\d+)", said)
+    found = found or re.search(r"channel.*expected (?P<w>\d+) but got (?P<g>\d+)", said, re.IGNORECASE)
     if found is None:
         return None
     wanted = int(found["w"])
@@ -117,6 +133,17 @@ def _vocabulary(model: nn.Module, batch: Batch, said: str) -> str | None:
     )
 
 
+def _decoder(model: nn.Module, batch: Batch, said: str) -> str | None:
+    """The second input of a model with a decoder is missing."""
+    name = "decoder_input_ids"
+    takes = name in _names(model) and name not in dict(_arguments(model, batch))
+    if not takes or not re.search(rf"(must|have to) specify|{name}|NoneType", said):
+        return None
+    return (
+        f"The decoder has no input: give {name} beside the others, int64 (N, T), in a dict by the names of the inputs"
+    )
+
+
 def _usual(said: str) -> Iterator[str]:
     return (cure for words, cure in _CURES if re.search(words, said, re.IGNORECASE))
 
@@ -124,6 +151,13 @@ def _usual(said: str) -> Iterator[str]:
 _TOO_FEW = (
     "It has too few axes or too many: the first is the samples, so pictures are (N, C, H, W), where x[:, None] adds "
     "one channel, signals (N, C, T) and sequences (N, T, C)"
+)
+_SIZES = (
+    "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with as "
+    "many features, and at most as long as the model takes, with the samples along the first axis"
+)
+_LIKE_TRAINING = (
+    "Give the inputs as in training: the same shapes, dtypes and scaling, with the samples along the first axis"
 )
 _CURES = (
     (
@@ -141,15 +175,14 @@ _CURES = (
         "x.float() / 255; for folders use lloydmax.images(...)",
     ),
     (
-        r"(positional|required keyword-only) argument|have to specify|NoneType",
+        r"(positional|required keyword-only) argument|(have to|must) specify|NoneType",
         "An input is missing: give a dict by the names that the model's forward has, or tuples in its order",
     ),
     (r"\b\dD\b|dimension out of range|too many indices|values to unpack", _TOO_FEW),
     (
         r"size|shape|length|dimension|must be equal|expand|match|too small|larger",
-        "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with "
-        "as many features, and at most as long as the model takes, with the samples along the first axis",
+        _SIZES,
     ),
-    ("", "Give the inputs as in training: the same shapes, dtypes and scaling, with the samples along the first axis"),
+    ("", _LIKE_TRAINING),
 )
 """What is looked for in what a model said, and what it usually means."""

@@ -18,12 +18,14 @@ from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
-from lloydmax.teacher.refusal import ask
+from lloydmax.teacher.refusal import ask, is_vague
 
 _MANY, _FEW = 3, 2
 """Samples of the two batches. Not 1: some models drop an axis of length 1."""
 _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
+_OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
+"""Samples of a batch that are tried in the end, to tell which a model takes."""
 _WITH_DECODER = "decoder_input_ids"
 
 
@@ -73,9 +75,27 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
         try:
             first = _run(model, usual)
         except DataError:
-            raise refused from refused.__cause__
-        return _told(_guessed(first, asked, len(usual)), first, mask, asked)
-    return _told(_found(first, second, asked), first, mask, asked)
+            raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
+        return _told(_guessed(first, asked, len(usual)), first, mask, asked, usual)
+    return _told(_found(first, second, asked), first, mask, asked, many)
+
+
+def _of_one_size(model: nn.Module, source: Source) -> DataError | None:
+    """What to say of a model that takes batches of another size than those that were tried; ``None``: it takes none."""
+    for size in filter(None, dict.fromkeys((source.came_in, *_OTHERS))):
+        given = source.first(size)
+        if given.whole:
+            return None
+        try:
+            _run(model, given[torch.arange(size) % len(given)])
+        except DataError:
+            continue
+        return DataError(
+            f"{type(model).__name__} takes {size} samples at once, but neither {_FEW}, {_MANY} nor {_USUAL}: give "
+            f"batches that stay together, [lloydmax.extend.Batch((x,), whole=True) for x in inputs.split({size})], or "
+            "let its forward take any number of samples (x.flatten(1) in place of x.view(...))"
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -143,7 +163,9 @@ def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Chan
     return {path: change for path, change in found.items() if change.samples is not None} or found
 
 
-def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs) -> Outputs:
+def _told(
+    changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs, inputs: Batch
+) -> Outputs:
     tensors = _counted(output, asked)
     leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
     if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
@@ -153,7 +175,9 @@ def _told(changes: dict[Path, _Change], output: Any, mask: str | int | None, ask
             f"samples along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or "
             "leave 'classes' out"
         )
-    return Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+    found = Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+    found.check_mask(output, inputs)
+    return found
 
 
 def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> Leaf:
@@ -163,7 +187,7 @@ def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> L
     elif isinstance(classes, int):
         place = classes + tensor.dim() if classes < 0 else classes
         classes = place if 0 <= place < tensor.dim() and place != change.samples else None
-    return Leaf(path, change.samples, classes)
+    return Leaf(path, change.samples, classes, tensor.dim())
 
 
 def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | None:

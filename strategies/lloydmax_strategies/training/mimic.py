@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from lloydmax import RecoveryError
-from lloydmax.extend import Batch, Recovery, Targets, divergences
+from lloydmax.extend import Batch, Recovery, Targets, comparable, divergences
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features
@@ -105,6 +105,8 @@ def distance(
 
 def _apart(student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None) -> Tensor:
     """The loss of every element or decision, samples along the first axis."""
+    if options.loss != "kl":
+        student, teacher = comparable(student, teacher)
     if options.loss == "mse":
         return F.mse_loss(student, teacher, reduction="none")
     if options.loss == "l1":

@@ -109,10 +109,8 @@ def test_patience(student: nn.Module, small_net: SmallNet, pictures: Tensor) -> 
 
 
 def test_a_broken_loss_restores_the_best_state(student: nn.Module, small_net: SmallNet, pictures: Tensor) -> None:
-    pictures = pictures.clone()
-    pictures[5] = 3e38  # finite, so that it is read; its outputs are not
     with pytest.warns(UserWarning, match="nudge: the loss became (nan|inf) at step .*; try a smaller lr"):
-        found = nudge(student, small_net, pictures, epochs=2, held_out=0.0)
+        found = nudge(student, small_net, pictures, epochs=2, held_out=0.0, lr=1e30)
     assert found["loss"] is None and "restored" in found["stopped"]
     assert torch.equal(student.head[2].weight, 0.5 * small_net.head[2].weight)
 

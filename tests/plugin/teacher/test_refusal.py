@@ -104,6 +104,31 @@ class Raises(nn.Module):
         raise self.error
 
 
+class Translates(Raises):
+    """Has a decoder."""
+
+    def forward(self, x: Tensor, decoder_input_ids: Tensor | None = None) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "said"),
+    [
+        (Translates, "You must specify exactly one of input_ids or inputs_embeds", "give decoder_input_ids beside"),
+        (Translates, "You have to specify either decoder_input_ids or decoder_inputs_embeds", "give decoder_input_ids"),
+        (Raises, "You must specify exactly one of input_ids or inputs_embeds", "An input is missing"),
+        (
+            Raises,
+            "Make sure that the channel dimension of the pixel values match. Expected 3 but got 16.",
+            r"x\.permute\(0, 3, 1, 2\)",
+        ),
+    ],
+)
+def test_what_libraries_say(make: type[Raises], words: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        ask(make(ValueError(words)), Batch((torch.zeros(2, 16, 16, 3),)))
+
+
 def test_what_a_model_raises() -> None:
     batch = Batch((), {"x": torch.zeros(2, 3)})
     for error in (torch.OutOfMemoryError("full"), RecoveryError("ours")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import lloydmax
 import numpy as np
 import pytest
 import torch
@@ -221,3 +222,70 @@ def test_every_source_is_tried() -> None:
     assert found is not None and found.leaves == (Leaf(()),)
     with pytest.raises(DataError, match="5"):
         tried(net, (good, bad), AskedOutputs())
+
+
+class Squeezed(nn.Module):
+    """A head whose only value is squeezed out, and with it the batch of one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).squeeze()
+
+
+@pytest.mark.parametrize("samples", [33, 65, 1])
+@pytest.mark.parametrize("step", [{"step": "distill", "epochs": 1}, {"step": "correct_bias"}])
+def test_a_batch_of_one_keeps_its_axis(samples: int, step: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, x = Squeezed().eval(), torch.randn(samples, 4)
+    recipe = {"quantize": [{"layers": "all", "centroids": 2}], "trainable": ["all"], "recover": [step]}
+    agreement = lloydmax.compress(net, recipe, x, progress=False).report.stages[-1].agreement
+    assert agreement is not None and agreement.samples == samples and agreement.mse >= 0
+    source = unlabelled(x, net)
+    outputs = trial(net, source)
+    assert [tensor.shape for tensor in outputs.read(net(x[:1]), Batch((x[:1],)))] == [(1,)]
+    kept = TeacherOutputs.keep(net, source, torch.arange(samples), outputs)
+    assert kept is not None and kept.rows(torch.tensor([0]), x.device)[0].shape == (1,)
+
+
+def test_pictures_of_one_sample_keep_their_axis() -> None:
+    net = Given(lambda y: y[:, :, None].squeeze(0)).eval()
+    (leaf,) = trial(net, unlabelled(torch.randn(8, 4), net)).leaves
+    assert leaf.read(torch.zeros(6, 1), one=True).shape == (1, 6, 1)
+    assert leaf.read(torch.zeros(6, 1)).shape == (6, 1)
+
+
+class Halving(nn.Module):
+    """A model of sequences whose output is in one of several shapes."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.layer, self.shape = nn.Linear(4, 5), shape
+
+    def forward(self, x: Tensor, lens: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.layer(x)
+        return {"as it is": y, "halved": y[:, ::2], "flat": y.flatten(0, 1), "pooled": y.mean(1)}[self.shape]
+
+
+@pytest.mark.parametrize(
+    ("shape", "lens", "said"),
+    [
+        ("as it is", torch.full((8,), 6), r"'lens' has shape \(3,\), and the outputs that count are \(3, 6, 5\)"),
+        ("halved", torch.ones(8, 6), r"'lens' has shape \(3, 6\), and the outputs that count are \(3, 3, 5\)"),
+        ("flat", torch.ones(8, 6), r"'lens' has shape \(3, 6\), and the outputs that count are \(18, 5\)"),
+        ("as it is", -torch.ones(8, 6), r"has shape \(3, 6\) and negative values"),
+    ],
+)
+def test_a_named_mask_that_does_not_fit_is_refused(shape: str, lens: Tensor, said: str) -> None:
+    net, x = Halving(shape).eval(), torch.randn(8, 6, 4)
+    with pytest.raises(RecoveryError, match=said):
+        trial(net, unlabelled({"x": x, "lens": lens}, net), AskedOutputs(mask="lens"))
+
+
+@pytest.mark.parametrize("shape", ["as it is", "halved", "flat", "pooled"])
+def test_the_mask_that_is_taken_by_itself_need_not_fit(shape: str) -> None:
+    net = Halving(shape).eval()
+    source = unlabelled({"x": torch.randn(8, 6, 4), "attention_mask": torch.ones(8, 6)}, net)
+    assert trial(net, source).mask == "attention_mask"
