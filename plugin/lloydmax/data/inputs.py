@@ -29,6 +29,7 @@ WHOLE = (
 )
 _FEW = 3
 """Tensors of the shape of pictures that are taken to be inputs and labels; more are a list of pictures."""
+SPARSE = "the data holds sparse tensors, which cannot be read row by row: give x.to_dense()"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -118,7 +119,7 @@ class Inputs:
     def choose(self, item: Any) -> Batch:
         """The part of ``item`` that is inputs, its tensors and arrays untouched."""
         if isinstance(item, Batch):
-            return item
+            return _checked(item)
         if isinstance(item, (Tensor, np.ndarray)):
             batch = Batch((item,))
         elif isinstance(item, Listed):
@@ -147,7 +148,7 @@ class Inputs:
                 f"a batch of the data does not fit {self.model_name}.forward{self.signature}: {error}. "
                 "Give the inputs in a tuple in that order, or in a dict by these names"
             ) from error
-        return batch
+        return _checked(batch)
 
     def finish(self, batch: Batch) -> Batch:
         """A chosen batch with tensors for arrays, in the model's floating dtype, checked."""
@@ -258,6 +259,20 @@ def _names_type(annotation: str, names: tuple[str, ...]) -> bool:
     """Whether an annotation, as text, names one of these types first: ``tuple[...]``, ``typing.List``."""
     outer = annotation.removeprefix("<class '").split("[")[0].rstrip("'>")
     return outer.rsplit(".", 1)[-1].lower() in names
+
+
+def _checked(batch: Batch) -> Batch:
+    """The batch, if its tensors have values and rows; a whole need not have rows."""
+    for tensor in batch.tensors():
+        if tensor.is_nested:
+            raise DataError(
+                "the data holds nested tensors, whose samples differ in size: pad them, as in x.to_padded_tensor(0.0)"
+            )
+        if tensor.is_meta:
+            raise DataError("the data holds tensors on the meta device, which have no values: give real ones")
+        if tensor.layout != torch.strided and not batch.whole:
+            raise DataError(SPARSE)
+    return batch
 
 
 def _is_picture(value: Any) -> bool:

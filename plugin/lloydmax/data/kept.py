@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
+from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
@@ -50,8 +51,10 @@ class Spool:
         """A copy of ``tensor`` on the CPU.
 
         Raises:
-            DataError: the copy would pass the total limit, or there is no space.
+            DataError: the copy would pass the total limit, there is no space, or the tensor is sparse.
         """
+        if tensor.layout != torch.strided:
+            raise DataError(SPARSE)
         tensor = tensor.detach().cpu().contiguous()
         self.bytes += tensor.nbytes
         if self.bytes > self._total_limit:

@@ -21,7 +21,7 @@ from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
-from lloydmax.runtime.seeding import undisturbed
+from lloydmax.runtime.seeding import check_seed, undisturbed
 
 MANY_PICTURES = 256
 """More pictures than this are read by worker processes."""
@@ -56,6 +56,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
     """
     if isinstance(data, Source):
         return data
+    check_seed(seed)
     source = _opened(data, Inputs(model), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))

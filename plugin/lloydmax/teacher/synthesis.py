@@ -21,6 +21,7 @@ from lloydmax.network.batch_norm import listening, statistics_gap, tracked
 from lloydmax.network.outputs import class_axis, output_tensors
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, own_modes
+from lloydmax.runtime.seeding import check_seed
 
 
 def synthesize(
@@ -81,6 +82,7 @@ def synthesize(
         shape = (image_channels(model), size, size)
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(f"shape must be (channels, height, width), not {tuple(shape)}")
+    check_seed(seed)
     model = private(model)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     parts = torch.arange(count).tensor_split(-(-count // batch_size))
