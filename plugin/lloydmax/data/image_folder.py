@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lloydmax.data.picture_files import find, reason, unreadable
+from lloydmax.data.picture_files import check_sides, find, reason, regular, unreadable
 from lloydmax.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class ImageFolder(Dataset[Tensor]):
 
         file = self.files[index]
         try:
-            with Image.open(file) as picture:
+            with Image.open(regular(file)) as picture:
+                check_sides(picture)
                 pixels = np.array(self._framed(_flattened(picture, "RGB" if self.channels == 3 else "L")))
         except Exception as error:
             raise DataError(reason(file, error)) from error

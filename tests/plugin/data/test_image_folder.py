@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,20 @@ def test_options_of_images_are_checked(tmp_path):
         images(tmp_path / "missing")
     with pytest.raises(DataError, match="not a folder"):
         images(tmp_path / "a.png")
+
+
+def test_pipes_and_strips_are_no_pictures(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (800, 8)).save(tmp_path / "b.png")
+    Image.new("RGB", (3000, 1)).save(tmp_path / "c.png")
+    expected = {2: "its sides are 3000 and 1 pixels"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "d.png")
+        expected[3] = "not an ordinary file"
+    folder = images(tmp_path, size=8)
+    found = folder.unreadable()
+    assert list(found) == list(expected) and folder[1].shape == (3, 8, 8)
+    for number, words in expected.items():
+        assert words in found[number]
+        with pytest.raises(DataError, match=words):
+            folder[number]
