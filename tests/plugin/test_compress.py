@@ -200,3 +200,16 @@ def test_a_folded_float_model_has_a_file_of_its_own(small_net: SmallNet, picture
     assert isinstance(loaded.bn1, Folded)
     with torch.no_grad():
         assert torch.equal(loaded(pictures), result.model(pictures))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_seeds_that_no_generator_takes(small_net: SmallNet, pictures: Tensor, seed: int) -> None:
+    choices = {"quantize": [{"layers": "all", "centroids": [2, 4]}]}
+    for run in (
+        lambda: lloydmax.compress(small_net, RECIPE, pictures, seed=seed, progress=False),
+        lambda: lloydmax.run_step("renormalize", copy.deepcopy(small_net), small_net, pictures, seed=seed),
+        lambda: lloydmax.search(small_net, choices, pictures, {"bits": 3}, seed=seed, progress=False),
+        lambda: lloydmax.synthesize(small_net, 2, 12, seed=seed),
+    ):
+        with pytest.raises(lloydmax.RecipeError, match=f"seed is {seed}"):
+            run()

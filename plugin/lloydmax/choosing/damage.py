@@ -169,7 +169,7 @@ class Bench:
 
     def _project(self, pieces: list[Tensor], options: Sequence[tuple[str, int]], number: int) -> dict[str, Any]:
         """Draws from pieces of the samples, each projected on the error of every option."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        generator = torch.Generator().manual_seed(((self.seed << 20) + number) % 2**63)
         names = list(self.plan.parameters)
         parameters = [self.student.get_parameter(name) for name in names]
         found: dict[str, Any] = {"decisions": 0, "values": 0, "power": 0.0}

@@ -173,7 +173,8 @@ def opened(
     recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
-    samples, seed = settings.samples or section.samples, recipe.seed if settings.seed is None else settings.seed
+    samples = section.samples if settings.samples is None else settings.samples
+    seed = recipe.seed if settings.seed is None else settings.seed
     started, listeners = time.perf_counter(), settings.listeners
     lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
     plan = make_plan(model, single, settings.example_inputs)

@@ -25,11 +25,15 @@ from lloydmax.cli.inputs import (
     first_batch,
     labels_of,
     noise,
-    numbers,
     options_of,
+    recipe_of,
+    whole_numbers,
 )
+from lloydmax.cli.models import source_of
 from lloydmax.cli.options import (
+    AT_LEAST_ONE,
     DATA,
+    SEED,
     Main,
     as_json_option,
     data_options,
@@ -54,7 +58,7 @@ from lloydmax.plan.plan import plan as make_plan
 from lloydmax.plan.plan import quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
-from lloydmax.recovery.steps import folder
+from lloydmax.recovery.steps import folder, needs_data
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
 from lloydmax.runtime.files import check_room
@@ -73,7 +77,7 @@ def main() -> None:
 
 @main.command()
 @model_options
-@click.option("--recipe", type=click.Path(), help="A YAML recipe; without one, --bits.")
+@click.option("--recipe", type=click.Path(), help="A YAML recipe, or the name of a ready one; without one, --bits.")
 @click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
 @click.option("--effort", type=float, default=1.0, show_default=True, help="With --bits: times the usual training.")
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
@@ -81,7 +85,7 @@ def main() -> None:
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
 @click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
-@click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
+@click.option("--seed", type=SEED, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
 @progress_options
 @as_json_option
@@ -93,8 +97,11 @@ def compress(
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
     read = _recipe_or_bits(recipe, bits)
+    if read is not None and data is None and reference_data is None and (needy := needs_data(read)):
+        raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
-    check_outputs({"--out": out, "--report": report_path}, given | {"--workdir": workdir})
+    given |= {"--model": source_of(model), "--workdir": workdir}
+    check_outputs({"--out": out, "--report": report_path}, given)
     folder(workdir, keep=False)
     teacher = build_model(model, weights, model_args, device)
     check_state(teacher)
@@ -116,7 +123,7 @@ def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
     """The recipe, or ``None`` where bits are given instead."""
     if (recipe is None) == (bits is None):
         raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
-    return None if recipe is None else Recipe.load(Path(recipe))
+    return None if recipe is None else recipe_of(recipe)
 
 
 @main.command()
@@ -132,7 +139,7 @@ def recipe(
     image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the recipe that compress --bits runs, to be edited."""
-    check_outputs({"--out": out}, {"--weights": weights, "--data": data})
+    check_outputs({"--out": out}, {"--model": source_of(model), "--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
     made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
@@ -142,7 +149,7 @@ def recipe(
 
 @main.command()
 @model_options
-@click.option("--recipe", type=click.Path(), help="A YAML recipe; without one, --bits.")
+@click.option("--recipe", type=click.Path(), help="A YAML recipe, or the name of a ready one; without one, --bits.")
 @click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
 @as_json_option
 def plan(
@@ -164,14 +171,14 @@ def plan(
 @click.option("--budget", metavar="NAME=VALUE", help="reduction=0.9, bits=3, agreement=0.99 or bytes=1000000.")
 @click.option("--method", help="lagrangian, greedy, or one of a plugin; default: the recipe's.")
 @click.option("--centroids", metavar="K,K,...", help="Numbers to try; default: the recipe's, or 2,4,8 ... 256.")
-@click.option("--samples", type=int, help="Inputs that count; default: the recipe's, or 500.")
+@click.option("--samples", type=AT_LEAST_ONE, help="Inputs that count; default: the recipe's, or 500.")
 @click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
 @click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
 @click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
 @click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
 @click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
 @click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
-@click.option("--seed", type=int, help="Of all randomness; default: the recipe's.")
+@click.option("--seed", type=SEED, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
 @progress_options
 @as_json_option
@@ -183,16 +190,17 @@ def search(
     log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
-    read = Recipe.load(Path(recipe))
+    read = recipe_of(recipe)
     outputs = {"--out": out, "--report": report_path, "--plot": plot}
-    check_outputs(outputs, {"--weights": weights, "--data": data, "--recipe": recipe, "--workdir": workdir})
+    given = {"--model": source_of(model), "--weights": weights, "--data": data, "--recipe": recipe}
+    check_outputs(outputs, given | {"--workdir": workdir})
     folder(workdir, keep=False)
     if plot is not None:
         check_plot(plot)
     teacher = build_model(model, weights, model_args, device)
     inputs = data_of(data, teacher, image_size, mean, std)
     options: dict[str, Any] = {
-        "centroids": None if centroids is None else [int(k) for k in numbers(centroids) or ()],
+        "centroids": whole_numbers(centroids),
         "samples": samples,
         "units": "rules" if by_rule else "parameters",
         "estimate": not measure,
@@ -230,7 +238,9 @@ def search(
 @click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
 @data_options
 @click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
-@click.option("--samples", type=int, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS).")
+@click.option(
+    "--samples", type=AT_LEAST_ONE, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS)."
+)
 @click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
 @as_json_option
 def evaluate(
@@ -286,7 +296,7 @@ def export(
     chosen = options_of(options)
     asked_for(out, kind, chosen)
     beside = str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None
-    given = {"--weights": weights, "--data": data, "--student": student}
+    given = {"--model": source_of(model), "--weights": weights, "--data": data, "--student": student}
     check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device))
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)

@@ -19,7 +19,7 @@ from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.errors import DataError
 from lloydmax.format.parts import settings
 from lloydmax.network.outputs import AskedOutputs
-from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.recipe import Recipe, ready
 from lloydmax.runtime.files import check_writable
 from lloydmax.teacher.synthesis import synthesize
 
@@ -70,6 +70,21 @@ def budget_of(text: str | None) -> dict[str, float] | None:
         return {name.strip(): int(value) if name.strip() == "bytes" else float(value)}
     except ValueError:
         raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
+
+
+def recipe_of(text: str) -> Recipe:
+    """The recipe in a file, or a ready one by its name."""
+    return Recipe.load(Path(str(ready(text))))
+
+
+def whole_numbers(text: str | None) -> list[int] | None:
+    """The whole numbers from 1 of a comma-separated list; None stays None."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.UsageError(f"{text!r} is not a comma-separated list of whole numbers from 1, such as 2,4,16")
+    return [int(part) for part in parts]
 
 
 def build_model(spec: str, weights: str | None, arguments: str | None, device: str) -> Any:

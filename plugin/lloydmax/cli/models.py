@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 from lloydmax.cli.weights import ModelError, load_weights
 from lloydmax.hooks.registry import spelling_hint
 
-__all__ = ["ModelError", "build"]
+__all__ = ["ModelError", "build", "source_of"]
 
 
 def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
@@ -31,8 +33,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     name, _, attribute = spec.partition(":")
     if not attribute:
         raise ModelError(f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _search_here()
     try:
         module = importlib.import_module(name)
     except ImportError as error:
@@ -52,3 +53,17 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def source_of(spec: str) -> str | None:
+    """The file of the module in ``package.module:callable``; ``None`` where there is none."""
+    _search_here()
+    with suppress(Exception):  # what cannot be found is told by build
+        found = find_spec(spec.partition(":")[0])
+        return found.origin if found is not None and found.has_location else None
+    return None
+
+
+def _search_here() -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")

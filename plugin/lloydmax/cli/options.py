@@ -57,6 +57,7 @@ def data_options(command: Command) -> Command:
     return command
 
 
+AT_LEAST_ONE, SEED = click.IntRange(1), click.IntRange(0, 2**63 - 1)
 DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
 
 
@@ -104,7 +105,9 @@ def listeners() -> Iterator[list[object]]:
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-recipe_option = click.option("--recipe", required=True, type=click.Path(), help="A YAML recipe.")
+recipe_option = click.option(
+    "--recipe", required=True, type=click.Path(), help="A YAML recipe, or the name of a ready one."
+)
 
 
 def show(data: Any, text: str, as_json: bool) -> None:

@@ -132,9 +132,12 @@ class DatasetSource(Source):
                 yield rows, Batch()
                 continue
             batch = self._inputs(item).map(Tensor.cpu)
-            if len(batch) != len(rows) and not batch.whole:
+            made = len(batch)
+            if batch.whole:  # those that the user made himself may hold anything
+                made = len(rows) if isinstance(item, Batch) else len(batch.args[0])
+            if made != len(rows):
                 raise DataError(
-                    f"the collate_fn of {type(self.dataset).__name__} made {len(batch)} rows of {len(rows)} "
+                    f"the collate_fn of {type(self.dataset).__name__} made {made} rows of {len(rows)} "
                     "samples: it must keep one row a sample. To leave samples out, give "
                     f"torch.utils.data.Subset(dataset, indices). {WHOLE}"
                 )

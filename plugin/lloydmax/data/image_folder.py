@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lloydmax.data.picture_files import find, reason, unreadable
+from lloydmax.data.picture_files import check_sides, find, reason, regular, unreadable
 from lloydmax.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of the channels of ImageNet's pictures, which most published weights expect."""
 _MOST_16_BITS = 65535
+_WHITE = 255
+_SLIGHT = 0.05
+"""How far values in floats may lie beyond black and white, which are 1 apart."""
+_OVERSHOOT, _FEW = 0.5, 0.05
+"""How far this share of them may, as resizing by cubic curves leaves them."""
 
 
 class ImageFolder(Dataset[Tensor]):
@@ -61,7 +66,8 @@ class ImageFolder(Dataset[Tensor]):
 
         file = self.files[index]
         try:
-            with Image.open(file) as picture:
+            with Image.open(regular(file)) as picture:
+                check_sides(picture)
                 pixels = np.array(self._framed(_flattened(picture, "RGB" if self.channels == 3 else "L")))
         except Exception as error:
             raise DataError(reason(file, error)) from error
@@ -177,11 +183,14 @@ def _flattened(picture: Image.Image, mode: str) -> Image.Image:
 def _in_8_bits(values: Array, sixteen: bool) -> Array:
     """Grey values of 16 or 32 bits or in floats as uint8 of the same shape, scaled from the range that they fill.
 
-    Floats up to 1 are shares of white; other values have 8 bits if they are up to 255, and 16 if up to 65,535.
+    Floats up to 1 are shares of white; other values have 8 bits if they are up to 255, and 16 if up to 65,535. Of
+    floats, a few that lie a little beyond black and white are clipped.
 
     Raises:
         DataError: negative or larger values, or some that are not finite: white cannot be told.
     """
+    if values.dtype.kind == "f":
+        values = _clipped(values)
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > _MOST_16_BITS:
         raise DataError(
@@ -190,4 +199,16 @@ def _in_8_bits(values: Array, sixteen: bool) -> Array:
         )
     if values.dtype.kind == "f" and high <= 1:
         return (values * 255).round().astype(np.uint8)
-    return (values.astype(np.int64) >> (8 if sixteen or high > 255 else 0)).astype(np.uint8)
+    return (values.astype(np.int64) >> (8 if sixteen or high > _WHITE else 0)).astype(np.uint8)
+
+
+def _clipped(values: Array) -> Array:
+    """Floats without what lies beyond black and white, if that is little; white is 1, 255 or 65,535."""
+    for white in (1, _WHITE, _MOST_16_BITS):
+        if _little(values / white - 1):
+            return values.clip(0, white) if _little(-values / white) else values
+    return values
+
+
+def _little(beyond: Array) -> bool:
+    return bool((beyond > _SLIGHT).mean() <= _FEW and not (beyond > _OVERSHOOT).any())

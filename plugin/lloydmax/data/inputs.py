@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.image_folder import image_channels
@@ -26,7 +27,17 @@ WHOLE = (
     "sizes) is given as a list of wholes, each what one call takes: data = [lloydmax.extend.Batch((nodes, edges), "
     "whole=True), ...]"
 )
+_FEW = 3
+"""Tensors of the shape of pictures that are taken to be inputs and labels; more are a list of pictures."""
+SPARSE = "the data holds sparse tensors, which cannot be read row by row: give x.to_dense()"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Items that a ``collate_fn`` gave back as they were, in a list."""
+
+    items: Sequence[Any]
 
 
 def is_label(name: object) -> bool:
@@ -63,7 +74,8 @@ class Inputs:
     - Of a tuple or list, the leading elements, as many as ``forward`` has required positional parameters
       (at least one), are the arguments; the rest are labels. If the first element is itself a tuple, a list
       or a mapping, that element alone holds the inputs: the arguments, or one argument where ``forward`` is
-      annotated so, or takes no more.
+      annotated so, or takes no more. A list of pictures (tensors with three axes), for a ``forward`` that is annotated
+      so or whose first convolution has their channels, and a list of items, are one argument: a whole.
     - Of a mapping, the keys that ``forward`` has as parameters are the keyword arguments. Labels are dropped,
       unless ``forward`` cannot be called without them. If no key fits, a single floating tensor is the one
       positional argument; else the mapping is, where ``forward`` takes one that is not annotated as a tensor.
@@ -92,6 +104,8 @@ class Inputs:
         self._takes_tensor = _names_type(first, ("tensor",))
         self.model_name = type(model).__name__
         self.image_channels = image_channels(model)
+        first_conv = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+        self._picture_channels = first_conv.in_channels if isinstance(first_conv, nn.Conv2d) else None
         self.dtype = next((p.dtype for p in model.parameters() if p.dtype in _FLOATS), None)
 
     def __call__(self, item: Any) -> Batch:
@@ -105,15 +119,19 @@ class Inputs:
     def choose(self, item: Any) -> Batch:
         """The part of ``item`` that is inputs, its tensors and arrays untouched."""
         if isinstance(item, Batch):
-            return item
+            return _checked(item)
         if isinstance(item, (Tensor, np.ndarray)):
             batch = Batch((item,))
+        elif isinstance(item, Listed):
+            batch = self._listed(item.items)
         elif isinstance(item, Mapping):
             batch = self._from_mapping(item)
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
             batch = self._from_mapping({field.name: getattr(item, field.name) for field in dataclasses.fields(item)})
         elif isinstance(item, (tuple, list)) and item:
-            if isinstance(item[0], Mapping):
+            if self._are_items(item) or self._are_pictures(item):
+                batch = self._listed(item)
+            elif isinstance(item[0], Mapping):
                 batch = self._from_mapping(item[0])
             elif isinstance(item[0], (tuple, list)):
                 batch = self._from_sequence(*item[:2])
@@ -130,7 +148,7 @@ class Inputs:
                 f"a batch of the data does not fit {self.model_name}.forward{self.signature}: {error}. "
                 "Give the inputs in a tuple in that order, or in a dict by these names"
             ) from error
-        return batch
+        return _checked(batch)
 
     def finish(self, batch: Batch) -> Batch:
         """A chosen batch with tensors for arrays, in the model's floating dtype, checked."""
@@ -179,10 +197,34 @@ class Inputs:
     def _from_sequence(self, given: Any, labels: Any = None) -> Batch:
         """Several arguments, or one; a list of pictures, one for each label or as ``forward`` asks, is a whole."""
         one_each = isinstance(labels, (tuple, list)) and len(labels) == len(given)
-        pictures = all(isinstance(item, Tensor) and item.ndim == _AXES_OF_A_PICTURE for item in given)
-        if pictures and self.positional == 1 and (self._takes_list or one_each):
+        if self.positional == 1 and all(map(_is_picture, given)) and (self._takes_list or one_each):
             return Batch((given,), whole=True)
         return Batch((given,) if self._is_one_argument(given) else tuple(given))
+
+    def _listed(self, items: Sequence[Any]) -> Batch:
+        """The first element of each item, or the item itself, in one list for one call."""
+        leading = [item[0] if isinstance(item, (tuple, list)) and item else item for item in items]
+        if len(leading) == 1 and isinstance(leading[0], Batch):
+            return leading[0]
+        if self.positional != 1 or not all(isinstance(each, (Tensor, np.ndarray)) for each in leading):
+            raise DataError(f"a batch of the data is a list of {len(items)} items, which are not collated. {WHOLE}")
+        return Batch((leading,), whole=True)
+
+    def _are_pictures(self, item: Sequence[Any]) -> bool:
+        """Whether these are pictures, and not inputs and labels."""
+        if self.positional != 1 or not all(map(_is_picture, item)):
+            return False
+        fitting = all(len(picture) == self._picture_channels for picture in item)
+        return self._takes_list or len(item) > _FEW or (fitting and len(item) > 1)
+
+    def _are_items(self, item: Sequence[Any]) -> bool:
+        """Whether these are items with a picture and perhaps labels each, and not inputs and labels; in a tuple lie
+        the pictures and the labels of ``tuple(zip(*items))``."""
+        if not isinstance(item, list) or len(item) < 2 or self.positional != 1:
+            return False
+        if not all(isinstance(each, (tuple, list)) and each and _is_picture(each[0]) for each in item):
+            return False
+        return len(item) > 2 or not any(_is_picture(label) for each in item for label in each[1:])
 
     def _is_one_argument(self, given: Any) -> bool:
         if self.takes_sequence:
@@ -217,6 +259,27 @@ def _names_type(annotation: str, names: tuple[str, ...]) -> bool:
     """Whether an annotation, as text, names one of these types first: ``tuple[...]``, ``typing.List``."""
     outer = annotation.removeprefix("<class '").split("[")[0].rstrip("'>")
     return outer.rsplit(".", 1)[-1].lower() in names
+
+
+def _checked(batch: Batch) -> Batch:
+    """The batch, if its tensors have values and rows; a whole need not have rows."""
+    for tensor in batch.tensors():
+        if tensor.is_nested:
+            raise DataError(
+                "the data holds nested tensors, whose samples differ in size: pad them, as in x.to_padded_tensor(0.0)"
+            )
+        if tensor.is_meta:
+            raise DataError("the data holds tensors on the meta device, which have no values: give real ones")
+        if tensor.layout != torch.strided and not batch.whole:
+            raise DataError(SPARSE)
+    return batch
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether this has the axes of a picture, and is not a map of classes."""
+    if not isinstance(value, (Tensor, np.ndarray)) or value.ndim != _AXES_OF_A_PICTURE:
+        return False
+    return not str(value.dtype).endswith("int64")
 
 
 def _is_floating(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from lloydmax.data.batch import leaves
 from lloydmax.data.faults import kind_of
-from lloydmax.data.inputs import Inputs, is_label
+from lloydmax.data.inputs import Inputs, Listed, is_label
 from lloydmax.data.left_out import MISFIT
 from lloydmax.errors import DataError
 
@@ -114,9 +114,11 @@ class Collating:
 
     def _collated(self, items: list[Any]) -> tuple[Any, str]:
         try:
-            return self.collate(items), ""
+            batch = self.collate(items)
         except Exception as error:
             return None, _told(error)
+        same = isinstance(batch, (list, tuple)) and [*map(id, batch)] == [*map(id, items)]
+        return (Listed(batch) if same else batch), ""
 
     def needed(self, item: Any) -> Any:
         """What the model needs of a mapping, with tensors for lists of numbers, as Hugging Face's ``datasets`` have."""

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
+from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
@@ -50,8 +52,10 @@ class Spool:
         """A copy of ``tensor`` on the CPU.
 
         Raises:
-            DataError: the copy would pass the total limit, or there is no space.
+            DataError: the copy would pass the total limit, there is no space, or the tensor is sparse.
         """
+        if tensor.layout != torch.strided:
+            raise DataError(SPARSE)
         tensor = tensor.detach().cpu().contiguous()
         self.bytes += tensor.nbytes
         if self.bytes > self._total_limit:
@@ -85,6 +89,20 @@ class Spool:
         self._segments += 1
 
 
+@dataclass(frozen=True, eq=False)
+class Lost(Batch):
+    """Stands for a sample, or a batch, that could not be read."""
+
+    reason: str = ""
+
+    def __len__(self) -> int:
+        return 1
+
+    def map(self, fn: Callable[[Tensor], Any]) -> Batch:
+        """Itself."""
+        return self
+
+
 class BatchSource(Source):
     """Batches that are held, addressed sample by sample.
 
@@ -109,6 +127,9 @@ class BatchSource(Source):
         self.came_in = int(lengths[0])
         self._fits = self._of_one_kind()
         fitting = [batch for batch, fits in zip(self._held, self._fits, strict=True) if fits]
+        if not fitting:
+            raise DataError(f"the data ({origin}) cannot be read: {self.left_out.names()}")
+        self._first_fitting = fitting[0]
         layout = _layout(fitting[0])
         self.ragged = any(_layout(batch) != layout for batch in fitting[1:]) or _has_shared(fitting)
 
@@ -122,7 +143,7 @@ class BatchSource(Source):
 
     def describe(self) -> str:
         """One line for people."""
-        what = "of differing shapes" if self.ragged else shapes(self._held[0])
+        what = "of differing shapes" if self.ragged else shapes(self._first_fitting)
         return f"{len(self):,} samples in {len(self._held):,} batches {self._origin}, {what}"
 
     def batches(
@@ -143,8 +164,9 @@ class BatchSource(Source):
             samples.update(dict.fromkeys(kind.items(), len(batch)))
         usual = {name: kind for (name, kind), _ in reversed(samples.most_common())}
         fits = []
-        for kind, start, end in zip(found, self._starts.tolist(), self._ends.tolist(), strict=True):
+        for batch, kind, start, end in zip(self._held, found, self._starts.tolist(), self._ends.tolist(), strict=True):
             odd = [f"{name}: {kind[name]}{MISFIT}{usual[name]}" for name in kind if kind[name] != usual[name]]
+            odd += [batch.reason] if isinstance(batch, Lost) else []
             self.left_out.add(dict.fromkeys(range(start, end) if odd else (), "; ".join(odd)))
             fits.append(not odd)
         return fits
@@ -172,7 +194,6 @@ class BatchSource(Source):
 
     def _gather(self, indices: Tensor) -> Batch:
         """Any samples of batches with the same layout as one batch."""
-        first = self._held[self._fits.index(True)]
         parts = [
             (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors()))
             for number, positions in self._by_batch(indices)
@@ -186,7 +207,7 @@ class BatchSource(Source):
                 merged[positions] = part[which]
             return merged
 
-        return first.map(merge)
+        return self._first_fitting.map(merge)
 
 
 def spool(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from lloydmax.data.batch import Batch
 from lloydmax.data.datasets import DatasetSource
 from lloydmax.data.files import read_arrays
 from lloydmax.data.image_folder import ImageFolder, images
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.kept import BatchSource, spool
+from lloydmax.data.items import Collating, Unreadable
+from lloydmax.data.kept import BatchSource, Lost, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
-from lloydmax.runtime.seeding import undisturbed
+from lloydmax.runtime.seeding import check_seed, undisturbed
 
 MANY_PICTURES = 256
 """More pictures than this are read by worker processes."""
@@ -56,6 +58,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
     """
     if isinstance(data, Source):
         return data
+    check_seed(seed)
     source = _opened(data, Inputs(model), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
@@ -78,16 +81,57 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
         return DatasetSource(data, inputs, seed=seed)
     if isinstance(data, Iterable):
         name = type(data).__name__
-        if isinstance(data, IterableDataset):
-            data = DataLoader(data, batch_size=COLLATED_SAMPLES)
         if isinstance(data, (list, tuple)):
-            return spool(map(inputs, data), f"a {name}", workdir=workdir)
+            return spool(_batches(data, inputs), f"a {name}", workdir=workdir)
         with undisturbed(seed):
-            return spool(map(inputs, guarded(data, name)), f"a {name}", workdir=workdir)
+            if isinstance(data, IterableDataset):
+                batches = _collated(data, inputs)
+            else:
+                batches = _batches(guarded(data, name), inputs)
+            return spool(batches, f"a {name}", workdir=workdir)
     raise DataError(
         f"unlabelled data cannot be of type {type(data).__name__}: give a DataLoader, an iterable of "
         "batches, a Dataset, a tensor, an array, or the path of a folder of pictures or an array file"
     )
+
+
+def _batches(items: Iterable[Any], inputs: Inputs) -> Iterator[Batch]:
+    for number, item in enumerate(items):
+        try:
+            yield Lost(reason=f"batch {number} is None") if item is None else inputs(item)
+        except DataError as error:
+            raise DataError(f"batch {number}: {error}") from error
+
+
+def _collated(data: IterableDataset[Any], inputs: Inputs) -> Iterator[Batch]:
+    """Batches of the items that can be read and are of one layout, between them the others."""
+    collating = Collating(None, inputs)
+
+    def collate(items: list[Any]) -> tuple[int, dict[int, str], Any]:
+        found = [Unreadable("the dataset gave None") if item is None else item for item in items]
+        if collating.layout is None:
+            collating.layout = collating.usual_layout(found)
+        return len(items), *collating(found)
+
+    loader = DataLoader(data, batch_size=COLLATED_SAMPLES, collate_fn=collate)
+    for count, failed, item in guarded(loader, type(data).__name__):
+        batch = None if item is None else inputs(item)
+        yield from _with_lost(batch, failed, count)
+
+
+def _with_lost(batch: Batch | None, failed: dict[int, str], count: int) -> Iterator[Batch]:
+    """The rows of a batch, in runs, where those that failed were."""
+    if batch is not None and not failed:
+        yield batch
+        return
+    start = 0
+    for number, at in enumerate((*sorted(failed), count)):
+        end = at - number  # so many rows lie before it
+        if batch is not None and end > start:
+            yield batch[start:end]
+        if at < count:
+            yield Lost(reason=failed[at])
+        start = end
 
 
 def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:

@@ -11,8 +11,12 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lloydmax.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"])
 _HEIF = 'pip install "lloydmax[heif]"'
@@ -31,6 +35,8 @@ _OTHERS = {
 """Suffixes of other pictures, with what reads them."""
 _BY_PILLOW = frozenset([".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jfif", ".jpe", ".jxl"])
 """Those that are read where the Pillow that is installed, or a plugin of it, can."""
+_LONGEST = 100
+"""Times the shorter side that the longer one of a picture may be."""
 _THREADS = 8
 """That open files to look at their headers, which is waiting for a disk."""
 
@@ -91,11 +97,33 @@ def reason(file: Path, error: Exception) -> str:
     return f"{file}: {why}"
 
 
+def regular(file: Path) -> Path:
+    """The file, if it is an ordinary one: to open a pipe would wait for ever.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if file.exists() and not file.is_file():
+        raise DataError("not an ordinary file")
+    return file
+
+
+def check_sides(picture: Image.Image) -> None:
+    """Refuse a strip, whose longer side is so many times the shorter that resized it would fill the memory.
+
+    Raises:
+        DataError: it is one.
+    """
+    if max(picture.size) > _LONGEST * min(picture.size):
+        raise DataError(f"its sides are {picture.width} and {picture.height} pixels: cut such strips into pictures")
+
+
 def _why_not(file: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(file):
+        with Image.open(regular(file)) as picture:
+            check_sides(picture)
             return ""
     except Exception as error:
         return reason(file, error)

@@ -8,13 +8,21 @@ import torch
 from torch import Generator, Tensor
 
 from lloydmax.errors import DataError
+from lloydmax.runtime.seeding import check_seed
 
 
 def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
     """``samples`` of the indices ``0 .. n - 1`` without repeats, in random order (all if None or >= ``n``).
 
     Returns an int64 tensor of shape ``(min(samples, n),)``, always the same for the same arguments.
+
+    Raises:
+        DataError: fewer than one sample is asked for.
+        RecipeError: the seed is negative, or 2**63 or more.
     """
+    check_seed(seed)
+    if samples is not None and samples < 1:
+        raise DataError(f"samples is {samples}: at least 1 has to count")
     order = torch.randperm(n, generator=Generator().manual_seed(seed))
     return order if samples is None else order[:samples]
 

@@ -17,9 +17,10 @@ from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
 from lloydmax.network.baking import computed, copied
 from lloydmax.network.folding import fold_batch_norms
-from lloydmax.network.layers import Layer, layers_of
+from lloydmax.network.layers import Layer
 from lloydmax.network.parameters import Owner, owners, promote, unfit
 from lloydmax.network.private import original, private, unwrapped
+from lloydmax.plan.order import ordered_layers
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
@@ -167,6 +168,7 @@ def plan(model: nn.Module, recipe: Any, example_inputs: Any = None) -> Plan:
         RecipeError: invalid recipe; a pattern, type or range that matches nothing; a list where one value must be
             chosen; a rule that contradicts ``trainable``; a parameter that is not a floating tensor.
         BudgetError: ``bits`` that what is not compressed fills alone.
+        DataError: the model does not run on the example inputs.
     """
     made = quiet_plan(model, recipe, example_inputs)
     warn_of(made)
@@ -233,7 +235,7 @@ def plan_as_is(
     beyond = beyond and recipe.activations is None
     if held := codebooks(model):
         raise RecipeError(f"the model already holds codebooks (for example {next(iter(held))}): pass the original")
-    layers = layers_of(model, example_inputs)
+    layers = ordered_layers(model, example_inputs)
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no parameters: nothing to compress")
     numbers = {layer.name: n for n, layer in enumerate((la for la in layers if la.numbered), start=1)}

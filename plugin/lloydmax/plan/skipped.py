@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -113,8 +114,13 @@ def _said(layer: Layer, leaf: str, held: Tensor, share: float, beyond: bool) -> 
     possible = held.dtype in FLOAT_DTYPES and bool(torch.isfinite(held).all())
     nameable = possible and (beyond or isinstance(layer.module, nn.Embedding))
     expected = held.dim() < 2 and (layer.norm or _is_bias(leaf, held))
-    rule = f"{{layers: '{layer.name or '*'}', parameter: {leaf}, centroids: 256}}" if nameable else None
+    rule = f"{{layers: '{layer.name or '*'}', parameter: {_quoted(leaf)}, centroids: 256}}" if nameable else None
     return Skipped(name, tuple(held.shape), share, _reason(layer, leaf, held, beyond), rule, expected and possible)
+
+
+def _quoted(leaf: str) -> str:
+    """The name as YAML reads it as text: numbers, of a ParameterList, in quotes."""
+    return leaf if leaf.isidentifier() and isinstance(yaml.safe_load(leaf), str) else f"'{leaf}'"
 
 
 def _reason(layer: Layer, leaf: str, held: Tensor, beyond: bool) -> str:

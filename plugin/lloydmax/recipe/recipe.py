@@ -43,7 +43,7 @@ class Recipe(RecipeFields):
         """
         if isinstance(source, Recipe):
             return source
-        document = read_lined(_ready(source))
+        document = read_lined(ready(source))
         if not isinstance(document.data, dict):
             raise RecipeError(f"{document.origin}: a recipe is a mapping with 'quantize:' rules")
         try:
@@ -116,7 +116,7 @@ class Recipe(RecipeFields):
         return self.resolved(suggestion(self, trial))
 
 
-def _ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
+def ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
     """The path of a ready recipe, if ``source`` is the name of one."""
     if isinstance(source, str) and re.fullmatch(r"[\w-]+", source):
         ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))

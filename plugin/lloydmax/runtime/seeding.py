@@ -21,12 +21,24 @@ from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lloydmax.errors import RecipeError
 from lloydmax.runtime.dispatch import seen_by
 
 T = TypeVar("T")
 _turn = threading.RLock()
+_SEEDS = 2**63
 _TRIES = 3
 """Calls in which numpy's or Python's generators have moved, until it is the call and not another thread that draws."""
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what cannot seed all generators.
+
+    Raises:
+        RecipeError: it is not a whole number from 0 to 2**63 - 1.
+    """
+    if not hasattr(seed, "__index__") or not 0 <= int(seed) < _SEEDS:
+        raise RecipeError(f"seed is {seed!r}: give a whole number from 0 to 2**63 - 1, as in seed=0")
 
 
 @dataclass
@@ -45,7 +57,8 @@ class States:
 
     @classmethod
     def seeded(cls, seed: int, devices: Iterable[int | None] = (None,)) -> States:
-        """As a seed makes them."""
+        """As a seed makes them; see :func:`check_seed`."""
+        check_seed(seed)
         places = {d: "cpu" if d is None else f"cuda:{d}" for d in devices}
         states = {d: Generator(place).manual_seed(seed).get_state() for d, place in places.items()}
         return cls(states, np.random.RandomState(seed % 2**32).get_state(), random.Random(seed).getstate())

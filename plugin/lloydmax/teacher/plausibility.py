@@ -27,10 +27,12 @@ _FARTHEST = 10.0
 """That one channel counts at most."""
 ALIKE = 0.01
 """Deviation over inputs as a share of the size of a value, the mean over values; data of any kind have 0.1 and more."""
+TOLD_APART = 0.1
+"""The same of outputs, the median over values, from which small differences of inputs (kelvins) are what counts."""
 SAME_OUTPUTS = 1e-3
 """Share of the variance of the outputs that lies between inputs."""
 _CONSTANT = 1e-5
-"""The same of an output that is constant, but for rounding."""
+"""The same of what is constant, but for rounding."""
 _ROUNDED = 1.001
 """Times the bound of a draw, which half precision may round up."""
 FEW = 32
@@ -86,12 +88,13 @@ def _of_a_pass(teacher: nn.Module, source: Source) -> list[str]:
         return found
     inputs = [tensor for tensor in batch.tensors() if tensor.ndim and len(tensor) == samples]
     outputs = [tensor for tensor in given.tensors() if tensor.ndim and len(tensor) == samples]
-    if inputs and all(float(_spread(tensor).mean()) < ALIKE for tensor in inputs):
+    outputs = [tensor for tensor in outputs if tensor.is_floating_point() and bool(torch.isfinite(tensor).all())]
+    differ = max((float(_spread(tensor).mean()) for tensor in inputs), default=1.0)
+    if differ < _CONSTANT or (differ < ALIKE and not any(map(_told_apart, outputs))):
         return [
             f"all inputs are nearly equal: {samples} samples differ by {float(_spread(inputs[0]).mean()):.2%} of their "
             f"size ({source.describe()}). Is every item of the data read, and not one of them again and again?",
         ]
-    outputs = [tensor for tensor in outputs if tensor.is_floating_point() and bool(torch.isfinite(tensor).all())]
     if outputs and all(map(_hardly_differs, outputs)):
         found.append(
             f"the outputs of {type(teacher).__name__} hardly differ between inputs: {_between(outputs[0]):.2g} of "
@@ -202,6 +205,11 @@ def _between(tensor: Tensor) -> float:
     """The share of the variance of all values that lies between samples."""
     values = tensor.detach().reshape(len(tensor), -1).double()
     return float(values.var(0).mean() / values.var().clamp(min=1e-300))
+
+
+def _told_apart(tensor: Tensor) -> bool:
+    """Whether most outputs depend much on the input."""
+    return float(_spread(tensor).median()) > TOLD_APART
 
 
 def _hardly_differs(tensor: Tensor) -> bool:

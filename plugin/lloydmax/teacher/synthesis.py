@@ -23,7 +23,7 @@ from lloydmax.network.guard import guarded
 from lloydmax.network.outputs import class_axis, output_tensors
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, own_modes
-from lloydmax.runtime.seeding import drawn, seeded
+from lloydmax.runtime.seeding import check_seed, drawn, seeded
 
 
 def synthesize(
@@ -84,6 +84,7 @@ def synthesize(
         shape = (image_channels(model), size, size)
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(f"shape must be (channels, height, width), not {tuple(shape)}")
+    check_seed(seed)
     model = private(model)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     parts = torch.arange(count).tensor_split(-(-count // batch_size))

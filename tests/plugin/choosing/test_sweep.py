@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax import RecipeError, RecoveryError, compress, demo, hookimpl, plan, sweep
+from lloydmax import DataError, RecipeError, RecoveryError, compress, data_fitness, demo, hookimpl, plan, sweep
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.fitting.codebook import fit_codebook
 from torch import Tensor, nn
@@ -231,3 +231,13 @@ def _quiet() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("samples", [0, -3])
+def test_a_sweep_of_no_samples_is_refused(small_net: SmallNet, pictures: Tensor, samples: int) -> None:
+    for run in (
+        lambda: sweep(small_net, ALL, pictures, KS, samples=samples, progress=False),
+        lambda: data_fitness(small_net, {"a": pictures}, samples=samples),
+    ):
+        with pytest.raises(DataError, match=f"samples is {samples}"):
+            run()

@@ -89,6 +89,14 @@ def refused(*arguments: str, status: int = 2, model: str = "NeverRun") -> str:
         ([*COMPRESS, "--out", "m", "--workdir", "file/a"], "workdir file/a: "),
         ([*COMPRESS, "--out", "new", "--workdir", "new"], "--out new is also --workdir"),
         (["compress", "--out", "m", "--workdir", "new", "--recipe", "r.yaml"], "needs unlabelled inputs"),
+        (["compress", "--out", "m", "--recipe", "r.yaml"], "'renormalize' needs unlabelled inputs: give --data"),
+        ([*COMPRESS, "--out", "m", "--seed", "-1"], "not in the range 0<=x"),
+        ([*COMPRESS, "--out", "m", "--seed", str(2**63)], "not in the range 0<=x"),
+        ([*SEARCH, "--centroids", "2.5,4"], "'2.5,4' is not a comma-separated list of whole numbers from 1"),
+        ([*SEARCH, "--centroids", "0,4"], "whole numbers from 1"),
+        ([*SEARCH, "--samples", "0"], "not in the range x>=1"),
+        (["evaluate", "--student", "m", "--data", "d.npy", "--samples", "-3"], "not in the range x>=1"),
+        (["evaluate", "--data-fitness", "d.npy", "--samples", "0"], "not in the range x>=1"),
         (["recipe", "--bits", "0.3", "--out", "m.yaml"], "0.3 bits a weight the file may have .* fills alone"),
         (["compress", "--bits", "0.3", "--out", "m"], "0.3 bits a weight the file may have .* fills alone"),
         (["recipe", "--out", "no/r.yaml"], "no does not exist"),
@@ -166,3 +174,23 @@ def test_the_demo_needs_a_folder(work: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(demo, "network", lambda: nn.Identity().unknown)
     result = CliRunner().invoke(main, ["demo", "--out", "file", "--quiet"])
     assert result.exit_code == 2 and "file: is not a folder" in result.output
+
+
+def test_ready_recipes_by_name(work: Path) -> None:
+    done = CliRunner().invoke(main, ["plan", "--model", "lloydmax.demo:network", "--recipe", "demo"])
+    assert done.exit_code == 0, done.output
+    assert "no.yaml" in refused("plan", "--recipe", "no.yaml") and "nothing" in refused("plan", "--recipe", "nothing")
+
+
+def test_the_source_of_the_model_is_not_replaced(work: Path) -> None:
+    source = Path("own_network.py")
+    source.write_text("from conftest import NeverRun")
+    for arguments in (
+        [*COMPRESS, "--out", source.name],
+        [*COMPRESS, "--out", "m", "--report", source.name],
+        [*SEARCH, "--budget", "bits=3", "--out", source.name],
+        ["recipe", "--out", source.name],
+    ):
+        result = CliRunner().invoke(main, [arguments[0], "--model", "own_network:NeverRun", *arguments[1:]])
+        assert result.exit_code == 2 and "own_network.py is also --model, which it would replace" in result.output
+    assert source.read_text() == "from conftest import NeverRun"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lloydmax.data import ArraySource, unlabelled
+from lloydmax.data import ArraySource, Batch, unlabelled
 from lloydmax.errors import DataError
 from safetensors.torch import save_file
 from samples import LABELS, N, Two, X, assert_holds_x, linear
@@ -111,3 +111,21 @@ def test_orders_are_checked():
     with pytest.raises(DataError, match="batch_size"):
         source.batches(0)
     assert list(source.batches(4, torch.zeros(0, dtype=torch.int64))) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested tensors|Sparse CSR):UserWarning")
+def test_tensors_without_rows_or_values():
+    x = torch.eye(3)
+    jagged, strided = (
+        torch.nested.nested_tensor([x, x[:2]], layout=layout) for layout in (torch.jagged, torch.strided)
+    )
+    for tensor, cure in (
+        *((sparse, "to_dense") for sparse in (x.to_sparse(), x.to_sparse_csr())),
+        *((nested, "to_padded_tensor") for nested in (jagged, strided)),
+        (torch.empty(4, 3, device="meta"), "real ones"),
+    ):
+        for data in (tensor, {"input": tensor}, [tensor] * 3, [(tensor, 1)] * 3, iter([tensor])):
+            with pytest.raises(DataError, match=cure):
+                unlabelled(data, linear())
+    with pytest.raises(DataError, match="to_dense"):
+        unlabelled([Batch((x.to_sparse(),), whole=True)], linear())

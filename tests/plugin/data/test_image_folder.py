@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,24 @@ def test_grey_pictures_of_more_than_8_bits_are_scaled(tmp_path, dtype, most, wor
         assert (folder[0] - folder[1]).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+@pytest.mark.parametrize("beyond", [[1.001], [-0.001], [1.2, -0.1], [1 + 1e-7] * 900])
+def test_floats_a_little_beyond_black_and_white_are_clipped(tmp_path, white, beyond):
+    grey = np.linspace(0, 1, 1024, dtype=np.float32)
+    grey[: len(beyond)] = beyond
+    for name, values in {"a.tif": grey, "b.tif": grey.clip(0, 1)}.items():
+        Image.fromarray(values.reshape(32, 32) * np.float32(white)).save(tmp_path / name)
+    folder = images(tmp_path, size=32, resize=32, mean=[0.0] * 3, std=[1.0] * 3)
+    assert (folder[0] - folder[1]).abs().max() < 0.005 and folder[0].max() > 0.9
+
+
+@pytest.mark.parametrize("values", [np.linspace(-1, 1, 64), np.linspace(-0.5, 0.5, 64), np.linspace(-300, 200, 64)])
+def test_floats_around_zero_are_refused(tmp_path, values):
+    Image.fromarray(values.reshape(8, 8).astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="what is white cannot be told"):
+        images(tmp_path, size=8, resize=8)[0]
+
+
 def test_cmyk_and_palettes_are_rgb(tmp_path):
     grey = Image.fromarray((np.linspace(0, 1, 64).reshape(8, 8) * 255).astype(np.uint8))
     rgb = Image.merge("RGB", [grey] * 3)
@@ -188,3 +207,20 @@ def test_options_of_images_are_checked(tmp_path):
         images(tmp_path / "missing")
     with pytest.raises(DataError, match="not a folder"):
         images(tmp_path / "a.png")
+
+
+def test_pipes_and_strips_are_no_pictures(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (800, 8)).save(tmp_path / "b.png")
+    Image.new("RGB", (3000, 1)).save(tmp_path / "c.png")
+    expected = {2: "its sides are 3000 and 1 pixels"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "d.png")
+        expected[3] = "not an ordinary file"
+    folder = images(tmp_path, size=8)
+    found = folder.unreadable()
+    assert list(found) == list(expected) and folder[1].shape == (3, 8, 8)
+    for number, words in expected.items():
+        assert words in found[number]
+        with pytest.raises(DataError, match=words):
+            folder[number]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lloydmax.data import Batch, BatchSource, spool, unlabelled
 from lloydmax.errors import DataError
 from samples import LABELS, N, Stream, Text, Two, X, assert_holds_x, linear, read
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 
 class DoublingLoader(DataLoader):
@@ -150,3 +150,35 @@ def test_any_samples_of_any_batches(sizes, data):
     pairs = list(source.batches(1, order))
     assert all(torch.equal(i, b.args[0]) for i, b in pairs)
     assert sorted(int(k) for i, _ in pairs for k in i) == sorted(order.tolist())
+
+
+class Items(IterableDataset):
+    def __init__(self, items) -> None:
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_bad_items_of_what_is_read_once_are_left_out_and_named():
+    items: list = [torch.full((3,), float(number)) for number in range(240)]
+    items[7], items[70] = None, torch.ones(5)
+    with pytest.warns(UserWarning, match="sample 7 .the dataset gave None.*sample 70 .floats 5, others are floats 3"):
+        source = unlabelled(Items(items), linear())
+    indices, values = read(source)
+    assert indices.tolist() == values[:, 0].tolist() == [number for number in range(240) if number not in (7, 70)]
+    indices, values = read(source, order=torch.tensor([100, 7, 3]))
+    assert indices.tolist() == values[:, 0].tolist() == [100, 3]
+    for give in (list, iter):
+        batches: list = [torch.full((2, 3), float(number)) for number in range(120)]
+        batches[3] = None
+        with pytest.warns(UserWarning, match="sample 6 .batch 3 is None"):
+            assert len(read(unlabelled(give(batches), linear()))[0]) == 238
+    for refused, words in (
+        ([None] * 3, "cannot be read: sample 0 .batch 0 is None"),
+        ([*batches, "text"], "batch 120: .*of type str"),
+    ):
+        with pytest.raises(DataError, match=words):
+            unlabelled(refused, linear())
+    with pytest.raises(DataError, match="gave None"):
+        unlabelled(Items([None] * 3), linear())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lloydmax.data import random_order, split, unlabelled
-from lloydmax.errors import DataError
+from lloydmax.errors import DataError, RecipeError
 from samples import N, X, linear
 
 
@@ -22,3 +22,14 @@ def test_random_orders_and_splits():
     for held_out in (N, -1):
         with pytest.raises(DataError, match="hold out"):
             split(X, held_out)
+
+
+def test_numbers_of_samples_and_seeds_that_make_no_sense():
+    for samples in (0, -3):
+        with pytest.raises(DataError, match=f"samples is {samples}: at least 1"):
+            random_order(10, samples)
+    for seed in (-1, 2**63, 2**70, 1.5, "a"):
+        for refused in (lambda seed: random_order(10, 3, seed), lambda seed: unlabelled(X, linear(), seed=seed)):
+            with pytest.raises(RecipeError, match="seed is .*whole number from 0"):
+                refused(seed)
+    assert len(random_order(10, 3, 2**63 - 1)) == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lloydmax import PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
+from lloydmax import DataError, PlanMismatchError, RecipeError, codebooks, compress, plan, verify_plan
 from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.student.attachment import attach
 from torch import nn
@@ -141,3 +141,11 @@ def test_integer_centroids_are_predicted(tmp_path: Path) -> None:
     assert first.codebook_bytes(result.plan.recipe.storage) == 4 * (256 + 2)
     size = result.save(tmp_path / "model.safetensors")
     assert abs(result.plan.predicted_bytes - size) <= 0.01 * size
+
+
+@pytest.mark.parametrize("given", [torch.zeros(2, 5, 12, 12), "text", [[1.0]], torch.zeros(2, 3, 12, 12).numpy(), {}])
+def test_example_inputs_that_the_model_cannot_take(small_net: nn.Module, given: object) -> None:
+    with pytest.raises(DataError, match="example_inputs"):
+        plan(small_net, {"quantize": [{"layers": 1, "centroids": 4}]}, given)
+    with pytest.raises(DataError, match="example_inputs"):
+        compress(small_net, {"quantize": [{"layers": 1, "centroids": 4}]}, example_inputs=given, progress=False)

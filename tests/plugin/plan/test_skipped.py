@@ -141,3 +141,19 @@ def test_compress_warns_once_and_reports() -> None:
     assert len([each for each in told if "3.up" in str(each.message)]) == 1
     assert list(result.report.notes) == result.plan.notes and "3.up" in str(result.report)
     assert result.report.to_dict()["notes"] == result.plan.notes
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([nn.Parameter(torch.randn(32, 32)) for _ in range(2)])
+        self.yes = nn.ParameterDict({"null": torch.randn(32, 32)})
+
+
+@pytest.mark.parametrize("made", [lambda: nn.Sequential(nn.Linear(9, 9), Listed().w), lambda: Listed().yes, Listed])
+def test_the_rule_that_is_advised_can_be_read(made: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), made())
+    rules = [one.rule for one in planned(model, ALL)[0].skipped]
+    assert rules and all(rules)
+    text = "".join(f"  - {rule}\n" for rule in rules)
+    assert not lloydmax.plan(model, f"quantize:\n  - {{layers: all, centroids: 16}}\n{text}").skipped

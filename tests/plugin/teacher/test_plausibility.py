@@ -40,6 +40,42 @@ def test_wrong_inputs_are_doubted(data: Tensor, words: str) -> None:
     assert re.search(words, doubt)
 
 
+class Kelvin(nn.Module):
+    """Takes temperatures and pressures, and scales them itself."""
+
+    def __init__(self, scaling: nn.Module) -> None:
+        super().__init__()
+        self.scaling = scaling
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
+        for parameter in self.body.parameters():
+            parameter.data.mul_(1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.scaling(x))
+
+
+class Standard(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.new_tensor([293.0] * 8 + [101325.0] * 8)) / x.new_tensor([2.0] * 8 + [500.0] * 8)
+
+
+def _kept() -> nn.Module:
+    norm = nn.BatchNorm1d(16)
+    norm.running_mean = torch.tensor([293.0] * 8 + [101325.0] * 8)
+    norm.running_var = torch.tensor([4.0] * 8 + [250000.0] * 8)
+    return norm
+
+
+@pytest.mark.parametrize("make", [Standard, _kept])
+def test_small_differences_that_the_model_tells_apart_are_not_doubted(make) -> None:
+    torch.manual_seed(0)
+    model, noise = Kelvin(make()).eval(), torch.randn(64, 16)
+    x = torch.cat([293 + 2 * noise[:, :8], 101325 + 500 * noise[:, 8:]], 1)
+    assert doubted(model, x) == []
+    assert any("nearly equal" in doubt for doubt in doubted(model, x[:1].expand(64, -1)))
+    assert any("nearly equal" in doubt for doubt in doubted(model, x[:1] + 1e-5 * x * noise))
+
+
 def _zeroed() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
     for layer in (model[1], model[3]):

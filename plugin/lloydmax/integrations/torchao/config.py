@@ -33,7 +33,9 @@ class CodebookWeightConfig(AOBaseConfig):
     """torchao configuration: the weight becomes centroids and codes.
 
     ``quantize_(model, CodebookWeightConfig(centroids=16), filter_fn=...)``; torchao's default filter takes only
-    ``nn.Linear``. ``lloydmax.codebooks(model)`` and ``lloydmax.verify_plan`` prove what was done.
+    ``nn.Linear``, and ``quantize_`` hands over one module at a time, so that nothing can be said of the others (GPT-2's
+    ``Conv1D``, embeddings): :func:`recipe_to_config` takes them by a recipe, and names large weights that stay.
+    ``lloydmax.codebooks(model)`` and ``lloydmax.verify_plan`` prove what was done.
 
     Attributes:
         centroids: number of each codebook's centroids.
