@@ -97,8 +97,6 @@ def compress(
 ) -> None:  # fmt: skip
     """Compress a model and write it to one small file, by a recipe or to a number of bits."""
     read = _recipe_or_bits(recipe, bits)
-    if read is not None and data is None and reference_data is None and (needy := needs_data(read)):
-        raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
     check_outputs({"--out": out, "--report": report_path}, given)
@@ -107,6 +105,8 @@ def compress(
     check_state(teacher)
     propose = partial(recipe_for, teacher, bits or 0.0)
     check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
+    if read is not None and data is None and reference_data is None and (needy := needs_data(read)):
+        raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
     read = read or propose(reference if inputs is None else inputs, effort)
     with progress(quiet, log_json) as shown:
