@@ -27,7 +27,6 @@ Outputs
     Agreement             what it measures
     Outputs               how what the models return is read: samples first, without padding, and where the classes are
     output_tensors        the tensors that count in what a model returns, as it returns them
-    comparable            two outputs without what is infinite in the teacher's
     divergences           the Kullback-Leibler divergence of every decision
     fisher_draws          random scalars whose gradients tell the Fisher information
 
@@ -77,8 +76,9 @@ from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, Network
-from lloydmax.network.outputs import Outputs, comparable, output_tensors
+from lloydmax.network.outputs import Outputs, output_tensors
 from lloydmax.network.outputs import class_axis as class_axis
+from lloydmax.network.outputs import comparable as comparable
 from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.training import TrainingLoop
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
@@ -110,7 +110,6 @@ __all__ = [  # noqa: RUF022
     "Agreement",
     "Outputs",
     "output_tensors",
-    "comparable",
     "divergences",
     "fisher_draws",
     # Codebooks

@@ -125,6 +125,35 @@ def test_other_runs_with_the_same_data_forget_them(net: Standardized, small_net:
     assert lloydmax.compress(small_net, ALL, source, progress=False).report.data["data"]["left_out"] == 0
 
 
+class Attends(nn.Module):
+    """A transformer whose fast path gives NaN for a row that is all padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x, src_key_padding_mask=attention_mask == 0))
+        return out
+
+
+@pytest.mark.parametrize("step", [{"step": "correct_bias"}, {"step": "distill", "steps": 2, "batch_size": 16}])
+def test_a_row_that_is_all_padding_is_left_out(step: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    mask = torch.ones(120, 5, dtype=torch.int64)
+    mask[:, 3:] = 0
+    mask[9] = 0
+    with pytest.warns(UserWarning, match="sample 9 "):
+        found = lloydmax.compress(
+            Attends().eval(),
+            {**ALL, "recover": [step]},
+            {"x": torch.randn(120, 5, 8), "attention_mask": mask},
+            progress=False,
+        )
+    assert found.report.data["data"]["left_out"] == 1
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters())
+
+
 class Ruin:
     """A step that makes one bias NaN."""
 

@@ -185,10 +185,11 @@ class Outputs:
         )
 
     def blanked(self, tensor: Tensor, inputs: Batch) -> Tensor:
-        """An output of :meth:`read` with zeros in place of padding."""
+        """An output of :meth:`read` with zeros in place of padding; a sample that is all padding as it is."""
         mask = self._mask_of(inputs)
-        if mask is None or not _fits(mask, tensor) or not bool(mask.any()):
+        if mask is None or not _fits(mask, tensor):
             return tensor
+        mask = mask | ~mask.any(1, keepdim=True)
         return tensor.masked_fill(~mask.to(tensor.device)[:, :, None], 0)
 
     def class_axes(self, tensors: Sequence[Tensor]) -> list[int | None]:

@@ -91,7 +91,7 @@ def _of_one_size(model: nn.Module, source: Source) -> DataError | None:
         except DataError:
             continue
         return DataError(
-            f"{type(model).__name__} takes {size} samples at once, but neither {_FEW}, {_MANY} nor {_USUAL}: give "
+            f"{type(model).__name__} takes batches of {size}, but not of {_FEW}, {_MANY} or {_USUAL}: give "
             f"batches that stay together, [lloydmax.extend.Batch((x,), whole=True) for x in inputs.split({size})], or "
             "let its forward take any number of samples (x.flatten(1) in place of x.view(...))"
         )

@@ -42,7 +42,7 @@ def inputs(samples: int) -> Tensor:
 )
 def test_the_number_is_named_with_the_cure(samples: int, data: Any) -> None:
     net = Fixed(samples).eval()
-    with pytest.raises(DataError, match=f"Fixed takes {samples} samples at once.*whole=True.*split\\({samples}\\)"):
+    with pytest.raises(DataError, match=f"Fixed takes batches of {samples}, .*whole=True.*split\\({samples}\\)"):
         trial(net, unlabelled(data, net))
 
 
