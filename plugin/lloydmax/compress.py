@@ -20,6 +20,7 @@ from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.guard import guarded
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
@@ -260,6 +261,8 @@ class _Run:
         if self.evaluate is None:
             return None
         with evaluating(model):
+            if model is self.teacher and self.outputs is None:  # no trial has run it before
+                return float(guarded(model, partial(self.evaluate, model)))
             return float(self.evaluate(model))
 
     def _step(self, step: NamedStep) -> dict[str, Any]:

@@ -53,6 +53,13 @@ def test_what_a_forward_writes_is_not_the_callers(use: str) -> None:
     assert not net.cache.any() and not net.plain.any() and not net.count.any()
 
 
+def test_a_score_of_the_original_writes_nothing_of_the_callers_either() -> None:
+    net = Writing().eval()
+    score = lambda model: float(model(X).mean())  # noqa: E731
+    lloydmax.compress(net, {"quantize": [{"layers": "all", "centroids": 8}]}, evaluate=score, progress=False)
+    assert not net.cache.any() and not net.plain.any() and not net.count.any()
+
+
 def test_an_embedding_that_bounds_its_rows_is_not_the_callers() -> None:
     net = nn.Sequential(nn.Embedding(100, 16, max_norm=1.0), nn.Linear(16, 8)).eval()
     before = net[0].weight.clone()
