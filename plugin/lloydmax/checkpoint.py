@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +30,7 @@ from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
-from lloydmax.runtime.files import refusal
+from lloydmax.runtime.files import refusal, replacing
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
@@ -119,29 +116,12 @@ def _portable(tensor: Tensor) -> Tensor:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, {KEY: text})
         except KeyError as error:
             raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
-        temporary.chmod(mode)
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    return size
+        return temporary.stat().st_size
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:

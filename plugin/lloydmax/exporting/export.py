@@ -85,7 +85,7 @@ def export(
     with own_modes():
         prepared = subject(model, example_inputs, dynamic_batch)
         chosen.refuse(prepared)
-        with tempfile.TemporaryDirectory(prefix=".lloydmax-", dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".lloydmax-", suffix=".tmp", dir=target.parent) as folder:
             made = Path(folder) / "made" / target.name
             made.parent.mkdir()
             gap = apart(lambda: _written(name, chosen, prepared, made))

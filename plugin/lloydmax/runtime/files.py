@@ -10,13 +10,17 @@ import re
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lloydmax.errors import OutputError
 from lloydmax.runtime.text import size
 
+_STALE = 24 * 3600
+"""Seconds after which a temporary file belongs to no run that still writes it."""
 _PLAIN_LIST = re.compile(r'\[\n([^\[\]{}"]*)\n\s*\]')
 
 
@@ -111,19 +115,60 @@ def _closed(folder: Path) -> str | None:
     return None
 
 
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside a file, to write to: what is there when the block ends becomes the file, which appears whole or not
+    at all, also after a loss of power. The name is removed where the block fails.
+
+    Names that killed runs left in the same folder are removed once they are older than a day.
+
+    Args:
+        path: of the file; links are followed. An existing file is replaced, and keeps nothing.
+
+    Raises:
+        OSError: the folder is missing or not writable, the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    _sweep(target.parent)
+    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        yield temporary
+        temporary.chmod(mode)
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with suppress(OSError):
+        _flush(target.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Have the disk hold what a file or a folder is now."""
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left in a folder more than a day ago."""
+    for left in folder.glob(".lloydmax-*.tmp"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _STALE:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8) under a temporary name in the same folder, then rename it.
+    """Write a text file (UTF-8), see :func:`replacing`.
 
     Raises:
         OSError: the folder is missing or not writable.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, data: Any) -> None:

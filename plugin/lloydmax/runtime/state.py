@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lloydmax.runtime import processes
+from lloydmax.runtime.files import replacing
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write a state, whole or not at all; of several processes the first one does."""
     if not processes.writes():
         return
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as temporary:
         torch.save(state, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path | None) -> dict[str, Any] | None:

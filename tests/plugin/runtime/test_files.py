@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lloydmax import LloydmaxError, OutputError
-from lloydmax.runtime.files import check_room, check_writable, made_folder, refusal, write_text
+from lloydmax.runtime.files import check_room, check_writable, made_folder, refusal, replacing, write_text
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,27 @@ def test_a_text_goes_where_a_link_leads(tmp_path: Path) -> None:
     write_text(tmp_path / "link", "said")
     assert (tmp_path / "text").read_text() == "said" and (tmp_path / "link").is_symlink()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_killed_runs_left_is_removed_after_a_day_and_not_before(tmp_path: Path) -> None:
+    old, fresh, foreign = (tmp_path / name for name in (".lloydmax-0a.tmp", ".lloydmax-0b.tmp", ".other.tmp"))
+    for left in (old, fresh, foreign):
+        left.touch()
+    folder = tmp_path / ".lloydmax-0c.tmp"
+    folder.mkdir()
+    (folder / "half").touch()
+    os.utime(folder, times=(0, 0))
+    os.utime(old, times=(0, time.time() - 25 * 3600))
+    os.utime(foreign, times=(0, 0))
+    write_text(tmp_path / "new.txt", "text")
+    assert sorted(place.name for place in tmp_path.iterdir()) == [".lloydmax-0b.tmp", ".other.tmp", "new.txt"]
+
+
+def test_a_replacement_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("before")
+    with pytest.raises(KeyboardInterrupt), replacing(kept) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [place.name for place in tmp_path.iterdir()] == ["kept.txt"]
+    assert kept.read_text() == "before"
