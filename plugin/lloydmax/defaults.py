@@ -14,7 +14,7 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.layers import Layer, layers_of
-from lloydmax.network.outputs import AskedOutputs, Auto
+from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
@@ -27,7 +27,6 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
-_TELLING = 0.9  # of the largest entropy: outputs above it do not tell classes apart
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
@@ -115,44 +114,24 @@ def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
 
 
 def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int, rate: float) -> dict[str, Any]:
-    inputs, outputs, axes = _looked_at(model, source, asked)
-    step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, axes), "features": 10.0}
+    outputs, batch = trial(model, source, asked), source.first(_LOOK).to(device_of(model))
+    with evaluating(model):
+        found = outputs.of(batch.run(model), batch)
+    step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, found), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
-    images = [x for x in inputs if x.dim() == 4 and x.is_floating_point()]
+    images = [x for x in batch.tensors() if x.dim() == 4 and x.is_floating_point()]
     if images:
         step |= {"augment": ["resized_crop", "flip"], "mixup": 0.2, "cutmix": 1.0}
     return step
 
 
-def _looked_at(
-    model: nn.Module, source: Source, asked: AskedOutputs
-) -> tuple[list[Tensor], list[Tensor], list[int | None]]:
-    """A few inputs, their outputs, and the axes of the classes in these."""
-    outputs, batch = trial(model, source, asked), source.first(_LOOK).to(device_of(model))
-    with evaluating(model):
-        found = outputs.of(batch.run(model), batch)
-    return list(batch.tensors()), found, outputs.class_axes(found)
-
-
-def _loss(outputs: list[Tensor], axes: list[int | None]) -> str:
+def _loss(outputs: Outputs, found: list[Tensor]) -> str:
     """What suits the outputs: scores of classes, embeddings of length 1, or anything else."""
-    if _tells_classes(outputs, axes):
+    if all(leaf.kind == "classes" for leaf in outputs.leaves):
         return "kl"
-    lengths = [o.float().norm(dim=axis) for o, axis in zip(outputs, axes, strict=True) if axis is not None]
-    if len(lengths) == len(outputs) and all(bool(((length - 1).abs() < 1e-3).all()) for length in lengths):
+    axes = outputs.class_axes(found)
+    lengths = [o.float().norm(dim=axis) for o, axis in zip(found, axes, strict=True) if axis is not None]
+    if len(lengths) == len(found) and all(bool(((length - 1).abs() < 1e-3).all()) for length in lengths):
         return "cosine"
-    return "mse"
-
-
-def _tells_classes(outputs: list[Tensor], axes: list[int | None]) -> bool:
-    """Whether the softmax of every output is far from uniform: scores of classes, not an embedding."""
-    if any(axis is None for axis in axes):
-        return False
-    for output, axis in zip(outputs, axes, strict=True):
-        assert axis is not None
-        share = output.float().softmax(axis)
-        entropy = float(torch.special.entr(share).sum(axis).mean())
-        if entropy > _TELLING * math.log(output.shape[axis]):
-            return False
-    return True
+    return "auto"

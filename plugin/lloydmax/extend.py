@@ -25,10 +25,11 @@ Outputs
     Targets               what the teacher gives, computed once where it can be
     Comparison            student against teacher on the same inputs
     Agreement             what it measures
-    Outputs               how what the models return is read: samples first, without padding, and where the classes are
+    Outputs               how what the models return is read: samples first, without padding, and what it tells
     output_tensors        the tensors that count in what a model returns, as it returns them
+    differences           how far two outputs are apart in what they tell
     divergences           the Kullback-Leibler divergence of every decision
-    fisher_draws          random scalars whose gradients tell the Fisher information
+    fisher_draw           a random scalar whose gradients tell the Fisher information
 
 Codebooks
     Layout                shape, centroids, granularity, axis and block of a weight, and what follows from them
@@ -76,17 +77,20 @@ from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, Network
-from lloydmax.network.outputs import Outputs, output_tensors
+from lloydmax.network.outputs import Leaf as Leaf
+from lloydmax.network.outputs import Outputs
 from lloydmax.network.outputs import class_axis as class_axis
 from lloydmax.network.outputs import comparable as comparable
+from lloydmax.network.trees import output_tensors
 from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.training import TrainingLoop
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
 from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax.student.observers import FakeQuantizers
 from lloydmax.student.thresholds import TrainedThreshold
-from lloydmax.teacher.agreement import Agreement, Comparison, divergences
-from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.agreement import Agreement, Comparison, differences, divergences
+from lloydmax.teacher.fisher import fisher_draw
+from lloydmax.teacher.fisher import fisher_draws as fisher_draws
 from lloydmax.teacher.kept import Targets
 
 __all__ = [  # noqa: RUF022
@@ -110,8 +114,9 @@ __all__ = [  # noqa: RUF022
     "Agreement",
     "Outputs",
     "output_tensors",
+    "differences",
     "divergences",
-    "fisher_draws",
+    "fisher_draw",
     # Codebooks
     "Layout",
     "Granularity",

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from lloydmax import RecoveryError, hookimpl
-from lloydmax.extend import Channels, Outputs, Source, device_of, evaluation_mode, fisher_draws, output_tensors
+from lloydmax.extend import Channels, Outputs, Source, device_of, evaluation_mode, fisher_draw, output_tensors
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -66,10 +66,7 @@ class Fisher:
                     found = output_tensors(given) if outputs is None else outputs.of(given, inputs)
                     if not any(output.requires_grad for output in found):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
-                    classes, values = fisher_draws(
-                        found, generator, None if outputs is None else outputs.class_axes(found)
-                    )
-                    loss = classes if classes.requires_grad and float(classes.detach().abs()) > 0 else values
+                    loss = fisher_draw(found, generator, None if outputs is None else outputs.leaves)
                     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                     for kept, gradient in zip(total, gradients, strict=True):
                         if gradient is not None:

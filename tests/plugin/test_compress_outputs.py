@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from lloydmax.cli import main
-from lloydmax.network.outputs import written
+from lloydmax.network.trees import written
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.fitness import data_fitness
 from lloydmax.teacher.kept import Targets

@@ -184,7 +184,7 @@ class Bench:
                         found["values"] += output.numel()
                         found["power"] += float(comparable(output, output)[1].detach().double().square().sum())
                     found["decisions"] += self._decisions(outputs)
-                    for loss in fisher_draws(outputs, generator, self.outputs.class_axes(outputs)):
+                    for loss in fisher_draws(outputs, generator, self.outputs.leaves):
                         if drawn == len(gradients[0]):  # batches that stay as they came may be more than the pieces
                             gradients = [torch.cat([kept, torch.zeros_like(kept)]) for kept in gradients]
                         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -242,7 +242,8 @@ class Bench:
     def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
         if (scores := self.outputs.scores(wanted)) is not None:
             place, axis = scores
-            return divergence(outputs[place], wanted[place], axis)
+            logits = self.outputs.leaves[place].logits
+            return divergence(logits(outputs[place]), logits(wanted[place]), axis)
         squared = sum((o.float() - t.float()).square().sum() for o, t in map(comparable, outputs, wanted))
         return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType, MethodType, ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from lloydmax.data.batch import Batch
 from lloydmax.errors import RecoveryError
+from lloydmax.network.trees import Path, child, real, written
 
-Path = tuple[str | int, ...]
-"""Keys, attributes and positions on the way from a whole output to something in it."""
 Auto = Literal["auto"]
-_STATE = frozenset({"past_key_values", "cache", "cache_params", "mems"})
-"""What a model keeps for its next call: no answer, so it counts only where it is named."""
-_NO_TREES = (str, bytes, int, float, complex, type, nn.Module, ModuleType, FunctionType, MethodType, torch.device)
-_MOST_LISTED = 20
+Kind = Literal["classes", "scores", "values", "unclear"]
+"""Of what an output tells: which class (a softmax over an axis), independent probabilities, or quantities; ``unclear``
+may be classes or quantities."""
 
 
 def _as_written(value: Any) -> Any:
@@ -35,6 +30,9 @@ def _as_written(value: Any) -> Any:
 OutputPath = Annotated[str | int, BeforeValidator(_as_written)]
 """Names an output, or a part of the tree of outputs: ``logits``, ``heads.cls``, ``1.0``, or a position."""
 _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
+
+
+_LEAST_PROBABILITY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -76,12 +74,31 @@ class Leaf:
         samples: the axis of the samples, as the model returns it; ``None``: it is not one entry a sample.
         classes: the axis of the classes likewise; ``None``: there are none; ``"auto"``: see :func:`class_axis`.
         axes: how many the tensor has for several samples; ``None``: not known.
+        part: ``(axis, first, end)`` of the slice that counts, samples along the first axis; ``None``: all of it.
+        kind: what it tells, see :data:`Kind`.
+        normal: whether classes come as probabilities, else as scores before a softmax.
+        spread: standard deviation of what it tells, by which differences are divided where outputs add up.
     """
 
     path: Path
     samples: int | None = 0
     classes: int | Auto | None = "auto"
     axes: int | None = field(default=None, compare=False)
+    part: tuple[int, int, int] | None = None
+    kind: Kind = field(default="unclear", compare=False)
+    normal: bool = field(default=False, compare=False)
+    spread: float = field(default=1.0, compare=False)
+
+    def __str__(self) -> str:
+        place = written(self.path) or "output"
+        if self.part is not None:
+            axis, first, end = self.part
+            place += f"[{', '.join([':'] * axis + [f'{first}:{end}'])}]"
+        return f"{place} {self.kind}"
+
+    def logits(self, tensor: Tensor) -> Tensor:
+        """Classes as scores before a softmax; float32."""
+        return tensor.float().clamp(min=_LEAST_PROBABILITY).log() if self.normal else tensor.float()
 
     def read(self, output: Any, one: bool = False) -> Tensor:
         """The tensor with the samples along its first axis, and the classes where :func:`class_axis` has them; complex
@@ -94,9 +111,12 @@ class Leaf:
         tensor = self._taken(output)
         if one and self.samples is not None and tensor.dim() + 1 == self.axes:
             tensor = tensor.unsqueeze(self.samples)
-        tensor = _real(tensor)
+        tensor = real(tensor)
         if self.samples:
             tensor = tensor.movedim(self.samples, 0)
+        if self.part is not None:
+            axis, first, end = self.part
+            tensor = tensor.narrow(axis, first, end - first)
         if not isinstance(self.classes, int):
             return tensor
         now = self.classes + (self.classes < (self.samples or 0))
@@ -104,7 +124,7 @@ class Leaf:
 
     def _taken(self, output: Any) -> Tensor:
         for key in self.path:
-            output = _child(output, key)
+            output = child(output, key)
         if not isinstance(output, Tensor):
             raise RecoveryError(f"the model gave no tensor {written(self.path)!r} this time, though it did at first")
         return output
@@ -220,45 +240,6 @@ def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
     return mask is not None and tensor.dim() == 3 and tensor.shape[:2] == mask.shape
 
 
-def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:
-    """The floating tensors of a model's output, as the model returns them; complex ones as pairs of real numbers.
-
-    Where samples, classes and padding matter, :class:`Outputs` reads them.
-
-    Args:
-        output: a tensor, or any tree of tuples, lists, mappings, dataclasses and plain objects with tensors in it.
-        key: the path of one, or of a part of the tree: ``logits``, ``heads.cls``, ``1.0``, or a position. Without it,
-            ``logits`` is taken where there are such at the top, else every floating tensor at any depth.
-
-    Raises:
-        RecoveryError: nothing fits; the message lists what there is.
-    """
-    return [_real(tensor) for tensor in counted(output, key).values()]
-
-
-def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
-    """What :func:`output_tensors` gives, by path, and as the model returns it."""
-    if key is None:
-        scores = getattr(output, "logits", None) if not isinstance(output, Mapping) else output.get("logits")
-        if isinstance(scores, Tensor) and not isinstance(output, tuple):
-            found: dict[Path, Tensor] = {("logits",): scores}
-        else:
-            found = {path: tensor for path, tensor in _tree(output) if not _STATE & set(path)}
-    else:
-        where = _resolved(output, key)
-        if where is None:
-            raise RecoveryError(f"the model's output has no tensor {key!r}; it has {described(output)}")
-        found = {(*where, *path): tensor for path, tensor in _tree(_at(output, where))}
-    floating = {path: tensor for path, tensor in found.items() if _counts(tensor)}
-    if not floating:
-        what = "the model's output" if key is None else f"{key!r} in the model's output"
-        raise RecoveryError(
-            f"{what} holds no floating tensor: {described(output)}; name one by 'output', or let the model return, in "
-            "tensors, the numbers that its decisions come from"
-        )
-    return floating
-
-
 def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both outputs with 0 where the teacher's is infinite (a class that is masked out): such values do not count in a
     difference. Themselves where none is."""
@@ -277,92 +258,5 @@ def class_axis(tensor: Tensor) -> int | None:
     return axis if tensor.shape[axis] > 1 else None
 
 
-def described(output: Any) -> str:
-    """The tensors in an output, for messages: path, dtype and shape of each; or what it is instead."""
-    said = [f"{written(path) or 'the tensor itself'} ({_kind(tensor)})" for path, tensor in _tree(output)]
-    more = [f"and {len(said) - _MOST_LISTED} more"] if len(said) > _MOST_LISTED else []
-    return ", ".join(said[:_MOST_LISTED] + more) or f"no tensor, it is of type {type(output).__name__}"
-
-
-def _kind(tensor: Tensor) -> str:
-    shape = "nested" if tensor.is_nested else "x".join(map(str, tensor.shape))
-    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}".strip()
-
-
-def written(path: Path) -> str:
-    """A path as recipes have it."""
-    return ".".join(map(str, path))
-
-
 def _usual_axis(tensor: Tensor) -> int:
     return 2 if tensor.dim() == 3 else 1
-
-
-def _counts(tensor: Tensor) -> bool:
-    plain = tensor.layout == torch.strided and not tensor.is_nested
-    return plain and (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _tree(output: Any, path: Path = (), above: frozenset[int] = frozenset()) -> Iterator[tuple[Path, Tensor]]:
-    """All tensors with their paths, in order; what holds itself is not gone into again."""
-    if isinstance(output, Tensor):
-        yield path, output
-    elif id(output) not in above:
-        for key, value in _children(output):
-            yield from _tree(value, (*path, key), above | {id(output)})
-
-
-def _children(value: Any) -> Iterable[tuple[str | int, Any]]:
-    if value is None or isinstance(value, _NO_TREES):
-        return ()
-    if isinstance(value, Mapping):
-        return ((key if isinstance(key, int) else str(key), item) for key, item in value.items())
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return zip(value._fields, value, strict=True)
-    if isinstance(value, (tuple, list, deque)):
-        return enumerate(value)
-    if dataclasses.is_dataclass(value):
-        return ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
-    return ((key, item) for key, item in getattr(value, "__dict__", {}).items() if not key.startswith("_"))
-
-
-def _child(value: Any, key: str | int) -> Any:
-    """What is under a key, attribute or position; ``None``: nothing."""
-    if isinstance(value, Mapping):
-        return value[key] if key in value else next((v for name, v in value.items() if str(name) == str(key)), None)
-    if isinstance(value, (tuple, list, deque)) and (place := _position(key)) is not None:
-        return value[place] if -len(value) <= place < len(value) else None
-    return None if isinstance(key, int) or isinstance(value, _NO_TREES) else getattr(value, key, None)
-
-
-def _position(key: str | int) -> int | None:
-    try:
-        return int(key)
-    except ValueError:
-        return None
-
-
-def _at(output: Any, path: Path) -> Any:
-    for key in path:
-        output = _child(output, key)
-    return output
-
-
-def _resolved(output: Any, key: str | int) -> Path | None:
-    """A written path as keys; names with dots in them are looked for first. ``None``: it leads to nothing."""
-    if isinstance(key, int):
-        return None if _child(output, key) is None else (key,)
-    parts = key.split(".")
-    for length in range(len(parts), 0, -1):
-        head, rest = ".".join(parts[:length]), ".".join(parts[length:])
-        if (value := _child(output, head)) is None:
-            continue
-        if not rest:
-            return (head,)
-        if (tail := _resolved(value, rest)) is not None:
-            return (head, *tail)
-    return None

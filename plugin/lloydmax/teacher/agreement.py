@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.network.outputs import Outputs, comparable
+from lloydmax.network.outputs import Leaf, Outputs, class_axis, comparable
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import look
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lloydmax.hooks.events import Events
     from lloydmax.runtime.cache import Cache
 
+_SURE = 1e-4
+"""Scores nearer to 0 or 1 count as this."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -34,12 +37,15 @@ class Agreement:
         kl: mean Kullback-Leibler divergence from teacher to student in nats; ``None`` likewise.
         mse: mean squared difference of the outputs, but of those that are infinite in the teacher.
         samples: number of inputs that were compared.
+        damage: how far apart in what the outputs tell, see :func:`differences`: the mean over the outputs of the mean
+            over each; ``None`` in what earlier versions wrote.
     """
 
     top1: float | None
     kl: float | None
     mse: float
     samples: int
+    damage: float | None = None
 
 
 class Comparison:
@@ -89,21 +95,25 @@ class Comparison:
         """
         device, mine = device_of(student), processes.share(self.order)
         same = decisions = done = 0
-        kl = squared = 0.0
-        values = 0
+        kl = 0.0
+        values, squared = 0, 0.0
+        apart, counts = [0.0] * len(self.outputs.leaves), [0] * len(self.outputs.leaves)
         with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
-                for ours, theirs in zip(found, wanted, strict=True):
+                for place, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
                     values += ours.numel() - int(torch.isinf(theirs).sum())
+                    each = differences(ours, theirs, self.outputs.leaves[place])
+                    apart[place] += float(each.double().sum())
+                    counts[place] += each.numel()
                     ours, theirs = comparable(ours, theirs)
                     squared += float((ours.double() - theirs.double()).square().sum())
                 if (scores := self.outputs.scores(wanted)) is not None:
                     place, axis = scores
-                    ours, theirs = found[place], wanted[place]
+                    ours, theirs = map(self.outputs.leaves[place].logits, (found[place], wanted[place]))
                     same += int((ours.argmax(axis) == theirs.argmax(axis)).sum())
                     count = theirs.numel() // theirs.shape[axis]
                     decisions += count
@@ -111,12 +121,15 @@ class Comparison:
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
-        totals = processes.summed([same, decisions, kl, squared, values, done], device)
-        kl, squared = totals[2], totals[3]
-        same, decisions, values, done = (int(totals[n]) for n in (0, 1, 4, 5))
+        totals = processes.summed([kl, squared, same, decisions, values, done, *apart, *counts], device)
+        kl, squared, *rest = totals
+        same, decisions, values, done = (int(total) for total in rest[:4])
+        apart, counts = rest[4 : 4 + len(apart)], [int(total) for total in rest[4 + len(apart) :]]
+        mse = squared / max(values, 1)
+        damage = sum(total / max(count, 1) for total, count in zip(apart, counts, strict=True)) / len(apart)
         if not decisions:
-            return Agreement(None, None, squared / max(values, 1), done)
-        return Agreement(same / decisions, kl / decisions, squared / max(values, 1), done)
+            return Agreement(None, None, mse, done, damage)
+        return Agreement(same / decisions, kl / decisions, mse, done, damage)
 
 
 def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:
@@ -144,6 +157,24 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
             right += int((scores.argmax(1).cpu() == labels[indices]).sum())
             seen += len(indices)
     return right / seen
+
+
+def differences(student: Tensor, teacher: Tensor, leaf: Leaf) -> Tensor:
+    """How far two outputs are apart in what they tell, samples along the first axis: the KL divergence of every
+    decision in nats, that of every independent score, or half the squared difference over the variance of quantities
+    and of what is unclear; near 0 the curvature is that of :func:`~lloydmax.teacher.fisher.fisher_draw`.
+
+    Args:
+        student, teacher: of one shape.
+        leaf: what they tell.
+    """
+    if leaf.kind == "classes" and (axis := class_axis(teacher)) is not None:
+        return divergences(leaf.logits(student), leaf.logits(teacher), axis)
+    student, teacher = (tensor.float() for tensor in comparable(student, teacher))
+    if leaf.kind == "scores":
+        p, q = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (teacher, student))
+        return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return (student - teacher).square() / (2 * leaf.spread**2)
 
 
 def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from lloydmax.network.outputs import class_axis, comparable
+from lloydmax.network.outputs import Leaf, class_axis, comparable
+
+_SURE = 1e-2
+"""Scores nearer to 0 or 1 count as this."""
+
+
+def fisher_draw(outputs: Sequence[Tensor], generator: torch.Generator, leaves: Sequence[Leaf] | None = None) -> Tensor:
+    """A random scalar whose gradient ``g`` has ``E[g g^T]`` the curvature of what people see of the outputs, each of
+    which counts alike, whatever it tells, by the mean over what it tells of one sample:
+
+    - classes: the Fisher information of a decision, so that the curvature is that of the KL divergence;
+    - independent scores: the same of a yes or no, ``1 / (p (1 - p))``;
+    - quantities, and what is unclear: that of half the squared difference over the variance.
+
+    Args:
+        outputs: floating, with gradients, ``(N, ...)`` each.
+        generator: on the CPU; draws the signs.
+        leaves: what each of them tells; ``None``: it is unclear.
+    """
+    leaves = [Leaf(()) for _ in outputs] if leaves is None else leaves
+    drawn = [_drawn(output, leaf, generator) for output, leaf in zip(outputs, leaves, strict=True)]
+    return torch.stack([scalar for scalar in drawn if scalar.requires_grad] or drawn).sum()
+
+
+def _drawn(output: Tensor, leaf: Leaf, generator: torch.Generator) -> Tensor:
+    each = max(1.0, output.numel() / max(1, len(output)))
+    if leaf.kind == "classes" and (axis := class_axis(output)) is not None:
+        return _of_classes(leaf.logits(_finite(output)), axis, generator) * math.sqrt(output.shape[axis] / each)
+    values, signs = _finite(output).float(), _signs(output, generator)
+    if leaf.kind == "scores":
+        p = values.detach().clamp(_SURE, 1 - _SURE)
+        return (values * signs / (p * (1 - p)).sqrt()).sum() / math.sqrt(each)
+    return (values * signs).sum() / (leaf.spread * math.sqrt(each))
+
+
+def _of_classes(scores: Tensor, axis: int, generator: torch.Generator) -> Tensor:
+    """With signs ``s`` and probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
+    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``."""
+    p = scores.detach().softmax(axis)
+    spread = p.sqrt() * _signs(p, generator)
+    return (scores * (spread - p * spread.sum(axis, keepdim=True))).sum()
 
 
 def fisher_draws(
-    outputs: Sequence[Tensor], generator: torch.Generator, axes: Sequence[int | None] | None = None
+    outputs: Sequence[Tensor], generator: torch.Generator, leaves: Sequence[Leaf] | None = None
 ) -> Iterator[Tensor]:
     """Two random scalars whose gradients ``g`` have ``E[g g^T]`` the Fisher information of the classes (summed over
     decisions), and the Gauss-Newton matrix of all outputs (summed over values).
 
-    The first: with signs ``s`` and class probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
-    ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``.
-
     Args:
         outputs: floating, with gradients.
         generator: on the CPU; draws the signs.
-        axes: of the classes of each output; ``None``: where :func:`class_axis` has them.
+        leaves: what each of them tells; the first with classes counts. ``None``: where :func:`class_axis` has them.
     """
-    axes = [class_axis(output) for output in outputs] if axes is None else axes
-    scores = next(((output, axis) for output, axis in zip(outputs, axes, strict=True) if axis is not None), None)
+    leaves = [Leaf(()) for _ in outputs] if leaves is None else leaves
+    told = ((o, leaf, class_axis(o)) for o, leaf in zip(outputs, leaves, strict=True) if leaf.classes is not None)
+    scores = next(((output, leaf, axis) for output, leaf, axis in told if axis is not None), None)
     if scores is None:
         yield torch.stack([output.sum() * 0.0 for output in outputs if output.requires_grad]).sum()
     else:
-        classes, axis = scores
-        p = classes.detach().float().softmax(axis)
-        spread = p.sqrt() * _signs(p, generator)
-        yield (_finite(classes).float() * (spread - p * spread.sum(axis, keepdim=True))).sum()
+        output, leaf, axis = scores
+        yield _of_classes(leaf.logits(_finite(output)), axis, generator)
     yield torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
 
 

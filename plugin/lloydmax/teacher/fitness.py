@@ -151,8 +151,8 @@ class _Decisions:
         if (found := self.outputs.scores(tensors)) is None:
             return
         place, axis = found
-        scores = tensors[place]
-        largest, chosen = scores.float().softmax(axis).max(axis)
+        scores = self.outputs.leaves[place].logits(tensors[place])
+        largest, chosen = scores.softmax(axis).max(axis)
         counts = torch.bincount(chosen.flatten().cpu(), minlength=scores.shape[axis])
         self.counts = counts if self.counts is None else self.counts + counts
         self.sure += float(largest.double().sum())

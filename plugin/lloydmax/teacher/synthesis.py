@@ -20,8 +20,9 @@ from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
 from lloydmax.network.guard import guarded
-from lloydmax.network.outputs import class_axis, output_tensors
+from lloydmax.network.outputs import class_axis
 from lloydmax.network.private import private
+from lloydmax.network.trees import output_tensors
 from lloydmax.runtime.modes import device_of, own_modes
 from lloydmax.runtime.seeding import check_seed, drawn, seeded
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from lloydmax.data import Batch, Source
 from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.guard import guarded
-from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, Path, counted, described, written
+from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs
+from lloydmax.network.trees import Path, counted, described, written
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
+from lloydmax.teacher.kinds import kinds, vocabularies_of
 from lloydmax.teacher.refusal import ask, is_vague
 
 _MANY, _FEW = 3, 2
 """Samples of the two batches. Not 1: some models drop an axis of length 1."""
 _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
+_TELLING, _TELLING_VALUES = 32, 1 << 24
+"""Samples, and values, from which it is told what the outputs are."""
 _OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
 """Samples of a batch that are tried in the end, to tell which a model takes."""
 _WITH_DECODER = "decoder_input_ids"
@@ -76,8 +80,21 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             first = _run(model, usual)
         except DataError:
             raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
-        return _told(_guessed(first, asked, len(usual)), first, mask, asked, usual)
-    return _told(_found(first, second, asked), first, mask, asked, many)
+        return _of_kinds(_told(_guessed(first, asked, len(usual)), first, mask, asked, usual), model, usual, first)
+    found = _told(_found(first, second, asked), first, mask, asked, many)
+    size = min(_TELLING, max(_MANY, _TELLING_VALUES // max(tensor.numel() for tensor in found.read(first, many))))
+    more = source.first(size)
+    try:
+        return _of_kinds(found, model, more, _run(model, more))
+    except (DataError, RecoveryError):
+        return _of_kinds(found, model, many, first)
+
+
+def _of_kinds(found: Outputs, model: nn.Module, inputs: Batch, output: Any) -> Outputs:
+    """The same outputs, in parts that tell one kind of thing each."""
+    tensors, known = found.read(output, inputs), vocabularies_of(model)
+    each = zip(found.leaves, tensors, strict=True)
+    return replace(found, leaves=tuple(part for leaf, tensor in each for part in kinds(leaf, tensor, known)))
 
 
 def _of_one_size(model: nn.Module, source: Source) -> DataError | None:

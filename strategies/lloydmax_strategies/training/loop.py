@@ -25,8 +25,11 @@ from lloydmax_strategies.training.weighting import WeightingOptions
 class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
     """Options of every step that trains: these, those of `ViewOptions`, of `WeightingOptions` and of `LoopOptions`."""
 
-    loss: Literal["mse", "kl", "cosine", "l1"] = Field(
-        default="mse", description="`mse`, `l1`, `cosine` (1 - cosine over the classes) or `kl` (of the softmax)."
+    loss: Literal["mse", "kl", "cosine", "l1", "auto"] = Field(
+        default="mse",
+        description="`mse`, `l1`, `cosine` (1 - cosine over the classes), `kl` (of the softmax), or `auto`: by what each "
+        "output tells, the divergence of classes and of independent scores, and of quantities half the squared "
+        "difference over their variance.",
     )
 
     temperature: PositiveFloat = Field(
@@ -101,7 +104,8 @@ class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
         ge=0,
         le=0.5,
         description="share of the inputs (at most 1,000) kept aside to choose the best state: with `loss: kl` the one "
-        "with the least divergence, else with the least squared difference from the teacher's outputs.",
+        "with the least divergence, with `auto` the one nearest in what the outputs tell, else with the least squared "
+        "difference from the teacher's outputs.",
     )
 
 
@@ -210,6 +214,8 @@ class Training(TrainingLoop):
 
     def distance(self, found: Agreement) -> float:
         """What is trained tells which state is better."""
+        if self.options.loss == "auto" and found.damage is not None:
+            return found.damage
         return found.kl if self.options.loss == "kl" and found.kl is not None else found.mse
 
     def figures(self) -> dict[str, Any]:

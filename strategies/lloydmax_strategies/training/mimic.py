@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from lloydmax import RecoveryError
-from lloydmax.extend import Batch, Recovery, Targets, comparable, divergences
+from lloydmax.extend import Batch, Leaf, Recovery, Targets, comparable, differences, divergences
 from torch import Tensor, nn
 
 from lloydmax_strategies.training.features import Features
@@ -19,7 +19,7 @@ from lloydmax_strategies.training.weighting import confidence_weights
 class MimicOptions(Protocol):
     """The options that matter here; see :class:`lloydmax_strategies.training.loop.TrainingOptions`."""
 
-    loss: Literal["mse", "kl", "cosine", "l1"]
+    loss: Literal["mse", "kl", "cosine", "l1", "auto"]
     temperature: float
     channels_last: bool
     confidence: float
@@ -59,8 +59,10 @@ class Mimic:
             found = outputs.of(inputs.run(student), inputs, wanted)
         axes = outputs.class_axes(wanted)
         weights = confidence_weights(wanted, options.confidence, axes) if options.confidence else None
-        trios = zip(found, wanted, axes, strict=True)
-        losses = [distance(ours.float(), theirs.float(), options, axis, weights) for ours, theirs, axis in trios]
+        each = zip(found, wanted, axes, outputs.leaves, strict=True)
+        losses = [
+            distance(ours.float(), theirs.float(), options, axis, leaf, weights) for ours, theirs, axis, leaf in each
+        ]
         parts = {"loss": torch.stack(losses).mean()}
         if self.features is not None:
             parts["features"] = options.features * self.features.distance()
@@ -78,7 +80,7 @@ class Mimic:
 
 
 def distance(
-    student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None, weights: Tensor | None = None
+    student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None, leaf: Leaf, weights: Tensor | None = None
 ) -> Tensor:
     """The loss between two float32 outputs of the same shape; 0-dim.
 
@@ -87,12 +89,13 @@ def distance(
         teacher: likewise.
         options: which loss.
         axis: of the classes; ``None``: there are none.
+        leaf: what they tell.
         weights: of the samples, ``(N,)``; ``None``: all count alike.
 
     Raises:
         RecoveryError: the loss needs classes, and the output has none; or the weights are those of another output.
     """
-    apart = _apart(student, teacher, options, axis)
+    apart = _apart(student, teacher, options, axis, leaf)
     if weights is None:
         return apart.mean()
     if len(weights) != len(apart):
@@ -103,8 +106,10 @@ def distance(
     return (weights * apart.reshape(len(apart), -1).mean(1)).mean()
 
 
-def _apart(student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None) -> Tensor:
+def _apart(student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | None, leaf: Leaf) -> Tensor:
     """The loss of every element or decision, samples along the first axis."""
+    if options.loss == "auto":
+        return differences(student, teacher, leaf)
     if options.loss != "kl":
         student, teacher = comparable(student, teacher)
     if options.loss == "mse":
@@ -115,4 +120,5 @@ def _apart(student: Tensor, teacher: Tensor, options: MimicOptions, axis: int | 
         raise RecoveryError(f"loss {options.loss!r} needs an output with classes, got shape {tuple(teacher.shape)}")
     if options.loss == "cosine":
         return 1 - F.cosine_similarity(student, teacher, dim=axis)
+    student, teacher = leaf.logits(student), leaf.logits(teacher)
     return options.temperature**2 * divergences(student, teacher, axis, options.temperature)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from lloydmax import RecoveryError
 from lloydmax.data import Batch
-from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, counted, output_tensors, written
+from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs
+from lloydmax.network.trees import counted, output_tensors, written
 
 FIRST, SECOND = torch.zeros(2, 3), torch.ones(2, 3)
 Named = collections.namedtuple("Named", "scores hidden")
