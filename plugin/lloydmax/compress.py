@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lloydmax.checkpoint import save
@@ -21,6 +22,7 @@ from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.guard import guarded
+from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
@@ -181,12 +183,27 @@ class _Run:
 
     def fit(self, original: nn.Module, plan: Plan) -> Student:
         """The codebooks, and the student that holds them."""
-        found: dict[str, Codebook] = fit(original, plan, self.source, self.events, self.cache)
+        found: dict[str, Codebook] = fit(original, plan, self.source, self.events, self.cache, self._judge(original))
         calibration = self.source or self.reference
         student = student_of(self.student, plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.measure("compressed", student.model)
         return student
+
+    def _judge(self, original: nn.Module) -> Callable[[dict[str, Codebook]], float] | None:
+        """What tells the damage that codebooks do to a model; ``None`` where nothing can be compared."""
+        comparison = self.comparison
+        if comparison is None:
+            return None
+
+        def damage(found: dict[str, Codebook]) -> float:
+            student = own(original)
+            with torch.no_grad():
+                for name, codebook in found.items():
+                    weight_of(student, name).copy_(codebook.dequantize())
+            return comparison.measure(student).damage or 0.0
+
+        return damage
 
     def recover(self, student: Student) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""

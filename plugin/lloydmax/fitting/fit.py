@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, PluginError, RecoveryError
-from lloydmax.fitting.price import ROUNDS, priced
+from lloydmax.fitting.price import ROUNDS, TEMPERS, priced
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.network.parameters import weight_of
@@ -34,6 +34,7 @@ def fit(
     source: Source | None = None,
     events: Events | None = None,
     cache: Cache | None = None,
+    judge: Callable[[dict[str, Codebook]], float] | None = None,
 ) -> dict[str, Codebook]:
     """Fit the codebook of every planned parameter.
 
@@ -43,6 +44,7 @@ def fit(
         source: unlabelled inputs, for importances.
         events: where progress is reported.
         cache: fits are looked up in it and kept in it.
+        judge: the damage that codebooks do, by which they are chosen where the recipe names ``bits``.
 
     Raises:
         FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
@@ -69,10 +71,10 @@ def fit(
                 for p in tried.parameters.values():
                     made[p.name] = fitted(p)
                     done += 1
-                    events.step("price", done, ROUNDS * len(plan.parameters))
+                    events.step("price", done, ROUNDS * len(TEMPERS) * len(plan.parameters))
                 return made
 
-            plan = priced(model, plan, means, attempt)
+            plan = priced(model, plan, means, attempt, judge)
     found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(plan.parameters.values(), start=1):

@@ -7,6 +7,7 @@ another for less damage.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 ROUNDS = 5
 """Sets of codebooks that are fitted at most."""
 _CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
-TEMPER = 2 / 3
-"""Exponent of importance x mean square."""
+TEMPERS = (2 / 3, 1.0, None)
+"""Powers of importance x mean square that are tried; ``None``: without importances."""
+_CLEARLY = 0.99
+"""Of the damage of what was tried before."""
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
 """A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
@@ -44,7 +47,7 @@ class _Layer:
     Args:
         weights: their number.
         square: their mean square.
-        energy: damage, for each weight, of an error as large as the weight.
+        energy: damage, for each weight, of an error as large as the weight; 0: not known.
         tradeoff: price in squared units of the weight -> bits a weight, gain.
     """
 
@@ -54,6 +57,10 @@ class _Layer:
         self.weights, self.energy = weights, energy
         self._square, self._tradeoff = square, tradeoff
         self._points: dict[int, tuple[float, float]] = {}
+
+    def of(self, energy: float) -> _Layer:
+        """The same with another energy."""
+        return _Layer(self.weights, self._square, energy, self._tradeoff)
 
     def at(self, worth: float) -> tuple[float, float]:
         """Price, and bits a weight, where one bit more would spare ``2 ** worth`` of damage."""
@@ -78,29 +85,55 @@ class _Layer:
 
 
 def priced(
-    model: nn.Module, plan: Plan, importances: Mapping[str, Tensor], fitted: Callable[[Plan], dict[str, Codebook]]
+    model: nn.Module,
+    plan: Plan,
+    importances: Mapping[str, Tensor],
+    fitted: Callable[[Plan], dict[str, Codebook]],
+    judge: Callable[[dict[str, Codebook]], float] | None = None,
 ) -> Plan:
     """The plan with a price of a bit in every parameter's options, at which the file has the size of ``plan``.
 
-    The damage of a parameter is the squared error over the mean square, times importance x mean square raised to two
-    thirds, summed over its weights: at few bits the damage grows more slowly than the squared error from which
-    importances are derived (an empirical choice; tests/benchmarks/levers.py compares exponents). Parameters whose rules
-    name no importance count alike, each as a whole, and as others do on average. That the coder needs more than the
-    entropy, and what codebooks and header take, is learned from codebooks that are fitted on the way.
+    The damage of a parameter is the squared error over the mean square, times importance x mean square raised to a
+    power, summed over its weights: where errors are large the damage grows more slowly than the squared error from
+    which importances are derived. Which power suits a model, and whether its importances help at all, ``judge`` tells;
+    without one, and where others are not clearly better, it is two thirds (tests/benchmarks/levers.py compares them).
+    Parameters whose rules name no importance count alike, each as a whole, and as others do on average. That the coder
+    needs more than the entropy, and what codebooks and header take, is learned from codebooks that are fitted on the
+    way.
 
     Args:
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name.
         fitted: fits the codebooks of a plan.
+        judge: the damage that codebooks do.
 
     Raises:
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers = _layers(model, plan, importances)
-    wanted = 8.0 * plan.room(model)
+    layers, start = _layers(model, plan, importances), 8.0 * plan.room(model)
+    best, least = plan, math.inf
+    for temper in TEMPERS if importances and judge is not None else TEMPERS[:1]:
+        tried, start = _sized(model, plan, _weighed(layers, temper), start, fitted)
+        if judge is None:
+            return tried
+        damage = judge(fitted(tried))
+        if temper == TEMPERS[0] or damage < _CLEARLY * least:
+            best, least = tried, damage
+    return best
+
+
+def _sized(
+    model: nn.Module,
+    plan: Plan,
+    layers: Mapping[str, _Layer],
+    wanted: float,
+    fitted: Callable[[Plan], dict[str, Codebook]],
+) -> tuple[Plan, float]:
+    """The plan with prices at which the file has its size, and how many bits the codes may take for that."""
     found: dict[int, Plan] = {}
+    few, many = 0.0, math.inf
     for _ in range(ROUNDS):
         worth = _worth(layers.values(), wanted)
         tried = _with(plan, {name: layer.at(worth)[0] for name, layer in layers.items()})
@@ -109,30 +142,35 @@ def priced(
         missing = plan.predicted_bytes - size
         if _CLOSE[0] <= missing / plan.predicted_bytes <= _CLOSE[1]:
             break
-        wanted = max(wanted + 8 * (missing - sum(_CLOSE) / 2 * plan.predicted_bytes), 0.0)
+        few, many = (max(few, wanted), many) if missing > 0 else (few, min(many, wanted))
+        wanted += 8 * (missing - sum(_CLOSE) / 2 * plan.predicted_bytes)
+        if not few < wanted < many:
+            wanted = (few + many) / 2
     within = [size for size in found if size <= (1 - _CLOSE[0]) * plan.predicted_bytes]
-    return found[max(within) if within else min(found)]
+    return found[max(within) if within else min(found)], wanted
 
 
 def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, _Layer]:
-    squares, energies = {}, {}
-    for name in plan.parameters:
+    layers = {}
+    for name, p in plan.parameters.items():
         weight, importance = weight_of(model, name), importances.get(name)
         try:
             check_weight(weight, importance)
         except FitError as error:
             raise FitError(f"{name}: {error}") from None
-        squares[name] = max(float(weight.double().square().mean()), 1e-30)
-        if importance is not None:
-            energies[name] = max(float(importance.double().mean()) * squares[name], 1e-30) ** TEMPER
-    logs = [math.log(energy * plan.parameters[name].weights) for name, energy in energies.items()]
-    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
-    layers = {}
-    for name, p in plan.parameters.items():
-        tradeoff = registry.make("quantizer", p.quantizer, p.options).rate(weight_of(model, name))
-        energy = energies.get(name, usual / p.weights)
-        layers[name] = _Layer(p.weights, squares[name], energy, tradeoff)
+        square = max(float(weight.double().square().mean()), 1e-30)
+        energy = 0.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30)
+        tradeoff = functools.cache(registry.make("quantizer", p.quantizer, p.options).rate(weight))
+        layers[name] = _Layer(p.weights, square, energy, tradeoff)
     return layers
+
+
+def _weighed(layers: Mapping[str, _Layer], temper: float | None) -> dict[str, _Layer]:
+    """The layers with a power of their energies; ``None``: as if none was known."""
+    known = {name: layer.energy**temper for name, layer in layers.items() if temper is not None and layer.energy}
+    logs = [math.log(energy * layers[name].weights) for name, energy in known.items()]
+    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    return {name: layer.of(known.get(name, usual / layer.weights)) for name, layer in layers.items()}
 
 
 def _worth(layers: Collection[_Layer], bits: float) -> float:

@@ -27,8 +27,8 @@ class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
 
     loss: Literal["mse", "kl", "cosine", "l1", "auto"] = Field(
         default="mse",
-        description="`mse`, `l1`, `cosine` (1 - cosine over the classes), `kl` (of the softmax), or `auto`: by what each "
-        "output tells, the divergence of classes and of independent scores, and of quantities half the squared "
+        description="`mse`, `l1`, `cosine` (1 - cosine over the classes), `kl` (of the softmax), or `auto`: by what "
+        "each output tells, the divergence of classes and of independent scores, and of quantities half the squared "
         "difference over their variance.",
     )
 
