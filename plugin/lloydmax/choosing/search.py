@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from lloydmax.choosing.resolving import resolved_recipe
@@ -17,7 +17,9 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.options import Refused, accepted
 from lloydmax.hooks.protocols import SearchMethod
+from lloydmax.hooks.units import BudgetError
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
@@ -154,7 +156,7 @@ def search(
     settings = Settings(
         centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
     )
-    with own_modes(), opened(model, recipe, data, settings, wanted) as trials:
+    with own_modes(), _placed(recipe, wanted), opened(model, recipe, data, settings, wanted) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
         with trials.bench.events.stage("search"):
@@ -173,11 +175,20 @@ def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe
             )
         return section.budget
     try:
-        return Budget.model_validate(budget)
-    except ValidationError as failure:
-        raise RecipeError(
-            "budget: " + "; ".join(registry.problem(error, Budget) for error in failure.errors())
-        ) from None
+        return budget if isinstance(budget, Budget) else accepted(Budget, budget)
+    except Refused as refused:
+        raise RecipeError(f"budget: {'; '.join(text for _, text in refused.problems)}") from None
+
+
+@contextmanager
+def _placed(recipe: Recipe, budget: Budget) -> Iterator[None]:
+    """A budget that cannot be kept is told with its place, where it stands in the recipe."""
+    try:
+        yield
+    except BudgetError as error:
+        if recipe.search is None or budget is not recipe.search.budget:
+            raise
+        raise type(error)(f"{recipe.at('search', 'budget')}: {error}") from error
 
 
 def _tables(result: SearchResult) -> list[RenderableType]:

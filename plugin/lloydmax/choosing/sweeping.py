@@ -310,15 +310,15 @@ def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int]
     for rule, entry in zip(recipe.quantize, data["quantize"], strict=True):
         own = rule.options.get("centroids")
         tried = None
-        if _chooses(rule.quantizer) and not (listed and isinstance(own, int)):
-            tried = sorted({*(own if isinstance(own, list) else numbers)})
+        if _chooses(rule.quantizer) and not (listed and isinstance(own, (int, float))):
+            tried = sorted({*(map(int, own) if isinstance(own, list) else numbers)})
             entry["centroids"] = tried
         found.append(tried)
-    Recipe.load(data)
+    recipe.changed(data)
     for entry, tried in zip(data["quantize"], found, strict=True):
         if tried is not None:
             entry["centroids"] = tried[-1]
-    return found, Recipe.load(data)
+    return found, recipe.changed(data)
 
 
 def _chooses(quantizer: str) -> bool:

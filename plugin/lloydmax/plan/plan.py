@@ -31,7 +31,7 @@ from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
 from lloydmax.runtime.modes import own_modes
-from lloydmax.runtime.text import paragraphs, percent, render, size
+from lloydmax.runtime.text import paragraphs, percent, printable, render, size
 from lloydmax.student.attachment import codebooks
 
 _NAMED = 3
@@ -192,7 +192,7 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
         raise RecipeError(
-            f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
+            f"{recipe.at(*where)}: {printable(str(values))} is a choice for a tuning loop; write one value here, or let a search "
             "or tuning loop choose"
         )
     with own_modes():
@@ -259,7 +259,7 @@ def plan_as_is(
             planned = _planned(layer, leaf, index, rule, recipe, places[key], numbers)
             parameters[planned.name] = planned
     if winners and set(winners) <= set(broken):
-        raise RecipeError(f"nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
+        raise RecipeError(f"{recipe.at('quantize')}: nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
     structure, warned = structural_notes(

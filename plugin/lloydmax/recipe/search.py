@@ -54,6 +54,7 @@ class Search(BaseModel):
     centroids: list[Annotated[int, Field(ge=1)]] = Field(
         default=[2, 4, 8, 16, 32, 64, 128, 256],
         min_length=1,
+        max_length=1000,
         description="the numbers to try where a rule has no list of its own.",
     )
 

@@ -18,13 +18,14 @@ from torch import nn
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.integrations.computed import refuse_computed
-from lloydmax.integrations.inc.choices import choices
+from lloydmax.integrations.inc.choices import choices, refuse_many
 from lloydmax.integrations.inc.composition import Composed
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.names import TYPE, key_of, names_of
 from lloydmax.integrations.inc.others import plain_others
+from lloydmax.integrations.inc.reading import from_json, from_yaml
 from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
@@ -204,12 +205,12 @@ class CodebookConfig(BaseConfig):
     @classmethod
     def from_json_file(cls, filename: str) -> CodebookConfig:
         """Read a file that ``to_json_file`` wrote."""
-        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(from_json(filename))
 
     @classmethod
     def from_yaml_file(cls, filename: str) -> CodebookConfig:
         """Read a file that :meth:`to_yaml_file` wrote."""
-        return cls.from_dict(yaml.safe_load(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(from_yaml(filename))
 
     def to_yaml_file(self, filename: str) -> None:
         """Write :meth:`to_dict` as YAML."""
@@ -291,8 +292,13 @@ class CodebookConfig(BaseConfig):
     # tuning
 
     def expand(self) -> list[CodebookConfig]:
-        """One configuration for every combination of choices, global and local; equal ones once."""
+        """One configuration for every combination of choices, global and local; equal ones once.
+
+        Raises:
+            RecipeError: there are too many to try.
+        """
         places = choices(self.to_dict(), self._recipe(["all"]))
+        refuse_many(places)
         trials: list[CodebookConfig] = []
         for values in product(*places.values()):
             data = self.to_dict()

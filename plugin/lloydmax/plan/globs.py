@@ -1,0 +1,60 @@
+"""Globs, in time that grows with the length of pattern and name, whatever they are."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+_KEPT = 1024
+"""Patterns that stay compiled."""
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern has anything that a name can fit without being the same."""
+    return any(mark in pattern for mark in "*?[")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name is the pattern, or fits it as a glob.
+
+    ``*`` is any text, dots included; ``?`` one character; ``[abc]`` and ``[a-c]`` one of these, ``[!abc]`` another one;
+    a ``[`` that nothing closes is itself. Case counts.
+    """
+    return name == pattern or (is_glob(pattern) and _compiled(pattern).fullmatch(name) is not None)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The first fit of what stands between two stars is as good as any other, so that none is ever given back: each is
+    an atomic group."""
+    pieces, at = [""], 0
+    while at < len(pattern):
+        char, at = pattern[at], at + 1
+        if char == "*":
+            pieces.append("")
+        elif char == "?":
+            pieces[-1] += "."
+        elif char == "[" and (end := pattern.find("]", at + 1 + (pattern[at : at + 1] == "!"))) > 0:
+            pieces[-1] += _one_of(pattern[at:end])
+            at = end + 1
+        else:
+            pieces[-1] += re.escape(char)
+    first, *rest = pieces
+    if not rest:
+        return re.compile(first, re.DOTALL)
+    *middle, last = rest
+    return re.compile(first + "".join(f"(?>.*?{piece})" for piece in middle if piece) + ".*" + last, re.DOTALL)
+
+
+def _one_of(inside: str) -> str:
+    """What stands in brackets, as a set of a regular expression."""
+    negated = inside.startswith("!")
+    inside, found, at = inside.removeprefix("!"), "", 0
+    while at < len(inside):
+        low, high = inside[at], inside[at + 2] if inside[at + 1 : at + 2] == "-" and at + 2 < len(inside) else None
+        if high is None or low <= high:
+            found += re.escape(low) + ("" if high is None else f"-{re.escape(high)}")
+        at += 1 if high is None else 3
+    if not found:
+        return "." if negated else "(?!)"
+    return f"[^{found}]" if negated else f"[{found}]"
