@@ -20,16 +20,19 @@ def matches(pattern: str, name: str) -> bool:
     ``*`` is any text, dots included; ``?`` one character; ``[abc]`` and ``[a-c]`` one of these, ``[!abc]`` another one;
     a ``[`` that nothing closes is itself. Case counts.
     """
-    return name == pattern or (is_glob(pattern) and _compiled(pattern).fullmatch(name) is not None)
+    if name == pattern or not is_glob(pattern):
+        return name == pattern
+    pieces, least = _pieces(pattern)
+    return least <= len(name) and _compiled(pieces).fullmatch(name) is not None
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """The first fit of what stands between two stars is as good as any other, so that none is ever given back: each is
-    an atomic group."""
-    pieces, at = [""], 0
+def _pieces(pattern: str) -> tuple[tuple[str, ...], int]:
+    """What stands between the stars of a pattern, as regular expressions, and the characters that they need."""
+    pieces, least, at = [""], 0, 0
     while at < len(pattern):
         char, at = pattern[at], at + 1
+        least += char != "*"
         if char == "*":
             pieces.append("")
         elif char == "?":
@@ -39,11 +42,18 @@ def _compiled(pattern: str) -> re.Pattern[str]:
             at = end + 1
         else:
             pieces[-1] += re.escape(char)
+    return (pieces[0], *filter(None, pieces[1:-1]), *pieces[1:][-1:]), least
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _compiled(pieces: tuple[str, ...]) -> re.Pattern[str]:
+    """The first fit of what stands between two stars is as good as any other, so that none is ever given back: each is
+    an atomic group."""
     first, *rest = pieces
     if not rest:
         return re.compile(first, re.DOTALL)
     *middle, last = rest
-    return re.compile(first + "".join(f"(?>.*?{piece})" for piece in middle if piece) + ".*" + last, re.DOTALL)
+    return re.compile(first + "".join(f"(?>.*?{piece})" for piece in middle) + ".*" + last, re.DOTALL)
 
 
 def _one_of(inside: str) -> str:

@@ -192,8 +192,8 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
         raise RecipeError(
-            f"{recipe.at(*where)}: {printable(str(values))} is a choice for a tuning loop; write one value here, or let a search "
-            "or tuning loop choose"
+            f"{recipe.at(*where)}: {printable(str(values))} is a choice for a tuning loop; write one value here, or "
+            "let a search or tuning loop choose"
         )
     with own_modes():
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))

@@ -117,8 +117,8 @@ def _selected(
     if not hits:
         if any(matches(selector, layer.name) for layer in layers):
             raise RecipeError(
-                f"{where}: {printable(repr(selector))} matches only layers that 'types' or 'except' leave out, or normalization "
-                "layers (name their type in 'types' to mean them)"
+                f"{where}: {printable(repr(selector))} matches only layers that 'types' or 'except' leave out, or "
+                "normalization layers (name their type in 'types' to mean them)"
             )
         raise RecipeError(_nothing(where, selector, layers))
     return hits

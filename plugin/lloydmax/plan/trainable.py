@@ -54,7 +54,7 @@ def trainable_names(
     }
     chosen: set[str] = set()
     for index, word in enumerate(recipe.trainable):
-        where = recipe.at("trainable", index)
+        where, quoted = recipe.at("trainable", index), printable(repr(word))
         if word in groups:
             if word in ("biases", "norms", "codebooks") and not groups[word]:
                 everything = word == "biases" and any(n.rpartition(".")[2].startswith("bias") for n in compressed)
@@ -64,18 +64,14 @@ def trainable_names(
             continue
         named = {name for name in every if matches(word, name) or _within(word, name)}
         if not named and any(matches(word, name) or _within(word, name) for name in floats):
-            raise RecipeError(
-                f"{where}: {printable(repr(word))} has NaN or infinite values, or none, so that it cannot be trained"
-            )
+            raise RecipeError(f"{where}: {quoted} has NaN or infinite values, or none, so that it cannot be trained")
         if not named:
             known = [*groups, *(name for name, _ in model.named_modules() if name)]
-            raise RecipeError(
-                f"{where}: {printable(repr(word))} matches no parameter{registry.spelling_hint(word, known)[:300]}"
-            )
+            raise RecipeError(f"{where}: {quoted} matches no parameter{registry.spelling_hint(word, known)[:300]}")
         if named <= compressed:
             rule = parameters[min(named)].rule
             raise RecipeError(
-                f"{where}: {printable(repr(word))} is compressed by {recipe.at('quantize', rule)}, so it is frozen; "
+                f"{where}: {quoted} is compressed by {recipe.at('quantize', rule)}, so it is frozen; "
                 "write 'codebooks' to train centroids, or leave it out of that rule"
             )
         chosen |= named & unquantized

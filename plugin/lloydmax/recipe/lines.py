@@ -75,9 +75,7 @@ class LinedData:
 
 def _fault(value: Any) -> str | None:
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        return (
-            f"text of {len(value):,} characters; more than {MOST_CHARACTERS:,} are no name or value: {printable(value)}"
-        )
+        return f"a text of {len(value):,} characters, at most {MOST_CHARACTERS:,} are read: {printable(value)}"
     if isinstance(value, str) and (found := _CONTROL.search(value)):
         return f"text must not hold control characters, as {printable(found[0])} in {printable(value)!r}"
     if isinstance(value, float) and not math.isfinite(value):

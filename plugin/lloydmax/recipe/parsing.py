@@ -124,9 +124,8 @@ class _Reading:
         if not key:
             self.found.lines[where] = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(
-                where, event, f"YAML aliases (*{printable(event.anchor)}) are not allowed; write the value out"
-            )
+            name = printable(str(event.anchor))
+            self._refuse(where, event, f"YAML aliases (*{name}) are not allowed; write the value out")
         if event.tag is not None:
             self._refuse(where, event, f"not valid YAML in a recipe: the tag {printable(event.tag)}; leave tags out")
         return event

@@ -22,8 +22,8 @@ def plain(given: Mapping[Any, Any], origin: str = "recipe") -> Any:
     Tuples and ranges become lists; numbers of NumPy, of torch (without axes), ``Decimal`` and ``Fraction`` plain ones.
 
     Raises:
-        RecipeError: anything else, such as arrays, sets, bytes and paths; keys that are not text; too large or too deep,
-            which a list within itself is, too.
+        RecipeError: anything else, such as arrays, sets, bytes and paths; keys that are not text; too large, or too
+            deep, which a list within itself is, too.
     """
     return _Copying(origin).copy(given, ())
 

@@ -26,8 +26,8 @@ def rich(module: str) -> Any:
 
 
 def printable(text: str, most: int = 100) -> str:
-    """Text of strangers for a message: one line, no control characters, nothing that turns the direction of writing, and
-    at most ``most`` characters, the last an ellipsis where it goes on."""
+    """Text of strangers for a message: one line, without control characters or such as turn the direction of writing,
+    of at most ``most`` characters, the last an ellipsis where it goes on."""
     cut = text if len(text) <= most else f"{text[: most - 1]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
