@@ -20,6 +20,8 @@ Place = tuple[str | int, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
 _MOST_TOLD = 20
 """Problems that one message lists."""
+_UNREAD = ("int_parsing", "int_parsing_size", "float_parsing")
+_AS_TEXT = "must be a number, got the text {}: write it as a number, without quotes"
 
 
 class Refused(ValueError):
@@ -90,6 +92,8 @@ def _problem(error: Any, model: type[BaseModel], where: Place, extra: Iterable[s
     if error["type"] == "missing":
         return "is missing"
     message = printable(str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be "), 300)
+    if error["type"] in _UNREAD and _is_number(error["input"]):
+        return _AS_TEXT.format(printable(repr(error["input"])))
     if "Input should be" not in error["msg"]:
         return message
     hint = ""
@@ -126,15 +130,15 @@ def _misread(given: Any, found: Any, where: Place) -> Iterator[tuple[Place, str]
         if isinstance(given, bool):
             yield where, f"must be a number, got {given}"
         elif isinstance(given, str) and _is_number(given):
-            yield where, f"must be a number, got the text {printable(repr(given))}: write it without quotes"
+            yield where, _AS_TEXT.format(printable(repr(given)))
         elif not math.isfinite(found):
             yield where, f"must be a finite number, got {printable(repr(given))}"
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: Any) -> bool:
     try:
         float(text)
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return True
 

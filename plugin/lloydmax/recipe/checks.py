@@ -140,7 +140,7 @@ def _check_options(
     model = registry.find(kind, name).options
     for attempt, chosen in _alternatives(options, model):
         try:
-            accepted(model, attempt, extra=of.model_fields)
+            accepted(model, attempt, extra=[field.alias or key for key, field in of.model_fields.items()])
         except Refused as refused:
             for place, text in refused.problems:
                 at = (*place[:1], *(chosen[key] for key in place[:1] if key in chosen), *place[1:])

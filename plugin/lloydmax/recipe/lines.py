@@ -15,7 +15,7 @@ MOST_BYTES = 1 << 20
 """Of a recipe, as a file, as text, or as the text and numbers of a dict."""
 MOST_VALUES = 20_000
 """In a recipe: lists and mappings count, too."""
-MOST_CHARACTERS = 1000
+MOST_CHARACTERS = 10_000
 """Of one text in a recipe."""
 DEEPEST = 50
 """Lists and mappings within each other in a recipe."""

@@ -15,8 +15,8 @@ from lloydmax.runtime.text import printable
 _Parser = type[yaml.SafeLoader] | type[yaml.CSafeLoader]
 FASTEST: _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FURTHER, _FAR = 4096, 200_000
-"""Characters behind a fault that PyYAML's own parser is shown, which says better what is wrong; and how far into the
-text a fault may be for that, because it is slow."""
+"""What libyaml refuses is read by PyYAML's own parser, too, which is slow, but takes a little more and says better what
+is wrong: all of a text of less than ``_FAR`` characters, of a longer one so many behind the fault."""
 
 _FAULTS = (yaml.YAMLError, ValueError, OverflowError)
 """What PyYAML raises; the last two of it come from escapes and versions that Python has no number for."""
@@ -45,7 +45,7 @@ def parsed(text: str, origin: str, parser: _Parser = FASTEST) -> LinedData:
         RecipeError: not YAML, or not plain data, with line and field.
     """
     if (bad := yaml.reader.Reader.NON_PRINTABLE.search(text)) is not None:
-        reading = _Reading(text[: bad.start()], origin, parser)
+        reading = _Reading(text[: bad.start()], origin, yaml.SafeLoader if bad.start() < _FAR else parser)
         with suppress(*_FAULTS):
             reading.run()
         at = place(origin, len((text[: bad.start()] + "x").splitlines()), reading.where)
@@ -57,10 +57,13 @@ def parsed(text: str, origin: str, parser: _Parser = FASTEST) -> LinedData:
         raise
     except _FAULTS as error:
         mark = getattr(error, "problem_mark", None)
+        if parser is not yaml.SafeLoader and len(text) < _FAR:
+            return parsed(text, origin, yaml.SafeLoader)
         if parser is not yaml.SafeLoader and mark is not None and mark.index < _FAR:
             parsed(text[: mark.index + _FURTHER], origin, yaml.SafeLoader)
-        at = place(origin, 1 if mark is None else mark.line + 1, reading.where)
-        raise RecipeError(f"{at}: not valid YAML: {printable(getattr(error, 'problem', None) or str(error))}") from None
+        at = reading.found.at(reading.where) if mark is None else place(origin, mark.line + 1, reading.where)
+        problem = getattr(error, "problem", None) or "an escape or a version that there is not"
+        raise RecipeError(f"{at}: not valid YAML: {printable(problem)}") from None
 
 
 class _Reading:

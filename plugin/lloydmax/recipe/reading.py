@@ -53,7 +53,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(opened, "rb") as file:
             _refuse_special(os.fstat(opened), origin)
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MOST_BYTES + 1) or b""
         if len(content) > MOST_BYTES:
             raise RecipeError(f"{origin}: {_LARGE}")
         return content.decode("utf-8")
