@@ -75,7 +75,7 @@ class _Reading:
     """
 
     def __init__(self, text: str, origin: str, parser: _Parser) -> None:
-        self.found = LinedData(None, origin)
+        self.found = LinedData(None, origin, {(): 1})
         self.where: Where = ()
         self._events: Any = parser(text)
 
@@ -83,7 +83,6 @@ class _Reading:
         """The data of the only document; ``None`` where there is none."""
         self._events.get_event()
         if self._events.check_event(yaml.StreamEndEvent):
-            self.found.lines[()] = 1
             return self.found
         self._events.get_event()
         self.found.data = self._value(())

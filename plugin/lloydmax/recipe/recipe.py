@@ -85,7 +85,7 @@ class Recipe(RecipeFields):
             OSError: the folder is missing or not writable.
         """
         data = self.data()
-        ordered = {key: data[key] for key in type(self).model_fields if data.get(key) is not None}
+        ordered = {key: data[key] for key in type(self).model_fields if key in data}
         text = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
         write_text(path, text)
 
