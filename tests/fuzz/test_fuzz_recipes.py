@@ -82,7 +82,9 @@ def test_many_mutated_recipes(tmp_path: Path) -> None:
     refused = Counter(kind(outcome.refused) for outcome, _ in outcomes if outcome.refused)
     accepted = sum(outcome.accepted for outcome, _ in outcomes)
     without, worst = sum(o.without_line for o, _ in outcomes), max(outcome.seconds for outcome, _ in outcomes)
-    print(f"\n| {len(outcomes):,} | {accepted:,} | {len(outcomes) - accepted:,} | {without} | {1000 * worst:.0f} ms |\n")
+    print(
+        f"\n| {len(outcomes):,} | {accepted:,} | {len(outcomes) - accepted:,} | {without} | {1000 * worst:.0f} ms |\n"
+    )
     print("\n".join(f"{count:6} {reason}" for reason, count in refused.most_common(40)))
     problems: dict[str, list[str]] = {}
     for outcome, source in outcomes:
