@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import printable, quoted
 
 Place = tuple[str | int, ...]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -38,13 +38,13 @@ class Refused(ValueError):
 
 def told(problems: Iterable[str]) -> str:
     """One line for each problem; of very many, the first."""
-    lines = list(islice(dict.fromkeys(islice(problems, 2 * _MOST_TOLD)), _MOST_TOLD + 1))
+    lines = list(dict.fromkeys(islice(problems, _MOST_TOLD + 1)))
     return "\n".join([*lines[:_MOST_TOLD], *(["... and more problems"] if len(lines) > _MOST_TOLD else [])])
 
 
 def accepted(
     model: type[_Model], given: Mapping[str, Any], sections: Mapping[str, type[BaseModel]] | None = None,
-    extra: Iterable[str] = (),
+    extra: Iterable[str] = (), changed: Iterable[str] | None = None,
 ) -> _Model:  # fmt: skip
     """Data as their model has them.
 
@@ -53,6 +53,7 @@ def accepted(
         given: plain data.
         sections: models of parts that ``model`` does not tell itself, by key.
         extra: further keys that are known at this place, for hints.
+        changed: keys whose values have not been accepted with this model before; ``None``: all.
 
     Raises:
         Refused: with its problems.
@@ -66,7 +67,8 @@ def accepted(
             inner = (sections or {}).get(str(where[0]), model) if len(where) > 1 else model
             problems.append((where, _problem(error, inner, where, extra)))
         raise Refused(problems) from None
-    if problems := list(islice(_misread(given, found, ()), _MOST_TOLD + 1)):
+    looked_at = given if changed is None else {key: given[key] for key in changed}
+    if problems := list(islice(_misread(looked_at, found, ()), _MOST_TOLD + 1)):
         raise Refused(problems)
     return found
 
@@ -93,13 +95,13 @@ def _problem(error: Any, model: type[BaseModel], where: Place, extra: Iterable[s
         return "is missing"
     message = printable(str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be "), 300)
     if error["type"] in _UNREAD and _is_number(error["input"]):
-        return _AS_TEXT.format(printable(repr(error["input"])))
+        return _AS_TEXT.format(quoted(error["input"]))
     if "Input should be" not in error["msg"]:
         return message
     hint = ""
     if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float, type(None))):
         hint = "; put text that looks like something else in quotes"
-    return f"must be {message}, got {printable(repr(error['input']))}{hint}"
+    return f"must be {message}, got {quoted(error['input'])}{hint}"
 
 
 def _section(model: type[BaseModel], where: Place) -> type[BaseModel]:
@@ -125,14 +127,14 @@ def _misread(given: Any, found: Any, where: Place) -> Iterator[tuple[Place, str]
             yield from _misread(item, value, (*where, index))
     elif isinstance(found, bool):
         if isinstance(given, str):
-            yield where, f"must be true or false, got the text {printable(repr(given))}: write it without quotes"
+            yield where, f"must be true or false, got the text {quoted(given)}: write it without quotes"
     elif isinstance(found, (int, float)):
         if isinstance(given, bool):
             yield where, f"must be a number, got {given}"
         elif isinstance(given, str) and _is_number(given):
-            yield where, _AS_TEXT.format(printable(repr(given)))
+            yield where, _AS_TEXT.format(quoted(given))
         elif not math.isfinite(found):
-            yield where, f"must be a finite number, got {printable(repr(given))}"
+            yield where, f"must be a finite number, got {quoted(given)}"
 
 
 def _is_number(text: Any) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from lloydmax.errors import LloydmaxError, PluginError
 from lloydmax.hooks import hookspecs
 from lloydmax.hooks.options import Refused, accepted, spelling_hint
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import quoted
 
 REGISTRIES = {
     "quantizer": "lloydmax_quantizers",
@@ -134,7 +134,7 @@ def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Regi
     if (entry := registered.get((kind, name))) is not None:
         return entry
     names = [entry.name for entry in registered.values() if entry.kind == kind]
-    raise error(f"no {kind} is called {printable(repr(name))}{spelling_hint(name, names)}")
+    raise error(f"no {kind} is called {quoted(name)}{spelling_hint(name, names)}")
 
 
 def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError) -> Any:

@@ -31,7 +31,7 @@ from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
 from lloydmax.runtime.modes import own_modes
-from lloydmax.runtime.text import paragraphs, percent, printable, render, size
+from lloydmax.runtime.text import paragraphs, percent, quoted, render, size
 from lloydmax.student.attachment import codebooks
 
 _NAMED = 3
@@ -192,8 +192,8 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
         raise RecipeError(
-            f"{recipe.at(*where)}: {printable(str(values))} is a choice for a tuning loop; write one value here, or "
-            "let a search or tuning loop choose"
+            f"{recipe.at(*where)}: {quoted(values)} is a choice for a tuning loop; write one value here, or let a "
+            "search or tuning loop choose"
         )
     with own_modes():
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from lloydmax.hooks.options import Refused, accepted
 from lloydmax.recipe.choices import is_choice
 from lloydmax.recipe.lines import Where
 from lloydmax.recipe.sections import KEEP, RecipeFields, Rule
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import printable, quoted
 
 _MOST_LISTED = 1000
 """Entries of a list that is an option, or a choice of one."""
@@ -50,24 +50,24 @@ def refuse_bits(recipe: RecipeFields, who: str) -> None:
 
 def _requirements(recipe: RecipeFields) -> Iterator[str]:
     for index, text in enumerate(recipe.requires):
-        at, quoted = recipe.at("requires", index), printable(repr(text))
+        at, said = recipe.at("requires", index), quoted(text)
         try:
             requirement = Requirement(text)
             if requirement.url:
                 raise InvalidRequirement("it is an address")
         except InvalidRequirement as error:
             reason = printable(str(error).partition("\n")[0])
-            yield f"{at}: {quoted} is not a requirement such as 'lloydmax>=0.1': {reason}"
+            yield f"{at}: {said} is not a requirement such as 'lloydmax>=0.1': {reason}"
             continue
-        wanted = f"{requirement.name}{requirement.specifier}".replace("'", r"'\''")
+        wanted = printable(f"{requirement.name}{requirement.specifier}".replace("'", r"'\''"), 100)
         install = f"run: pip install '{wanted}'"
         try:
             found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield f"{at}: {quoted} is not installed; {install}"
+            yield f"{at}: {said} is not installed; {install}"
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            yield f"{at}: {quoted} is required, {found} is installed; {install}"
+            yield f"{at}: {said} is required, {found} is installed; {install}"
 
 
 def _option_problems(recipe: RecipeFields) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _option_problems(recipe: RecipeFields) -> Iterator[str]:
         if recipe.bits is not None and not _priced(rule):
             yield (
                 f"{recipe.at('quantize', index)}: with 'bits' each quantizer chooses by the price of a bit, which "
-                f"{printable(repr(rule.quantizer))} with these options does not: use kmeans, granularity tensor, "
+                f"{quoted(rule.quantizer)} with these options does not: use kmeans, granularity tensor, "
                 "block 1, no 'price'"
             )
         if rule.importance is not None:
@@ -137,26 +137,32 @@ def _check_options(
         for key in long:
             yield f"{recipe.at(*where, key)}: a list of more than {_MOST_LISTED:,} values"
         return
-    model = registry.find(kind, name).options
-    for attempt, chosen in _alternatives(options, model):
+    model, said = registry.find(kind, name).options, set()
+    extra = [field.alias or key for key, field in of.model_fields.items()]
+    for attempt, chosen, changed in _alternatives(options, model):
         try:
-            accepted(model, attempt, extra=[field.alias or key for key, field in of.model_fields.items()])
+            accepted(model, attempt, extra=extra, changed=changed)
         except Refused as refused:
             for place, text in refused.problems:
                 at = (*place[:1], *(chosen[key] for key in place[:1] if key in chosen), *place[1:])
-                yield f"{recipe.at(*where, *at)}: {text}"
+                problem = f"{recipe.at(*where, *at)}: {text}"
+                if problem not in said:
+                    said.add(problem)
+                    yield problem
 
 
-def _alternatives(options: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[dict[str, Any], dict[Any, int]]]:
-    """The options with each choice tried by each of its values (not their product: options are independent), and which
-    value that is."""
+def _alternatives(
+    options: dict[str, Any], model: type[BaseModel]
+) -> Iterator[tuple[dict[str, Any], dict[Any, int], Iterable[str]]]:
+    """The options with each choice tried by each of its values (not their product: options are independent), which
+    values these are, and the options that have not been tried with these values before."""
     choices = {
         name: value
         for name, value in options.items()
         if name in model.model_fields and is_choice(value, model.model_fields[name]) and value
     }
     first = {name: (choices[name][0] if name in choices else value) for name, value in options.items()}
-    yield first, dict.fromkeys(choices, 0)
+    yield first, dict.fromkeys(choices, 0), options
     for name, values in choices.items():
         for index, value in enumerate(values[1:], start=1):
-            yield {**first, name: value}, {**dict.fromkeys(choices, 0), name: index}
+            yield {**first, name: value}, {**dict.fromkeys(choices, 0), name: index}, (name,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lloydmax.errors import RecipeError
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import printable, quoted
 
 Where = tuple[str | int, ...]
 MOST_BYTES = 1 << 20
@@ -53,7 +53,7 @@ class LinedData:
         """Refuse a value that no recipe has, whatever its field; of lists and mappings, before what is in them is read.
 
         Raises:
-            RecipeError: see :meth:`admit_key`; more values, or more levels, than a recipe may have.
+            RecipeError: see :meth:`admit_scalar`; more values, or more levels, than a recipe may have.
         """
         self.admitted += 1
         if len(where) > DEEPEST:
@@ -61,9 +61,9 @@ class LinedData:
             raise RecipeError(f"{at}: nested more than {DEEPEST} levels deep in {field_name(where[:1])!r}, {SURELY}")
         if self.admitted > MOST_VALUES:
             raise RecipeError(f"{self.at(where)}: more than {MOST_VALUES:,} values, {SURELY}")
-        self.admit_key(value, where)
+        self.admit_scalar(value, where)
 
-    def admit_key(self, value: Any, where: Where) -> None:
+    def admit_scalar(self, value: Any, where: Where) -> None:
         """Refuse a number that is not finite or has more than 64 bits, and a text with control characters.
 
         Raises:
@@ -75,9 +75,9 @@ class LinedData:
 
 def _fault(value: Any) -> str | None:
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        return f"a text of {len(value):,} characters, at most {MOST_CHARACTERS:,} are read: {printable(value)}"
+        return f"a text of {len(value):,} characters, at most {MOST_CHARACTERS:,} are read: {quoted(value)}"
     if isinstance(value, str) and (found := _CONTROL.search(value)):
-        return f"text must not hold control characters, as {printable(found[0])} in {printable(value)!r}"
+        return f"text must not hold control characters, as {printable(found[0])} in {quoted(value)}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, got {value}"
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
@@ -87,7 +87,7 @@ def _fault(value: Any) -> str | None:
 
 def place(origin: str, line: int | None, where: Where | None) -> str:
     """``file:line: field``, as messages begin."""
-    at = printable(origin, _LONGEST) if line is None else f"{printable(origin, _LONGEST)}:{line}"
+    at = printable(origin) if line is None else f"{printable(origin)}:{line}"
     return at if where is None else f"{at}: {field_name(where)}"
 
 
@@ -95,5 +95,5 @@ def field_name(where: Where) -> str:
     """``("quantize", 0, "centroids")`` as people write it: ``quantize[1].centroids`` (counted from 1)."""
     text = ""
     for key in where:
-        text += f"[{key + 1}]" if isinstance(key, int) else f".{printable(key) or repr(key)}"
+        text += f"[{key + 1}]" if isinstance(key, int) else f".{printable(key, 100) or repr(key)}"
     return printable(text.removeprefix("."), _LONGEST) or "the whole document"

@@ -63,7 +63,7 @@ def parsed(text: str, origin: str, parser: _Parser = FASTEST) -> LinedData:
             parsed(text[: mark.index + _FURTHER], origin, yaml.SafeLoader)
         at = reading.found.at(reading.where) if mark is None else place(origin, mark.line + 1, reading.where)
         problem = getattr(error, "problem", None) or "an escape or a version that there is not"
-        raise RecipeError(f"{at}: not valid YAML: {printable(problem)}") from None
+        raise RecipeError(f"{at}: not valid YAML: {printable(problem, 200)}") from None
 
 
 class _Reading:
@@ -95,8 +95,9 @@ class _Reading:
     def _value(self, where: Where) -> Any:
         event = self._event(where)
         if isinstance(event, yaml.ScalarEvent):
+            self.found.admit(event.value, where)
             value = _scalar(event.value) if event.implicit[0] else event.value
-            self.found.admit(value, where)
+            self.found.admit_scalar(value, where)
             return value
         self.found.admit(None, where)
         if isinstance(event, yaml.MappingStartEvent):
@@ -115,7 +116,7 @@ class _Reading:
                 self._refuse(where, event, "a key must be text, not a list or a mapping")
             if event.value in mapping:
                 self._refuse((*where, event.value), event, "written twice")
-            self.found.admit_key(event.value, where)
+            self.found.admit_scalar(event.value, where)
             mapping[event.value] = self._value((*where, event.value))
         self._events.get_event()
         return mapping
@@ -126,10 +127,11 @@ class _Reading:
         if not key:
             self.found.lines[where] = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            name = printable(str(event.anchor))
+            name = printable(str(event.anchor), 100)
             self._refuse(where, event, f"YAML aliases (*{name}) are not allowed; write the value out")
         if event.tag is not None:
-            self._refuse(where, event, f"not valid YAML in a recipe: the tag {printable(event.tag)}; leave tags out")
+            tag = printable(event.tag, 100)
+            self._refuse(where, event, f"not valid YAML in a recipe: the tag {tag}; leave tags out")
         return event
 
     def _refuse(self, where: Where, event: Any, text: str) -> None:

@@ -46,7 +46,7 @@ class _Copying:
         if not isinstance(key, str):
             raise RecipeError(f"{self._at(where)}: a key must be text, not {type(key).__name__}")
         self._count(key, where)
-        self.seen.admit_key(key, where)
+        self.seen.admit_scalar(key, where)
         return str.__str__(key)
 
     def _count(self, value: Any, where: Where) -> None:
@@ -66,7 +66,8 @@ class _Copying:
             if isinstance(value, (numbers.Real, Decimal)):
                 return float(value)
         except (OverflowError, ValueError, RuntimeError) as error:
-            raise RecipeError(f"{self._at(where)}: not a number of at most 64 bits: {printable(str(error))}") from None
+            reason = printable(str(error), 100)
+            raise RecipeError(f"{self._at(where)}: not a number of at most 64 bits: {reason}") from None
         hint = "; give .tolist() of it" if hasattr(given, "tolist") else ""
         raise RecipeError(f"{self._at(where)}: a recipe is {_PLAIN}, not {type(given).__name__}{hint}")
 

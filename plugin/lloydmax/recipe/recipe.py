@@ -25,7 +25,7 @@ from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
 from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage
 from lloydmax.runtime.files import write_text
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import quoted
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "quantize": Rule,
@@ -119,7 +119,7 @@ class Recipe(RecipeFields):
                     f"{name} is not a choice of recipe {self.name!r}{registry.spelling_hint(name, list(words))}"
                 )
             if value not in known[where]:
-                raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {printable(str(known[where]))}")
+                raise RecipeError(f"{self.at(*where)}: {quoted(value)} is not one of {quoted(known[where])}")
             *path, option = where
             entry: Any = data
             for part in path:

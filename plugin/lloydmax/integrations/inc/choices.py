@@ -59,7 +59,7 @@ def refuse_many(places: Mapping[tuple[Any, ...], list[Any]]) -> None:
         RecipeError: they are too many.
     """
     if (count := math.prod(map(len, places.values()))) > _MOST_TRIALS:
-        names = ", ".join(printable(str(where[-1])) for where in places)
+        names = ", ".join(printable(str(where[-1]), 100) for where in places)
         raise RecipeError(
             f"the choices of {printable(names, 200)} have {count:,} combinations, more than the {_MOST_TRIALS:,} that "
             "can be tried: shorten the lists"
