@@ -17,7 +17,6 @@ from torch import nn
 
 SECONDS = 1.0
 """Of the CPU, to read or to refuse any recipe of 1 MiB."""
-_MORE = "... and more problems"
 
 
 @dataclass
@@ -104,7 +103,7 @@ def _look_at(error: LloydmaxError, source: str | Path | dict[str, Any], outcome:
     for line in lines:
         placed = re.search(rf"{origin}{'' if isinstance(source, dict) else r':[1-9][0-9]*'}: \S", line)
         whole = isinstance(source, Path) and line.endswith("not a text file in UTF-8")
-        if placed is None and line != _MORE and not whole:
+        if placed is None and not whole:
             outcome.without_line += 1
             outcome.problems.append(f"without a place: {line!r}"[:300])
 

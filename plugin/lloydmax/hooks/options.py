@@ -36,10 +36,10 @@ class Refused(ValueError):
         self.problems = problems
 
 
-def told(problems: Iterable[str]) -> str:
-    """One line for each problem; of very many, the first."""
+def told(problems: Iterable[str], at: str) -> str:
+    """One line for each problem; of very many, the first, and that there are more ``at`` this place."""
     lines = list(dict.fromkeys(islice(problems, _MOST_TOLD + 1)))
-    return "\n".join([*lines[:_MOST_TOLD], *(["... and more problems"] if len(lines) > _MOST_TOLD else [])])
+    return "\n".join([*lines[:_MOST_TOLD], *([f"{at}: more problems than these"] if len(lines) > _MOST_TOLD else [])])
 
 
 def accepted(

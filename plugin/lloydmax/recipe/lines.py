@@ -58,7 +58,7 @@ class LinedData:
         self.admitted += 1
         if len(where) > DEEPEST:
             at = place(self.origin, self.lines.get(where), None)
-            raise RecipeError(f"{at}: nested more than {DEEPEST} levels deep in {field_name(where[:1])!r}, {SURELY}")
+            raise RecipeError(f"{at}: nested more than {DEEPEST} levels deep in {field_name(where[:1])}: {SURELY}")
         if self.admitted > MOST_VALUES:
             raise RecipeError(f"{self.at(where)}: more than {MOST_VALUES:,} values, {SURELY}")
         self.admit_scalar(value, where)

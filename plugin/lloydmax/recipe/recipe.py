@@ -72,9 +72,10 @@ class Recipe(RecipeFields):
         try:
             recipe = accepted(cls, document.data, _SECTIONS)
         except Refused as refused:
-            raise RecipeError(told(f"{document.at(where)}: {text}" for where, text in refused.problems)) from None
+            lines = (f"{document.at(where)}: {text}" for where, text in refused.problems)
+            raise RecipeError(told(lines, document.at(()))) from None
         recipe._document = document
-        if problems := told(checks.problems(recipe)):
+        if problems := told(checks.problems(recipe), recipe.at()):
             raise RecipeError(problems)
         return recipe
 

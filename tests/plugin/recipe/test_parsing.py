@@ -69,7 +69,7 @@ def test_every_value_has_its_line(parser: Any) -> None:
         (f"%YAML {'9' * 5000}.1\n---\na: 1\n", "recipe:1: the whole document: not valid YAML"),
         (f"a: {'x' * 10_001}\n", "recipe:1: a: a text of 10,001 characters, at most 10,000 are read"),
         (f"a: [{'1, ' * 20_000}]\n", "recipe:1: a[19999]: more than 20,000 values"),
-        ("a: 1\nb: " + "[" * 3010, "recipe:2: nested more than 50 levels deep in 'b'"),
+        ("a: 1\nb: " + "[" * 3010, "recipe:2: nested more than 50 levels deep in b: so surely not a recipe"),
     ],
 )
 def test_what_no_recipe_has_is_refused_where_it_stands(parser: Any, text: str, said: str) -> None:
