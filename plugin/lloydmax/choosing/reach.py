@@ -59,7 +59,7 @@ def check_reach(model: nn.Module, recipe: Recipe, plan: Plan, fewest: Mapping[st
         weights = sum(p.weights for p in planned)
         codes = 0 if entropy else sum(p.code_bytes for p in planned)
         least = codes + sum(p.codebook_bytes(recipe.storage) for p in planned)
-        if 8 * least > budget.bits * weights:
+        if least > int(budget.bits * weights / 8):
             raise BudgetError(
                 f"the budget bits {budget.bits} is out of reach: the fewest centroids that can be chosen take "
                 f"{least:,} bytes with their codebooks, {least * 8 / weights:.3g} bits a weight: allow fewer, or relax "

@@ -17,7 +17,7 @@ class Budget(BaseModel):
     )
 
     bits: float | None = Field(
-        default=None, gt=0, description="average bits of a quantized weight at most, codebooks counted."
+        default=None, gt=0, le=10**6, description="average bits of a quantized weight at most, codebooks counted."
     )
 
     agreement: float | None = Field(
