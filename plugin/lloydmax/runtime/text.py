@@ -40,14 +40,6 @@ def printable(text: str, most: int = _LONGEST) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def quoted(value: object, most: int = 100) -> str:
-    """A value that somebody gave, as Python writes it, in one line; see :func:`printable`."""
-    try:
-        return printable(repr(value), most)
-    except (ValueError, RecursionError):  # a number of thousands of digits, a list within itself
-        return f"a value of type {type(value).__name__}"
-
-
 def rich(module: str) -> Any:
     """A module of rich, such as ``table``. Its first import draws from Python's global random generator, which is put
     back."""
@@ -100,3 +92,11 @@ def size(count: float) -> str:
 def percent(share: float | None, digits: int = 2) -> str:
     """A share as a percentage; a dash where it was not measured."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def quoted(value: object, most: int = 100) -> str:
+    """A value that somebody gave, as Python writes it, in one line; see :func:`printable`."""
+    try:
+        return printable(repr(value), most)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list within itself
+        return f"a value of type {type(value).__name__}"
