@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
@@ -157,7 +158,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = Non
 
 
 def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, before: Snapshot) -> nn.Module:
-    with naming(path), own_modes(), File(path, limit) as file:
+    with naming(path), own_modes(), File(path, limit, _needed(model)) as file:
         document, model = file.document, bare(model)
         meta.check(model)
         structured = _structured(model, file)
@@ -190,6 +191,11 @@ def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, b
             loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _needed(model: nn.Module) -> int:
+    """Bytes that a model takes, with some for each name."""
+    return sum(tensor.nbytes + 1024 for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor))
 
 
 def _structured(model: nn.Module, file: File) -> nn.Module:

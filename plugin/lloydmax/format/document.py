@@ -25,7 +25,7 @@ FORMAT = 2
 KEY = "lloydmax"
 _OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 """Fields of the document that are left out where they are empty."""
-_LONGER = 1 << 12
+_LONGER = 1 << 16
 """Bytes by which an entropy-coded stream may exceed the packed codes, which a writer would then prefer."""
 STORAGE = {
     "floats": tuple(FLOATS),
