@@ -69,7 +69,9 @@ def everything(model: nn.Module) -> list[Any]:
         held = {key: dict(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
         plain = {key: repr(value) if isinstance(value, (list, set)) else None for key, value in held.items()}
         state.append((name, id(module), type(module), plain))
-        state.append([(k, [(key, id(item)) for key, item in v.items()]) for k, v in held.items() if isinstance(v, dict)])
+        state.append(
+            [(k, [(key, id(item)) for key, item in v.items()]) for k, v in held.items() if isinstance(v, dict)]
+        )
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 value = None if tensor.is_meta else tensor.detach().reshape(-1).view(torch.uint8).tolist()
