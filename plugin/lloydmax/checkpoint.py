@@ -262,7 +262,8 @@ def _check_int8(made: Mapping[str, Tensor | Codebook], codebooks: Mapping[str, C
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     layout = file.document.parameters[name].layout
-    codes = torch.zeros(layout.codes, dtype=code_dtype(layout.centroids))
+    made = torch.empty if layout.bits else torch.zeros
+    codes = made(layout.codes, dtype=code_dtype(layout.centroids))
     device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):

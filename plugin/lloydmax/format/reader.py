@@ -176,7 +176,7 @@ class File:
         decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
         try:
             for block in decode(self.tensor(f"{name}.codes").numpy(), layout.bits, layout.codes):
-                if int(block.max()) >= layout.centroids:
+                if layout.centroids < 1 << layout.bits and int(block.max()) >= layout.centroids:
                     raise ValueError(f"code {int(block.max())} in a codebook of {layout.centroids} centroids")
                 yield block
         except ValueError as error:

@@ -25,7 +25,10 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(module, type(module), dict(vars(module))) for module in model.modules()]
         self._held = [
-            (value, value.copy()) for *_, held in self._modules for value in held.values() if _is_container(value)
+            (value, value.copy() if value else ())
+            for *_, held in self._modules
+            for value in held.values()
+            if _is_container(value)
         ]
         tensors = {id(t): t for *_, held in self._modules for t in _tensors(held) if _is_plain(t)}
         self._tensors = {key: (t, t.detach(), t.requires_grad) for key, t in tensors.items()}
@@ -35,8 +38,8 @@ class Snapshot:
     def keep_values(self, tensors: Iterable[Tensor]) -> None:
         """Copy the values of those of these tensors that the model had, before they are overwritten."""
         for tensor in tensors:
-            if id(tensor) in self._tensors and not tensor.is_meta:
-                self._values.append((tensor.detach(), tensor.detach().clone()))
+            if (known := self._tensors.get(id(tensor))) is not None and not tensor.is_meta:
+                self._values.append((known[1], known[1].clone()))
 
     def keep_extra_states(self) -> None:
         """Copy the extra state of the modules, before it is set."""
@@ -96,7 +99,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
-def _same(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
+def _same(now: dict[Any, Any], before: Any) -> bool:
     """The same keys in the same order, and the very same values."""
     return len(now) == len(before) and all(
         key == other and now[key] is before[other] for key, other in zip(now, before, strict=True)
