@@ -13,6 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from lloydmax.errors import ReportError
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.figures import VERSION, Figures
+from lloydmax.runtime.text import printable
+
+_DIGITS = 20
+"""Of a number of 64 bits."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -22,9 +26,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ReportError: there is something else in it. OSError: it cannot be read.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {error}") from None
+        data = json.loads(Path(path).read_bytes(), parse_int=_whole, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is not JSON: {printable(str(error))}") from None
     if not isinstance(data, dict):
         raise ReportError(f"{path} holds no JSON object, but {type(data).__name__}")
     return data
@@ -40,7 +44,7 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     if not {"recipe", "stages", "layers", "bytes"} <= set(data):
         raise ReportError(f"{path} is not a report: write one with 'lloydmax compress --report' or Report.to_json")
     if (version := data.get("version")) != VERSION:
-        made = "an older lloydmax, without a version" if version is None else f"format {version!r}"
+        made = "an older lloydmax, without a version" if version is None else f"format {printable(repr(version), 40)}"
         raise ReportError(
             f"{path} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax that "
             "wrote it"
@@ -52,9 +56,25 @@ def read_fields(path: str | Path) -> dict[str, Any]:
         if item.name in data or item.default is dataclasses.MISSING
     }
     try:
-        return fields | {"bytes": Sizes.from_dict(fields["bytes"])}
+        sizes = Sizes.from_dict(fields["bytes"])
     except KeyError as error:
         raise ReportError(f"{path}: bytes has no {error}") from None
+    if min(sizes.to_dict().values()) < 1:
+        raise ReportError(f"{path}: bytes holds a size below 1")
+    if len(fields["stages"]) < 2:
+        raise ReportError(f"{path}: stages has {len(fields['stages'])} entries, a report has 2 or more")
+    return fields | {"bytes": sizes}
+
+
+def _whole(digits: str) -> int:
+    """A whole number of at most 64 bits, which is more than any that a report counts."""
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
@@ -74,7 +94,7 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     except ValidationError as failure:
         error = failure.errors()[0]
         where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
-        raise ReportError(f"{path}: {where}: {error['msg']}") from None
+        raise ReportError(f"{path}: {printable(where)}: {printable(error['msg'])}") from None
 
 
 def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:
