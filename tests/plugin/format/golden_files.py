@@ -3,8 +3,8 @@
     python tests/plugin/format/golden_files.py FOLDER WRITER [NAME ...]
 
 A file is written once, by the oldest version that can, and not again: those whose case says 0.1 by commit c638b41, with
-this script and ``golden_models.py`` run there. ``WRITER`` is what wrote it, for the record. Without names: those that are
-not there yet.
+this script and ``golden_models.py`` run there. ``WRITER`` is what wrote it, for the record. Without names: those that
+are not there yet.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reads a file with numpy and safetensors alone, written from ``plugin/lloydmax/format/README.md`` and nothing else.
 
-    python standalone_reader.py FILE ...     prints dtype, shape and digest of every decoded tensor of each file, as JSON
+    python standalone_reader.py FILE ...     prints dtype, shape and digest of every decoded tensor of each file
 
-It refuses a file with a ``ValueError`` or ``KeyError``. It checks what it needs in order not to give other weights than those that were
-written; that a file of a stranger cannot cost more than it should is not its concern.
+It refuses a file with a ``ValueError`` or ``KeyError``. It checks what it needs in order not to give other weights than
+those that were written; that a stranger's file cannot cost more than it should is not its concern.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def read(path: str | Path) -> dict[str, Stored]:
     document, held = _opened(Path(path).read_bytes())
     for name, (dtype, shape, element) in document.get("constants", {}).items():
         _expect(name not in held, f"constant {name} is stored")
-        held[name] = Stored(
-            dtype, np.broadcast_to(np.frombuffer(bytes.fromhex(element), TYPES[dtype]).reshape(()), shape)
-        )
+        one = np.frombuffer(bytes.fromhex(element), TYPES[dtype]).reshape(())
+        held[name] = Stored(dtype, np.broadcast_to(one, shape))
     decoded = {}
     for name, about in document["parameters"].items():
         _expect(about.keys() - DEFAULTS.keys() == {"shape", "k"}, f"{name} is described by other keys")
@@ -246,15 +245,13 @@ def _piece(low: bytes, high: bytes, width: int, count: int) -> np.ndarray:
 
 
 def digests(path: str | Path) -> dict[str, list[Any]]:
-    """dtype, shape and digest of the bytes of every decoded tensor, by name."""
-    return {
-        name: [
-            stored.dtype,
-            list(stored.array.shape),
-            hashlib.blake2b(stored.array.tobytes(), digest_size=8).hexdigest(),
-        ]
-        for name, stored in sorted(read(path).items())
-    }
+    """dtype, shape and digest (BLAKE2b, 8 bytes) of every decoded tensor, by name."""
+    return {name: _digest(stored) for name, stored in sorted(read(path).items())}
+
+
+def _digest(stored: Stored) -> list[Any]:
+    data = stored.array.tobytes()
+    return [stored.dtype, list(stored.array.shape), hashlib.blake2b(data, digest_size=8).hexdigest()]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,12 @@ from golden_files import GOLDEN, digests, expected, write
 from golden_models import CASES, ENTROPY, FLOATS, Case, Rule
 from torch import nn
 
-ALONE = "import sys; sys.modules.update(torch=None, lloydmax=None); del sys.argv[0]; import runpy; runpy.run_path(sys.argv[0], {}, '__main__')"
+ALONE = """
+import runpy, sys
+sys.modules.update(torch=None, lloydmax=None)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], {}, "__main__")
+"""
 INT8 = "x86" in torch.backends.quantized.supported_engines
 """Whether the kernels of the golden files on int8 run here."""
 
@@ -108,8 +113,11 @@ def test_the_stand_alone_reader_reads_every_combination(tmp_path: Path) -> None:
     written = [write(case, path) for case, path in zip(cases, paths, strict=True)]
     for case, path, found, before in zip(cases, paths, read_alone(paths), written, strict=True):
         assert found == before == digests(lloydmax.load(path, case.fresh())), (case.dtype, case.storage)
-    kinds = {(case.dtype, item.k, item.granularity, item.axis, item.block, item.coding)
-             for case, path in zip(cases, paths, strict=True) for item in lloydmax.inspect(path).parameters}  # fmt: skip
+    kinds = {
+        (case.dtype, item.k, item.granularity, item.axis, item.block, item.coding)
+        for case, path in zip(cases, paths, strict=True)
+        for item in lloydmax.inspect(path).parameters
+    }
     assert len({kind[:5] for kind in kinds}) > 0.9 * len(FLOATS) * len(LAYOUTS)
     assert {kind[5] for kind in kinds} == {"packed", "entropy"}
 
