@@ -13,6 +13,7 @@ from typing import Any
 
 import golden_files
 import lloydmax
+import numpy as np
 import standalone_reader
 import torch
 from golden_models import CASES
@@ -136,12 +137,16 @@ def _show(found: Any, outcome: Outcome) -> None:
 
 def _compare(path: Path, loaded: Any, outcome: Outcome) -> None:
     try:
-        alone = standalone_reader.digests(path)
+        alone = standalone_reader.read(path)
+        found = standalone_reader.digests(path)
     except Exception as error:
         outcome.problems.append(f"the stand-alone reader refuses it: {type(error).__name__}: {error}"[:300])
         return
-    if loaded is not None and alone != golden_files.digests(loaded):
-        outcome.problems.append("the stand-alone reader reads other weights")
+    expected = found if loaded is None else golden_files.digests(loaded)
+    for name in expected.keys() | found.keys():
+        widened = name in alone and alone[name].dtype == "F32" and bool(np.isnan(alone[name].array).any())
+        if expected.get(name) != found.get(name) and not widened:  # a NaN that is widened has whatever payload
+            outcome.problems.append(f"the stand-alone reader reads another {name!r}")
 
 
 @contextmanager
