@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
@@ -27,6 +28,7 @@ from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
 from lloydmax.network.private import bare
+from lloydmax.network.snapshot import Snapshot
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
@@ -124,31 +126,46 @@ def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
         return temporary.stat().st_size
 
 
-def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = None) -> nn.Module:
     """Turn the original architecture into the compressed model that a file holds.
 
     Everything is checked before ``model`` is touched. It is then changed in place: compressed parameters get
     their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. A
     model that was built within ``torch.device("meta")`` is filled on the CPU; loading it takes little more memory than
-    the codes.
+    the codes. Where loading fails or is interrupted (Ctrl-C, no memory), ``model`` is as it was.
 
     Args:
         path: a file that :func:`save` wrote.
         model: the uncompressed architecture, with any values or, on the meta device, none.
+        limit: bytes that the file may decode to, see :attr:`Inspection.decoded`. ``None``: what ``model`` needs, with
+            room for its codebooks; a file for which that is too little is either an attack or has far more centroids
+            than weights.
 
     Returns:
         ``model``, out of its wrapper (``DataParallel``, ``torch.compile`` ...), or its replacement when it is itself a
         single ``Linear`` or the like; in evaluation mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
-        CheckpointError: the file cannot be read or is damaged, or belongs to another model.
+        CheckpointError: the file cannot be read or is damaged, belongs to another model, or decodes to more than the
+            limit.
     """
-    with naming(path), own_modes(), File(path) as file, bare(model) as model:
-        document = file.document
+    before = Snapshot(model)
+    try:
+        return _loaded(path, model, limit, before)
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, before: Snapshot) -> nn.Module:
+    with naming(path), own_modes(), File(path, limit, _needed(model)) as file:
+        document, model = file.document, bare(model)
         meta.check(model)
         structured = _structured(model, file)
         values, tied = contents(structured)
         _match(file, values, tied)
+        if limit is None:
+            file.check_room()
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
@@ -156,10 +173,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
         if document.activations is not None:
             model = copied(model)
+        if document.extra:
+            before.keep_extra_states()
         _structure(model, file)
         meta.give_memory(model)
         set_extra_states(model, document.extra)
         values, _ = contents(model)
+        before.keep_values(values[name] for name in tensors)  # type: ignore[misc]
         with torch.no_grad():
             for name, tensor in tensors.items():
                 values[name].copy_(tensor)  # type: ignore[union-attr]
@@ -171,6 +191,11 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _needed(model: nn.Module) -> int:
+    """Bytes that a model takes, with some for each name."""
+    return sum(tensor.nbytes + 1024 for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor))
 
 
 def _structured(model: nn.Module, file: File) -> nn.Module:
@@ -226,8 +251,7 @@ def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
-    centroids = file.centroids(name).to(device, weight.dtype, copy=True)
-    return Codebook.of(layout, centroids, codes.view(layout.code_shape).to(device))
+    return Codebook.of(layout, file.centroids(name).to(device), codes.view(layout.code_shape).to(device))
 
 
 def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[str, str]) -> None:

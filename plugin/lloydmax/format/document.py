@@ -25,6 +25,8 @@ FORMAT = 2
 KEY = "lloydmax"
 _OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 """Fields of the document that are left out where they are empty."""
+_LONGER = 1 << 16
+"""Bytes by which an entropy-coded stream may exceed the packed codes, which a writer would then prefer."""
 STORAGE = {
     "floats": tuple(FLOATS),
     "codes": ("packed", "entropy"),
@@ -222,9 +224,10 @@ class Document:
             )
             expect(codebook.fill is None and codes.fill is None, f"{name!r} is constant")
             expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are not bytes")
+            packed = parameter.packed_bytes
             expect(
-                parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
-                f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
+                codes.bytes == packed or (parameter.coding == "entropy" and codes.bytes <= packed + _LONGER),
+                f"the codes of {name!r} are {codes.bytes} bytes, not {packed}",
             )
         plain = self.plain(entries)
         for name, dtype in self.floats.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -42,25 +41,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-@contextmanager
-def bare(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without its wrapper, in place also without those of its submodules; they come back if it fails."""
+def bare(model: nn.Module) -> nn.Module:
+    """The model without its wrapper, changed in place to be without those of its submodules, too."""
     model = unwrapped(model)
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
     waiting = [model]
     while waiting:
         parent = waiting.pop()
         for name, child in parent._modules.items():
             if child is not None and (inner := unwrapped(child)) is not child:
-                replaced.append((parent, name, child))
                 parent._modules[name] = inner
         waiting += [child for child in parent._modules.values() if child is not None]
-    try:
-        yield model
-    except BaseException:
-        for parent, name, child in replaced:
-            parent._modules[name] = child
-        raise
+    return model
 
 
 def private(model: nn.Module) -> nn.Module:

@@ -1,0 +1,272 @@
+"""What files that were made to cost much do cost: memory and processor time of inspect, verify and load.
+
+python tests/benchmarks/hostile_files.py [NAME ...]
+
+Every file is small and honest about its checksums. Each is read in a process of its own by a model of 28 values, or by
+no model at all; an ordinary file, of a network in the shape of ResNet-18, is loaded beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import torch
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.format import compact
+from lloydmax.student.attachment import attach
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
+MANY = 200_000
+BASE = {"floats": "float32", "codes": "packed", "layout": "named"}
+
+
+def net() -> nn.Module:
+    """What the files claim to be of."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def made(path: Path, change: Change, layout: str) -> None:
+    """A file with a changed document or changed tensors, and honest checksums."""
+    model = net()
+    codes = torch.tensor([[0, 1, 2], [2, 1, 0], [1, 1, 2], [0, 0, 4]], dtype=torch.uint8)
+    attach(model, "0.weight", Codebook(torch.arange(5.0), codes))
+    lloydmax.save(model, path, {"name": "x"}, BASE | {"layout": layout})
+    if layout == "compact":
+        _rewritten_compact(path, change)
+    else:
+        _rewritten(path, change)
+
+
+def _rewritten(path: Path, change: Change) -> None:
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()["lloydmax"])
+    held = load_file(path)
+    change(document, held)
+    document["crc32"] = [_checksum(held[name]) for name in sorted(held)]
+    document.pop("header", None)
+    save_file(held, path)
+    with safe_open(path, "pt") as file:
+        table, end = [], 0
+        for name in file.offset_keys():
+            part = file.get_slice(name)
+            table.append([name, part.get_dtype(), part.get_shape(), end])
+            end += held[name].nbytes
+    signed = json.dumps([sorted(table), document], separators=(",", ":"), sort_keys=True)
+    document["header"] = f"{zlib.crc32(signed.encode()):08x}"
+    save_file(held, path, {"lloydmax": json.dumps(document, separators=(",", ":"), sort_keys=True)})
+
+
+def _rewritten_compact(path: Path, change: Change) -> None:
+    held = load_file(path)
+    document = json.loads(compact.inflate(held["document"], 1 << 20))
+    change(document, held)
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True)
+    held["document"] = torch.frombuffer(bytearray(compact.deflate(text)), dtype=torch.uint8)
+    save_file(held, path, {"lloydmax": compact.label(held["checksums"], held["document"])})
+
+
+def _checksum(tensor: Tensor) -> str:
+    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"
+
+
+def even(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """2^24 evenly spaced centroids, which two numbers stand for."""
+    document["parameters"]["0.weight"] |= {"k": 1 << 24, "even": True}
+    held["0.weight.codebook"] = torch.tensor([1e-3, 0.0])
+    held["0.weight.codes"] = torch.zeros(36, dtype=torch.uint8)
+
+
+def table(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """A table of tensors that are empty."""
+    rows = sorted(["n%06d" % i, "F32", [0]] for i in range(MANY))
+    document["tensors"] = sorted(document["tensors"] + rows, key=lambda row: (row[1] != "F32", row[0]))
+    names = {row[0]: 0 for row in rows}
+    old = dict(zip(sorted(row[0] for row in document["tensors"] if row[0] not in names), held["checksums"].tolist()))
+    sums = [old.get(row, 0) for row in sorted(row[0] for row in document["tensors"])]
+    held["checksums"] = torch.tensor(sums, dtype=torch.uint32)
+
+
+def named(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """The same in the layout of format 1."""
+    held |= {"n%06d" % i: torch.zeros(0) for i in range(MANY)}
+
+
+def constants(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Constant tensors that would fill the memory."""
+    document["format"] = 2
+    document["constants"] = {"1.weight": ["F32", [1 << 34], "0000803f"]}
+    held.pop("1.weight")
+
+
+def many_constants(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Many constant tensors."""
+    document["constants"] = document.get("constants", {}) | {"n%06d" % i: ["F32", [1], "0000803f"] for i in range(MANY)}
+
+
+def tied(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Many names for one parameter."""
+    document["tied"] = {"n%06d" % i: "0.weight" for i in range(MANY)}
+
+
+def folded(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Many folded batch norms."""
+    document["folded"] = {"n%06d" % i: "1" for i in range(MANY)}
+
+
+def activations(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Many quantized activations."""
+    document["activations"] = [[0.1, 3]] * MANY
+
+
+def extra(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Extra state of many small values."""
+    document["extra"] = {"0": [{str(i): []} for i in range(MANY)]}
+
+
+def recipe(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """A recipe of many numbers."""
+    document["recipe"] = {"x": [[]] * 5 * MANY}
+
+
+def text(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """A recipe of 20 MB of text."""
+    document["recipe"] = {"x": "\u00e9" * 3_300_000}
+
+
+def parameters(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Many parameters with one centroid."""
+    document["parameters"] |= {"n%06d" % i: {"k": 1, "shape": [1]} for i in range(MANY // 4)}
+    held |= {"n%06d.codebook" % i: torch.zeros(1) for i in range(MANY // 4)}
+    held |= {"n%06d.codes" % i: torch.zeros(0, dtype=torch.uint8) for i in range(MANY // 4)}
+
+
+def entropy(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """A stream of nothing but empty blocks, 20 MB of them."""
+    document["parameters"]["0.weight"]["coding"] = "entropy"
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15).flush(zlib.Z_FULL_FLUSH) or b"\x00\x00\x00\xff\xff"
+    held["0.weight.codes"] = torch.frombuffer(bytearray(stream * (20_000_000 // len(stream))), dtype=torch.uint8)
+
+
+def shape(document: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """A weight of 64 axes with one centroid."""
+    document["parameters"]["0.weight"] = {"k": 1, "shape": [1 << 20] * 64}
+    held["0.weight.codebook"], held["0.weight.codes"] = torch.zeros(1), torch.zeros(0, dtype=torch.uint8)
+
+
+FILES: dict[str, tuple[Change, str]] = {
+    "even": (even, "named"),
+    "table": (table, "compact"),
+    "named": (named, "named"),
+    "constants": (constants, "named"),
+    "many constants": (many_constants, "compact"),
+    "tied": (tied, "compact"),
+    "folded": (folded, "compact"),
+    "activations": (activations, "compact"),
+    "extra": (extra, "compact"),
+    "recipe": (recipe, "compact"),
+    "text": (text, "named"),
+    "parameters": (parameters, "named"),
+    "entropy": (entropy, "named"),
+    "shape": (shape, "named"),
+}
+
+
+def resnet18() -> nn.Module:
+    """The parameters of ResNet-18, in its order."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, bias=False), nn.BatchNorm2d(64)]
+    inside = 64
+    for width in (64, 128, 256, 512):
+        for block in range(2):
+            layers += [nn.Conv2d(inside, width, 3, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.Conv2d(width, width, 3, bias=False), nn.BatchNorm2d(width)]
+            if block == 0 and inside != width:
+                layers += [nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width)]
+            inside = width
+    return nn.Sequential(*layers, nn.Linear(512, 1000))
+
+
+def ordinary(path: Path) -> None:
+    """A file of such a network, 16 centroids each."""
+    torch.manual_seed(0)
+    model = resnet18()
+    for name, parameter in list(model.named_parameters()):
+        if parameter.dim() > 1:
+            codes = torch.randint(0, 16, parameter.shape, dtype=torch.uint8)
+            attach(model, name, Codebook(torch.randn(16), codes))
+    lloydmax.save(model, path)
+
+
+def _most_memory() -> int:
+    """The most that this process had in memory, in KiB; ``getrusage`` would count its parent's, too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def measured(path: str, use: str) -> None:
+    """Read a file in this process, and print what came of it."""
+    model = net()
+    uses = {
+        "inspect": lambda: str(lloydmax.inspect(path)),
+        "verify": lambda: lloydmax.verify(path),
+        "load": lambda: lloydmax.load(path, model),
+    }
+    with tempfile.TemporaryDirectory() as folder:  # what is imported at the first use
+        made(Path(folder) / "warm", lambda document, held: None, "compact")
+        str(lloydmax.inspect(Path(folder) / "warm"))
+        lloydmax.load(Path(folder) / "warm", net())
+    before, start = _most_memory(), time.process_time()
+    try:
+        uses[use]()
+        said = "ok"
+    except lloydmax.CheckpointError as error:
+        said = str(error).removeprefix(f"{path}: ")
+    seconds = time.process_time() - start
+    grown = (_most_memory() - before) / 1024
+    print(f"{grown:8.1f} MiB {seconds:8.2f} s   {said[:90]}")
+
+
+def main(names: list[str]) -> None:
+    """Print a line for each file and use, and the times of an ordinary file."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names or FILES:
+            path = Path(folder) / name.replace(" ", "_")
+            made(path, *FILES[name])
+            for use in ("inspect", "verify", "load"):
+                command = [sys.executable, __file__, "--one", str(path), use]
+                said = subprocess.run(command, capture_output=True, text=True, check=False)
+                last = (said.stdout or said.stderr).strip().splitlines()[-1]
+                print(f"{name:15} {path.stat().st_size:>11,} bytes  {use:8} {last}", flush=True)
+            path.unlink()
+        ordinary(path := Path(folder) / "ordinary")
+        times: dict[str, list[float]] = {"inspect": [], "verify": [], "load": []}
+        for _ in range(21):
+            model = resnet18()
+            for use, call in (("inspect", lloydmax.inspect), ("verify", lloydmax.verify)):
+                start = time.process_time()
+                call(path)
+                times[use].append(time.process_time() - start)
+            start = time.process_time()
+            lloydmax.load(path, model)
+            times["load"].append(time.process_time() - start)
+        said = ", ".join(f"{use} {1000 * statistics.median(found):.2f} ms" for use, found in times.items())
+        print(f"{'ordinary':15} {path.stat().st_size:>11,} bytes  {said}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        measured(*sys.argv[2:])
+    else:
+        main(sys.argv[1:])
