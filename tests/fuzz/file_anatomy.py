@@ -7,6 +7,7 @@ Steps change the parts, raw ones the bytes of the file that is made of them:
     ["copy", path, other]           the value at another path
     ["delete", path]                a key or an item
     ["rename", path, key]           a key
+    ["fill", path, count, value]    so many further keys of a mapping, or items of a list
     ["order"]                       the reverse order of the tensors
     ["field", name, "dtype" or "shape", value]   of the table of tensors
     ["name", name, other]           of a tensor
@@ -143,58 +144,67 @@ class Anatomy:
         kind, *rest = step
         getattr(self, f"_{kind}")(*rest)
 
-    def _at(self, path: Sequence[Any]) -> Any:
+    def at(self, path: Sequence[Any]) -> Any:
+        """A value of the document."""
         value: Any = self.document
         for key in path:
             value = value[key]
         return value
 
     def _set(self, path: Sequence[Any], value: Any) -> None:
-        self._at(path[:-1])[path[-1]] = copy.deepcopy(value)
+        self.at(path[:-1])[path[-1]] = copy.deepcopy(value)
 
     def _copy(self, path: Sequence[Any], other: Sequence[Any]) -> None:
-        self._set(path, self._at(other))
+        self._set(path, self.at(other))
 
     def _delete(self, path: Sequence[Any]) -> None:
-        del self._at(path[:-1])[path[-1]]
+        del self.at(path[:-1])[path[-1]]
 
     def _rename(self, path: Sequence[Any], key: str) -> None:
-        parent = self._at(path[:-1])
+        parent = self.at(path[:-1])
         parent[key] = parent.pop(path[-1])
+
+    def _fill(self, path: Sequence[Any], count: int, value: Any) -> None:
+        parent = self.at(path)
+        if isinstance(parent, list):
+            parent += [value] * count
+        else:
+            parent |= {f"n{number}": value for number in range(count)}
 
     def _order(self) -> None:
         self.rows.reverse()
 
-    def _row(self, name: str) -> list[Any]:
+    def row(self, name: str) -> list[Any]:
+        """The row of a tensor."""
         return next(row for row in self.rows if row[0] == name)
 
     def _field(self, name: str, which: str, value: Any) -> None:
-        self._row(name)[1 if which == "dtype" else 2] = value
+        self.row(name)[1 if which == "dtype" else 2] = value
 
     def _name(self, name: str, other: str) -> None:
-        self._row(name)[0] = other
+        self.row(name)[0] = other
         self.data[other] = self.data.pop(name)
 
     def _drop(self, name: str) -> None:
-        self.rows.remove(self._row(name))
+        self.rows.remove(self.row(name))
         del self.data[name]
 
     def _double(self, name: str, other: str) -> None:
-        self.rows.append([other, *self._row(name)[1:]])
+        self.rows.append([other, *self.row(name)[1:]])
         self.data[other] = self.data[name]
 
     def _write(self, name: str, at: int, digits: str) -> None:
         self.data[name] = _over(self.data[name], at, bytes.fromhex(digits))[: len(self.data[name])]
 
     def _length(self, name: str, size: int) -> None:
-        row = self._row(name)
+        row = self.row(name)
         self.data[name] = self.data[name][:size].ljust(size, b"\0")
         if row[1] in ("U8", "I8") and len(row[2]) == 1:
             row[2] = [size]
 
     def _deflate(self, name: str, level: int, strategy: int) -> None:
         self.data[name] = _deflated(zlib.decompress(self.data[name], -15), level, strategy)
-        self._row(name)[2] = [len(self.data[name])]
+        self.row(name)[2] = [len(self.data[name])]
 
     def _replace(self, old: str, new: str) -> None:
         self.texts.append((old, new))

@@ -155,9 +155,9 @@ def steps(draw: st.DrawFn, name: str) -> Step:
 @st.composite
 def _in_document(draw: st.DrawFn, parts: Anatomy, places: list[list[Any]]) -> Step:
     path = draw(st.sampled_from(places))
-    kind = draw(st.sampled_from(["like", "like", "value", "copy", "delete", "rename", "new"]))
+    kind = draw(st.sampled_from(["like", "like", "value", "copy", "delete", "rename", "new", "fill"]))
     if kind == "like":
-        return ["set", path, draw(like(parts._at(path)))]
+        return ["set", path, draw(like(parts.at(path)))]
     if kind == "value":
         return ["set", path, draw(values())]
     if kind == "copy":
@@ -166,6 +166,8 @@ def _in_document(draw: st.DrawFn, parts: Anatomy, places: list[list[Any]]) -> St
         return ["delete", path]
     if kind == "rename":
         return ["rename", path, draw(texts())]
+    if kind == "fill":
+        return ["fill", path[:-1], draw(st.sampled_from([1, 100, 20_000])), draw(values() | st.just(parts.at(path)))]
     return ["set", [*path[:-1], draw(texts() | st.sampled_from(NEW_KEYS))], draw(values())]
 
 
@@ -210,7 +212,7 @@ def _tensor(draw: st.DrawFn, parts: Anatomy) -> Step:
     if kind == "field" and draw(st.booleans()):
         return ["field", name, "dtype", draw(st.sampled_from([*TYPES, "F4", "E8M0", "f32"]))]
     if kind == "field":
-        sizes = parts._row(name)[2]
+        sizes = parts.row(name)[2]
         return ["field", name, "shape", draw(like(sizes) | st.lists(st.sampled_from(ODD_INTEGERS), max_size=3))]
     if kind in ("name", "double"):
         return [kind, name, draw(st.sampled_from([f"{name}2", *parts.data]) | texts())]

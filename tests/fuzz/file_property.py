@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FREE = 16 << 20
 TIMES = 4
 """How often the memory of the tensors and the free bytes may be taken."""
 SECONDS_A_BYTE, SECONDS = 50e-9, 2.0
-"""Time for each declared byte, and for any file on a machine that is busy."""
+"""Time for each byte of the file and of the model, and for any file on a machine that is busy."""
 READ_ALONE = 1 << 26
 """Bytes up to which the stand-alone reader, which trusts, is asked, too."""
 
@@ -57,6 +58,7 @@ class Target:
         """A fresh model."""
         torch.manual_seed(3)
         self.model = self._case.fresh().train()
+        self.bytes = sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
         self._before = _everything(self.model)
 
     def is_unchanged(self) -> bool:
@@ -79,21 +81,18 @@ def _everything(model: nn.Module) -> list[Any]:
 
 def opened(path: Path, target: Target) -> Outcome:
     """Inspect, verify and load a file, and tell what is wrong with how they take it."""
-    outcome, declared = Outcome(), path.stat().st_size
-    looks: dict[str, Any] = {}
+    outcome, size, looks = Outcome(), path.stat().st_size, dict[str, Any]()
     for use in (lloydmax.inspect, lloydmax.verify):
-        looks[use.__name__] = _try(use.__name__, lambda use=use: use(path), path, declared, outcome)  # type: ignore[misc]
-        if looks[use.__name__] is not None:
-            declared = max(declared, looks[use.__name__].original)
+        looks[use.__name__] = _try(use.__name__, partial(use, path), path, size, outcome)
     inspected, verified = looks["inspect"], looks["verify"]
     if inspected is not None:
         _show(inspected, outcome)
-    loaded = _try("load", lambda: lloydmax.load(path, target.model), path, declared, outcome)
+    loaded = _try("load", partial(lloydmax.load, path, target.model), path, size + target.bytes, outcome)
     if loaded is None and not target.is_unchanged():
         outcome.problems.append("load: a refused file changed the model")
     if (verified and not inspected) or (loaded is not None and not verified):
         outcome.problems.append("inspect, verify and load disagree")
-    if verified and declared <= READ_ALONE:
+    if verified and verified.decoded <= READ_ALONE:
         _compare(path, loaded, outcome)
     if loaded is not None or not target.is_unchanged():
         target.renew()
@@ -101,7 +100,8 @@ def opened(path: Path, target: Target) -> Outcome:
     return outcome
 
 
-def _try(what: str, call: Callable[[], Any], path: Path, declared: int, outcome: Outcome) -> Any:
+def _try(what: str, call: Callable[[], Any], path: Path, needed: int, outcome: Outcome) -> Any:
+    """What a call gives, or ``None``; it needs so many bytes, of the file and of the model."""
     start, result = time.perf_counter(), None
     with peak() as taken:
         try:
@@ -115,9 +115,9 @@ def _try(what: str, call: Callable[[], Any], path: Path, declared: int, outcome:
             outcome.refused = f"{type(error).__name__}: {error}"
             outcome.problems.append(f"{what}: {type(error).__name__}: {error}"[:300])
     seconds = time.perf_counter() - start
-    if seconds > SECONDS + SECONDS_A_BYTE * declared:
+    if seconds > SECONDS + SECONDS_A_BYTE * needed:
         outcome.problems.append(f"{what}: takes {seconds:.1f} s")
-    if taken and taken[0] > TIMES * (declared + FREE):
+    if taken and taken[0] > TIMES * (needed + FREE):
         outcome.problems.append(f"{what}: takes {taken[0] / 2**20:.0f} MiB")
     outcome.seconds = max(outcome.seconds, seconds)
     outcome.mebibytes = max([outcome.mebibytes, *(item / 2**20 for item in taken)])

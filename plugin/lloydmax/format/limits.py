@@ -83,7 +83,9 @@ def check_codebooks(document: Document, entries: Mapping[str, Entry]) -> None:
         layout, needs = record.layout, _centroid_bytes(record)
         useful = max(_LEVELS, -(-layout.codes // layout.codebooks))
         needed += needs
-        room += max(_WIDEST * entries[f"{name}.codebook"].bytes, needs * min(useful, layout.centroids) // layout.centroids)
+        room += max(
+            _WIDEST * entries[f"{name}.codebook"].bytes, needs * min(useful, layout.centroids) // layout.centroids
+        )
     expect(
         needed <= room,
         f"its codebooks decode to {size(needed)}, but {size(room)} are what the weights of this model could use: give a "

@@ -25,6 +25,7 @@ from lloydmax.format.record import FLOATS
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
 from lloydmax.runtime.text import printable
 
+
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Every failure within becomes a :class:`CheckpointError` that starts with the path."""
