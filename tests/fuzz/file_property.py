@@ -24,7 +24,7 @@ FREE = 16 << 20
 """Bytes that any file may cost, beside those of its tensors."""
 TIMES = 4
 """How often the memory of the tensors and the free bytes may be taken."""
-SECONDS_A_BYTE, SECONDS = 50e-9, 2.0
+SECONDS_A_BYTE, SECONDS = 50e-9, 1.0
 """Of a core, for each byte of the file and of the model, and for any file."""
 READ_ALONE = 1 << 26
 """Bytes up to which the stand-alone reader, which trusts, is asked, too."""
