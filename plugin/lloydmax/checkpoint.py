@@ -230,16 +230,21 @@ def _on_int8(
     with torch.no_grad():
         for name, codebook in codebooks.items():
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
+    restored = int8.restored
     try:
         plan = plan_as_is(model, Recipe.load(document.recipe))
-    except RecipeError as error:
-        raise CheckpointError(f"its recipe does not fit this model: {error}") from error
-    if set(plan.parameters) != set(codebooks):
-        raise CheckpointError("its recipe does not name the parameters that it compressed")
-    settings = plan.recipe.activations
-    if settings is None:
-        raise CheckpointError("has quantized activations, which its recipe does not ask for")
-    return int8.restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        if set(plan.parameters) != set(codebooks):
+            raise CheckpointError("its recipe does not name the parameters that it compressed")
+        settings = plan.recipe.activations
+        if settings is None:
+            raise CheckpointError("has quantized activations, which its recipe does not ask for")
+        return restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever torch raises where it is to quantize what cannot be
+        what = "its recipe does" if isinstance(error, RecipeError) else "its quantized activations do"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{what} not fit this model: {reason}") from error
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

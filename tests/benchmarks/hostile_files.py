@@ -91,17 +91,15 @@ def even(document: dict[str, Any], held: dict[str, Tensor]) -> None:
 
 def table(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """A table of tensors that are empty."""
-    rows = sorted(["n%06d" % i, "F32", [0]] for i in range(MANY))
+    rows = sorted([f"n{i:06}", "F32", [0]] for i in range(MANY))
     document["tensors"] = sorted(document["tensors"] + rows, key=lambda row: (row[1] != "F32", row[0]))
-    names = {row[0]: 0 for row in rows}
-    old = dict(zip(sorted(row[0] for row in document["tensors"] if row[0] not in names), held["checksums"].tolist()))
-    sums = [old.get(row, 0) for row in sorted(row[0] for row in document["tensors"])]
-    held["checksums"] = torch.tensor(sums, dtype=torch.uint32)
+    # the names of the model come first, all of them begin with a digit
+    held["checksums"] = torch.tensor(held["checksums"].tolist() + [0] * MANY, dtype=torch.uint32)
 
 
 def named(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """The same in the layout of format 1."""
-    held |= {"n%06d" % i: torch.zeros(0) for i in range(MANY)}
+    held |= {f"n{i:06}": torch.zeros(0) for i in range(MANY)}
 
 
 def constants(document: dict[str, Any], held: dict[str, Tensor]) -> None:
@@ -113,17 +111,17 @@ def constants(document: dict[str, Any], held: dict[str, Tensor]) -> None:
 
 def many_constants(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """Many constant tensors."""
-    document["constants"] = document.get("constants", {}) | {"n%06d" % i: ["F32", [1], "0000803f"] for i in range(MANY)}
+    document["constants"] = document.get("constants", {}) | {f"n{i:06}": ["F32", [1], "0000803f"] for i in range(MANY)}
 
 
 def tied(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """Many names for one parameter."""
-    document["tied"] = {"n%06d" % i: "0.weight" for i in range(MANY)}
+    document["tied"] = {f"n{i:06}": "0.weight" for i in range(MANY)}
 
 
 def folded(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """Many folded batch norms."""
-    document["folded"] = {"n%06d" % i: "1" for i in range(MANY)}
+    document["folded"] = {f"n{i:06}": "1" for i in range(MANY)}
 
 
 def activations(document: dict[str, Any], held: dict[str, Tensor]) -> None:
@@ -148,9 +146,9 @@ def text(document: dict[str, Any], held: dict[str, Tensor]) -> None:
 
 def parameters(document: dict[str, Any], held: dict[str, Tensor]) -> None:
     """Many parameters with one centroid."""
-    document["parameters"] |= {"n%06d" % i: {"k": 1, "shape": [1]} for i in range(MANY // 4)}
-    held |= {"n%06d.codebook" % i: torch.zeros(1) for i in range(MANY // 4)}
-    held |= {"n%06d.codes" % i: torch.zeros(0, dtype=torch.uint8) for i in range(MANY // 4)}
+    document["parameters"] |= {f"n{i:06}": {"k": 1, "shape": [1]} for i in range(MANY // 4)}
+    held |= {f"n{i:06}.codebook": torch.zeros(1) for i in range(MANY // 4)}
+    held |= {f"n{i:06}.codes": torch.zeros(0, dtype=torch.uint8) for i in range(MANY // 4)}
 
 
 def entropy(document: dict[str, Any], held: dict[str, Tensor]) -> None:

@@ -25,6 +25,8 @@ FORMAT = 2
 KEY = "lloydmax"
 _OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 """Fields of the document that are left out where they are empty."""
+_DEEPEST = 100
+"""Lists and mappings in one another."""
 _LONGER = 1 << 16
 """Bytes by which an entropy-coded stream may exceed the packed codes, which a writer would then prefer."""
 STORAGE = {
@@ -97,6 +99,8 @@ class Document:
         }
         value |= {key: part for key, part in optional.items() if part is not None}
         stored = file_order(entry for entry in entries if entry.fill is None)
+        _check_depth("the recipe", self.recipe)
+        _check_depth("extra state", self.extra)
         try:
             if self.compact:
                 return _canonical({**value, "tensors": [_row(entry) for entry in stored]})
@@ -168,6 +172,8 @@ class Document:
         expect(isinstance(value.get("recipe", {}), dict), "the recipe is not a mapping")
         expect(isinstance(value.get("constants", {}), dict), "constants is not a mapping")
         expect(isinstance(value.get("extra", {}), dict), "extra is not a mapping")
+        _check_depth("the recipe", value.get("recipe"))
+        _check_depth("extra state", value.get("extra"))
         activations = value.get("activations")
         if activations is not None:
             expect(
@@ -283,6 +289,16 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8 + end
+
+
+def _check_depth(name: str, value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        groups = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [item for group in groups for item in group]
+        if not level:
+            return
+    raise CheckpointError(f"{name} is nested more than {_DEEPEST} deep")
 
 
 def _is_affine(point: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lloydmax.format import limits
@@ -58,6 +58,8 @@ class Inspection:
         tied: further names -> the name under which the parameter or buffer is stored.
         recipe, storage: how it was made.
         format, lloydmax, torch: version of the format of this file, and versions of the writer.
+        not_finite: names of the other tensors that hold NaN or infinities, which they had when they were saved;
+            centroids never do. ``None``: only :func:`verify` looks at the values.
     """
 
     path: str
@@ -72,6 +74,7 @@ class Inspection:
     format: int
     lloydmax: str
     torch: str
+    not_finite: tuple[str, ...] | None = None
 
     @property
     def overhead(self) -> int:
@@ -134,9 +137,8 @@ def verify(path: str | os.PathLike[str], limit: int | None = None) -> Inspection
             file.check_centroids(name)
             for _ in file.codes(name):
                 pass
-        for name in file.document.plain(file.entries):
-            file.tensor(name)
-        return _inspection(path, file)
+        odd = [name for name in file.document.plain(file.entries) if not file.is_finite(name)]
+        return replace(_inspection(path, file), not_finite=tuple(odd))
 
 
 def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:

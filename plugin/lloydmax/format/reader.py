@@ -125,6 +125,16 @@ class File:
         expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
         return tensor
 
+    def is_finite(self, name: str) -> bool:
+        """Whether a tensor, its checksum compared, is free of NaN and infinities."""
+        values = self.tensor(name)
+        if self.entries[name].fill is not None:
+            values = values.as_strided((1,), (1,))
+        if not values.numel() or not (values.is_floating_point() or values.is_complex()):
+            return True
+        values = torch.view_as_real(values) if values.is_complex() else values
+        return _are_finite(values.float() if values.itemsize == 1 else values)
+
     def centroids(self, name: str) -> Tensor:
         """The codebook of a parameter in the parameter's dtype, with memory of its own; every centroid is finite."""
         parameter, rows = self.document.parameters[name], self._rows(name)
@@ -155,9 +165,7 @@ class File:
             ends = torch.cat([-zero, last - zero]) * rows[:, 0].repeat(2)
         elif parameter.int8:
             ends = integers.from_bytes(stored)
-        low, high = torch.aminmax(ends)
-        finite = torch.isfinite(torch.stack([low, high]).to(FLOATS[parameter.dtype])).all()
-        expect(bool(finite), f"the codebook of {name!r} has NaN or infinite centroids")
+        expect(_are_finite(ends, FLOATS[parameter.dtype]), f"the codebook of {name!r} has NaN or infinite centroids")
         return rows
 
     def codes(self, name: str) -> Iterator[packing.Codes]:
@@ -172,6 +180,12 @@ class File:
                 yield block
         except ValueError as error:
             raise CheckpointError(f"the codes of {name!r} are damaged: {error}") from error
+
+
+def _are_finite(values: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all of some values, of which there is one at least, are finite, in another dtype if that is given."""
+    ends = torch.stack(torch.aminmax(values))
+    return bool(torch.isfinite(ends if dtype is None else ends.to(dtype)).all())
 
 
 def _guard(path: Path, room: int) -> tuple[int, int]:
