@@ -49,7 +49,7 @@ def test_what_was_found_once(name: str, tmp_path: Path) -> None:
         assert not outcome.problems, mutation
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(mutation=mutations())
 def test_mutated_files(mutation: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     outcome = attacked(mutation, tmp_path_factory.getbasetemp())
