@@ -238,13 +238,25 @@ def _on_int8(
         settings = plan.recipe.activations
         if settings is None:
             raise CheckpointError("has quantized activations, which its recipe does not ask for")
-        return restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        made = restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        _check_int8(dict(made.held()), codebooks)
+        return made
     except CheckpointError:
         raise
     except Exception as error:  # whatever torch raises where it is to quantize what cannot be
         what = "its recipe does" if isinstance(error, RecipeError) else "its quantized activations do"
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{what} not fit this model: {reason}") from error
+
+
+def _check_int8(made: Mapping[str, Tensor | Codebook], codebooks: Mapping[str, Codebook]) -> None:
+    """Refuse a model on int8 kernels whose weights are others than those of the file."""
+    for name, wanted in codebooks.items():
+        found = made.get(name)
+        if not isinstance(found, Codebook) or not (
+            torch.equal(found.codes.int(), wanted.codes.int()) and torch.equal(found.centroids, wanted.centroids)
+        ):
+            raise CheckpointError(f"the int8 kernels of torch {torch.__version__} cannot hold {name!r} as it is")
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

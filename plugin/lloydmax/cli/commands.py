@@ -247,8 +247,8 @@ def search(
 @as_json_option
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
-    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None,
-    data_fitness: bool, as_json: bool,
+    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
+    samples: int | None, data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare a compressed model with its original on unlabelled inputs.
 
@@ -289,9 +289,9 @@ def evaluate(
 @click.option("--out", required=True, type=click.Path(), help="The .pt2, .onnx, .xml, .mlpackage or .pte to write.")
 @as_json_option
 def export(
-    model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None, kind: str | None,
-    shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None, fixed_batch: bool,
-    options: tuple[str, ...], out: str, as_json: bool,
+    model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None,
+    kind: str | None, shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None,
+    fixed_batch: bool, options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
     if (shape is None) == (data is None):

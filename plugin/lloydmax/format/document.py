@@ -123,6 +123,7 @@ class Document:
             "the header is damaged (wrong checksum)",
         )
         document = cls._from_value(value)
+        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
         document.check(document.table(ordered))
         return document
 
@@ -145,6 +146,7 @@ class Document:
         expect(ordered == file_order(ordered), "tensors are not in order")
         expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
         document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
+        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
         document.check(document.table(ordered))
         return document, ordered
 

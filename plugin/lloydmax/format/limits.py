@@ -81,15 +81,13 @@ def check_codebooks(document: Document, entries: Mapping[str, Entry]) -> None:
     needed, room = 0, _FLOOR
     for name, record in document.parameters.items():
         layout, needs = record.layout, _centroid_bytes(record)
-        useful = max(_LEVELS, -(-layout.codes // layout.codebooks))
+        useful = min(layout.centroids, max(_LEVELS, -(-layout.codes // layout.codebooks)))
         needed += needs
-        room += max(
-            _WIDEST * entries[f"{name}.codebook"].bytes, needs * min(useful, layout.centroids) // layout.centroids
-        )
+        room += max(_WIDEST * entries[f"{name}.codebook"].bytes, needs * useful // layout.centroids)
     expect(
         needed <= room,
-        f"its codebooks decode to {size(needed)}, but {size(room)} are what the weights of this model could use: give a "
-        "limit in bytes to load it all the same",
+        f"its codebooks decode to {size(needed)}, but the weights of this model could use {size(room)} of them: give "
+        "a limit in bytes to load it all the same",
     )
 
 

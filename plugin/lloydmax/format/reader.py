@@ -164,6 +164,7 @@ class File:
             )
             ends = torch.cat([-zero, last - zero]) * rows[:, 0].repeat(2)
         elif parameter.int8:
+            expect(integers.within(stored), f"the codebook of {name!r} has integers below -127")
             ends = integers.from_bytes(stored)
         expect(_are_finite(ends, FLOATS[parameter.dtype]), f"the codebook of {name!r} has NaN or infinite centroids")
         return rows
