@@ -43,10 +43,12 @@ def test_a_file_that_is_put_together_again_is_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CORPUS.glob("*.json")))
 def test_what_was_found_once(name: str, tmp_path: Path) -> None:
-    for mutation in json.loads((CORPUS / f"{name}.json").read_text(encoding="utf-8"))["mutations"]:
+    finding = json.loads((CORPUS / f"{name}.json").read_text(encoding="utf-8"))
+    for mutation in finding["mutations"]:
         outcome = attacked(mutation, tmp_path)
         assert outcome is not None, mutation
         assert not outcome.problems, mutation
+        assert not (finding.get("loads") and outcome.refused), (mutation, outcome)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
