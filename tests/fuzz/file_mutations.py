@@ -230,7 +230,8 @@ def _digits() -> st.SearchStrategy[str]:
 def raw_steps(draw: st.DrawFn, name: str) -> Step:
     """One change of the bytes of a file, wherever."""
     length = len(seed(name))
-    at = st.integers(0, length) | st.integers(0, 9) | st.integers(max(0, length - 9), length + 9)
+    wherever = st.integers(0, length)
+    at = wherever | wherever | wherever | st.integers(0, 9) | st.integers(max(0, length - 9), length + 9)
     kind = draw(st.sampled_from(["flip", "flip", "cut", "insert", "over", "splice"]))
     if kind == "splice":
         return [kind, draw(st.sampled_from(SEEDS)), draw(at), draw(st.integers(0, 50_000))]
@@ -240,10 +241,19 @@ def raw_steps(draw: st.DrawFn, name: str) -> Step:
 
 
 @st.composite
+def _damage(draw: st.DrawFn, parts: Anatomy) -> list[Step]:
+    """Bytes of a tensor that change, while its checksum does not."""
+    name = draw(st.sampled_from(sorted(name for name, data in parts.data.items() if data)))
+    size = len(parts.data[name])
+    return [["write", name, draw(st.integers(0, size - 1)), draw(_digits())], ["lie", name]]
+
+
+@st.composite
 def mutations(draw: st.DrawFn) -> dict[str, Any]:
     """A mutation: mostly of the structure, at times of bytes, at times of both."""
     name = draw(st.sampled_from(SEEDS))
-    kind = draw(st.sampled_from([*(["steps"] * 6), "raw", "both"]))
-    structural = draw(st.lists(steps(name), min_size=1, max_size=3)) if kind != "raw" else []
-    raw = draw(st.lists(raw_steps(name), min_size=1, max_size=2)) if kind != "steps" else []
+    kind = draw(st.sampled_from([*(["steps"] * 6), "damage", "raw", "both"]))
+    changes = _damage(anatomy(name)) if kind == "damage" else st.lists(steps(name), min_size=1, max_size=3)
+    structural = draw(changes) if kind != "raw" else []
+    raw = draw(st.lists(raw_steps(name), min_size=1, max_size=2)) if kind in ("raw", "both") else []
     return {"seed": name, "steps": structural, "raw": raw}
