@@ -26,6 +26,7 @@ from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
+from lloydmax.network.given import network
 from lloydmax.network.private import bare
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
@@ -86,6 +87,7 @@ def save(
             missing, the disk is full.
     """
     with naming(path), own_modes():
+        network(model)
         if processes.writes() and (reason := refusal(path)):
             raise CheckpointError(reason)
         kept, chosen = settings(model, recipe, storage)

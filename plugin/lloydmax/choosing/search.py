@@ -17,10 +17,12 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.events import heard
 from lloydmax.hooks.protocols import SearchMethod
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import new_table, percent, render, size
@@ -152,8 +154,9 @@ def search(
         "search method", name, section.options if name == section.method else {}, RecipeError
     )
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
     )
+    corrections = whole("corrections", corrections, RecipeError, least=0)
     with own_modes(), opened(model, recipe, data, settings, wanted) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)

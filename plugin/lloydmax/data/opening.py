@@ -58,7 +58,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
     """
     if isinstance(data, Source):
         return data
-    check_seed(seed)
+    seed = check_seed(seed)
     source = _opened(data, Inputs(model), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))

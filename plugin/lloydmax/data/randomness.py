@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from lloydmax.errors import DataError
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.seeding import check_seed
 
 
@@ -20,9 +21,8 @@ def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
         DataError: fewer than one sample is asked for.
         RecipeError: the seed is negative, or 2**63 or more.
     """
-    check_seed(seed)
-    if samples is not None and samples < 1:
-        raise DataError(f"samples is {samples}: at least 1 has to count")
+    seed = check_seed(seed)
+    samples = None if samples is None else whole("samples", samples, DataError)
     order = torch.randperm(n, generator=Generator().manual_seed(seed))
     return order if samples is None else order[:samples]
 

@@ -68,8 +68,8 @@ def name_for(path: Path, name: str | None) -> str:
             endings = ", ".join(f"{suffix} ({key})" for suffix, key in known.items())
             raise ExportError(f"the ending of {path.name} does not name a format; known: {endings}")
         return known[path.suffix]
-    if name not in FORMATS:
-        raise ExportError(f"there is no export format {name!r}{spelling_hint(name, list(FORMATS))}")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise ExportError(f"there is no export format {name!r}{spelling_hint(str(name), list(FORMATS))}")
     if path.suffix != FORMATS[name]:
         raise ExportError(f"a file of format {name} ends in {FORMATS[name]}: {path.name}")
     return name

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lloydmax.network.guard import guarded
+from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import evaluating
 from lloydmax.runtime.seeding import undrawn
 
@@ -49,10 +50,11 @@ class Layer:
         return None if self.norm else output_axis(self.module, leaf)
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers of the module itself, by their names in it."""
+        """Parameters and persistent buffers of the module itself that are dense, by their names in it."""
         fleeting = self.module._non_persistent_buffers_set
         buffers = {name: buffer for name, buffer in self.module._buffers.items() if name not in fleeting}
-        return {name: held for name, held in {**self.module._parameters, **buffers}.items() if held is not None}
+        every = {**self.module._parameters, **buffers}
+        return {name: held for name, held in every.items() if held is not None and not_dense(held) is None}
 
 
 def output_axis(module: nn.Module, leaf: str) -> int | None:

@@ -19,6 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from lloydmax.errors import ModelError
 from lloydmax.network.baking import bake, computed_last
+from lloydmax.network.given import network
+from lloydmax.runtime.dense import not_dense
+from lloydmax.runtime.text import printable
 
 SMALL = 1 << 16
 """Bytes up to which a buffer is copied: what a forward pass may write, counters and the like, is small."""
@@ -31,6 +34,8 @@ _INNER = {
 }
 """Classes of torch that wrap a model, with the attribute that holds it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_EXPORTED = "torch.export._unlift"
+"""Module of torch with the class of what ``ExportedProgram.module()`` gives."""
 _private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
 
 
@@ -44,8 +49,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def bare(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without its wrapper, in place also without those of its submodules; they come back if it fails."""
-    model = unwrapped(model)
+    """The model without its wrapper, in place also without those of its submodules; they come back if it fails.
+
+    Raises:
+        ModelError: see :func:`~lloydmax.network.given.network`; a ScriptModule, or the module of an exported program.
+    """
+    model = unwrapped(network(model))
+    _refuse_scripts(model)
+    if any(base.__module__ == _EXPORTED for base in type(model).__mro__):
+        raise ModelError(
+            "the model is the module of an exported program, whose layers are fixed: pass what it was made from"
+        )
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     waiting = [model]
     while waiting:
@@ -74,12 +88,11 @@ def private(model: nn.Module) -> nn.Module:
         model: not changed; may be wrapped, see :func:`unwrapped`.
 
     Raises:
-        ModelError: a tensor on the meta device, a ScriptModule, parameters in shards, or something that cannot be
-            copied; the message names it.
+        ModelError: no network, see :func:`~lloydmax.network.given.network`; a tensor on the meta device, a sparse or
+            quantized parameter, a ScriptModule, parameters in shards, or something that cannot be copied; the message
+            names it.
     """
-    if type(model).__hash__ is None:
-        raise ModelError(f"{type(model).__name__} cannot be hashed, which torch needs: use dataclass(eq=False)")
-    if model in _private:
+    if network(model) in _private:
         return model
     bare = unwrapped(model)
     refuse(bare)
@@ -112,12 +125,8 @@ def refuse(model: nn.Module) -> None:
     Raises:
         ModelError: see :func:`private`.
     """
+    _refuse_scripts(model)
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(
-                f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
-                "pass the nn.Module that it was made from"
-            )
         if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):
             raise ModelError(
                 f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
@@ -129,11 +138,22 @@ def refuse(model: nn.Module) -> None:
                     f"{f'{name}.{leaf}'.lstrip('.')} is a {type(tensor).__name__}, not a plain parameter: convert it, "
                     "or pass the model as it was before"
                 )
+            if isinstance(tensor, nn.Parameter) and (cure := not_dense(tensor)):
+                raise ModelError(f"{f'{name}.{leaf}'.lstrip('.')} is {cure}")
             if tensor is not None and tensor.is_meta:
                 raise ModelError(
                     f"{f'{name}.{leaf}'.lstrip('.')} is on the meta device, it has no values: load the weights first "
                     "(model.to_empty(device='cpu'), then load_state_dict)"
                 )
+
+
+def _refuse_scripts(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
+                "pass the nn.Module that it was made from"
+            )
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
@@ -177,9 +197,14 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         for wrapper in reversed(wrappers):
             memo[id(wrapper)] = copy.deepcopy(unwrapped(wrapper), memo)
         return copy.deepcopy(model, memo)
+    except RecursionError:
+        raise ModelError(
+            "the model, or something in it, lies so deep in itself that Python cannot copy it: put layers side by "
+            "side, or call sys.setrecursionlimit"
+        ) from None
     except Exception as error:
         raise ModelError(
-            f"{_uncopyable(model, memo)} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): "
+            f"{_uncopyable(model, memo)} cannot be copied ({printable(f'{type(error).__name__}: {error}', 300)}): "
             "remove it from the model, or give its class a __deepcopy__"
         ) from error
 

@@ -25,6 +25,13 @@ def rich(module: str) -> Any:
         return importlib.import_module(f"rich.{module}")
 
 
+def printable(text: str, most: int = 100) -> str:
+    """Text of strangers for a message: one line, no control characters, nothing that turns the direction of writing,
+    and at most ``most`` characters, the last an ellipsis where it goes on."""
+    cut = text if len(text) <= most else f"{text[: most - 1]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def new_table(title: str, caption: str | None = None) -> Table:
     """An empty table, its title on the left."""
     made: Table = rich("table").Table(title=title, caption=caption, title_justify="left")
