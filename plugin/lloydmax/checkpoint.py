@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
 from lloydmax.network.given import network
-from lloydmax.network.private import bare
+from lloydmax.network.private import bare, refuse_fixed
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
@@ -84,10 +83,10 @@ def save(
 
     Raises:
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
-            missing, the disk is full.
+            missing, the disk is full. ModelError: it is not a network.
     """
+    network(model)
     with naming(path), own_modes():
-        network(model)
         if processes.writes() and (reason := refusal(path)):
             raise CheckpointError(reason)
         kept, chosen = settings(model, recipe, storage)
@@ -109,16 +108,16 @@ def save(
         if not processes.writes():
             return file_size(document, entries)
         if document.compact:
-            return _write(Path(path), *compact.written(document.text(entries), entries, tensors, checksums))
-        return _write(Path(path), tensors, document.text(entries))
+            return _write(path, *compact.written(document.text(entries), entries, tensors, checksums))
+        return _write(path, tensors, document.text(entries))
 
 
 def _portable(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
-    with replacing(path) as temporary:
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], text: str) -> int:
+    with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text)) as temporary:
         try:
             save_file(tensors, temporary, {KEY: text})
         except KeyError as error:
@@ -144,7 +143,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Raises:
         CheckpointError: the file cannot be read or is damaged, or belongs to another model.
+        ModelError: the model is not a network, a script, or the module of an exported program.
     """
+    refuse_fixed(model)
     with naming(path), own_modes(), File(path) as file, bare(model) as model:
         document = file.document
         meta.check(model)

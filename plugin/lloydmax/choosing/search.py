@@ -97,7 +97,11 @@ class SearchResult:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON."""
+        """Write the result as JSON.
+
+        Raises:
+            OutputError: the folder is missing or not writable, the disk is full.
+        """
         files.write_json(path, self.to_dict())
 
     def __str__(self) -> str:

@@ -23,6 +23,7 @@ from lloydmax.data.kept import BatchSource, Lost, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
+from lloydmax.runtime.files import shown
 from lloydmax.runtime.seeding import check_seed, undisturbed
 
 MANY_PICTURES = 256
@@ -68,7 +69,11 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
 def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
-        if not path.is_dir():
+        try:
+            folder = path.is_dir()
+        except OSError as error:
+            raise DataError(f"{shown(path)}: {error.strerror or error}") from error
+        if not folder:
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
         data = images(path, channels=inputs.image_channels)
     if isinstance(data, ImageFolder):

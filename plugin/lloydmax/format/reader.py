@@ -22,6 +22,7 @@ from lloydmax.errors import CheckpointError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
+from lloydmax.runtime.files import path_of, shown
 
 _MAX_HEADER = 1 << 25
 """Bytes of a header, and of an inflated document: a million tensors need less."""
@@ -38,7 +39,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (CheckpointError, OSError, SafetensorError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise CheckpointError(f"{os.fspath(path)}: {reason[:_MAX_REASON]}") from error
+        raise CheckpointError(f"{shown(path)}: {reason[:_MAX_REASON]}") from error
 
 
 def checksum(tensor: Tensor) -> str:
@@ -59,8 +60,9 @@ class File:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.size = _guard(Path(path))
-        self._data = safe_open(os.fspath(path), framework="pt")
+        place = path_of(path, CheckpointError)
+        self.size = _guard(place)
+        self._data = safe_open(place, framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
             raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")

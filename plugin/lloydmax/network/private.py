@@ -47,19 +47,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-@contextmanager
-def bare(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without its wrapper, in place also without those of its submodules; they come back if it fails.
+def refuse_fixed(model: nn.Module) -> None:
+    """Refuse a model whose layers cannot be replaced in place.
 
     Raises:
         ModelError: see :func:`~lloydmax.network.given.network`; a ScriptModule, or the module of an exported program.
     """
-    model = unwrapped(network(model))
-    _refuse_scripts(model)
-    if any(base.__module__ == _EXPORTED for base in type(model).__mro__):
+    inner = unwrapped(network(model))
+    _refuse_scripts(inner)
+    if any(base.__module__ == _EXPORTED for base in type(inner).__mro__):
         raise ModelError(
             "the model is the module of an exported program, whose layers are fixed: pass what it was made from"
         )
+
+
+@contextmanager
+def bare(model: nn.Module) -> Iterator[nn.Module]:
+    """The model without its wrapper, in place also without those of its submodules; they come back if it fails."""
+    model = unwrapped(model)
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     waiting = [model]
     while waiting:

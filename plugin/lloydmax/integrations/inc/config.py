@@ -7,9 +7,8 @@ import json
 import re
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,6 +30,8 @@ from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
+from lloydmax.runtime.files import path_of, shown, write_text
+from lloydmax.runtime.text import printable
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""
@@ -204,16 +205,16 @@ class CodebookConfig(BaseConfig):
     @classmethod
     def from_json_file(cls, filename: str) -> CodebookConfig:
         """Read a file that ``to_json_file`` wrote."""
-        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(_read(filename, json.loads))
 
     @classmethod
     def from_yaml_file(cls, filename: str) -> CodebookConfig:
         """Read a file that :meth:`to_yaml_file` wrote."""
-        return cls.from_dict(yaml.safe_load(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(_read(filename, yaml.safe_load))
 
     def to_yaml_file(self, filename: str) -> None:
         """Write :meth:`to_dict` as YAML."""
-        Path(filename).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write_text(filename, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     def to_json_string(self, use_diff: bool = False) -> str:
         """The configuration as JSON; ``use_diff`` has no effect."""
@@ -371,3 +372,12 @@ class CodebookConfig(BaseConfig):
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _read(filename: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path_of(filename, IntegrationError).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise IntegrationError(
+            f"{shown(filename)}: cannot be read as a configuration: {printable(str(error), 300)}"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.runtime.files import made_folder
+from lloydmax.runtime.files import made_folder, write_bytes, write_text
 from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
@@ -52,7 +53,7 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
     folder = made_folder(output_dir)
     checkpoint.save(model, folder / WEIGHTS)
     document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
-    (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "qconfig.json", json.dumps(document, indent=2) + "\n")
 
 
 def load(
@@ -110,13 +111,18 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
         folder: created if missing.
         example_inputs: positional arguments of ``model.forward``; shapes are fixed to theirs.
         dynamic_shapes: as in ``torch.export.export``, for axes that may vary.
+
+    Raises:
+        OutputError: the folder or a file in it cannot be written.
     """
     place = made_folder(folder)
     with torch.no_grad():
         program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
-    torch.export.save(program, place / "quantized_weight.pt")
+    packed = io.BytesIO()  # torch's own writer ends the process on a full disk
+    torch.export.save(program, packed)
+    write_bytes(place / "quantized_weight.pt", packed.getbuffer())
     note = {"static_quant": {"written_by": "lloydmax", "algorithm": NAME}}
-    (place / "qconfig.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    write_text(place / "qconfig.json", json.dumps(note, indent=2) + "\n")
     logger.info("codebook: exported to %s", place)
 
 
