@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
-from lloydmax.errors import CheckpointError, RecipeError
+from lloydmax.errors import CheckpointError, OutputError, RecipeError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
@@ -30,7 +30,7 @@ from lloydmax.network.private import bare, refuse_fixed
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
-from lloydmax.runtime.files import refusal, replacing
+from lloydmax.runtime.files import refusal, replacing, shown
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
@@ -117,12 +117,14 @@ def _portable(tensor: Tensor) -> Tensor:
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], text: str) -> int:
-    with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text)) as temporary:
-        try:
+    try:
+        with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text)) as temporary:
             save_file(tensors, temporary, {KEY: text})
-        except KeyError as error:
-            raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
-        return temporary.stat().st_size
+            return temporary.stat().st_size
+    except KeyError as error:
+        raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
+    except OutputError as error:
+        raise CheckpointError(str(error).removeprefix(f"{shown(path)}: ")) from error
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:

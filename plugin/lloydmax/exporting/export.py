@@ -17,7 +17,7 @@ from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
 from lloydmax.runtime.apart import apart
-from lloydmax.runtime.files import path_of, refusal, shown, telling, why
+from lloydmax.runtime.files import path_of, refusal, shown, telling
 from lloydmax.runtime.modes import own_modes
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
@@ -120,9 +120,9 @@ def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float 
         return _compared(chosen, made, prepared)
     except ExportError as error:
         raise ExportError(f"{name}: {error}") from error
-    except OSError as error:
-        raise ExportError(f"{name}: cannot be written: {why(error, made)}") from error
     except Exception as error:
+        if isinstance(error, shutil.Error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         what = type(prepared.model).__name__
         raise ExportError(f"{name}: cannot convert {what}: {first_line(error)}") from error
 

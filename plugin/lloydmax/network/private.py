@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
@@ -94,7 +95,7 @@ def private(model: nn.Module) -> nn.Module:
 
     Raises:
         ModelError: no network, see :func:`~lloydmax.network.given.network`; a tensor on the meta device, a sparse or
-            quantized parameter, a ScriptModule, parameters in shards, or something that cannot be copied; the message
+            quantized parameter, statistics of a batch norm that are NaN, a ScriptModule, parameters in shards, or something that cannot be copied; the message
             names it.
     """
     if network(model) in _private:
@@ -137,6 +138,11 @@ def refuse(model: nn.Module) -> None:
                 f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
                 "process, and pass that"
             )
+        if broken := _broken_statistics(module):
+            raise ModelError(
+                f"{f'{name}.{broken}'.lstrip('.')}, so that the model gives no numbers: repair it, as "
+                "lloydmax.renormalize(model, data) does"
+            )
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if isinstance(tensor, nn.Parameter) and type(tensor) is not nn.Parameter and not is_lazy(tensor):
                 raise ModelError(
@@ -159,6 +165,21 @@ def _refuse_scripts(model: nn.Module) -> None:
                 f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
                 "pass the nn.Module that it was made from"
             )
+
+
+def _broken_statistics(norm: nn.Module) -> str | None:
+    """The running statistics of a batch norm for which it gives NaN or infinities, whatever it is given."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    if is_lazy(norm.running_mean) or norm.running_var.is_meta:
+        return None
+    for leaf, odd in (
+        ("running_mean", ~torch.isfinite(norm.running_mean)),
+        ("running_var", norm.running_var.isnan() | (norm.running_var + norm.eps < 0)),
+    ):
+        if channels := int(odd.sum()):
+            return f"{leaf} is NaN, infinite or negative in {channels:,} of its {len(odd):,} channels"
+    return None
 
 
 def _inside(model: nn.Module) -> nn.Module | None:

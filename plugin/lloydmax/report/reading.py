@@ -50,8 +50,8 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     if (version := data.get("version")) != VERSION:
         made = "an older lloydmax, without a version" if version is None else f"format {version!r}"
         raise ReportError(
-            f"{shown(path)} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax "
-            "that wrote it"
+            f"{shown(path)} was written by {made}; this one reads format {VERSION}: compress again, or use the "
+            "lloydmax that wrote it"
         )
     hints = get_type_hints(Figures) | {"bytes": dict[str, int]}
     fields = {

@@ -23,7 +23,7 @@ from lloydmax.runtime.text import printable, size
 _STALE = 24 * 3600
 """Seconds after which a temporary file belongs to no run that still writes it."""
 _ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the system says where there is no room."""
 _PLAIN_LIST = re.compile(r'\[\n([^\[\]{}"]*)\n\s*\]')
 
@@ -166,7 +166,9 @@ def telling(path: object, error: type[LloydmaxError] = OutputError) -> Iterator[
 def why(error: OSError, path: object) -> str:
     """The reason of an error in words; how much is free where the disk is full."""
     reason = printable(error.strerror or str(error))
-    if error.errno not in _FULL:
+    if isinstance(error, shutil.Error):  # of a whole folder: what kept the last file from being copied
+        reason = printable(str(error.args[0][-1][-1]))
+    elif error.errno not in _FULL:
         return reason
     with suppress(OSError, TypeError, ValueError):
         folder = Path(os.path.realpath(os.fsdecode(path))).parent  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ class Mapped:
             if path is not None:
                 path.unlink(missing_ok=True)
             reason = why(error, path or place) if isinstance(error, OSError) else str(error)
-            raise OutputError(f"{shown(place)}: no room for {in_words(size)} in a file ({reason})") from error
+            raise OutputError(f"{shown(place)}: no room for {in_words(size)} in a file: {reason}") from error
         self._files += 1
         return made
 
