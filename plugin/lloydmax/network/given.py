@@ -76,7 +76,7 @@ def _check(module: nn.Module, name: str) -> None:
     kind = type(module).__name__
     if type(module).__hash__ is None:
         raise ModelError(f"{name}: {kind} cannot be hashed, which torch needs: use dataclass(eq=False)")
-    if "_modules" not in vars(module):
+    if getattr(module, "_modules", None) is None:
         raise ModelError(f"{name}: {kind} was not initialized: its __init__ has to call super().__init__()")
 
 

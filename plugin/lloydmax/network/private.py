@@ -95,8 +95,8 @@ def private(model: nn.Module) -> nn.Module:
 
     Raises:
         ModelError: no network, see :func:`~lloydmax.network.given.network`; a tensor on the meta device, a sparse or
-            quantized parameter, statistics of a batch norm that are NaN, a ScriptModule, parameters in shards, or something that cannot be copied; the message
-            names it.
+            quantized parameter, statistics of a batch norm that are NaN, a ScriptModule, parameters in shards, or
+            something that cannot be copied; the message names it.
     """
     if network(model) in _private:
         return model

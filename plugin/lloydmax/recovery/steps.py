@@ -23,6 +23,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.digest import arrays_in, content
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
@@ -221,6 +222,8 @@ def _check_student(student: nn.Module) -> None:
     for name, held in (*student.named_parameters(), *student.named_buffers()):
         if held.is_meta:
             raise ModelError(f"{name} of the student is on the meta device, it has no values: load the weights first")
+        if held.requires_grad and (kind := not_dense(held)):
+            raise ModelError(f"{name} of the student is {kind}, or leave it out: {name}.requires_grad_(False)")
         if isinstance(held, nn.Parameter) and held.is_inference():
             raise ModelError(
                 f"{name} of the student was made in inference mode, so that nothing can be trained: make or copy "
