@@ -69,6 +69,8 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
 def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
+        if not os.fspath(data):
+            raise DataError("the path of the data is empty: name a file or folder; '.' is the one that you are in")
         try:
             folder = path.is_dir()
         except OSError as error:

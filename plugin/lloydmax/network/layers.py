@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lloydmax.network.given import network
 from lloydmax.network.guard import guarded
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import evaluating
@@ -91,8 +92,11 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
     Args:
         model: the model; a forward pass in evaluation mode is run when ``example_inputs`` are given.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Raises:
+        ModelError: see :func:`~lloydmax.network.given.network`.
     """
-    every = (Layer(name, module, _type_names(module)) for name, module in model.named_modules())
+    every = (Layer(name, module, _type_names(module)) for name, module in network(model).named_modules())
     found = [la for la in every if la.module._parameters or any(t.is_floating_point() for t in la.weights().values())]
     if example_inputs is None:
         return found

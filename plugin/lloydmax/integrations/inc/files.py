@@ -17,7 +17,10 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.runtime.files import made_folder, write_bytes, write_text
+from lloydmax.network.given import refuse_lazy
+from lloydmax.network.private import refuse_fixed
+from lloydmax.runtime.files import made_folder, path_of, shown, write_bytes, write_text
+from lloydmax.runtime.text import printable
 from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
@@ -74,13 +77,15 @@ def load(
     Raises:
         CheckpointError: no such folder, a damaged file, or one of another model.
     """
-    path = Path(folder) / "qconfig.json"
+    path = path_of(folder, CheckpointError) / "qconfig.json"
     if format != "default":
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a folder that save wrote: {error}") from error
+        raise CheckpointError(
+            f"{shown(folder)} is not a folder that save wrote: {printable(str(error), 300)}"
+        ) from error
     if GUIDE not in document:
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     if original_model is None:
@@ -113,11 +118,18 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
         dynamic_shapes: as in ``torch.export.export``, for axes that may vary.
 
     Raises:
-        OutputError: the folder or a file in it cannot be written.
+        OutputError: the folder or a file in it cannot be written. IntegrationError: the model cannot be exported.
+        ModelError: it is no network.
     """
+    refuse_fixed(model)
+    refuse_lazy(model)
     place = made_folder(folder)
-    with torch.no_grad():
-        program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
+    except Exception as error:  # whatever torch.export makes of a model that it cannot trace
+        said = printable(f"{type(error).__name__}: {error}", 300)
+        raise IntegrationError(f"torch.export cannot trace {type(model).__name__}: {said}") from error
     packed = io.BytesIO()  # torch's own writer ends the process on a full disk
     torch.export.save(program, packed)
     write_bytes(place / "quantized_weight.pt", packed.getbuffer())
