@@ -173,7 +173,7 @@ ARGUMENTS: list[tuple[Callable[[], Any], type[LloydmaxError], str]] = [
     *((searched(budget={"bits": bad}), RecipeError, "budget: ") for bad in (torch.inf, torch.nan, 0, -1, None, [3])),
     *((searched(budget=bad), RecipeError, "budget: ") for bad in ({}, 3.0, "bits=3", {"bytes": 10**400})),
     *((searched(centroids=bad), RecipeError, "centroids") for bad in (2, "2,4", [], [0], ["2"], [True], [2.5], {2: 4})),
-    *((searched(samples=bad), RecipeError, "samples must be") for bad in (0, -1, 1.5, "5", torch.nan, True)),
+    *((searched(samples=bad), DataError, "samples (must be|is)") for bad in (0, -1, 1.5, "5", torch.nan, True)),
     *((searched(corrections=bad), RecipeError, "corrections must be") for bad in (-1, 1.5, "x")),
     *((searched(method=bad), RecipeError, "search method") for bad in (1, "nope")),
     *((compressed(cache=bad), RecipeError, "cache is a lloydmax.Cache or None") for bad in (1, {}, "x")),
@@ -189,7 +189,7 @@ ARGUMENTS: list[tuple[Callable[[], Any], type[LloydmaxError], str]] = [
     *((lambda bad=bad: lloydmax.run_step(bad, net(), net(1), X), RecoveryError, "step") for bad in (None, 1, [], "x")),
     *((lambda bad=bad: lloydmax.data_fitness(net(), bad), DataError, "sets? of inputs") for bad in (X, [X], "x", {})),
     *(
-        (lambda bad=bad: lloydmax.data_fitness(net(), {"a": X}, samples=bad), DataError, "samples must be")
+        (lambda bad=bad: lloydmax.data_fitness(net(), {"a": X}, samples=bad), DataError, "samples (must be|is)")
         for bad in (0, 1.5, "5", torch.inf)
     ),
     *(

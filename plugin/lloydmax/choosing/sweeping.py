@@ -22,6 +22,7 @@ from lloydmax.choosing.reach import check_reach
 from lloydmax.choosing.rows import Row, Units
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
+from lloydmax.data.randomness import check_samples
 from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.format import packing
 from lloydmax.hooks import registry
@@ -175,7 +176,7 @@ def opened(
     recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
-    samples = section.samples if settings.samples is None else whole("samples", settings.samples, RecipeError)
+    samples = section.samples if settings.samples is None else check_samples(settings.samples)
     seed = check_seed(recipe.seed if settings.seed is None else settings.seed)
     checked_cache(settings.cache)
     started, listeners = time.perf_counter(), settings.listeners
@@ -311,7 +312,7 @@ def _asked(given: Any, usual: Sequence[int]) -> Sequence[int]:
         return usual
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise RecipeError(f"centroids is a list of numbers such as [2, 4, 8], not {given!r}")
-    if not (found := [whole("centroids", k, RecipeError) for k in given]):
+    if not (found := [whole("centroids", k, RecipeError, least=None) for k in given]):
         raise RecipeError("centroids is empty: give numbers such as [2, 4, 8]")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -10,6 +11,17 @@ from torch import Generator, Tensor
 from lloydmax.errors import DataError
 from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.seeding import check_seed
+
+
+def check_samples(samples: Any) -> int:
+    """A number of samples that count.
+
+    Raises:
+        DataError: it is not a whole number, or less than 1.
+    """
+    if (found := whole("samples", samples, DataError, least=None)) < 1:
+        raise DataError(f"samples is {found}: at least 1 has to count")
+    return found
 
 
 def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
@@ -22,7 +34,7 @@ def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
         RecipeError: the seed is negative, or 2**63 or more.
     """
     seed = check_seed(seed)
-    samples = None if samples is None else whole("samples", samples, DataError)
+    samples = None if samples is None else check_samples(samples)
     order = torch.randperm(n, generator=Generator().manual_seed(seed))
     return order if samples is None else order[:samples]
 

@@ -12,8 +12,8 @@ from lloydmax.runtime.text import printable
 _LARGEST = 2**63 - 1
 
 
-def whole(name: str, value: Any, error: type[LloydmaxError], least: int = 1, most: int = _LARGEST) -> int:
-    """A whole number from ``least`` to ``most``; also one of numpy, not a truth value.
+def whole(name: str, value: Any, error: type[LloydmaxError], least: int | None = 1, most: int = _LARGEST) -> int:
+    """A whole number from ``least`` (``None``: any) to ``most``; also one of numpy, not a truth value.
 
     Raises:
         error: it is something else.
@@ -22,9 +22,9 @@ def whole(name: str, value: Any, error: type[LloydmaxError], least: int = 1, mos
         found = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         found = None
-    if found is None or not least <= found <= most:
-        span = f"{least:,} to {most:,}" if most < _LARGEST else f"{least} or more"
-        raise error(f"{name} must be a whole number, {span}, not {_shown(value)}")
+    if found is None or found > most or (least is not None and found < least):
+        span = f", {least:,} to {most:,}" if most < _LARGEST else f", {least} or more"
+        raise error(f"{name} must be a whole number{'' if least is None else span}, not {_shown(value)}")
     return found
 
 
