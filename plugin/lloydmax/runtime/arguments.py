@@ -23,7 +23,7 @@ def whole(name: str, value: Any, error: type[LloydmaxError], least: int | None =
     except TypeError:
         found = None
     if found is None or found > most or (least is not None and found < least):
-        span = f", {least:,} to {most:,}" if most < _LARGEST else f", {least} or more"
+        span = f", {least:,} to {most:,}" if most < _LARGEST else f", at least {least}"
         raise error(f"{name} must be a whole number{'' if least is None else span}, not {_shown(value)}")
     return found
 

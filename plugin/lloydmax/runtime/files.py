@@ -22,6 +22,8 @@ from lloydmax.runtime.text import printable, size
 
 _STALE = 24 * 3600
 """Seconds after which a temporary file belongs to no run that still writes it."""
+_LONGEST = 4096
+"""Characters of a path in a message: Linux takes no longer one."""
 _ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the system says where there is no room."""
@@ -43,7 +45,7 @@ def path_of(path: object, error: type[LloydmaxError] = OutputError) -> Path:
 def shown(path: object) -> str:
     """A path for a message, on one line; the type of what is not one."""
     try:
-        return printable(os.fsdecode(path), 300)  # type: ignore[arg-type]
+        return printable(os.fsdecode(path), _LONGEST)  # type: ignore[arg-type]
     except TypeError:
         return f"of type {type(path).__name__}"
 
@@ -172,7 +174,7 @@ def why(error: OSError, path: object) -> str:
         return reason
     with suppress(OSError, TypeError, ValueError):
         folder = Path(os.path.realpath(os.fsdecode(path))).parent  # type: ignore[arg-type]
-        reason += f" ({size(shutil.disk_usage(folder).free)} free in {printable(str(folder), 300)})"
+        reason += f" ({size(shutil.disk_usage(folder).free)} free in {printable(str(folder), _LONGEST)})"
     return reason
 
 

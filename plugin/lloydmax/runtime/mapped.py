@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class Mapped:
         try:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
-                self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+                self._remove = weakref.finalize(self, partial(shutil.rmtree, self._folder, ignore_errors=True))
             path = self._folder / f"{self._files}.bin"
             _reserve(path, size)
             made = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)

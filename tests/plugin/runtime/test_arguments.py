@@ -21,7 +21,7 @@ def test_whole_numbers(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "3", None, [3], math.nan, torch.tensor(1.5), 10**400])
 def test_what_is_no_whole_number_from_1(value: Any) -> None:
-    with pytest.raises(DataError, match="^n must be a whole number, 1 or more, not ") as error:
+    with pytest.raises(DataError, match="^n must be a whole number, at least 1, not ") as error:
         whole("n", value, DataError)
     assert len(str(error.value)) < 200
 
