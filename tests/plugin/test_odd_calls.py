@@ -217,7 +217,7 @@ def test_arguments(number: int) -> None:
         ({"shape": "abc"}, "shape must be"),
         ({"shape": (3, 0, 2)}, "shape must be a whole number"),
         ({"steps": torch.nan}, "steps must be a whole number"),
-        ({"batch_size": 1}, "batch_size must be a whole number, at least 2"),
+        ({"batch_size": 1}, "batch_size 2: not 2, 1, 1"),
         ({"lr": torch.nan}, "lr must be a number above 0"),
         ({"lr": 0}, "lr must be a number above 0"),
         ({"classes": "x"}, "classes must be 0 or more"),

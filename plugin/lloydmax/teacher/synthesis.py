@@ -81,8 +81,10 @@ def synthesize(
             f"{type(model).__name__} has no batch norm with running statistics, of which images could be made: "
             "give real data, of any domain"
         )
-    count, steps = whole("count", count, DataError), whole("steps", steps, DataError)
-    batch_size = whole("batch_size", batch_size, DataError, least=2)
+    given = {"count": count, "steps": steps, "batch_size": batch_size}
+    count, steps, batch_size = (whole(name, value, DataError, least=None) for name, value in given.items())
+    if count < 1 or steps < 1 or batch_size < 2:
+        raise DataError(f"count and steps must be at least 1, batch_size 2: not {count}, {steps}, {batch_size}")
     lr = number("lr", lr, DataError, above=True)
     classes, total_variation = (
         number(name, value, DataError) for name, value in (("classes", classes), ("total_variation", total_variation))
