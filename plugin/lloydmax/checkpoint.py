@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
-from lloydmax.errors import CheckpointError, RecipeError
+from lloydmax.errors import CheckpointError, OutputError, RecipeError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
@@ -27,12 +26,13 @@ from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
-from lloydmax.network.private import bare
+from lloydmax.network.given import network
+from lloydmax.network.private import bare, refuse_fixed
 from lloydmax.network.snapshot import Snapshot
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
-from lloydmax.runtime.files import refusal, replacing
+from lloydmax.runtime.files import refusal, replacing, shown
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
@@ -85,8 +85,9 @@ def save(
 
     Raises:
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
-            missing, the disk is full.
+            missing, the disk is full. ModelError: it is not a network.
     """
+    network(model)
     with naming(path), own_modes():
         if processes.writes() and (reason := refusal(path)):
             raise CheckpointError(reason)
@@ -109,21 +110,23 @@ def save(
         if not processes.writes():
             return file_size(document, entries)
         if document.compact:
-            return _write(Path(path), *compact.written(document.text(entries), entries, tensors, checksums))
-        return _write(Path(path), tensors, document.text(entries))
+            return _write(path, *compact.written(document.text(entries), entries, tensors, checksums))
+        return _write(path, tensors, document.text(entries))
 
 
 def _portable(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
-    with replacing(path) as temporary:
-        try:
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], text: str) -> int:
+    try:
+        with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text)) as temporary:
             save_file(tensors, temporary, {KEY: text})
-        except KeyError as error:
-            raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
-        return temporary.stat().st_size
+            return temporary.stat().st_size
+    except KeyError as error:
+        raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
+    except OutputError as error:
+        raise CheckpointError(str(error).removeprefix(f"{shown(path)}: ")) from error
 
 
 def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = None) -> nn.Module:
@@ -148,7 +151,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = Non
     Raises:
         CheckpointError: the file cannot be read or is damaged, belongs to another model, or decodes to more than the
             limit.
+        ModelError: the model is not a network, a script, or the module of an exported program.
     """
+    refuse_fixed(model)
     before = Snapshot(model)
     try:
         return _loaded(path, model, limit, before)

@@ -19,6 +19,7 @@ from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
+from lloydmax.hooks.events import heard
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.guard import guarded
 from lloydmax.network.private import own, private
@@ -32,8 +33,9 @@ from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, 
 from lloydmax.report.figures import Stage
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.modes import evaluating, own_modes
+from lloydmax.runtime.seeding import check_seed
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
@@ -114,13 +116,19 @@ def compress(
     """
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
+        seed, listeners = check_seed(recipe.seed if seed is None else seed), heard(listeners)
+        checked_cache(cache)
+        if not (evaluate is None or callable(evaluate)):
+            raise RecipeError(
+                f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
+            )
         planned = make_plan(teacher, recipe, example_inputs)
         if data is None and reference_data is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
-        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
+        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned, example_inputs)
             student = run.fit(original, plan)
@@ -262,8 +270,14 @@ class _Run:
             return None
         with evaluating(model):
             if model is self.teacher and self.outputs is None:  # no trial has run it before
-                return float(guarded(model, partial(self.evaluate, model)))
-            return float(self.evaluate(model))
+                found = guarded(model, partial(self.evaluate, model))
+            else:
+                found = self.evaluate(model)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(found).__name__
+            raise RecoveryError(f"evaluate has to give one number, not what is of type {kind}: {error}") from error
 
     def _step(self, step: NamedStep) -> dict[str, Any]:
         return next(recover(self.recovery, [step])) | self.history.take(step[0])

@@ -37,6 +37,7 @@ from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import device_of, evaluation_mode
 from lloydmax.teacher.agreement import Agreement, Comparison, divergence
 from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.refusal import ask
 
 Floats = NDArray[np.float64]
 _BATCH = 64
@@ -254,7 +255,7 @@ class Bench:
 
     def _outputs(self, batch: Batch, device: torch.device) -> list[Tensor]:
         inputs = batch.to(device, channels_last=True)
-        outputs = self.outputs.of(inputs.run(self.student), inputs)
+        outputs = self.outputs.of(ask(self.student, inputs), inputs)
         if not any(output.requires_grad for output in outputs):
             raise RecoveryError(
                 "no gradient reaches the parameters from the model's output, so the damage cannot be estimated "

@@ -17,12 +17,14 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.events import heard
 from lloydmax.hooks.options import Refused, accepted
 from lloydmax.hooks.protocols import SearchMethod
 from lloydmax.hooks.units import BudgetError
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import new_table, percent, render, size
@@ -97,7 +99,11 @@ class SearchResult:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON."""
+        """Write the result as JSON.
+
+        Raises:
+            OutputError: the folder is missing or not writable, the disk is full.
+        """
         files.write_json(path, self.to_dict())
 
     def __str__(self) -> str:
@@ -154,8 +160,9 @@ def search(
         "search method", name, section.options if name == section.method else {}, RecipeError
     )
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
     )
+    corrections = whole("corrections", corrections, RecipeError, least=0)
     with own_modes(), _placed(recipe, wanted), opened(model, recipe, data, settings, wanted) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)

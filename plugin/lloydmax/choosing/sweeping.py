@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,10 +22,11 @@ from lloydmax.choosing.reach import check_reach
 from lloydmax.choosing.rows import Row, Units
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
+from lloydmax.data.randomness import check_samples
 from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.format import packing
 from lloydmax.hooks import registry
-from lloydmax.hooks.events import Events
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, seeded
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan, PlannedParameter, restructured
@@ -38,9 +39,11 @@ from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import KEEP
 from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.arguments import whole
+from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.seeding import check_seed
 from lloydmax.teacher.agreement import Agreement
 from lloydmax.teacher.trial import trial
 
@@ -159,7 +162,7 @@ def sweep(
         RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
     """
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
     )
     with own_modes(), opened(model, recipe, data, settings) as trials:
         return swept(trials)[0]
@@ -173,10 +176,11 @@ def opened(
     recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
-    samples = section.samples if settings.samples is None else settings.samples
-    seed = recipe.seed if settings.seed is None else settings.seed
+    samples = section.samples if settings.samples is None else check_samples(settings.samples)
+    seed = check_seed(recipe.seed if settings.seed is None else settings.seed)
+    checked_cache(settings.cache)
     started, listeners = time.perf_counter(), settings.listeners
-    lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
+    lists, single = _what_to_try(recipe, _asked(settings.centroids, section.centroids))
     plan = make_plan(model, single, settings.example_inputs)
     if budget is not None:
         fewest = {p.name: min(p.centroids, *(lists[p.rule] or [p.centroids])) for p in plan.parameters.values()}
@@ -296,6 +300,21 @@ def _agreement_law(measured: Any) -> Any:
         b = float(np.clip(np.polyfit(x, y, 1)[0], 0.3, 1.0))
     a = float((y - b * x).mean())
     return lambda kl: 1 - min(1.0, math.exp(a + b * math.log(kl))) if kl > 0 else 1.0
+
+
+def _asked(given: Any, usual: Sequence[int]) -> Sequence[int]:
+    """The numbers of centroids that a caller asks for, or the usual ones.
+
+    Raises:
+        RecipeError: no list of whole numbers.
+    """
+    if given is None:
+        return usual
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise RecipeError(f"centroids is a list of numbers such as [2, 4, 8], not {given!r}")
+    if not (found := [whole("centroids", k, RecipeError, least=None) for k in given]):
+        raise RecipeError("centroids is empty: give numbers such as [2, 4, 8]")
+    return found
 
 
 def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int] | None], Recipe]:

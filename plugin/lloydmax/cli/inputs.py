@@ -184,7 +184,10 @@ def noise(shape: str) -> Any:
     sizes = shape.split(",")
     if not all(size.strip().isdecimal() and int(size) for size in sizes):
         raise click.UsageError(f"--shape is a comma-separated list of sizes, such as 1,3,224,224, not {shape!r}")
-    return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+    try:
+        return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:
+        raise click.UsageError(f"--shape {shape}: there is no memory for it: give a smaller one") from error
 
 
 def first_batch(data: Any, model: Any) -> Any:

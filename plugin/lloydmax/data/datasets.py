@@ -12,14 +12,34 @@ from torch.utils.data import DataLoader, Dataset
 from lloydmax.data.batch import Batch
 from lloydmax.data.inputs import WHOLE, Inputs, label_of
 from lloydmax.data.items import Collating, Reading, Unreadable
-from lloydmax.data.sources import Source, chunks, guarded, same_bytes, shapes
+from lloydmax.data.sources import Source, chunks, guarded, said, same_bytes, shapes
 from lloydmax.errors import DataError
 from lloydmax.runtime.seeding import on_own_states, watched
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
+MOST_SAMPLES = 2**31
+"""In a dataset: an order of them takes 16 GiB."""
 _LAYOUT_SAMPLES = 3
 """First samples whose usual layout all others have to have."""
+
+
+def _length(dataset: Any) -> int:
+    """How many samples a dataset says that it has.
+
+    Raises:
+        DataError: it does not say so, or says more than there can be.
+    """
+    name = type(dataset).__name__
+    if isinstance(dataset, type):
+        raise DataError(f"the data is the class {dataset.__name__}, not a dataset: make one of it")
+    try:
+        samples = len(dataset)
+    except Exception as error:
+        raise DataError(f"the length of the dataset {name} cannot be told: {said(error)}") from error
+    if samples > MOST_SAMPLES:
+        raise DataError(f"the dataset {name} says that it has {samples:,} samples, more than {MOST_SAMPLES:,}")
+    return samples
 
 
 class DatasetSource(Source):
@@ -48,7 +68,7 @@ class DatasetSource(Source):
     ) -> None:
         self.dataset = dataset
         self._inputs = inputs
-        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
+        self.keys: Sequence[Any] = range(_length(dataset)) if keys is None else keys
         self._deterministic = deterministic
         self._description = description
         self._collating = Collating(loading.pop("collate_fn", None), inputs)

@@ -19,7 +19,11 @@ from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import watched
+from lloydmax.runtime.text import printable
 
+_LONGEST = 500
+"""Characters of what the user's own code said that are shown."""
+_WORKER = "Original Traceback"
 _NAMED = 20
 """Samples that are named in a message."""
 
@@ -302,8 +306,15 @@ def guarded(items: Iterable[Any], name: str) -> Iterator[Any]:
         except DataError as error:  # a worker process adds its traceback to the message
             raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
         except Exception as error:
-            raise DataError(f"the data ({name}) cannot be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"the data ({name}) cannot be read: {said(error)}") from error
         yield item
+
+
+def said(error: Exception) -> str:
+    """What the user's own code said, on one line; of a worker process, without the way there."""
+    text = str(error).strip()
+    kind = type(error).__name__
+    return printable(text.splitlines()[-1] if _WORKER in text else f"{kind}: {text}", _LONGEST)
 
 
 def shapes(batch: Batch) -> str:

@@ -23,6 +23,7 @@ from lloydmax.format import compact, limits, packing
 from lloydmax.format.document import KEY, Document
 from lloydmax.format.record import FLOATS
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
+from lloydmax.runtime.files import path_of, shown
 from lloydmax.runtime.text import printable
 
 
@@ -33,7 +34,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (CheckpointError, OSError, SafetensorError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise CheckpointError(f"{printable(os.fsdecode(path))}: {printable(reason)}") from error
+        raise CheckpointError(f"{shown(path)}: {printable(reason)}") from error
 
 
 def checksum(tensor: Tensor) -> str:
@@ -61,9 +62,9 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None, room: int = 0) -> None:
         limits.check_limit(limit)
-        expected = max(room, limit or 0)
-        self.size, room = _guard(Path(path), expected)
-        self._data = safe_open(os.fspath(path), framework="pt")
+        expected, place = max(room, limit or 0), path_of(path, CheckpointError)
+        self.size, room = _guard(place, expected)
+        self._data = safe_open(place, framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
             raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")

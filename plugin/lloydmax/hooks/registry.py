@@ -130,6 +130,8 @@ def _strategies() -> dict[tuple[str, str], Registered]:
 
 def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Registered:
     """The strategy of this kind and name; ``error`` with the nearest spelling when there is none."""
+    if not isinstance(name, str):
+        raise error(f"the name of a {kind} is text, not of type {type(name).__name__}")
     registered = _strategies()
     if (entry := registered.get((kind, name))) is not None:
         return entry

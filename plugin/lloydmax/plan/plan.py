@@ -196,8 +196,8 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
             "search or tuning loop choose"
         )
     with own_modes():
-        baked = tuple(baking_notes(computed(unwrapped(original(model)))))
         model = private(model)
+        baked = tuple(baking_notes(computed(unwrapped(original(model)))))
         changed = restructured(model, recipe)
         found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
         found = replace(found, structure=found.structure + baked)

@@ -83,7 +83,7 @@ class Recipe(RecipeFields):
         """Write the recipe as YAML, atomically.
 
         Raises:
-            OSError: the folder is missing or not writable.
+            OutputError: the folder is missing or not writable, the disk is full.
         """
         data = self.data()
         ordered = {key: data[key] for key in type(self).model_fields if key in data}

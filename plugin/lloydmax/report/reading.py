@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from lloydmax.errors import ReportError
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.figures import VERSION, Figures
+from lloydmax.runtime.files import path_of, shown
 from lloydmax.runtime.text import printable
 
 _DIGITS = 20
@@ -23,14 +24,19 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ReportError: there is something else in it. OSError: it cannot be read.
+        ReportError: it cannot be read, or there is something else in it.
     """
     try:
-        data = json.loads(Path(path).read_bytes(), parse_int=_whole, parse_constant=_no_number)
+        place = path_of(path, ReportError)
+        if place.exists() and not place.is_file():  # to open a pipe would wait for ever
+            raise ReportError(f"{shown(path)}: {'is a directory' if place.is_dir() else 'is not an ordinary file'}")
+        data = json.loads(place.read_bytes(), parse_int=_whole, parse_constant=_no_number)
+    except OSError as error:
+        raise ReportError(f"{shown(path)}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {printable(str(error))}") from None
+        raise ReportError(f"{shown(path)} is not JSON: {printable(str(error))}") from None
     if not isinstance(data, dict):
-        raise ReportError(f"{path} holds no JSON object, but {type(data).__name__}")
+        raise ReportError(f"{shown(path)} holds no JSON object, but {type(data).__name__}")
     return data
 
 
@@ -38,16 +44,18 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     """The fields of the report in a JSON file.
 
     Raises:
-        ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
+        ReportError: it cannot be read, is not a report, or one of another version of lloydmax.
     """
     data = read_json(path)
     if not {"recipe", "stages", "layers", "bytes"} <= set(data):
-        raise ReportError(f"{path} is not a report: write one with 'lloydmax compress --report' or Report.to_json")
+        raise ReportError(
+            f"{shown(path)} is not a report: write one with 'lloydmax compress --report' or Report.to_json"
+        )
     if (version := data.get("version")) != VERSION:
         made = "an older lloydmax, without a version" if version is None else f"format {printable(repr(version), 40)}"
         raise ReportError(
-            f"{path} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax that "
-            "wrote it"
+            f"{shown(path)} was written by {made}; this one reads format {VERSION}: compress again, or use the "
+            "lloydmax that wrote it"
         )
     hints = get_type_hints(Figures) | {"bytes": dict[str, int]}
     fields = {
@@ -58,11 +66,11 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     try:
         sizes = Sizes.from_dict(fields["bytes"])
     except KeyError as error:
-        raise ReportError(f"{path}: bytes has no {error}") from None
+        raise ReportError(f"{shown(path)}: bytes has no {error}") from None
     if min(sizes.to_dict().values()) < 1:
-        raise ReportError(f"{path}: bytes holds a size below 1")
+        raise ReportError(f"{shown(path)}: bytes holds a size below 1")
     if len(fields["stages"]) < 2:
-        raise ReportError(f"{path}: stages has {len(fields['stages'])} entries, a report has 2 or more")
+        raise ReportError(f"{shown(path)}: stages has {len(fields['stages'])} entries, a report has 2 or more")
     return fields | {"bytes": sizes}
 
 
@@ -94,7 +102,7 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     except ValidationError as failure:
         error = failure.errors()[0]
         where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
-        raise ReportError(f"{path}: {printable(where)}: {printable(error['msg'])}") from None
+        raise ReportError(f"{shown(path)}: {printable(where)}: {printable(error['msg'])}") from None
 
 
 def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:

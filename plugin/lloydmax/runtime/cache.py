@@ -7,8 +7,23 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from lloydmax.errors import RecipeError
+
 T = TypeVar("T")
 GIB = 1 << 30
+
+
+def checked_cache(cache: Any) -> Cache | None:
+    """What is given as ``cache``.
+
+    Raises:
+        RecipeError: neither a cache nor ``None``.
+    """
+    if cache is None or isinstance(cache, Cache):
+        return cache
+    raise RecipeError(
+        f"cache is a lloydmax.Cache or None, not of type {type(cache).__name__}: give cache=lloydmax.Cache()"
+    )
 
 
 class Cache:

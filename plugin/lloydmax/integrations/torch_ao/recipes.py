@@ -17,6 +17,7 @@ from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
+from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
@@ -58,8 +59,9 @@ def apply_recipe(
     Raises:
         RecipeError: the recipe is invalid or does not fit the model. IntegrationError: it asks for what
             ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
-            importances, int8 layers with float activations.
+            importances, int8 layers with float activations. ModelError: it is no network.
     """
+    network(model)
     plan = recipe if isinstance(recipe, Plan) else _plan(model, Recipe.load(recipe), example_inputs)
     warn_of(plan)
     refuse_bits(plan.recipe, "torch.ao.quantization")

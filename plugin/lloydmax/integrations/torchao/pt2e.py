@@ -18,6 +18,7 @@ from lloydmax.integrations.torchao.host import (
     SharedQuantizationSpec,
     create_getattr_from_value,
 )
+from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
@@ -133,10 +134,10 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
         original: the float model.
 
     Raises:
-        PlanMismatchError: names every weight without its codebook.
+        PlanMismatchError: names every weight without its codebook. ModelError: one of the models is no network.
     """
     plan = quiet_plan(original, Recipe.load(recipe))
-    buffers = dict(model.named_buffers())
+    buffers = dict(network(model, "the program").named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
     problems = []
     for p in plan.parameters.values():
