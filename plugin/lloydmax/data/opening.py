@@ -69,7 +69,7 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if not path.is_dir():
-            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
+            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         data = images(path, channels=inputs.image_channels)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)
