@@ -14,7 +14,7 @@ from typing import Any
 
 from lloydmax.errors import OutputError
 from lloydmax.recovery.resume import Traces
-from lloydmax.runtime import state
+from lloydmax.runtime import processes, state
 from lloydmax.runtime.files import replacing
 from lloydmax.runtime.locks import locked
 
@@ -67,7 +67,7 @@ class Journal:
         made, now = make(), self._told()
         line = json.dumps([key, made, None if now == self._before else now])
         self._before = now
-        if self.path is not None:
+        if self.path is not None and processes.writes():
             self._write(self.path, line)
         self._known[key] = json.loads(line)[1], None
         return self._known[key][0]
@@ -95,18 +95,21 @@ class Journal:
             return
         *lines, rest = path.read_bytes().split(b"\n")
         good = [line for line in lines if self._take(line)]
-        torn = bool(rest) and not self._take(rest[:-1])
-        if len(good) == len(lines) and (torn or not rest):
-            if torn:
+        unended = self._take(rest[:-1])
+        if not processes.writes():
+            return
+        if len(good) == len(lines) and not unended:
+            if rest:
                 os.truncate(path, path.stat().st_size - len(rest))
             return
+        good += [rest[:-1]] if unended else []
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in good))
         warnings.warn(
-            f"{path}: {len(lines) - len(good) or 1} of its lines are damaged; it is set aside as {aside.name}, and what "
-            "they held is measured again",
+            f"{path}: some of its checksums are wrong; it is set aside as {aside.name}, and what is damaged in it is "
+            "measured again",
             stacklevel=4,
         )
 

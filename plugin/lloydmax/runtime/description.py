@@ -116,7 +116,7 @@ class Description:
         if isinstance(value, Tensor):
             return self._tensor(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._array(np.asarray(value))
+            return self._array(np.asanyarray(value))
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, FunctionType):
@@ -238,9 +238,8 @@ class Description:
         about = f"{array.dtype} {array.shape}".encode()
         if array.nbytes > self._room and isinstance(array, np.memmap):
             rows = array.reshape(-1)
-            some = np.concatenate([rows[at : at + _PIECE // array.itemsize] for at in _starts(len(rows), _PIECES)])
             file = _stat(str(array.filename)) or ""
-            return _digest("array", about, file.encode(), some.tobytes())
+            return _digest("array", about, file.encode(), _pieces(rows, max(1, _PIECE // array.itemsize)).tobytes())
         flat = np.ascontiguousarray(array).reshape(-1)
         return _digest("array", about, self._values(flat.view(np.uint8) if array.size else None))
 
@@ -249,15 +248,15 @@ class Description:
         if values is None:
             return b""
         if len(values) > self._room:
-            values = np.concatenate([values[at : at + _PIECE] for at in _starts(len(values), _PIECES)])
+            values = _pieces(values, _PIECE)
         self._room -= len(values)
         return hashlib.sha256(values.data).digest()
 
 
-def _starts(length: int, pieces: int) -> Iterator[int]:
-    """Where evenly spread pieces begin, that of the end included."""
-    yield from (length * n // pieces for n in range(pieces))
-    yield max(0, length - _PIECE)
+def _pieces(values: Any, items: int) -> Any:
+    """Evenly spread pieces of an array of one axis, with so many items each; that of the end is one of them."""
+    last = max(0, len(values) - items)
+    return np.concatenate([values[last * n // (_PIECES - 1) :][:items] for n in range(_PIECES)])
 
 
 def _digest(kind: str, *parts: bytes) -> bytes:
