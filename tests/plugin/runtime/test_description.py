@@ -102,26 +102,19 @@ def test_an_edit_of_a_models_code_tells_it_apart(old: str, new: str) -> None:
     assert _fingerprint(SOURCE.replace(old, new)) != _fingerprint(SOURCE)
 
 
-@pytest.mark.parametrize(
-    "edit", [lambda s: "# a comment\n\n" + s, lambda s: s.replace("def forward", "# why\n    def forward")]
-)
-def test_lines_and_comments_do_not(edit: Callable[[str], str]) -> None:
-    assert _fingerprint(edit(SOURCE)) == _fingerprint(SOURCE)
+def test_lines_and_comments_do_not() -> None:
+    commented = "# a comment\n\n" + SOURCE.replace("def forward", "# why\n    def forward")
+    assert _fingerprint(commented) == _fingerprint(SOURCE)
 
 
 def test_another_process_and_another_file_come_to_the_same(tmp_path: Path) -> None:
-    found = set()
-    for folder, seed in (("one", "1"), ("two", "2")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"net_{folder}.py").write_text(SOURCE, encoding="utf-8")
-        program = f"from net_{folder} import Net\nfrom lloydmax.runtime.digest import model_fingerprint\n"
-        places = [str(tmp_path / folder), *sys.path]
-        run = subprocess.run(
-            [sys.executable, "-c", program + "print(model_fingerprint(Net()).hex())"], capture_output=True, text=True,
-            check=True, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(places)},
-        )  # fmt: skip
-        found.add(run.stdout)
-    assert len(found) == 1
+    (tmp_path / "moved.py").write_text(SOURCE, encoding="utf-8")
+    program = "from moved import Net\nfrom lloydmax.runtime.digest import model_fingerprint\n"
+    run = subprocess.run(
+        [sys.executable, "-c", program + "print(model_fingerprint(Net()).hex())"], capture_output=True, text=True,
+        check=True, env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    assert run.stdout.strip() == _fingerprint(SOURCE).hex()
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
@@ -205,14 +198,14 @@ class Odd:
 
 
 VALUES: list[Any] = [
-    slice(3), 1, 1.0, True, "1", b"1", None, ..., 1j, float("nan"), (1,), [1], {1}, frozenset({1}), {1: 2}, {2: 1}, range(3),
+    slice(3), ..., 1, 1.0, True, "1", b"1", None, 1j, float("nan"), (1,), [1], {1}, frozenset({1}), {1: 2}, {2: 1},
     torch.float16, np.float32(1), np.array(1), torch.tensor(1), torch.tensor(1.0), torch.ones(2), torch.ones(1, 2),
     torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr(), torch.ones(2, device="meta"), torch.ones(2).bfloat16(),
     torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8), torch.complex(torch.ones(2), torch.ones(2)).conj(),
     torch.complex(torch.ones(2), torch.ones(2)), Slotted(1, 2), Slotted(2, 2), Slotted(1, 3), Odd(), int, Slotted, len,
     torch.relu, nn.functional.relu, [].append, collections.deque([1]), types.SimpleNamespace(a=1), Path("a"), os.path,
     functools.partial(len), np.array(["a"], dtype=object), np.array(["b"], dtype=object), nn.ReLU(),
-    nn.Linear(1, 1, bias=False),
+    nn.Linear(1, 1, bias=False), range(3),
 ]  # fmt: skip
 
 
