@@ -21,6 +21,7 @@ from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime import code, processes, seeding
 from lloydmax.runtime.description import Description
 from lloydmax.runtime.digest import model_fingerprint
+from lloydmax.runtime.files import clear
 from lloydmax.runtime.locks import locked
 from lloydmax.runtime.machine import arithmetic
 from lloydmax.runtime.modes import device_of
@@ -80,6 +81,8 @@ class KeptSteps:
         if self.folder is not None:
             self.folder.mkdir(exist_ok=True)
         with locked(None if self.folder is None else self.folder / "lock"):
+            if self.folder is not None and processes.writes():
+                clear(self.folder)
             yield
 
     def part(self, number: int) -> Path | None:
@@ -95,28 +98,40 @@ class KeptSteps:
             figures: dict[str, Any] = kept["figures"]
             return figures
         figures = run()
-        state = student.state_dict()
-        versions = dict(getattr(state, "_metadata", {}))
-        kept = {"student": dict(state), "versions": versions, "figures": figures, "traces": self._traces.state()}
-        write(whole, kept)
+        write(whole, {"student": _kept(student), "figures": figures, "traces": self._traces.state()})
         if (part := self.part(number)) is not None and processes.writes():
             part.unlink(missing_ok=True)
         return figures
 
     def _loaded(self, student: nn.Module, kept: Any, file: Path) -> bool:
         """Whether the student is now as it was kept; else it is as before, and the file set aside."""
-        before, traces = copy.deepcopy(student.state_dict()), self._traces.state()
+        before, traces = copy.deepcopy(_kept(student)), self._traces.state()
         try:
-            state = OrderedDict(kept["student"])
-            state._metadata = OrderedDict(kept["versions"])  # type: ignore[attr-defined]
+            _load(student, kept["student"])
             self._traces.load(kept["traces"])
-            student.load_state_dict(state)
             return isinstance(kept["figures"], dict)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            set_aside(file, f"it does not fit this run ({str(error).splitlines()[0]})")
-            student.load_state_dict(before)
+            set_aside(file, f"it does not fit this run ({(str(error) or 'odd').splitlines()[0]})")
+            _load(student, before)
             self._traces.load(traces)
             return False
+
+
+def _kept(student: nn.Module) -> dict[str, Any]:
+    """All that steps change in a student: its state dict, and the buffers that this leaves out."""
+    state = student.state_dict()
+    more = {name: buffer for name, buffer in student.named_buffers() if name not in state}
+    return {"state": dict(state), "versions": dict(getattr(state, "_metadata", {})), "buffers": more}
+
+
+def _load(student: nn.Module, kept: dict[str, Any]) -> None:
+    """Make a student what another one was, see :func:`_kept`."""
+    state = OrderedDict(kept["state"])
+    state._metadata = OrderedDict(kept["versions"])  # type: ignore[attr-defined]
+    student.load_state_dict(state)
+    for name, value in kept["buffers"].items():
+        buffer = student.get_buffer(name)
+        buffer.data = value.to(buffer.device)
 
 
 def identity(
