@@ -268,11 +268,11 @@ def flips(job: str, times: int, folder: Path, draw: random.Random) -> Found:
         place = folder / f"stage{number}"
         child(JOBS[job], place, folder / "out", folder / "log", seconds * draw.uniform(0.5, 0.95))
         stages.append(place)
-    stages = [place for place in stages if any(path.stat().st_size for path in _state_files(place))]
+    stages = [place for place in stages if any(path.stat().st_size for path in state_files(place))]
     for number in range(times):
         place = folder / f"flip{number}"
         shutil.copytree(draw.choice(stages), place / "work")
-        file = draw.choice([path for path in _state_files(place / "work") if path.stat().st_size])
+        file = draw.choice([path for path in state_files(place / "work") if path.stat().st_size])
         before = bytearray(file.read_bytes())
         bit = draw.randrange(8 * len(before))
         before[bit // 8] ^= 1 << bit % 8
@@ -294,7 +294,8 @@ def age(folder: Path) -> None:
         os.utime(path, (then, then))
 
 
-def _state_files(workdir: Path) -> list[Path]:
+def state_files(workdir: Path) -> list[Path]:
+    """What runs keep in a workdir, sorted."""
     return [path for path in sorted(workdir.rglob("*")) if path.suffix in (".state", ".jsonl")]
 
 

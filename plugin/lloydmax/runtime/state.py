@@ -198,9 +198,9 @@ def _decoded(line: bytes, values: bytearray) -> Any:
         return made
 
     def full(told: Any) -> Any:
-        if not isinstance(told, list):
-            return told
         match told:
+            case None | bool() | int() | str():
+                return told
             case ["float", str(text)]:
                 return float.fromhex(text)
             case ["tensor", dtype, shape, strides, start]:
