@@ -97,8 +97,9 @@ def compress(
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
         workdir: folder for large temporary files, and for the state of the recovery, made if it is missing: after a
-            kill the same call goes on from there and ends in the same bytes. ``None``: the system's, and no state is
-            kept.
+            kill the same call goes on from there and ends in the same bytes. What is damaged there is set aside, with
+            a warning, and done again. While another process makes the same call, this one waits, and says so.
+            `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
@@ -111,7 +112,8 @@ def compress(
     Raises:
         ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
             Before the first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file
-            can hold the model, OutputError where ``workdir`` cannot be made or written into.
+            can hold the model, OutputError where ``workdir`` cannot be made or written into; that also later, when the
+            disk is full.
     """
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)

@@ -147,7 +147,7 @@ def sweep(
             ``False``: measure everything.
         seed: of all randomness; ``None``: the recipe's.
         workdir: a folder in which every measurement is kept, made if it is missing; a run that was killed goes on from
-            there.
+            there, see :func:`lloydmax.compress`.
         cache: shared with other runs over the same model and data.
         progress: show progress on stderr.
         example_inputs: see :func:`lloydmax.compress`.

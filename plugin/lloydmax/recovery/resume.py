@@ -96,9 +96,9 @@ class KeptSteps:
         whole = self.folder / f"step{number}.state"
         if (kept := read(whole)) is not None and self._loaded(student, kept, whole):
             figures: dict[str, Any] = kept["figures"]
-            return figures
-        figures = run()
-        write(whole, {"student": _kept(student), "figures": figures, "traces": self._traces.state()})
+        else:
+            figures = run()
+            write(whole, {"student": _kept(student), "figures": figures, "traces": self._traces.state()})
         if (part := self.part(number)) is not None and processes.writes():
             part.unlink(missing_ok=True)
         return figures
