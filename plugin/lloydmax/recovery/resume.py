@@ -21,7 +21,6 @@ from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime import code, processes, seeding
 from lloydmax.runtime.description import Description
 from lloydmax.runtime.digest import model_fingerprint
-from lloydmax.runtime.files import clear
 from lloydmax.runtime.locks import locked
 from lloydmax.runtime.machine import arithmetic
 from lloydmax.runtime.modes import device_of
@@ -82,7 +81,8 @@ class KeptSteps:
             self.folder.mkdir(exist_ok=True)
         with locked(None if self.folder is None else self.folder / "lock"):
             if self.folder is not None and processes.writes():
-                clear(self.folder)
+                for left in self.folder.glob(".lloydmax-*.tmp"):  # of a killed run: nobody else writes here now
+                    left.unlink(missing_ok=True)
             yield
 
     def part(self, number: int) -> Path | None:

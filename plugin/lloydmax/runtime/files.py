@@ -129,7 +129,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder is missing or not writable, the disk is full.
     """
     target = Path(os.path.realpath(path))
-    clear(target.parent, _STALE)
+    _sweep(target.parent)
     temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -153,16 +153,11 @@ def _flush(path: Path, flags: int) -> None:
         os.close(opened)
 
 
-def clear(folder: Path, older: float | None = None) -> None:
-    """Remove what killed runs left in a folder.
-
-    Args:
-        folder: where they wrote.
-        older: than so many seconds; ``None``: everything, in a folder that no other run writes into now.
-    """
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left in a folder more than a day ago."""
     for left in folder.glob(".lloydmax-*.tmp"):
         with suppress(OSError):
-            if older is None or time.time() - left.lstat().st_mtime > older:
+            if time.time() - left.lstat().st_mtime > _STALE:
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
