@@ -6,7 +6,7 @@ import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime import code, processes, seeding
 from lloydmax.runtime.description import Description
 from lloydmax.runtime.digest import model_fingerprint
+from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.locks import locked
 from lloydmax.runtime.machine import arithmetic
 from lloydmax.runtime.modes import device_of
@@ -78,7 +79,7 @@ class KeptSteps:
     def alone(self) -> Iterator[None]:
         """No other run works on these steps meanwhile; see :func:`lloydmax.runtime.locks.locked`."""
         if self.folder is not None:
-            self.folder.mkdir(exist_ok=True)
+            made_folder(self.folder)
         with locked(None if self.folder is None else self.folder / "lock"):
             if self.folder is not None and processes.writes():
                 for left in self.folder.glob(".lloydmax-*.tmp"):  # of a killed run: nobody else writes here now
@@ -100,7 +101,8 @@ class KeptSteps:
             figures = run()
             write(whole, {"student": _kept(student), "figures": figures, "traces": self._traces.state()})
         if (part := self.part(number)) is not None and processes.writes():
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
         return figures
 
     def _loaded(self, student: nn.Module, kept: Any, file: Path) -> bool:

@@ -41,7 +41,6 @@ def library(module: str | None) -> str | None:
     return f"{root} {version(root) or getattr(loaded, '__version__', None)}"
 
 
-@functools.cache
 def version(distribution: str) -> str | None:
     """Of an installed distribution; ``None``: there is none of this name."""
     try:
