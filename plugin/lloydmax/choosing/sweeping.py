@@ -8,12 +8,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from lloydmax.choosing.damage import Bench, Floats
@@ -38,10 +36,11 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import KEEP
 from lloydmax.recovery.preparation import to_be_fitted
+from lloydmax.recovery.resume import Traces, identity
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
 from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.cache import Cache, checked_cache
-from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.seeding import check_seed
 from lloydmax.teacher.agreement import Agreement
@@ -151,7 +150,7 @@ def sweep(
             ``False``: measure everything.
         seed: of all randomness; ``None``: the recipe's.
         workdir: a folder in which every measurement is kept, made if it is missing; a run that was killed goes on from
-            there.
+            there, see :func:`lloydmax.compress`.
         cache: shared with other runs over the same model and data.
         progress: show progress on stderr.
         example_inputs: see :func:`lloydmax.compress`.
@@ -194,6 +193,7 @@ def opened(
         source = open_source(data, model, place, seed, settings.cache)
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
+        fingerprint = None if place is None else model_fingerprint(model)
         outputs = trial(model, source, single.asked_outputs, settings.cache)
         recovery = Recovery(own(model), model, source, None, seed, place, events, outputs=outputs)
         early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
@@ -207,12 +207,11 @@ def opened(
             )
             for unit, names in units.items()
         }
-        first = source.first(8)
-        identity = (
-            model_fingerprint(model).hex(), fingerprint(first.tensors()).hex(), len(source), single.data(),
-            tried, units, samples, settings.estimate, seed, metadata.version("lloydmax"), torch.__version__,
-        )  # fmt: skip
-        journal = Journal(place, "search", identity)
+        told = b""
+        if place is not None:
+            given = (tried, units, samples, settings.estimate, seed, settings.example_inputs)
+            told = identity(model, single, [source], given, fingerprint)
+        journal = stack.enter_context(Journal.alone(place, "search", told, Traces([source])))
         bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache, outputs)
         yield Trials(recipe, plan, bench, units, options, settings.estimate, started)
 

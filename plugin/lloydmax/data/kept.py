@@ -16,8 +16,9 @@ from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
 from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
-from lloydmax.data.sources import Source, chunks, shapes
+from lloydmax.data.sources import DIGESTED, Source, chunks, shapes
 from lloydmax.errors import DataError, OutputError
+from lloydmax.runtime.description import Description
 from lloydmax.runtime.mapped import Mapped
 
 GIB = 2**30
@@ -136,6 +137,10 @@ class BatchSource(Source):
         """One line for people."""
         what = "of differing shapes" if self.ragged else shapes(self._first_fitting)
         return f"{len(self):,} samples in {len(self._held):,} batches {self._origin}, {what}"
+
+    def contents(self) -> bytes:
+        """See :meth:`Source.contents`."""
+        return Description(DIGESTED).of([(batch.args, batch.kwargs, batch.whole) for batch in self._held])
 
     def batches(
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False

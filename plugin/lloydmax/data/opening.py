@@ -76,7 +76,7 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
         except OSError as error:
             raise DataError(f"{shown(path)}: {error.strerror or error}") from error
         if not folder:
-            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
+            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         data = images(path, channels=inputs.image_channels)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)

@@ -107,6 +107,19 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
         _stream.reset(token)
 
 
+def states_of_run() -> dict[str, Any] | None:
+    """The random states of the run in this thread as plain data; ``None``: there is no run."""
+    stream = _stream.get()
+    return None if stream is None else vars(stream.states)
+
+
+def restore_states_of_run(kept: dict[str, Any]) -> None:
+    """Make the run in this thread draw as one did whose :func:`states_of_run` these are."""
+    stream = _stream.get()
+    if stream is not None:
+        stream.states = States(**kept)
+
+
 def drawn(call: Callable[[], T]) -> T:
     """What a call of a run's model or student gives; one that draws random numbers draws those of the run.
 
