@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
 from lloydmax.data.sources import Source, chunks, shapes
 from lloydmax.errors import DataError
+from lloydmax.runtime.temporary import TemporaryFolder
 
 GIB = 2**30
 SEGMENT_BYTES = GIB // 4
@@ -41,7 +41,7 @@ class Spool:
         self._workdir = workdir
         self._memory_limit = memory_limit
         self._total_limit = total_limit
-        self._folder: Path | None = None
+        self._folder: TemporaryFolder | None = None
         self._segment = torch.empty(0, dtype=torch.uint8)
         self._used = 0
         self._segments = 0
@@ -75,14 +75,13 @@ class Spool:
     def _new_segment(self, size: int) -> None:
         try:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            path = self._folder / f"{self._segments}.bin"
+                self._folder = TemporaryFolder(self._workdir)
+            path = self._folder.path / f"{self._segments}.bin"
             _reserve(path, size)
             self._segment = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"no place for data in {self._folder or self._workdir or tempfile.gettempdir()} ({error}): "
+                f"no place for data in {self._workdir or tempfile.gettempdir()} ({error}): "
                 "set workdir to a folder with space, or pass a Dataset, which is read as needed"
             ) from error
         self._used = 0

@@ -7,20 +7,17 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lloydmax.errors import OutputError
+from lloydmax.runtime.temporary import beside, sweep
 from lloydmax.runtime.text import size
 
-_STALE = 24 * 3600
-"""Seconds after which a temporary file belongs to no run that still writes it."""
 _PLAIN_LIST = re.compile(r'\[\n([^\[\]{}"]*)\n\s*\]')
 
 
@@ -106,7 +103,7 @@ def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
 
 def _closed(folder: Path) -> str | None:
     """Why no file can be made in a folder; ``None`` where it can."""
-    probe = folder / f".lloydmax-{secrets.token_hex(8)}.tmp"
+    probe = beside(folder)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -129,8 +126,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder is missing or not writable, the disk is full.
     """
     target = Path(os.path.realpath(path))
-    _sweep(target.parent)
-    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
+    sweep(target.parent)
+    temporary = beside(target.parent)
     try:
         with temporary.open("xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -151,14 +148,6 @@ def _flush(path: Path, flags: int) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left in a folder more than a day ago."""
-    for left in folder.glob(".lloydmax-*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE:
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

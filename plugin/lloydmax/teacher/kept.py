@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from lloydmax.errors import RecoveryError
 from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
+from lloydmax.runtime.cache import number
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.temporary import TemporaryFolder
 from lloydmax.teacher.finite import OddOutputs
 from lloydmax.teacher.refusal import ask
 from lloydmax.teacher.trial import trial
@@ -79,12 +80,8 @@ class TeacherOutputs:
                 made = cls(teacher, source, order, outputs, workdir=workdir, events=events)
                 source.leave_out(made.odd, len(order))
                 return made
-            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), outputs)
-            _, kept = cache.get(
-                name,
-                lambda: (source, cls(teacher, source, order, outputs, workdir=workdir, events=events)),
-                lambda made: made[1].bytes,
-            )
+            name = ("outputs", model_fingerprint(teacher), number(source), fingerprint([order]), outputs)
+            kept = cache.get(name, lambda: cls(teacher, source, order, outputs, workdir=workdir, events=events))
             source.leave_out(kept.odd, len(order))
             return kept
         except RaggedOutputsError:
@@ -102,7 +99,7 @@ class TeacherOutputs:
     ) -> None:
         self.position = torch.full((len(source),), -1, dtype=torch.int64)
         self.position[order] = torch.arange(len(order))
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: TemporaryFolder | None = None
         self._workdir = workdir
         self._kept: list[Tensor] = []
         device = device_of(teacher)
@@ -146,16 +143,16 @@ class TeacherOutputs:
         """Drop the outputs and remove their files."""
         self._kept = []
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.remove()
 
-    def _room(self, samples: int, tensor: Tensor, number: int) -> Tensor:
+    def _room(self, samples: int, tensor: Tensor, place: int) -> Tensor:
         shape = (samples, *tensor.shape[1:])
         size = samples * tensor[:1].numel() * tensor.element_size()
         if size <= MEMORY_LIMIT:
             return torch.empty(shape, dtype=tensor.dtype)
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="lloydmax-", dir=self._workdir)
-        file = Path(self._folder.name) / f"output{number}"
+            self._folder = TemporaryFolder(self._workdir)
+        file = self._folder.path / f"output{place}"
         mapped = np.memmap(file, np.uint8, "w+", shape=(size,))
         return torch.from_numpy(mapped).view(tensor.dtype).view(shape)
 

@@ -31,6 +31,7 @@ from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
+from lloydmax.runtime.files import write_text
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""
@@ -213,7 +214,11 @@ class CodebookConfig(BaseConfig):
 
     def to_yaml_file(self, filename: str) -> None:
         """Write :meth:`to_dict` as YAML."""
-        Path(filename).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write_text(filename, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    def to_json_file(self, filename: str) -> None:
+        """Write :meth:`to_dict` as JSON."""
+        write_text(filename, self.to_json_string())
 
     def to_json_string(self, use_diff: bool = False) -> str:
         """The configuration as JSON; ``use_diff`` has no effect."""

@@ -16,7 +16,7 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.runtime.files import made_folder
+from lloydmax.runtime.files import made_folder, replacing, write_text
 from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
@@ -52,7 +52,7 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
     folder = made_folder(output_dir)
     checkpoint.save(model, folder / WEIGHTS)
     document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
-    (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "qconfig.json", json.dumps(document, indent=2) + "\n")
 
 
 def load(
@@ -114,9 +114,10 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
     place = made_folder(folder)
     with torch.no_grad():
         program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
-    torch.export.save(program, place / "quantized_weight.pt")
+    with replacing(place / "quantized_weight.pt") as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
     note = {"static_quant": {"written_by": "lloydmax", "algorithm": NAME}}
-    (place / "qconfig.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    write_text(place / "qconfig.json", json.dumps(note, indent=2) + "\n")
     logger.info("codebook: exported to %s", place)
 
 
