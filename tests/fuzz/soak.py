@@ -1,7 +1,7 @@
 """A soak test: many trials of each kind of recipe and host in one process, and what they leave behind.
 
     python tests/fuzz/soak.py                          # 1,000 trials of every kind; prints a Markdown table
-    python tests/fuzz/soak.py int8 inc --trials 100    # of some kinds
+    python tests/fuzz/soak.py 100 int8 inc             # 100 of some kinds
     python tests/fuzz/soak.py --list                   # the kinds
 
 Every kind runs in a process of its own. Every trial has a network and data of its own, and of four trials one fails and
@@ -150,6 +150,7 @@ def _one(
     alive: weakref.WeakSet[nn.Module],
     fault: tuple[int, type[BaseException]] | None = None,
 ) -> None:
+    FUSE.set()
     net = network(number)
     FUSE.set(*fault or ())
     alive.add(net)
@@ -194,12 +195,14 @@ def table(found: list[Left]) -> Iterator[str]:
 def main() -> int:
     """Arguments in, a table out; 1 where something grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="default: all")
-    parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--warm-up", type=int, default=WARM_UP)
+    parser.add_argument("trials", nargs="?", type=int, default=1000, help="after the warm-up; default: 1000")
+    parser.add_argument("kinds", nargs="*", help="default: all")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="trials that do not count")
     parser.add_argument("--list", action="store_true", help="print the kinds")
     parser.add_argument("--here", action="store_true", help="one kind, in this process; prints JSON")
     asked = parser.parse_args()
+    if unknown := set(asked.kinds) - set(KINDS):
+        parser.error(f"unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
     if asked.list:
         print("\n".join(KINDS))
         return 0
@@ -208,7 +211,7 @@ def main() -> int:
         return 0
     found, broken = [], []
     for name in asked.kinds or KINDS:
-        command = [sys.executable, __file__, name, "--here", "--trials", str(asked.trials)]
+        command = [sys.executable, __file__, str(asked.trials), name, "--here"]
         ran = subprocess.run([*command, "--warm-up", str(asked.warm_up)], capture_output=True, text=True)
         try:
             found.append(Left(**json.loads(ran.stdout.splitlines()[-1])))

@@ -52,7 +52,7 @@ def test_what_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_script_tells_of_one_kind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["soak.py", "uniform", "--here", "--trials", "4", "--warm-up", "2"])
+    monkeypatch.setattr(sys, "argv", ["soak.py", "4", "uniform", "--here", "--warm-up", "2"])
     assert main() == 0
     told = Left(**json.loads(capsys.readouterr().out))
     assert (told.kind, told.trials, told.failed, told.interrupted) == ("uniform", 4, 1, 1)
