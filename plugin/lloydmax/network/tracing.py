@@ -66,7 +66,7 @@ def forget_graphs() -> None:
             clear()
 
 
-def _kinds(kind: type) -> Iterator[type]:
+def _kinds(kind: type[Any]) -> Iterator[type[Any]]:
     """A class and all that are derived from it."""
     yield kind
     for derived in kind.__subclasses__():
