@@ -108,7 +108,7 @@ class Bench:
             except FitError as error:
                 raise FitError(f"{name}: {error}") from None
 
-        return self.cache.get(key, make, _bytes)[centroids]
+        return self.cache.get(key, make)[centroids]
 
     def error(self, name: str, centroids: int) -> Tensor:
         """The dense weight as the file would give it back, minus the original; float32, in its shape."""
@@ -310,7 +310,3 @@ def fit_many(
         makers = (registry.make("quantizer", p.quantizer, option) for option in options)
         many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
     return dict(zip(centroids, many, strict=True))
-
-
-def _bytes(codebooks: Mapping[int, Codebook]) -> int:
-    return sum(c.codes.nbytes + c.centroids.nbytes for c in codebooks.values())

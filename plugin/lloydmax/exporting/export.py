@@ -16,9 +16,11 @@ from torch import nn
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.network.tracing import forget_graphs
 from lloydmax.runtime.apart import apart
 from lloydmax.runtime.files import path_of, refusal, shown, telling
 from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.temporary import sweep
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
 
@@ -89,11 +91,15 @@ def export(
     with own_modes():
         prepared = subject(model, example_inputs, dynamic_batch)
         chosen.refuse(prepared)
+        sweep(target.parent)
         beside = partial(tempfile.TemporaryDirectory, prefix=".lloydmax-", suffix=".tmp", dir=target.parent)
         with telling(path, ExportError), beside(ignore_cleanup_errors=True) as folder:
             made = Path(folder) / "made" / target.name
             made.parent.mkdir()
-            gap = apart(lambda: _written(name, chosen, prepared, made))
+            try:
+                gap = apart(lambda: _written(name, chosen, prepared, made))
+            finally:
+                forget_graphs()
             size = _publish(made, target, Path(folder))
     return Export(str(path_of(path)), name, size, gap)
 

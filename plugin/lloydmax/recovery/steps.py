@@ -22,12 +22,13 @@ from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.digest import arrays_in, content
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import check_seed
+from lloydmax.runtime.temporary import sweep
 from lloydmax.student.attachment import separate
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.teacher.finite import LOOKED_AT, look
@@ -254,7 +255,8 @@ def open_source(
 ) -> Source | None:
     """Unlabelled inputs for this model, or ``None`` where none were given.
 
-    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once.
+    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once, unless
+    it is larger than the cache may be.
     """
     if data is None:
         return None
@@ -262,12 +264,11 @@ def open_source(
         return _anew(unlabelled(data, model, workdir=workdir, seed=seed))
     held = [data, *arrays_in(data)]
     same = str(data) if isinstance(data, (str, Path)) else tuple((id(one), content(one)) for one in held)
-    kept = cache.get(
-        ("source", same, id(original(model)), seed),
-        lambda: (held, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
-        lambda _: 0,
+    _, source = cache.get(
+        ("source", same, number(original(model)), seed),
+        lambda: (held, unlabelled(data, model, workdir=workdir, seed=seed)),
     )
-    return _anew(kept[2])
+    return _anew(source)
 
 
 def _anew(source: Source) -> Source:
@@ -287,6 +288,11 @@ def folder(workdir: str | Path | None, keep: bool = True) -> Path | None:
         OutputError: it cannot be made, or written into.
     """
     try:
-        return None if workdir is None else made_folder(workdir, keep)
+        if workdir is None:
+            return None
+        found = made_folder(workdir, keep)
     except OutputError as error:
         raise OutputError(f"workdir {error}") from None
+    if keep:
+        sweep(found)
+    return found

@@ -8,20 +8,17 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lloydmax.errors import LloydmaxError, OutputError
+from lloydmax.runtime.temporary import beside, sweep
 from lloydmax.runtime.text import printable, size
 
-_STALE = 24 * 3600
-"""Seconds after which a temporary file belongs to no run that still writes it."""
 _LONGEST = 4096
 """Characters of a path in a message: Linux takes no longer one."""
 _ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -139,7 +136,7 @@ def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
 
 def _closed(folder: Path) -> str | None:
     """Why no file can be made in a folder; ``None`` where it can."""
-    probe = folder / f".lloydmax-{secrets.token_hex(8)}.tmp"
+    probe = beside(folder)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -196,15 +193,15 @@ def replacing(path: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
     check_room(path, needed)
     with telling(path):
         target = Path(os.path.realpath(os.fsdecode(path)))
-        with _beside(target) as temporary:
+        with _replacement(target) as temporary:
             yield temporary
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _replacement(target: Path) -> Iterator[Path]:
     """A new file beside another, which it replaces when the block ends."""
-    _sweep(target.parent)
-    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
+    sweep(target.parent)
+    temporary = beside(target.parent)
     try:
         with temporary.open("xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -226,14 +223,6 @@ def _flush(path: Path, flags: int) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left in a folder more than a day ago."""
-    for left in folder.glob(".lloydmax-*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE:
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

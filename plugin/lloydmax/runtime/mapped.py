@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import weakref
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,11 +12,12 @@ from torch import Tensor
 
 from lloydmax.errors import OutputError
 from lloydmax.runtime.files import shown, why
+from lloydmax.runtime.temporary import TemporaryFolder
 from lloydmax.runtime.text import size as in_words
 
 
 class Mapped:
-    """Files that are mapped into memory, in a temporary folder that is removed with this object or at exit.
+    """Files that are mapped into memory, in a :class:`~lloydmax.runtime.temporary.TemporaryFolder`.
 
     Args:
         workdir: where the folder is made, with the first file; ``None``: the system's temporary folder.
@@ -27,8 +26,7 @@ class Mapped:
     def __init__(self, workdir: str | os.PathLike[str] | None) -> None:
         self._workdir = workdir
         self._files = 0
-        self._folder: Path | None = None
-        self._remove = weakref.finalize(self, lambda: None)
+        self._folder: TemporaryFolder | None = None
 
     def take(self, size: int) -> Tensor:
         """``size`` bytes, uint8, in a file of their own; a write into them cannot fail for want of space, which would
@@ -41,9 +39,8 @@ class Mapped:
         path = None
         try:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
-                self._remove = weakref.finalize(self, partial(shutil.rmtree, self._folder, ignore_errors=True))
-            path = self._folder / f"{self._files}.bin"
+                self._folder = TemporaryFolder(self._workdir)
+            path = self._folder.path / f"{self._files}.bin"
             _reserve(path, size)
             made = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
         except (OSError, RuntimeError) as error:
@@ -56,8 +53,9 @@ class Mapped:
 
     def close(self) -> None:
         """Remove the files; what is mapped from them stays until it is dropped."""
-        self._remove()
-        self._folder = None
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
+from lloydmax.runtime.cache import number
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.mapped import Mapped
 from lloydmax.runtime.modes import device_of, evaluating
@@ -79,12 +80,8 @@ class TeacherOutputs:
                 made = cls(teacher, source, order, outputs, workdir=workdir, events=events)
                 source.leave_out(made.odd, len(order))
                 return made
-            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), outputs)
-            _, kept = cache.get(
-                name,
-                lambda: (source, cls(teacher, source, order, outputs, workdir=workdir, events=events)),
-                lambda made: made[1].bytes,
-            )
+            name = ("outputs", model_fingerprint(teacher), number(source), fingerprint([order]), outputs)
+            kept = cache.get(name, lambda: cls(teacher, source, order, outputs, workdir=workdir, events=events))
             source.leave_out(kept.odd, len(order))
             return kept
         except RaggedOutputsError:

@@ -216,6 +216,10 @@ class CodebookConfig(BaseConfig):
         """Write :meth:`to_dict` as YAML."""
         write_text(filename, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
+    def to_json_file(self, filename: str) -> None:
+        """Write :meth:`to_dict` as JSON."""
+        write_text(filename, self.to_json_string())
+
     def to_json_string(self, use_diff: bool = False) -> str:
         """The configuration as JSON; ``use_diff`` has no effect."""
         return json.dumps(self.to_dict(), indent=2) + "\n"

@@ -17,6 +17,7 @@ from lloydmax.integrations.torchao.host import (
     Quantizer,
     SharedQuantizationSpec,
     create_getattr_from_value,
+    forget_models,
 )
 from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, quiet_plan
@@ -75,6 +76,7 @@ class CodebookQuantizer(Quantizer):
 
     def __init__(self, recipe: Any, model: nn.Module) -> None:
         super().__init__()
+        forget_models()
         self.plan: Plan = make_plan(model, Recipe.load(recipe))
         refuse_bits(self.plan.recipe, "PT2E")
         refuse_computed(model, self.plan, "PT2E")
@@ -136,6 +138,7 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     Raises:
         PlanMismatchError: names every weight without its codebook. ModelError: one of the models is no network.
     """
+    forget_models()
     plan = quiet_plan(original, Recipe.load(recipe))
     buffers = dict(network(model, "the program").named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
