@@ -79,7 +79,7 @@ class CodebookWeight(CodesHolder):
 
 def _divisors(codebook: Codebook, members: Tensor) -> Tensor:
     """By what the gradient of each centroid is divided: its members, at least 1; infinity where it does not learn."""
-    counts = members.clamp(min=1).to(torch.float32).masked_fill(codebook.still(), math.inf)
+    counts = members.to(torch.float32).clamp_(min=1).masked_fill_(codebook.still(), math.inf)
     return counts.unsqueeze(-1) if codebook.block > 1 else counts
 
 
