@@ -87,7 +87,7 @@ EDITS = [
 
 def _net(source: str) -> nn.Module:
     module = types.ModuleType("users_code")
-    exec(compile(source, "users_code.py", "exec"), vars(module))
+    exec(compile(source, "users_code.py", "exec", dont_inherit=True), vars(module))
     net: nn.Module = module.Net()
     return net
 
