@@ -38,12 +38,12 @@ def test_what_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def trial(net: nn.Module, x: torch.Tensor, place: Path, hear: list[object]) -> object:
         held.append(net)
-        opened.append((place / f"{len(held)}.txt").open("w"))
+        opened.append((place / f".lloydmax-{len(held)}.tmp").open("w"))
         return net
 
     monkeypatch.setitem(KINDS, "leaking", trial)
     left = soak("leaking", trials=6, warm_up=2)
-    assert (left.networks, left.descriptors, left.files) == (6, 6, 3) and left.objects > 300
+    assert (left.networks, left.descriptors, left.files) == (6, 6, 6) and left.objects > 300
     assert left.grew is not None and "6 networks" in left.grew and "objects" in left.grew
     assert "| leaking | 6 |" in "\n".join(table([left]))
     assert replace(left, networks=0, descriptors=0, files=0, objects=0, memory=21.0).grew == "21.0 MiB"
