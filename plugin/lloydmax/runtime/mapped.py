@@ -22,10 +22,11 @@ class Mapped:
 
     Args:
         workdir: where the folder is made, with the first file; ``None``: the system's temporary folder.
+        name: with which the names of the files begin.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str] | None) -> None:
-        self._workdir = workdir
+    def __init__(self, workdir: str | os.PathLike[str] | None, name: str) -> None:
+        self._workdir, self._name = workdir, name
         self._files = 0
         self._folder: Path | None = None
         self._remove = weakref.finalize(self, lambda: None)
@@ -43,7 +44,7 @@ class Mapped:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
                 self._remove = weakref.finalize(self, partial(shutil.rmtree, self._folder, ignore_errors=True))
-            path = self._folder / f"{self._files}.bin"
+            path = self._folder / f"{self._name}{self._files}.bin"
             _reserve(path, size)
             made = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
         except (OSError, RuntimeError) as error:
