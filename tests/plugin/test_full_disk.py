@@ -141,20 +141,20 @@ def test_a_read_only_file_and_what_is_not_a_file(student: torch.nn.Module, tmp_p
 
 
 def test_a_folder_that_goes_away(tmp_path: Path) -> None:
-    mapped = Mapped(tmp_path / "gone")
+    mapped = Mapped(tmp_path / "gone", "x")
     with pytest.raises(OutputError, match=r"gone: no room for 8 B in a file: No such file"):
         mapped.take(8)
 
 
 def test_mapped_files_go_with_what_holds_them(tmp_path: Path) -> None:
-    mapped = Mapped(tmp_path)
+    mapped = Mapped(tmp_path, "x")
     held = mapped.take(1000)
     held.fill_(3)
     (file,) = tmp_path.rglob("*.bin")
     assert file.stat().st_size == 1000
     mapped.close()
     assert not list(tmp_path.iterdir()) and int(held.sum()) == 3000
-    again = Mapped(tmp_path)
+    again = Mapped(tmp_path, "x")
     again.take(8)
     del again
     assert not list(tmp_path.iterdir())

@@ -38,7 +38,7 @@ class Spool:
     """
 
     def __init__(self, workdir: str | os.PathLike[str] | None, memory_limit: int, total_limit: int) -> None:
-        self._files = Mapped(workdir)
+        self._files = Mapped(workdir, "data")
         self._memory_limit = memory_limit
         self._total_limit = total_limit
         self._segment = torch.empty(0, dtype=torch.uint8)

@@ -57,6 +57,6 @@ def number(
 
 def _shown(value: Any) -> str:
     try:
-        return printable(repr(value))
+        return printable(repr(value), 100)
     except Exception:  # somebody else's __repr__, or an integer of too many digits
         return f"of type {type(value).__name__}"

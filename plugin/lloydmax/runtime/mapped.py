@@ -21,10 +21,11 @@ class Mapped:
 
     Args:
         workdir: where the folder is made, with the first file; ``None``: the system's temporary folder.
+        name: with which the names of the files begin.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str] | None) -> None:
-        self._workdir = workdir
+    def __init__(self, workdir: str | os.PathLike[str] | None, name: str) -> None:
+        self._workdir, self._name = workdir, name
         self._files = 0
         self._folder: TemporaryFolder | None = None
 
@@ -40,7 +41,7 @@ class Mapped:
         try:
             if self._folder is None:
                 self._folder = TemporaryFolder(self._workdir)
-            path = self._folder.path / f"{self._files}.bin"
+            path = self._folder.path / f"{self._name}{self._files}.bin"
             _reserve(path, size)
             made = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
         except (OSError, RuntimeError) as error:

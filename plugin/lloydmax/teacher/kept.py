@@ -99,7 +99,7 @@ class TeacherOutputs:
     ) -> None:
         self.position = torch.full((len(source),), -1, dtype=torch.int64)
         self.position[order] = torch.arange(len(order))
-        self._files = Mapped(workdir)
+        self._files = Mapped(workdir, "output")
         self._kept: list[Tensor] = []
         device = device_of(teacher)
         odd = OddOutputs(order, len(source), outputs)
