@@ -74,7 +74,7 @@ def bare(model: nn.Module) -> nn.Module:
     return model
 
 
-def private(model: nn.Module) -> nn.Module:
+def private(model: nn.Module, runs: bool = True) -> nn.Module:
     """A private tree of a model: what is done to its modules is done to no one else's.
 
     Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
@@ -83,6 +83,7 @@ def private(model: nn.Module) -> nn.Module:
 
     Args:
         model: not changed; may be wrapped, see :func:`unwrapped`.
+        runs: whether its outputs count, so that its batch norms have to give numbers.
 
     Raises:
         ModelError: no network, see :func:`~lloydmax.network.given.network`; a tensor on the meta device, a sparse or
@@ -92,7 +93,7 @@ def private(model: nn.Module) -> nn.Module:
     if network(model) in _private:
         return model
     bare = unwrapped(model)
-    refuse(bare)
+    refuse(bare, runs)
     with torch.inference_mode(False), torch.no_grad():
         made = _copied(bare, dict(_shared(bare)))
     theirs = {id(module) for module in bare.modules()}
@@ -116,8 +117,12 @@ def original(model: nn.Module) -> nn.Module:
     return model if found is None else found
 
 
-def refuse(model: nn.Module) -> None:
+def refuse(model: nn.Module, runs: bool) -> None:
     """Refuse a model that cannot be compressed, by the name of what is in the way.
+
+    Args:
+        model: without its wrapper.
+        runs: see :func:`private`.
 
     Raises:
         ModelError: see :func:`private`.
@@ -129,7 +134,7 @@ def refuse(model: nn.Module) -> None:
                 f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
                 "process, and pass that"
             )
-        if broken := _broken_statistics(module):
+        if runs and (broken := _broken_statistics(module)):
             raise ModelError(
                 f"{f'{name}.{broken}'.lstrip('.')}, so that the model gives no numbers: repair it, as "
                 "lloydmax.renormalize(model, data) does"

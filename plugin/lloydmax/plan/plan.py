@@ -196,7 +196,7 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
             "search or tuning loop choose"
         )
     with own_modes():
-        model = private(model)
+        model = private(model, runs=False)
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))
         changed = restructured(model, recipe)
         found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
