@@ -5,7 +5,6 @@ What a file says is foreign text: :func:`printable` is where it becomes printabl
 
 from __future__ import annotations
 
-import functools
 import importlib
 import io
 import sys
@@ -50,12 +49,11 @@ def rich(module: str) -> Any:
 def new_table(title: str, caption: str | None = None) -> Table:
     """An empty table, its title on the left. Title, caption and cells may be foreign text."""
     below = None if caption is None else "\n".join(map(printable, caption.split("\n")))
-    made: Table = _table_class()(title=printable(title), caption=below, title_justify="left")
+    made: Table = _printable_table()(title=printable(title), caption=below, title_justify="left")
     return made
 
 
-@functools.cache
-def _table_class() -> Any:
+def _printable_table() -> Any:
     class PrintableTable(rich("table").Table):  # type: ignore[misc]
         def add_row(self, *cells: Any, **options: Any) -> None:
             shown = (printable(cell, _WIDEST) if isinstance(cell, str) else cell for cell in cells)
