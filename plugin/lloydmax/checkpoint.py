@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
-from lloydmax.errors import CheckpointError, RecipeError
+from lloydmax.errors import CheckpointError, OutputError, RecipeError
 from lloydmax.format import compact, packing
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
@@ -26,11 +26,13 @@ from lloydmax.format.sizes import Sizes, accountings, predicted_size
 from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
-from lloydmax.network.private import bare
+from lloydmax.network.given import network
+from lloydmax.network.private import bare, refuse_fixed
+from lloydmax.network.snapshot import Snapshot
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
-from lloydmax.runtime.files import refusal, replacing
+from lloydmax.runtime.files import refusal, replacing, shown
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach, finish
@@ -83,8 +85,9 @@ def save(
 
     Raises:
         CheckpointError: the model holds no codebooks, or something that no file can hold; the folder is
-            missing, the disk is full.
+            missing, the disk is full. ModelError: it is not a network.
     """
+    network(model)
     with naming(path), own_modes():
         if processes.writes() and (reason := refusal(path)):
             raise CheckpointError(reason)
@@ -107,48 +110,67 @@ def save(
         if not processes.writes():
             return file_size(document, entries)
         if document.compact:
-            return _write(Path(path), *compact.written(document.text(entries), entries, tensors, checksums))
-        return _write(Path(path), tensors, document.text(entries))
+            return _write(path, *compact.written(document.text(entries), entries, tensors, checksums))
+        return _write(path, tensors, document.text(entries))
 
 
 def _portable(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], text: str) -> int:
-    with replacing(path) as temporary:
-        try:
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], text: str) -> int:
+    try:
+        with replacing(path, sum(tensor.nbytes for tensor in tensors.values()) + len(text)) as temporary:
             save_file(tensors, temporary, {KEY: text})
-        except KeyError as error:
-            raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
-        return temporary.stat().st_size
+            return temporary.stat().st_size
+    except KeyError as error:
+        raise CheckpointError(f"needs a newer safetensors, which can hold {error}") from error
+    except OutputError as error:
+        raise CheckpointError(str(error).removeprefix(f"{shown(path)}: ")) from error
 
 
-def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = None) -> nn.Module:
     """Turn the original architecture into the compressed model that a file holds.
 
     Everything is checked before ``model`` is touched. It is then changed in place: compressed parameters get
     their codebooks, all other parameters and persistent buffers the stored values, on the devices of ``model``. A
     model that was built within ``torch.device("meta")`` is filled on the CPU; loading it takes little more memory than
-    the codes.
+    the codes. Where loading fails or is interrupted (Ctrl-C, no memory), ``model`` is as it was.
 
     Args:
         path: a file that :func:`save` wrote.
         model: the uncompressed architecture, with any values or, on the meta device, none.
+        limit: bytes that the file may decode to, see :attr:`Inspection.decoded`. ``None``: what ``model`` needs, with
+            room for its codebooks; a file for which that is too little is either an attack or has far more centroids
+            than weights.
 
     Returns:
         ``model``, out of its wrapper (``DataParallel``, ``torch.compile`` ...), or its replacement when it is itself a
         single ``Linear`` or the like; in evaluation mode. Its outputs are those of the saved model, bit for bit.
 
     Raises:
-        CheckpointError: the file cannot be read or is damaged, or belongs to another model.
+        CheckpointError: the file cannot be read or is damaged, belongs to another model, or decodes to more than the
+            limit.
+        ModelError: the model is not a network, a script, or the module of an exported program.
     """
-    with naming(path), own_modes(), File(path) as file, bare(model) as model:
-        document = file.document
+    refuse_fixed(model)
+    before = Snapshot(model)
+    try:
+        return _loaded(path, model, limit, before)
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, before: Snapshot) -> nn.Module:
+    with naming(path), own_modes(), File(path, limit, _needed(model)) as file:
+        document, model = file.document, bare(model)
         meta.check(model)
         structured = _structured(model, file)
         values, tied = contents(structured)
         _match(file, values, tied)
+        if limit is None:
+            file.check_room()
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
             name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
@@ -156,10 +178,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
         if document.activations is not None:
             model = copied(model)
+        if document.extra:
+            before.keep_extra_states()
         _structure(model, file)
         meta.give_memory(model)
         set_extra_states(model, document.extra)
         values, _ = contents(model)
+        before.keep_values(values[name] for name in tensors)  # type: ignore[misc]
         with torch.no_grad():
             for name, tensor in tensors.items():
                 values[name].copy_(tensor)  # type: ignore[union-attr]
@@ -171,6 +196,11 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _needed(model: nn.Module) -> int:
+    """Bytes that a model takes, with some for each name."""
+    return sum(tensor.nbytes + 1024 for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor))
 
 
 def _structured(model: nn.Module, file: File) -> nn.Module:
@@ -205,29 +235,46 @@ def _on_int8(
     with torch.no_grad():
         for name, codebook in codebooks.items():
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
+    restored = int8.restored
     try:
         plan = plan_as_is(model, Recipe.load(document.recipe))
-    except RecipeError as error:
-        raise CheckpointError(f"its recipe does not fit this model: {error}") from error
-    if set(plan.parameters) != set(codebooks):
-        raise CheckpointError("its recipe does not name the parameters that it compressed")
-    settings = plan.recipe.activations
-    if settings is None:
-        raise CheckpointError("has quantized activations, which its recipe does not ask for")
-    return int8.restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        if set(plan.parameters) != set(codebooks):
+            raise CheckpointError("its recipe does not name the parameters that it compressed")
+        settings = plan.recipe.activations
+        if settings is None:
+            raise CheckpointError("has quantized activations, which its recipe does not ask for")
+        made = restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        _check_int8(dict(made.held()), codebooks)
+        return made
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever torch raises where it is to quantize what cannot be
+        what = "its recipe does" if isinstance(error, RecipeError) else "its quantized activations do"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{what} not fit this model: {reason}") from error
+
+
+def _check_int8(made: Mapping[str, Tensor | Codebook], codebooks: Mapping[str, Codebook]) -> None:
+    """Refuse a model on int8 kernels whose weights are others than those of the file."""
+    for name, wanted in codebooks.items():
+        found = made.get(name)
+        if not isinstance(found, Codebook) or not (
+            torch.equal(found.codes.int(), wanted.codes.int()) and torch.equal(found.centroids, wanted.centroids)
+        ):
+            raise CheckpointError(f"the int8 kernels of torch {torch.__version__} cannot hold {name!r} as it is")
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
     assert isinstance(weight, Tensor)
     layout = file.document.parameters[name].layout
-    codes = torch.zeros(layout.codes, dtype=code_dtype(layout.centroids))
+    made = torch.empty if layout.bits else torch.zeros
+    codes = made(layout.codes, dtype=code_dtype(layout.centroids))
     device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
-    centroids = file.centroids(name).to(device, weight.dtype, copy=True)
-    return Codebook.of(layout, centroids, codes.view(layout.code_shape).to(device))
+    return Codebook.of(layout, file.centroids(name).to(device), codes.view(layout.code_shape).to(device))
 
 
 def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[str, str]) -> None:

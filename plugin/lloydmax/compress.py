@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
@@ -20,6 +20,7 @@ from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.fit import fit
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
+from lloydmax.hooks.events import heard
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.guard import guarded
 from lloydmax.network.parameters import weight_of
@@ -29,13 +30,15 @@ from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
-from lloydmax.recovery.resume import KeptSteps, identity
+from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
 from lloydmax.report.figures import Stage
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, checked_cache
+from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import evaluating, own_modes
+from lloydmax.runtime.seeding import check_seed
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
@@ -98,8 +101,9 @@ def compress(
         seed: of all randomness; ``None``: the recipe's.
         progress: show progress on stderr.
         workdir: folder for large temporary files, and for the state of the recovery, made if it is missing: after a
-            kill the same call goes on from there and ends in the same bytes. ``None``: the system's, and no state is
-            kept.
+            kill the same call goes on from there and ends in the same bytes. What is damaged there is set aside, with
+            a warning, and done again. While another process makes the same call, this one waits, and says so.
+            `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
@@ -112,19 +116,26 @@ def compress(
     Raises:
         ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
             Before the first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file
-            can hold the model, OutputError where ``workdir`` cannot be made or written into.
+            can hold the model, OutputError where ``workdir`` cannot be made or written into; that also later, when the
+            disk is full.
     """
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
+        seed, listeners = check_seed(recipe.seed if seed is None else seed), heard(listeners)
+        checked_cache(cache)
+        if not (evaluate is None or callable(evaluate)):
+            raise RecipeError(
+                f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
+            )
         planned = make_plan(teacher, recipe, example_inputs)
         if data is None and reference_data is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
-        run = _Run(teacher, recipe, recipe.seed if seed is None else seed, folder(workdir), evaluate, cache)
+        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
-            original, plan = run.plan(planned, example_inputs)
+            original, plan = run.plan(planned)
             student = run.fit(original, plan)
             run.recover(student)
             return run.assemble(student, original, plan)
@@ -140,6 +151,7 @@ class _Run:
     workdir: Path | None
     evaluate: Evaluate | None
     cache: Cache | None
+    example_inputs: Any
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
 
@@ -155,13 +167,14 @@ class _Run:
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache)
                 for given in (data, reference_data)
             )
+            self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
             self.outputs = tried(self.teacher, (self.source, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             for source in filter(None, (self.source, self.reference)):
                 tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
             yield
 
-    def plan(self, plan: Plan, example_inputs: Any) -> tuple[nn.Module, Plan]:
+    def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
         """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
         with self.events.stage("prepare") as figures:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
@@ -179,7 +192,7 @@ class _Run:
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
             self.measure(figures["step"], self.student)
-        return to_be_fitted(self.teacher, self.student, plan, bool(self.early), example_inputs)
+        return to_be_fitted(self.teacher, self.student, plan, bool(self.early), self.example_inputs)
 
     def fit(self, original: nn.Module, plan: Plan) -> Student:
         """The codebooks, and the student that holds them."""
@@ -207,18 +220,19 @@ class _Run:
 
     def recover(self, student: Student) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""
-        values = [] if self.workdir is None else identity(self.teacher, (self.source, self.reference))
-        kept = KeptSteps(self.workdir, [self.recipe.data(), self.seed, *values])
-        for number, step in enumerate(self.late, start=1):
-            self.recovery.part = kept.part(number)
-            try:
-                self.said.append(kept.step(number, student.model, partial(self._step, step)))
-            except KeyboardInterrupt:
-                self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
-                warnings.warn(_interrupted(step[0], kept), stacklevel=3)
-                break
-            if number < len(self.late) or student.finished_as is not None:
-                self.measure(step[0], student.model)
+        self.recovery.traces = traces = Traces((self.source, self.reference, self.history))
+        kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
+        with kept.alone():
+            for number, step in enumerate(self.late, start=1):
+                self.recovery.part = kept.part(number)
+                try:
+                    self.said.append(kept.step(number, student.model, partial(self._step, step)))
+                except KeyboardInterrupt:
+                    self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
+                    warnings.warn(_interrupted(step[0], kept), stacklevel=3)
+                    break
+                if number < len(self.late) or student.finished_as is not None:
+                    self.measure(step[0], student.model)
 
     def measure(self, stage: str, model: nn.Module) -> None:
         """Agreement with the teacher, and the caller's own score."""
@@ -259,6 +273,12 @@ class _Run:
         )
         return Result(model, report, plan)
 
+    def _identity(self, student: Student) -> bytes:
+        """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""
+        made = {name: value for name, value in student.model.state_dict().items() if isinstance(value, Tensor)}
+        given = (self.seed, self.example_inputs, made)
+        return identity(self.teacher, self.recipe, (self.source, self.reference), given, self.fingerprint)
+
     def _comparison(self) -> Comparison | None:
         source = self.reference or self.source
         if source is None:
@@ -279,8 +299,14 @@ class _Run:
             return None
         with evaluating(model):
             if model is self.teacher and self.outputs is None:  # no trial has run it before
-                return float(guarded(model, partial(self.evaluate, model)))
-            return float(self.evaluate(model))
+                found = guarded(model, partial(self.evaluate, model))
+            else:
+                found = self.evaluate(model)
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(found).__name__
+            raise RecoveryError(f"evaluate has to give one number, not what is of type {kind}: {error}") from error
 
     def _step(self, step: NamedStep) -> dict[str, Any]:
         return next(recover(self.recovery, [step])) | self.history.take(step[0])

@@ -19,6 +19,7 @@ from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
+from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.trial import trial
@@ -29,6 +30,7 @@ _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
+_MOST_EFFORT = 1e6
 _STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
 
 
@@ -52,17 +54,16 @@ def recipe_for(
         bits: size of the whole file, in bits for each parameter of the model. Codebooks have at most 256 centroids, as
             Core ML asks for, or above 7 bits 1024.
         data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
-        effort: times the usual number of steps, 300 of 32 inputs; 0: no training.
+        effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
         output, classes, mask: of the recipe, see there.
 
     Raises:
-        RecipeError: ``bits`` is not above 0, ``effort`` is negative, or the model has no parameters to compress.
+        RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no
+            parameters to compress.
         DataError: unusable data.
     """
-    if not (math.isfinite(bits) and bits > 0):
-        raise RecipeError(f"bits must be a number above 0, not {bits}")
-    if not (math.isfinite(effort) and effort >= 0):
-        raise RecipeError(f"effort must be 0 or more, not {effort}")
+    bits = number("bits", bits, RecipeError, above=True)
+    effort = number("effort", effort, RecipeError, most=_MOST_EFFORT)
     asked = AskedOutputs(output, classes, mask)
     said = {"output": asked.output, "classes": classes, "mask": mask}
     model = private(model)

@@ -64,7 +64,7 @@ class AlignmentOptions(BaseModel):
 
     discriminator_lr: PositiveFloat = Field(default=1e-3, description="learning rate of the discriminator (Adam).")
 
-    discriminator_steps: PositiveInt = Field(default=1, description="its steps for each step of the student.")
+    discriminator_steps: PositiveInt = Field(default=1, le=1000, description="its steps for each step of the student.")
 
     reference_share: float = Field(default=0.25, gt=0, lt=1, description="share of each batch that is reference data.")
 

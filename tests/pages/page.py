@@ -17,6 +17,7 @@ PAGES = (
     "plugin/lloydmax/integrations/README.md",
     "strategies/README.md",
     "tests/benchmarks/README.md",
+    "tests/fuzz/README.md",
     "CHANGELOG.md",
 )
 """Every page whose blocks and links are checked, relative to the root."""

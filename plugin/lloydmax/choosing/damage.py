@@ -37,6 +37,7 @@ from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import device_of, evaluation_mode
 from lloydmax.teacher.agreement import Agreement, Comparison, divergence
 from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.refusal import ask
 
 Floats = NDArray[np.float64]
 _BATCH = 64
@@ -107,7 +108,7 @@ class Bench:
             except FitError as error:
                 raise FitError(f"{name}: {error}") from None
 
-        return self.cache.get(key, make, _bytes)[centroids]
+        return self.cache.get(key, make)[centroids]
 
     def error(self, name: str, centroids: int) -> Tensor:
         """The dense weight as the file would give it back, minus the original; float32, in its shape."""
@@ -255,7 +256,7 @@ class Bench:
 
     def _outputs(self, batch: Batch, device: torch.device) -> list[Tensor]:
         inputs = batch.to(device, channels_last=True)
-        outputs = self.outputs.of(inputs.run(self.student), inputs)
+        outputs = self.outputs.of(ask(self.student, inputs), inputs)
         if not any(output.requires_grad for output in outputs):
             raise RecoveryError(
                 "no gradient reaches the parameters from the model's output, so the damage cannot be estimated "
@@ -310,7 +311,3 @@ def fit_many(
         makers = (registry.make("quantizer", p.quantizer, option) for option in options)
         many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
     return dict(zip(centroids, many, strict=True))
-
-
-def _bytes(codebooks: Mapping[int, Codebook]) -> int:
-    return sum(c.codes.nbytes + c.centroids.nbytes for c in codebooks.values())

@@ -1,55 +1,130 @@
-"""Measurements that survive a kill: one JSON line each, looked up when the same run starts again."""
+"""Measurements that survive a kill: one line each, with a checksum, looked up when the same run starts again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lloydmax.errors import OutputError
+from lloydmax.recovery.resume import Traces
+from lloydmax.runtime import processes, state
+from lloydmax.runtime.files import replacing
+from lloydmax.runtime.locks import locked
+
+_SUM = 16
+"""Characters of a checksum: a line is one, a space, and JSON."""
 
 
 class Journal:
     """Results by key, in memory and, with a folder, in a file that only ever grows by whole lines.
 
+    A damaged line is told and made again; the damaged file is set aside.
+
     Args:
         folder: where the file goes; ``None``: nothing is written.
         name: first part of the file's name.
-        identity: everything that the results depend on; runs that differ in it use different files.
+        identity: a digest of everything that the results depend on; runs that differ in it use different files.
+        traces: what making a result changes beside it; it is kept where it has changed.
     """
 
-    def __init__(self, folder: Path | None, name: str, identity: Iterable[object]) -> None:
-        digest = hashlib.blake2b("\n".join(map(str, identity)).encode(), digest_size=8).hexdigest()
-        self.path = None if folder is None else folder / f"{name}-{digest}.jsonl"
+    def __init__(self, folder: Path | None, name: str, identity: bytes, traces: Traces | None = None) -> None:
+        self.path = None if folder is None else folder / f"{name}-{identity.hex()[:16]}.jsonl"
         self.reused = 0
-        self._known: dict[str, Any] = {}
-        if self.path is not None and self.path.exists():
+        self._known: dict[str, tuple[Any, str | None]] = {}
+        self._traces = traces
+        self._before = self._told()
+        if self.path is not None and os.path.lexists(self.path):
             self._read(self.path)
 
+    @classmethod
+    @contextmanager
+    def alone(cls, folder: Path | None, name: str, identity: bytes, traces: Traces | None = None) -> Iterator[Journal]:
+        """A journal that no other run writes meanwhile; see :func:`lloydmax.runtime.locks.locked`."""
+        lock = None if folder is None else folder / f"{name}-{identity.hex()[:16]}.lock"
+        with locked(lock):
+            yield cls(folder, name, identity, traces)
+
     def get(self, key: str, make: Callable[[], Any]) -> Any:
-        """The result under ``key``, made and written if it is not there; always as JSON gives it back."""
+        """The result under ``key``, made and written if it is not there; always as JSON gives it back.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         if key in self._known:
             self.reused += 1
-            return self._known[key]
-        line = json.dumps([key, make()])
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            made, traces = self._known[key]
+            if traces is not None and self._traces is not None:
+                self._traces.load(state.loads(traces))
+                self._before = traces
+            return made
+        made, now = make(), self._told()
+        line = json.dumps([key, made, None if now == self._before else now])
+        self._before = now
+        if self.path is not None and processes.writes():
+            self._write(self.path, line)
+        self._known[key] = json.loads(line)[1], None
+        return self._known[key][0]
+
+    def _told(self) -> str | None:
+        """What a result may change beside itself, as it is now."""
+        return None if self.path is None or self._traces is None else state.dumps(self._traces.state())
+
+    def _write(self, path: Path, line: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{self._sum(line)} {line}\n")
                 file.flush()
                 os.fsync(file.fileno())
-        self._known[key] = json.loads(line)[1]
-        return self._known[key]
+        except OSError as error:
+            raise OutputError(
+                f"{path}: a measurement cannot be kept ({error.strerror}): make room or give another workdir; the same "
+                "call goes on from those that were kept before"
+            ) from error
 
     def _read(self, path: Path) -> None:
         """All whole lines; what a kill left of the last one is cut off."""
-        whole = path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            try:
-                key, value = json.loads(line)
-            except ValueError:
-                continue
-            self._known[key] = value
-        if path.stat().st_size != len(whole):
-            os.truncate(path, len(whole))
+        if not stat.S_ISREG(path.stat().st_mode):
+            state.set_aside(path, "it is not an ordinary file")
+            return
+        *lines, rest = path.read_bytes().split(b"\n")
+        good = [line for line in lines if self._take(line)]
+        unended = self._take(rest[:-1])
+        if not processes.writes():
+            return
+        if len(good) == len(lines) and not unended:
+            if rest:
+                os.truncate(path, path.stat().st_size - len(rest))
+            return
+        good += [rest[:-1]] if unended else []
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in good))
+        warnings.warn(
+            f"{path}: some of its checksums are wrong; it is set aside as {aside.name}, and what is damaged in it is "
+            "measured again",
+            stacklevel=4,
+        )
+
+    def _take(self, line: bytes) -> bool:
+        """Whether a line is whole; then what it holds is known."""
+        try:
+            told, text = line[: _SUM + 1].decode("ascii"), line[_SUM + 1 :].decode("utf-8")
+            if told != f"{self._sum(text)} ":
+                return False
+            key, made, traces = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        self._known[key] = made, traces
+        return True
+
+    def _sum(self, text: str) -> str:
+        name = "" if self.path is None else self.path.name
+        return hashlib.sha256(f"{name}\n{text}".encode()).hexdigest()[:_SUM]

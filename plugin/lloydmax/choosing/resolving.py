@@ -30,4 +30,4 @@ def resolved_recipe(recipe: Recipe, plan: Plan, choice: Mapping[str, int]) -> Re
         rules.setdefault(json.dumps(rule, sort_keys=True), {"layers": [], **rule})["layers"].append(layer)
     data = copy.deepcopy(recipe.data())
     data.pop("search", None)
-    return Recipe.load(data | {"quantize": list(rules.values())})
+    return recipe.changed(data | {"quantize": list(rules.values())})

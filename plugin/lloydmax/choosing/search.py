@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from lloydmax.choosing.resolving import resolved_recipe
@@ -17,10 +17,14 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import Settings, opened, swept
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.events import heard
+from lloydmax.hooks.options import Refused, accepted
 from lloydmax.hooks.protocols import SearchMethod
+from lloydmax.hooks.units import BudgetError
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.runtime import files
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.text import new_table, percent, render, size
@@ -95,7 +99,11 @@ class SearchResult:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write the result as JSON."""
+        """Write the result as JSON.
+
+        Raises:
+            OutputError: the folder is missing or not writable, the disk is full.
+        """
         files.write_json(path, self.to_dict())
 
     def __str__(self) -> str:
@@ -152,9 +160,10 @@ def search(
         "search method", name, section.options if name == section.method else {}, RecipeError
     )
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
     )
-    with own_modes(), opened(model, recipe, data, settings, wanted) as trials:
+    corrections = whole("corrections", corrections, RecipeError, least=0)
+    with own_modes(), _placed(recipe, wanted), opened(model, recipe, data, settings, wanted) as trials:
         sweep, projected = swept(trials)
         run = Searcher(trials, sweep.units(), projected, chooser, corrections)
         with trials.bench.events.stage("search"):
@@ -173,11 +182,20 @@ def _budget(budget: Mapping[str, float] | Budget | None, section: Search, recipe
             )
         return section.budget
     try:
-        return Budget.model_validate(budget)
-    except ValidationError as failure:
-        raise RecipeError(
-            "budget: " + "; ".join(registry.problem(error, Budget) for error in failure.errors())
-        ) from None
+        return budget if isinstance(budget, Budget) else accepted(Budget, budget)
+    except Refused as refused:
+        raise RecipeError(f"budget: {'; '.join(text for _, text in refused.problems)}") from None
+
+
+@contextmanager
+def _placed(recipe: Recipe, budget: Budget) -> Iterator[None]:
+    """A budget that cannot be kept is told with its place, where it stands in the recipe."""
+    try:
+        yield
+    except BudgetError as error:
+        if recipe.search is None or budget is not recipe.search.budget:
+            raise
+        raise type(error)(f"{recipe.at('search', 'budget')}: {error}") from error
 
 
 def _tables(result: SearchResult) -> list[RenderableType]:

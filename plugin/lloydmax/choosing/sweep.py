@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.units import Option, Unit
 from lloydmax.runtime import files
+from lloydmax.runtime.files import path_of, shown, write_bytes
 from lloydmax.runtime.text import new_table, render
 
 if TYPE_CHECKING:
@@ -71,14 +73,18 @@ class Sweep:
         return {name: getattr(self, name) for name in names} | {"rows": rows}
 
     def to_json(self, path: str | Path) -> None:
-        """Write the sweep as JSON."""
+        """Write the sweep as JSON.
+
+        Raises:
+            OutputError: the folder is missing or not writable, the disk is full.
+        """
         files.write_json(path, self.to_dict())
 
     def plot(self, path: str | Path) -> None:
         """Draw damage against bytes, a line for each unit; the ending decides the format (``.svg``, ``.png``).
 
         Raises:
-            IntegrationError: see :func:`check_plot`.
+            IntegrationError: see :func:`check_plot`. OutputError: the file cannot be written.
         """
         _plot(self, path)
 
@@ -121,8 +127,11 @@ def check_plot(path: str | Path) -> None:
     except ImportError:
         raise IntegrationError("plots need matplotlib; run: pip install matplotlib") from None
     known = backend_bases.FigureCanvasBase.get_supported_filetypes()
-    if Path(path).suffix.lower()[1:] not in known:
-        raise IntegrationError(f"the ending of {Path(path).name} does not name a format of a plot: {', '.join(known)}")
+    place = path_of(path)
+    if place.suffix.lower()[1:] not in known:
+        raise IntegrationError(
+            f"the ending of {shown(place.name)} does not name a format of a plot: {', '.join(known)}"
+        )
 
 
 def _plot(sweep: Sweep, path: str | Path) -> None:
@@ -148,4 +157,6 @@ def _plot(sweep: Sweep, path: str | Path) -> None:
     axes.set_title(f"{sweep.model}: one layer at a time, each point a number of centroids")
     if len(units) <= _LEGEND:
         axes.legend(fontsize="small")
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path_of(path).suffix.lower()[1:])
+    write_bytes(path, drawn.getbuffer())

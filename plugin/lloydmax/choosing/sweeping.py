@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from lloydmax.choosing.damage import Bench, Floats
@@ -22,10 +20,11 @@ from lloydmax.choosing.reach import check_reach
 from lloydmax.choosing.rows import Row, Units
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
+from lloydmax.data.randomness import check_samples
 from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.format import packing
 from lloydmax.hooks import registry
-from lloydmax.hooks.events import Events
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, seeded
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan, PlannedParameter, restructured
@@ -37,10 +36,13 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import KEEP
 from lloydmax.recovery.preparation import to_be_fitted
+from lloydmax.recovery.resume import Traces, identity
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
-from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.arguments import whole
+from lloydmax.runtime.cache import Cache, checked_cache
+from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.seeding import check_seed
 from lloydmax.teacher.agreement import Agreement
 from lloydmax.teacher.trial import trial
 
@@ -148,7 +150,7 @@ def sweep(
             ``False``: measure everything.
         seed: of all randomness; ``None``: the recipe's.
         workdir: a folder in which every measurement is kept, made if it is missing; a run that was killed goes on from
-            there.
+            there, see :func:`lloydmax.compress`.
         cache: shared with other runs over the same model and data.
         progress: show progress on stderr.
         example_inputs: see :func:`lloydmax.compress`.
@@ -159,7 +161,7 @@ def sweep(
         RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
     """
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tuple(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
     )
     with own_modes(), opened(model, recipe, data, settings) as trials:
         return swept(trials)[0]
@@ -173,10 +175,11 @@ def opened(
     recipe, model = Recipe.load(recipe), private(model)
     refuse_bits(recipe, "a sweep or search, which chooses numbers of centroids,")
     section = recipe.search or Search()
-    samples = section.samples if settings.samples is None else settings.samples
-    seed = recipe.seed if settings.seed is None else settings.seed
+    samples = section.samples if settings.samples is None else check_samples(settings.samples)
+    seed = check_seed(recipe.seed if settings.seed is None else settings.seed)
+    checked_cache(settings.cache)
     started, listeners = time.perf_counter(), settings.listeners
-    lists, single = _what_to_try(recipe, settings.centroids or section.centroids)
+    lists, single = _what_to_try(recipe, _asked(settings.centroids, section.centroids))
     plan = make_plan(model, single, settings.example_inputs)
     if budget is not None:
         fewest = {p.name: min(p.centroids, *(lists[p.rule] or [p.centroids])) for p in plan.parameters.values()}
@@ -190,6 +193,7 @@ def opened(
         source = open_source(data, model, place, seed, settings.cache)
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
+        fingerprint = None if place is None else model_fingerprint(model)
         outputs = trial(model, source, single.asked_outputs, settings.cache)
         recovery = Recovery(own(model), model, source, None, seed, place, events, outputs=outputs)
         early = [step for step in recovery_steps(single) if getattr(step[1], "before_fit", False)]
@@ -203,12 +207,11 @@ def opened(
             )
             for unit, names in units.items()
         }
-        first = source.first(8)
-        identity = (
-            model_fingerprint(model).hex(), fingerprint(first.tensors()).hex(), len(source), single.data(),
-            tried, units, samples, settings.estimate, seed, metadata.version("lloydmax"), torch.__version__,
-        )  # fmt: skip
-        journal = Journal(place, "search", identity)
+        told = b""
+        if place is not None:
+            given = (tried, units, samples, settings.estimate, seed, settings.example_inputs)
+            told = identity(model, single, [source], given, fingerprint)
+        journal = stack.enter_context(Journal.alone(place, "search", told, Traces([source])))
         bench = Bench(model, original, plan, tried, source, samples, seed, journal, events, settings.cache, outputs)
         yield Trials(recipe, plan, bench, units, options, settings.estimate, started)
 
@@ -298,6 +301,21 @@ def _agreement_law(measured: Any) -> Any:
     return lambda kl: 1 - min(1.0, math.exp(a + b * math.log(kl))) if kl > 0 else 1.0
 
 
+def _asked(given: Any, usual: Sequence[int]) -> Sequence[int]:
+    """The numbers of centroids that a caller asks for, or the usual ones.
+
+    Raises:
+        RecipeError: no list of whole numbers.
+    """
+    if given is None:
+        return usual
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise RecipeError(f"centroids is a list of numbers such as [2, 4, 8], not {given!r}")
+    if not (found := [whole("centroids", k, RecipeError, least=None) for k in given]):
+        raise RecipeError("centroids is empty: give numbers such as [2, 4, 8]")
+    return found
+
+
 def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int] | None], Recipe]:
     """The centroids to try for each rule (``None``: only its own), and the recipe with one value for each."""
     for where in recipe.choices():
@@ -310,15 +328,15 @@ def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int]
     for rule, entry in zip(recipe.quantize, data["quantize"], strict=True):
         own = rule.options.get("centroids")
         tried = None
-        if _chooses(rule.quantizer) and not (listed and isinstance(own, int)):
-            tried = sorted({*(own if isinstance(own, list) else numbers)})
+        if _chooses(rule.quantizer) and not (listed and isinstance(own, (int, float))):
+            tried = sorted({*(map(int, own) if isinstance(own, list) else numbers)})
             entry["centroids"] = tried
         found.append(tried)
-    Recipe.load(data)
+    recipe.changed(data)
     for entry, tried in zip(data["quantize"], found, strict=True):
         if tried is not None:
             entry["centroids"] = tried[-1]
-    return found, Recipe.load(data)
+    return found, recipe.changed(data)
 
 
 def _chooses(quantizer: str) -> bool:

@@ -37,6 +37,7 @@ from lloydmax.cli.options import (
     Main,
     as_json_option,
     data_options,
+    limit_option,
     model_options,
     progress,
     progress_options,
@@ -62,7 +63,7 @@ from lloydmax.recovery.steps import folder, needs_data
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.report import Report
 from lloydmax.runtime.files import check_room
-from lloydmax.runtime.text import render
+from lloydmax.runtime.text import printable, render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
@@ -235,6 +236,7 @@ def search(
 @model_options
 @click.argument("sets", nargs=-1, type=click.Path())
 @click.option("--student", type=click.Path(), help="The compressed .safetensors file.")
+@limit_option
 @click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
 @data_options
 @click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
@@ -245,8 +247,8 @@ def search(
 @as_json_option
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
-    data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None, samples: int | None,
-    data_fitness: bool, as_json: bool,
+    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
+    samples: int | None, data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare a compressed model with its original on unlabelled inputs.
 
@@ -261,7 +263,7 @@ def evaluate(
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
-    small = checkpoint.load(student, copied(teacher))
+    small = checkpoint.load(student, copied(teacher), limit)
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     outputs = trial(teacher, source, asked_of(small))
     found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
@@ -277,6 +279,7 @@ def evaluate(
 @main.command()
 @model_options
 @click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
+@limit_option
 @click.option("--format", "kind", help="torch, onnx, openvino, coreml or executorch; default: by the ending of --out.")
 @click.option("--shape", help="Of one batch of random example inputs, such as 1,3,224,224.")
 @click.option("--data", type=click.Path(), help=f"Or example inputs of your own: {DATA}")
@@ -286,9 +289,9 @@ def evaluate(
 @click.option("--out", required=True, type=click.Path(), help="The .pt2, .onnx, .xml, .mlpackage or .pte to write.")
 @as_json_option
 def export(
-    model: str, weights: str | None, model_args: str | None, device: str, student: str, kind: str | None,
-    shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None, fixed_batch: bool,
-    options: tuple[str, ...], out: str, as_json: bool,
+    model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None,
+    kind: str | None, shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None,
+    fixed_batch: bool, options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
     if (shape is None) == (data is None):
@@ -298,7 +301,7 @@ def export(
     beside = str(Path(out).with_suffix(".bin")) if out.endswith(".xml") else None
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--student": student}
     check_apart({"--out": out, "what --out puts beside": beside}, given)
-    small = checkpoint.load(student, build_model(model, weights, model_args, device))
+    small = checkpoint.load(student, build_model(model, weights, model_args, device), limit)
     inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
     show(made.to_dict(), f"Written: {made}", as_json)
@@ -306,26 +309,30 @@ def export(
 
 @main.command()
 @click.argument("path", type=click.Path())
+@limit_option
 @as_json_option
-def inspect(path: str, as_json: bool) -> None:
+def inspect(path: str, limit: int | None, as_json: bool) -> None:
     """Show what a compressed file holds."""
-    found = checkpoint.inspect(path)
+    found = checkpoint.inspect(path, limit)
     show(found.to_dict(), str(found), as_json)
 
 
 @main.command()
 @click.argument("path", type=click.Path())
+@limit_option
 @as_json_option
-def verify(path: str, as_json: bool) -> None:
+def verify(path: str, limit: int | None, as_json: bool) -> None:
     """Check a compressed file: structure, checksums, code range. Status 1 if it is damaged."""
     try:
-        checkpoint.verify(path)
+        found = checkpoint.verify(path, limit)
     except CheckpointError as error:
         if not Path(path).is_file():
             raise
         show({"ok": False, "reason": str(error)}, f"DAMAGED  {error}", as_json)
         sys.exit(1)
-    show({"ok": True, "path": path}, f"ok  {path}", as_json)
+    odd = found.not_finite or ()
+    said = {"ok": True, "path": path, "decoded": found.decoded, "not_finite": odd}
+    show(said, printable(f"ok  {path}{'; NaN or infinite values in ' if odd else ''}{', '.join(odd)}"), as_json)
 
 
 @main.command()

@@ -21,11 +21,14 @@ from lloydmax.format.parts import settings
 from lloydmax.network.outputs import AskedOutputs
 from lloydmax.recipe.recipe import Recipe, ready
 from lloydmax.runtime.files import check_writable
+from lloydmax.runtime.text import quoted
 from lloydmax.teacher.synthesis import synthesize
 
 _SYNTHESIZE = "synthesize:"
 _NAMED = 10
 """Files or folders that are named in a message."""
+_DIGITS = 19
+"""Of a number with 64 bits."""
 _FEW = 8
 """First samples, two of which can surely be used."""
 
@@ -82,8 +85,8 @@ def whole_numbers(text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.UsageError(f"{text!r} is not a comma-separated list of whole numbers from 1, such as 2,4,16")
+    if not all(part.isdecimal() and len(part) < _DIGITS and int(part) for part in parts):
+        raise click.UsageError(f"{quoted(text)} is not a comma-separated list of whole numbers from 1, such as 2,4,16")
     return [int(part) for part in parts]
 
 
@@ -181,7 +184,10 @@ def noise(shape: str) -> Any:
     sizes = shape.split(",")
     if not all(size.strip().isdecimal() and int(size) for size in sizes):
         raise click.UsageError(f"--shape is a comma-separated list of sizes, such as 1,3,224,224, not {shape!r}")
-    return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+    try:
+        return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:
+        raise click.UsageError(f"--shape {shape}: there is no memory for it: give a smaller one") from error
 
 
 def first_batch(data: Any, model: Any) -> Any:

@@ -13,6 +13,9 @@ from torch import nn
 
 from lloydmax.cli.weights import ModelError, load_weights
 from lloydmax.hooks.registry import spelling_hint
+from lloydmax.network.given import network
+from lloydmax.runtime.dense import not_dense
+from lloydmax.runtime.text import printable
 
 __all__ = ["ModelError", "build", "source_of"]
 
@@ -44,15 +47,20 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     try:
         model = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:
-        raise ModelError(f"--model {spec!r}: calling it failed: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"--model {spec!r}: calling it failed: {printable(f'{type(error).__name__}: {error}', 500)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
+    for name, parameter in network(model).named_parameters():
+        if kind := not_dense(parameter):
+            raise ModelError(f"--model {spec!r}: {name} is {kind}")
     if weights is not None:
         load_weights(model, Path(weights))
     try:
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"--device {device!r}: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"--device {device!r}: {printable(str(error).splitlines()[0])}") from None
 
 
 def source_of(spec: str) -> str | None:

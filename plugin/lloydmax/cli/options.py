@@ -105,6 +105,9 @@ def listeners() -> Iterator[list[object]]:
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(0), metavar="BYTES", help="Refuse a file that decodes to more; see inspect."
+)
 recipe_option = click.option(
     "--recipe", required=True, type=click.Path(), help="A YAML recipe, or the name of a ready one."
 )

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lloydmax.errors import LloydmaxError
+from lloydmax.runtime.files import shown
+from lloydmax.runtime.text import printable
 
 _CONTAINERS = (
     "state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params",
@@ -109,13 +111,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _read(path: Path) -> Any:
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise ValueError("it is a directory" if path.is_dir() else "it is not an ordinary file")
         if path.is_file() and not path.stat().st_size:
             raise ValueError("the file is empty")
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes a reader raise
-        raise ModelError(f"--weights {path}: cannot be read: {_line(error)}") from None
+        raise ModelError(f"--weights {shown(path)}: cannot be read: {printable(_line(error), 300)}") from None
 
 
 def _line(error: Exception) -> str:

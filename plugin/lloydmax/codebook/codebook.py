@@ -144,9 +144,12 @@ class Codebook:
     def member_counts(self) -> Tensor:
         """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
         shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
+        parts = list(self.parts())
+        if len(parts) == 1:
+            return torch.bincount(self.layout.slots(self.codes), minlength=math.prod(shape)).view(shape)
         counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
         channels = None if self.axis else self.layout.channels
-        for rows, part in self.parts():
+        for rows, part in parts:
             owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
             owned += torch.bincount(part.layout.slots(part.codes), minlength=owned.numel()).view(owned.shape)
         return counts

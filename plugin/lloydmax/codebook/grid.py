@@ -46,4 +46,4 @@ def even(codebook: Codebook) -> Tensor | None:
 def spread(rows: Tensor, count: int) -> Tensor:
     """The centroids ``(codebooks, count)`` for scales and zero points ``(codebooks, 2)``, float32."""
     steps = torch.arange(count, dtype=torch.float32, device=rows.device)
-    return (steps - rows[:, 1:]) * rows[:, :1]
+    return (steps - rows[:, 1:]).mul_(rows[:, :1])

@@ -50,6 +50,11 @@ def from_bytes(stored: Tensor) -> Tensor:
     return stored[:, :-SCALE_BYTES].float() * scale
 
 
+def within(stored: Tensor) -> bool:
+    """Whether the integers of what :func:`to_bytes` gave are not below the smallest."""
+    return int(stored[:, :-SCALE_BYTES].amin()) >= -_MOST
+
+
 def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Integers ``(codebooks, values)`` and scales ``(codebooks, 1)``, float32."""
     scale = (rows.detach().abs().amax(1, keepdim=True) / _MOST).to(torch.bfloat16).float()

@@ -10,16 +10,38 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lloydmax.data.batch import Batch
+from lloydmax.data.image_folder import ImageFolder
 from lloydmax.data.inputs import WHOLE, Inputs, label_of
 from lloydmax.data.items import Collating, Reading, Unreadable
-from lloydmax.data.sources import Source, chunks, guarded, same_bytes, shapes
+from lloydmax.data.picture_files import stamps
+from lloydmax.data.sources import EXAMPLES, Source, chunks, guarded, said, same_bytes, shapes
 from lloydmax.errors import DataError
 from lloydmax.runtime.seeding import on_own_states, watched
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
+MOST_SAMPLES = 2**31
+"""In a dataset: an order of them takes 16 GiB."""
 _LAYOUT_SAMPLES = 3
 """First samples whose usual layout all others have to have."""
+
+
+def _length(dataset: Any) -> int:
+    """How many samples a dataset says that it has.
+
+    Raises:
+        DataError: it does not say so, or says more than there can be.
+    """
+    name = type(dataset).__name__
+    if isinstance(dataset, type):
+        raise DataError(f"the data is the class {dataset.__name__}, not a dataset: make one of it")
+    try:
+        samples = len(dataset)
+    except Exception as error:
+        raise DataError(f"the length of the dataset {name} cannot be told: {said(error)}") from error
+    if samples > MOST_SAMPLES:
+        raise DataError(f"the dataset {name} says that it has {samples:,} samples, more than {MOST_SAMPLES:,}")
+    return samples
 
 
 class DatasetSource(Source):
@@ -48,7 +70,7 @@ class DatasetSource(Source):
     ) -> None:
         self.dataset = dataset
         self._inputs = inputs
-        self.keys: Sequence[Any] = range(len(dataset)) if keys is None else keys  # type: ignore[arg-type]
+        self.keys: Sequence[Any] = range(_length(dataset)) if keys is None else keys
         self._deterministic = deterministic
         self._description = description
         self._collating = Collating(loading.pop("collate_fn", None), inputs)
@@ -72,6 +94,38 @@ class DatasetSource(Source):
     def describe(self) -> str:
         """One line for people."""
         return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
+
+    def state(self) -> dict[str, Any]:
+        """With the generator that seeds workers, where these may draw."""
+        seeds = self._loading["generator"].get_state() if self._loading.get("num_workers") else None
+        return {**super().state(), "seeds": seeds}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        super().load(state)
+        if state["seeds"] is not None:
+            self._loading["generator"].set_state(state["seeds"])
+
+    def contents(self) -> bytes:
+        """See :meth:`Source.contents`."""
+        dataset, loading = self.dataset, self._loading
+        held = (stamps(dataset.files), type(dataset)) if isinstance(dataset, ImageFolder) else dataset
+        workers = None if self.deterministic else loading.get("num_workers")
+        keys = self.keys if isinstance(self.keys, range) else list(self.keys)
+        return self._described((held, self._collating.collate, loading.get("worker_init_fn")), (keys, workers))
+
+    def _examples(self) -> Any:
+        """Read without a trace in what was left out."""
+        reading, keys = Reading(self.dataset), self.keys[:: max(1, len(self) // EXAMPLES)]
+
+        def read() -> Any:
+            items = [item for item in map(reading.__getitem__, keys) if not isinstance(item, Unreadable)]
+            try:
+                return len(items), self._collating(items)
+            except DataError:
+                return items
+
+        return watched(read, 0)[0]
 
     def read_labels(self) -> Any:
         """Of tuples the last elements, of mappings the entries with the name of labels; ``None`` where one has none."""

@@ -11,6 +11,8 @@ import numpy as np
 from lloydmax.data.inputs import Inputs, is_label
 from lloydmax.data.picture_files import SUFFIXES as IMAGE_SUFFIXES
 from lloydmax.errors import DataError
+from lloydmax.runtime.files import shown
+from lloydmax.runtime.text import printable
 
 USUAL_NAMES = ("images", "x", "data", "inputs", "input")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -26,12 +28,12 @@ def read_arrays(path: Path, inputs: Inputs) -> Any:
     """
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES and path.is_file():
-        raise DataError(f"{path} is a single picture: give the folder it lies in")
+        raise DataError(f"{shown(path)} is a single picture: give the folder it lies in")
     if not path.is_file():
-        raise DataError(f"there is no file or folder {path}")
+        raise DataError(f"there is no file or folder {shown(path)}")
     if suffix not in ARRAY_SUFFIXES:
         raise DataError(
-            f"{path} is not a kind of file that can be read: give a folder of pictures or one of "
+            f"{shown(path)} is not a kind of file that can be read: give a folder of pictures or one of "
             f"{', '.join(ARRAY_SUFFIXES)}"
         )
     try:
@@ -45,9 +47,10 @@ def read_arrays(path: Path, inputs: Inputs) -> Any:
         with safe_open(path, framework="pt") as tensors:
             return _pick(tensors.keys(), tensors.get_tensor, inputs)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{shown(path)}: {error}") from error
     except Exception as error:
-        raise DataError(f"{path} cannot be read ({error}): is it damaged, or of Python objects?") from error
+        why = printable(str(error), 300)
+        raise DataError(f"{shown(path)} cannot be read ({why}): is it damaged, or of Python objects?") from error
 
 
 def _pick(names: Iterable[str], read: Callable[[str], Any], inputs: Inputs) -> Any:

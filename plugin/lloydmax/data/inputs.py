@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.image_folder import image_channels
 from lloydmax.errors import DataError
+from lloydmax.runtime.dense import without_values
 
 _USUAL_LABELS = ("label", "labels", "target", "targets", "y")
 _HUGGING_FACE_LABELS = ("label_ids", "start_positions", "end_positions", "next_sentence_label")
@@ -268,8 +269,8 @@ def _checked(batch: Batch) -> Batch:
             raise DataError(
                 "the data holds nested tensors, whose samples differ in size: pad them, as in x.to_padded_tensor(0.0)"
             )
-        if tensor.is_meta:
-            raise DataError("the data holds tensors on the meta device, which have no values: give real ones")
+        if without_values(tensor):
+            raise DataError("the data holds tensors without values (on the meta device, or fake): give real ones")
         if tensor.layout != torch.strided and not batch.whole:
             raise DataError(SPARSE)
     return batch

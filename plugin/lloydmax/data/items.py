@@ -17,6 +17,7 @@ from lloydmax.data.faults import kind_of
 from lloydmax.data.inputs import Inputs, Listed, is_label
 from lloydmax.data.left_out import MISFIT
 from lloydmax.errors import DataError
+from lloydmax.runtime.text import printable
 
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 """Kind of numbers and shape of every tensor or array in an item."""
@@ -172,4 +173,4 @@ def _in_words(layout: Layout) -> str:
 
 def _told(error: Exception) -> str:
     text = str(error).strip()
-    return text if isinstance(error, DataError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, DataError) else printable(f"{type(error).__name__}: {text}", 500)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -20,12 +16,16 @@ from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
 from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
-from lloydmax.data.sources import Source, chunks, shapes
-from lloydmax.errors import DataError
+from lloydmax.data.sources import DIGESTED, Source, chunks, shapes
+from lloydmax.errors import DataError, OutputError
+from lloydmax.runtime.description import Description
+from lloydmax.runtime.mapped import Mapped
 
 GIB = 2**30
 SEGMENT_BYTES = GIB // 4
 """Memory is taken in pieces of this size, so that no piece has to move when more batches come."""
+MOST_BATCHES = 2**20
+"""That are kept: each takes about a kilobyte, whatever is in it."""
 _ALIGNMENT = 64
 """Bytes: a cache line."""
 
@@ -38,13 +38,11 @@ class Spool:
     """
 
     def __init__(self, workdir: str | os.PathLike[str] | None, memory_limit: int, total_limit: int) -> None:
-        self._workdir = workdir
+        self._files = Mapped(workdir, "data")
         self._memory_limit = memory_limit
         self._total_limit = total_limit
-        self._folder: Path | None = None
         self._segment = torch.empty(0, dtype=torch.uint8)
         self._used = 0
-        self._segments = 0
         self.bytes = 0
         self.bytes_on_disk = 0
 
@@ -74,19 +72,13 @@ class Spool:
 
     def _new_segment(self, size: int) -> None:
         try:
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="lloydmax-", dir=self._workdir))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            path = self._folder / f"{self._segments}.bin"
-            _reserve(path, size)
-            self._segment = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
+            self._segment = self._files.take(size)
+        except OutputError as error:
             raise DataError(
-                f"no place for data in {self._folder or self._workdir or tempfile.gettempdir()} ({error}): "
-                "set workdir to a folder with space, or pass a Dataset, which is read as needed"
+                f"no place for data: {error}; set workdir to a folder with space, or pass a Dataset, which is read as "
+                "needed"
             ) from error
         self._used = 0
-        self._segments += 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +137,10 @@ class BatchSource(Source):
         """One line for people."""
         what = "of differing shapes" if self.ragged else shapes(self._first_fitting)
         return f"{len(self):,} samples in {len(self._held):,} batches {self._origin}, {what}"
+
+    def contents(self) -> bytes:
+        """See :meth:`Source.contents`."""
+        return Description(DIGESTED).of([(batch.args, batch.kwargs, batch.whole) for batch in self._held])
 
     def batches(
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
@@ -224,20 +220,14 @@ def spool(
         DataError: there is no batch, or too much data.
     """
     store = Spool(workdir, memory_limit, total_limit)
-    held = [batch.map(store.keep) for batch in batches]
+    held = [batch.map(store.keep) for batch in islice(batches, MOST_BATCHES + 1)]
+    if len(held) > MOST_BATCHES:
+        raise DataError(
+            f"{origin} gives more than {MOST_BATCHES:,} batches, or does not end: give fewer and larger ones, or a "
+            "Dataset, which is read as needed"
+        )
     where = f"partly on disk ({store.bytes_on_disk / GIB:.1f} GiB)" if store.bytes_on_disk else "in memory"
     return BatchSource(held, f"from {origin}, kept {where}", store)
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Make a file of ``size`` bytes whose space is really there: a full disk would crash a mapped write."""
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            if shutil.disk_usage(path.parent).free < size:
-                raise OSError(f"less than {size:,} bytes free")
-            file.truncate(size)
 
 
 def _layout(batch: Batch) -> Any:

@@ -56,6 +56,16 @@ class LeftOut:
         self.add(found)
         self.refused |= set(found)
 
+    def state(self) -> dict[str, Any]:
+        """What was found, as plain data."""
+        with self._lock:
+            return {"reasons": dict(self.reasons), "refused": sorted(self.refused)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        with self._lock:
+            self.reasons, self.refused = dict(state["reasons"]), set(state["refused"])
+
     def restart(self) -> None:
         """Forget what was refused: another model may be able to use it."""
         with self._lock:

@@ -23,6 +23,7 @@ from lloydmax.data.kept import BatchSource, Lost, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.errors import DataError
+from lloydmax.runtime.files import shown
 from lloydmax.runtime.seeding import check_seed, undisturbed
 
 MANY_PICTURES = 256
@@ -58,7 +59,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
     """
     if isinstance(data, Source):
         return data
-    check_seed(seed)
+    seed = check_seed(seed)
     source = _opened(data, Inputs(model), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
@@ -68,8 +69,14 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
 def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
-        if not path.is_dir():
-            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}")
+        if not os.fspath(data):
+            raise DataError("the path of the data is empty: name a file or folder; '.' is the one that you are in")
+        try:
+            folder = path.is_dir()
+        except OSError as error:
+            raise DataError(f"{shown(path)}: {error.strerror or error}") from error
+        if not folder:
+            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         data = images(path, channels=inputs.image_channels)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)

@@ -11,7 +11,9 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lloydmax.errors import DataError
 
@@ -83,6 +85,19 @@ def unreadable(files: Sequence[Path]) -> dict[int, str]:
     """The files whose header is not that of a picture, by number, with the reason; each one is opened, not decoded."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return {number: why for number, why in enumerate(pool.map(_why_not, files)) if why}
+
+
+def stamps(files: Sequence[Path]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Size in bytes and time of the last change in nanoseconds of each file, ``(files, 2)``; -1 of one that is gone."""
+
+    def stamp(file: Path) -> tuple[int, int]:
+        try:
+            about = file.stat()
+        except OSError:
+            return -1, -1
+        return about.st_size, about.st_mtime_ns
+
+    return np.array([stamp(file) for file in files], np.int64)
 
 
 def reason(file: Path, error: Exception) -> str:

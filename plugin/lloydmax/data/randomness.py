@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from lloydmax.errors import DataError
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.seeding import check_seed
+
+
+def check_samples(samples: Any) -> int:
+    """A number of samples that count.
+
+    Raises:
+        DataError: it is not a whole number, or less than 1.
+    """
+    if (found := whole("samples", samples, DataError, least=None)) < 1:
+        raise DataError(f"samples is {found}: at least 1 has to count")
+    return found
 
 
 def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
@@ -20,9 +33,8 @@ def random_order(n: int, samples: int | None = None, seed: int = 0) -> Tensor:
         DataError: fewer than one sample is asked for.
         RecipeError: the seed is negative, or 2**63 or more.
     """
-    check_seed(seed)
-    if samples is not None and samples < 1:
-        raise DataError(f"samples is {samples}: at least 1 has to count")
+    seed = check_seed(seed)
+    samples = None if samples is None else check_samples(samples)
     order = torch.randperm(n, generator=Generator().manual_seed(seed))
     return order if samples is None else order[:samples]
 

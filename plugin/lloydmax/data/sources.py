@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,18 @@ from lloydmax.data.inputs import Inputs
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.randomness import random_order, split
 from lloydmax.errors import DataError
+from lloydmax.runtime.description import Description
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import watched
+from lloydmax.runtime.text import printable
 
+_LONGEST = 500
+"""Characters of what the user's own code said that are shown."""
+_WORKER = "Original Traceback"
+DIGESTED = 2**30
+"""Bytes of tensors and arrays that tell data apart in full; beyond that pieces of them do."""
+EXAMPLES = 32
+"""Computed samples that tell data apart."""
 _NAMED = 20
 """Samples that are named in a message."""
 
@@ -78,6 +88,31 @@ class Source(ABC):
     def figures(self) -> dict[str, Any]:
         """For the report: ``samples``, how many of them were ``left_out``, and ``which``, the reasons by index."""
         return self.left_out.figures(len(self))
+
+    def state(self) -> dict[str, Any]:
+        """What reading has changed so far, as plain data, for a run that goes on after a kill."""
+        return {"left_out": self.left_out.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.left_out.load(state["left_out"])
+
+    def contents(self) -> bytes:
+        """A digest (16 bytes) that tells these samples from others: of tensors and arrays that are held, of files, of
+        code; of samples that are computed, and the same each time, 32 ones."""
+        notes = ("_left_out", "_kinds", "_clean")
+        return self._described({key: held for key, held in vars(self).items() if key not in notes}, len(self))
+
+    def _described(self, held: Any, told: Any) -> bytes:
+        """The same, of what the samples are made of, and of what counts in any case."""
+        steady = self.deterministic
+        made = Description(DIGESTED, files=True, settings=not steady).of((type(self), held))
+        return Description().of((made, told, self._examples() if steady else None))
+
+    def _examples(self) -> Any:
+        """Some samples of those that are the same each time, to be told from others."""
+        order = torch.arange(len(self))[:: max(1, len(self) // EXAMPLES)]
+        return watched(lambda: [batch.tensors() for _, batch in self._look(order)], 0)[0]
 
     def first(self, samples: int) -> Batch:
         """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones. Read
@@ -239,14 +274,15 @@ class ArraySource(Source):
         data: a tensor, an array, or a mapping of names to these.
         inputs: how the model is called.
         origin: for :meth:`describe`, such as ``"from data.npy"``.
+        file: that the data come from.
     """
 
     deterministic = True
 
-    def __init__(self, data: Any, inputs: Inputs, origin: str = "in memory") -> None:
+    def __init__(self, data: Any, inputs: Inputs, origin: str = "in memory", file: Path | None = None) -> None:
         self._arrays = inputs.choose(data)
         self._inputs = inputs
-        self._origin = origin
+        self._origin, self._file = origin, file
         found: list[tuple[int, ...]] = []
         self._each(lambda array: found.append(tuple(array.shape)))
         if not found or () in found or len({shape[0] for shape in found}) > 1:
@@ -272,6 +308,12 @@ class ArraySource(Source):
     def describe(self) -> str:
         """One line for people."""
         return f"{self._samples:,} samples {self._origin}, {self._what}"
+
+    def contents(self) -> bytes:
+        """See :meth:`Source.contents`."""
+        file = Path(self._file) if self._file and self.nbytes > DIGESTED else None
+        description = Description(DIGESTED, files=True)
+        return description.of((file, self._arrays.args, self._arrays.kwargs))
 
     def _each(self, fn: Any) -> Batch:
         kinds = (Tensor, np.ndarray)
@@ -302,8 +344,15 @@ def guarded(items: Iterable[Any], name: str) -> Iterator[Any]:
         except DataError as error:  # a worker process adds its traceback to the message
             raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
         except Exception as error:
-            raise DataError(f"the data ({name}) cannot be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"the data ({name}) cannot be read: {said(error)}") from error
         yield item
+
+
+def said(error: Exception) -> str:
+    """What the user's own code said, on one line; of a worker process, without the way there."""
+    text = str(error).strip()
+    kind = type(error).__name__
+    return printable(text.splitlines()[-1] if _WORKER in text else f"{kind}: {text}", _LONGEST)
 
 
 def shapes(batch: Batch) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from torch import nn
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
 from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.network.tracing import forget_graphs
 from lloydmax.runtime.apart import apart
-from lloydmax.runtime.files import refusal
+from lloydmax.runtime.files import path_of, refusal, shown, telling
 from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.temporary import sweep
 
 _TOLERANCE = {2: 2e-2, 4: 1e-3}
 
@@ -78,19 +83,25 @@ def export(
 
     Raises:
         ExportError: the format cannot hold something in the model, which is named; a package is not installed; the
-            model cannot be converted; or the written file gives other outputs.
+            model cannot be converted; the written file gives other outputs; or it cannot be written, as on a full disk.
+        ModelError: it is not a network.
     """
-    target = Path(os.path.realpath(path))
     name, chosen = asked_for(path, format, options)
+    target = Path(os.path.realpath(path_of(path)))
     with own_modes():
         prepared = subject(model, example_inputs, dynamic_batch)
         chosen.refuse(prepared)
-        with tempfile.TemporaryDirectory(prefix=".lloydmax-", suffix=".tmp", dir=target.parent) as folder:
+        sweep(target.parent)
+        beside = partial(tempfile.TemporaryDirectory, prefix=".lloydmax-", suffix=".tmp", dir=target.parent)
+        with telling(path, ExportError), beside(ignore_cleanup_errors=True) as folder:
             made = Path(folder) / "made" / target.name
             made.parent.mkdir()
-            gap = apart(lambda: _written(name, chosen, prepared, made))
+            try:
+                gap = apart(lambda: _written(name, chosen, prepared, made))
+            finally:
+                forget_graphs()
             size = _publish(made, target, Path(folder))
-    return Export(str(path), name, size, gap)
+    return Export(str(path_of(path)), name, size, gap)
 
 
 def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[str, Any]) -> tuple[str, Format]:
@@ -99,9 +110,12 @@ def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[st
     Raises:
         ExportError: an unknown format or option, a missing package, or a path that cannot be written.
     """
-    name = name_for(Path(path), format)
-    if reason := refusal(path, folder=(Path(path) / "Manifest.json").is_file()):
-        raise ExportError(f"{os.fspath(path)}: {reason}")
+    place = path_of(path, ExportError)
+    name = name_for(place, format)
+    with telling(path, ExportError):
+        package = (place / "Manifest.json").is_file()
+    if reason := refusal(path, folder=package):
+        raise ExportError(f"{shown(path)}: {reason}")
     return name, load(name, options)
 
 
@@ -113,6 +127,8 @@ def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float 
     except ExportError as error:
         raise ExportError(f"{name}: {error}") from error
     except Exception as error:
+        if isinstance(error, shutil.Error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         what = type(prepared.model).__name__
         raise ExportError(f"{name}: cannot convert {what}: {first_line(error)}") from error
 
@@ -134,16 +150,31 @@ def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:
 
 
 def _publish(made: Path, target: Path, folder: Path) -> int:
-    """Move everything that was made into place, the file itself last; the bytes of it."""
+    """Move everything that was made into place, or nothing, the file itself last; the bytes of it."""
     size = 0
     for file in sorted(made.parent.rglob("*")):
         if file.is_file():
             size += file.stat().st_size
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-    for item in sorted(made.parent.iterdir(), key=lambda item: item == made):
-        place = target.with_name(item.name)
-        if place.is_dir():
-            place.rename(folder / f"replaced-{item.name}")
-        item.replace(place)
+    with ExitStack() as back:
+        for item in sorted(made.parent.iterdir(), key=lambda item: item == made):
+            place, before = target.with_name(item.name), folder / f"replaced-{item.name}"
+            if place.is_dir():
+                place.rename(before)
+            elif place.exists():
+                with suppress(OSError):  # a file system without links: then nothing is put back
+                    os.link(place, before)
+            back.callback(_put_back, place, before if before.exists() else None)
+            item.replace(place)
+        back.pop_all()
     return size
+
+
+def _put_back(place: Path, before: Path | None) -> None:
+    """Undo one move: what was there before comes back."""
+    with suppress(OSError):
+        if place.is_dir():
+            shutil.rmtree(place)
+        if before is not None:
+            before.replace(place)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lloydmax.errors import ExportError
 from lloydmax.exporting.subject import Subject
 from lloydmax.hooks.registry import spelling_hint
+from lloydmax.runtime.files import shown
 from lloydmax.runtime.quiet import quiet
 
 FORMATS = {
@@ -66,12 +67,12 @@ def name_for(path: Path, name: str | None) -> str:
     if name is None:
         if path.suffix not in known:
             endings = ", ".join(f"{suffix} ({key})" for suffix, key in known.items())
-            raise ExportError(f"the ending of {path.name} does not name a format; known: {endings}")
+            raise ExportError(f"the ending of {shown(path.name)} does not name a format; known: {endings}")
         return known[path.suffix]
-    if name not in FORMATS:
-        raise ExportError(f"there is no export format {name!r}{spelling_hint(name, list(FORMATS))}")
+    if not isinstance(name, str) or name not in FORMATS:
+        raise ExportError(f"there is no export format {name!r}{spelling_hint(str(name), list(FORMATS))}")
     if path.suffix != FORMATS[name]:
-        raise ExportError(f"a file of format {name} ends in {FORMATS[name]}: {path.name}")
+        raise ExportError(f"a file of format {name} ends in {FORMATS[name]}: {shown(path.name)}")
     return name
 
 

@@ -14,6 +14,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
 from lloydmax.format.parts import check_state, ordinary
+from lloydmax.network.given import network
+from lloydmax.network.private import unwrapped
 from lloydmax.runtime.quiet import quiet
 from lloydmax.student.attachment import finish
 from lloydmax.student.held import contents
@@ -94,7 +96,9 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
 
     Raises:
         ExportError: the model holds no codebooks, runs on int8 kernels, or holds tensors of other toolkits.
+        ModelError: it is not a network.
     """
+    model = unwrapped(network(model))
     for name, module in model.named_modules():
         if isinstance(module, Int8Model):
             raise ExportError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,9 @@ class To(Format):
         program.example_inputs = None
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
-        torch.export.save(program, path)
+        packed = io.BytesIO()  # a file that cannot be written to its end would end the process in torch's writer
+        torch.export.save(program, packed)
+        path.write_bytes(packed.getbuffer())
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
         """By torch itself."""

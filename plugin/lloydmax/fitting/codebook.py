@@ -10,6 +10,7 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.weight import check_weight
 from lloydmax.errors import FitError
 from lloydmax.hooks import registry
+from lloydmax.runtime.arguments import whole
 from lloydmax.runtime.modes import own_modes
 
 
@@ -44,6 +45,7 @@ def fit_codebook(
     """
     with own_modes():
         check_weight(weight, importance)
+        axis = whole("axis", axis, FitError, least=0)
         given = {"centroids": centroids, "granularity": granularity, **options}
         if "centroids" not in registry.find("quantizer", quantizer, FitError).options.model_fields:
             del given["centroids"]

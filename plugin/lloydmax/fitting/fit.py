@@ -150,5 +150,5 @@ def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cach
         return make()
     tensors = [weight] if importance is None else [weight, importance]
     key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
-    found = cache.get(key, make, lambda made: made.codes.nbytes + made.centroids.nbytes)
+    found = cache.get(key, make)
     return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())

@@ -25,6 +25,10 @@ FORMAT = 2
 KEY = "lloydmax"
 _OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 """Fields of the document that are left out where they are empty."""
+_DEEPEST = 100
+"""Lists and mappings in one another."""
+_LONGER = 1 << 16
+"""Bytes by which an entropy-coded stream may exceed the packed codes, which a writer would then prefer."""
 STORAGE = {
     "floats": tuple(FLOATS),
     "codes": ("packed", "entropy"),
@@ -95,6 +99,8 @@ class Document:
         }
         value |= {key: part for key, part in optional.items() if part is not None}
         stored = file_order(entry for entry in entries if entry.fill is None)
+        _check_depth("the recipe", self.recipe)
+        _check_depth("extra state", self.extra)
         try:
             if self.compact:
                 return _canonical({**value, "tensors": [_row(entry) for entry in stored]})
@@ -117,6 +123,7 @@ class Document:
             "the header is damaged (wrong checksum)",
         )
         document = cls._from_value(value)
+        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
         document.check(document.table(ordered))
         return document
 
@@ -139,6 +146,7 @@ class Document:
         expect(ordered == file_order(ordered), "tensors are not in order")
         expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
         document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
+        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
         document.check(document.table(ordered))
         return document, ordered
 
@@ -166,6 +174,8 @@ class Document:
         expect(isinstance(value.get("recipe", {}), dict), "the recipe is not a mapping")
         expect(isinstance(value.get("constants", {}), dict), "constants is not a mapping")
         expect(isinstance(value.get("extra", {}), dict), "extra is not a mapping")
+        _check_depth("the recipe", value.get("recipe"))
+        _check_depth("extra state", value.get("extra"))
         activations = value.get("activations")
         if activations is not None:
             expect(
@@ -222,9 +232,10 @@ class Document:
             )
             expect(codebook.fill is None and codes.fill is None, f"{name!r} is constant")
             expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are not bytes")
+            packed = parameter.packed_bytes
             expect(
-                parameter.coding == "entropy" or codes.bytes == parameter.packed_bytes,
-                f"the codes of {name!r} are {codes.bytes} bytes, not {parameter.packed_bytes}",
+                codes.bytes == packed or (parameter.coding == "entropy" and codes.bytes <= packed + _LONGER),
+                f"the codes of {name!r} are {codes.bytes} bytes, not {packed}",
             )
         plain = self.plain(entries)
         for name, dtype in self.floats.items():
@@ -280,6 +291,16 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
     length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-length // 8) * 8 + end
+
+
+def _check_depth(name: str, value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        groups = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [item for group in groups for item in group]
+        if not level:
+            return
+    raise CheckpointError(f"{name} is nested more than {_DEEPEST} deep")
 
 
 def _is_affine(point: Any) -> bool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lloydmax.format import limits
 from lloydmax.format.reader import File, naming
-from lloydmax.format.record import FLOATS
-from lloydmax.runtime.text import new_table, render, size
+from lloydmax.runtime.text import new_table, printable, render, size
+
+_ROWS = 500
+"""Parameters that are printed; :meth:`Inspection.to_dict` has all."""
+_VERSION = 40
+"""Characters of a version that are printed."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,20 @@ class Inspection:
     Attributes:
         path, bytes: the file and its size.
         original: bytes of the dense tensors in the dtypes of the model.
+        decoded: bytes that the tensors take in memory once they are decoded: ``original`` and the centroids. The file
+            says so before anything of that size is read; ``limit`` of :func:`lloydmax.load` refuses more.
         parameters, tensors: the compressed parameters, and everything else.
         tied: further names -> the name under which the parameter or buffer is stored.
         recipe, storage: how it was made.
         format, lloydmax, torch: version of the format of this file, and versions of the writer.
+        not_finite: names of the other tensors that hold NaN or infinities, which they had when they were saved;
+            centroids never do. ``None``: only :func:`verify` looks at the values.
     """
 
     path: str
     bytes: int
     original: int
+    decoded: int
     parameters: tuple[StoredParameter, ...]
     tensors: tuple[StoredTensor, ...]
     tied: dict[str, str]
@@ -64,6 +74,7 @@ class Inspection:
     format: int
     lloydmax: str
     torch: str
+    not_finite: tuple[str, ...] | None = None
 
     @property
     def overhead(self) -> int:
@@ -72,50 +83,62 @@ class Inspection:
 
     def __str__(self) -> str:
         caption = (
-            f"{size(self.original)} -> {size(self.bytes)}; {len(self.tensors)} other tensors "
-            f"of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and checksums; "
-            f"written by lloydmax {self.lloydmax}, torch {self.torch}"
+            f"{size(self.original)} -> {size(self.bytes)}, {size(self.decoded)} decoded; {len(self.tensors)} other "
+            f"tensors of {size(sum(item.bytes for item in self.tensors))}, {size(self.overhead)} of names and "
+            f"checksums; written by lloydmax {printable(self.lloydmax, _VERSION)}, "
+            f"torch {printable(self.torch, _VERSION)}"
         )
         table = new_table(self.path, caption)
         table.caption_justify = "left"
         table.add_column("parameter", overflow="fold")
         for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
             table.add_column(name, justify="right")
-        for item in self.parameters:
+        for item in self.parameters[:_ROWS]:
             coding = f"{item.bits / item.block:.3g} bits" if item.coding == "packed" else item.coding
             shape = "x".join(map(str, item.shape))
             table.add_row(item.name, shape, item.dtype, str(item.k), item.granularity, coding, f"{item.bytes:,}")
-        return render(table)
+        more = len(self.parameters) - _ROWS
+        return "\n".join([render(table), *([f"... and {more:,} more parameters"] if more > 0 else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return {**asdict(self), "overhead": self.overhead}
 
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+def inspect(path: str | os.PathLike[str], limit: int | None = None) -> Inspection:
     """What a file holds, from its (checked) header alone; see :func:`verify` for the data.
 
+    Args:
+        path: of the file.
+        limit: bytes that the file may decode to, see :attr:`Inspection.decoded`. ``None``: any number, since nothing
+            is decoded here; but the header may be no larger than a file of its size needs.
+
     Raises:
-        CheckpointError: the file cannot be read, is none of lloydmax's, or its header is damaged.
+        CheckpointError: the file cannot be read, is none of lloydmax's, its header is damaged, or it decodes to more
+            than the limit.
     """
-    with naming(path), File(path) as file:
+    with naming(path), File(path, limit) as file:
         return _inspection(path, file)
 
 
-def verify(path: str | os.PathLike[str]) -> Inspection:
-    """Check everything that can be checked without the model: header, checksums, centroids and codes.
+def verify(path: str | os.PathLike[str], limit: int | None = None) -> Inspection:
+    """Check everything that can be checked without the model: header, checksums, centroids and codes. Codes are decoded
+    piece by piece, so that it takes little memory, whatever the file says.
+
+    Args:
+        path: of the file.
+        limit: as for :func:`inspect`.
 
     Raises:
         CheckpointError: with the reason.
     """
-    with naming(path), File(path) as file:
+    with naming(path), File(path, limit) as file:
         for name in file.document.parameters:
-            file.centroids(name)
+            file.check_centroids(name)
             for _ in file.codes(name):
                 pass
-        for name in file.document.plain(file.entries):
-            file.tensor(name)
-        return _inspection(path, file)
+        odd = [name for name in file.document.plain(file.entries) if not file.is_finite(name)]
+        return replace(_inspection(path, file), not_finite=tuple(odd))
 
 
 def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
@@ -124,7 +147,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
     for name, item in document.parameters.items():
         layout = item.layout
         codebook, codes = entries[f"{name}.codebook"], entries[f"{name}.codes"]
-        original += layout.weights * FLOATS[item.dtype].itemsize
+        original += limits.weight_bytes(item)
         parameters.append(
             StoredParameter(
                 name,
@@ -142,13 +165,14 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
         )
     for name, entry in document.plain(entries).items():
         narrowed = name in document.floats
-        original += 2 * entry.size if narrowed else entry.size
+        original += limits.plain_bytes(document, entry)
         dtype = document.floats[name] if narrowed else entry.torch_dtype
         tensors.append(StoredTensor(name, entry.shape, dtype, entry.torch_dtype, entry.bytes))
     return Inspection(
         os.fspath(path),
         file.size,
         original,
+        file.decoded,
         tuple(parameters),
         tuple(tensors),
         document.tied,

@@ -22,6 +22,7 @@ from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
 from lloydmax.format.tensor_table import DTYPES, Entry, constant
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
+from lloydmax.runtime.dense import not_dense
 from lloydmax.student.extra import extra_states
 from lloydmax.student.held import contents, held, own_tensors
 from lloydmax.student.int8.model import Int8Model
@@ -192,10 +193,11 @@ def ordinary(name: str, tensor: Tensor, meta: bool = False) -> Tensor:
     plain = tensor.detach()
     if plain.is_meta and not meta:
         raise CheckpointError(f"{name!r} is on the meta device; call model.to_empty(device=...) first")
-    if type(plain) is not Tensor or plain.layout != torch.strided or plain.is_quantized:
+    if type(plain) is not Tensor or not_dense(plain):
+        kind = not_dense(plain) or f"a {type(plain).__name__} of another toolkit"
         raise CheckpointError(
-            f"{name!r} is not an ordinary tensor ({type(plain).__name__}, {plain.layout}); a tensor of another toolkit "
-            "cannot stand in this file: keep the model by torch.save(model.state_dict(), path)"
+            f"{name!r} is not an ordinary tensor, but {kind}; it cannot stand in this file: keep the model by "
+            "torch.save(model.state_dict(), path)"
         )
     if plain.dtype not in DTYPES:
         raise CheckpointError(f"{name!r} is {plain.dtype}, which safetensors cannot hold")

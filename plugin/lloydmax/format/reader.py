@@ -19,16 +19,12 @@ from torch import Tensor
 from lloydmax.codebook import integers
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import CheckpointError
-from lloydmax.format import compact, packing
+from lloydmax.format import compact, limits, packing
 from lloydmax.format.document import KEY, Document
+from lloydmax.format.record import FLOATS
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
-
-_MAX_HEADER = 1 << 25
-"""Bytes of a header, and of an inflated document: a million tensors need less."""
-_MAX_VALUES = 1 << 21
-"""Commas and brackets in a header; each may cost a Python object."""
-_MAX_REASON = 1000
-"""Characters of a reason in a message, which may quote the file."""
+from lloydmax.runtime.files import path_of, shown
+from lloydmax.runtime.text import printable
 
 
 @contextmanager
@@ -38,7 +34,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (CheckpointError, OSError, SafetensorError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise CheckpointError(f"{os.fspath(path)}: {reason[:_MAX_REASON]}") from error
+        raise CheckpointError(f"{shown(path)}: {printable(reason)}") from error
 
 
 def checksum(tensor: Tensor) -> str:
@@ -49,22 +45,30 @@ def checksum(tensor: Tensor) -> str:
 class File:
     """A file that is open for reading and whose header is sound. Use as a context manager.
 
+    Args:
+        path: of the file.
+        limit: bytes that it may decode to; ``None``: whatever it says.
+        room: bytes that its reader expects: a table that suits so many is not too large for a small file.
+
     Attributes:
         document: what the metadata say.
         entries: the tensors by name.
         size: bytes of the whole file.
+        decoded: bytes that its tensors take in memory, see :func:`~lloydmax.format.limits.decoded_size`.
 
     Raises:
         CheckpointError, OSError, SafetensorError, ValueError: see :func:`naming`, which makes them one.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.size = _guard(Path(path))
-        self._data = safe_open(os.fspath(path), framework="pt")
+    def __init__(self, path: str | os.PathLike[str], limit: int | None = None, room: int = 0) -> None:
+        limits.check_limit(limit)
+        expected, place = max(room, limit or 0), path_of(path, CheckpointError)
+        self.size, room = _guard(place, expected)
+        self._data = safe_open(place, framework="pt")
         text = (self._data.metadata() or {}).get(KEY)
         if text is None:
             raise CheckpointError("is not a file of lloydmax's: nothing under 'lloydmax' in its metadata")
-        _limit_values(text)
+        limits.check_values(text, room)
         ordered = []
         for name in self._data.offset_keys():
             part = self._data.get_slice(name)
@@ -72,23 +76,28 @@ class File:
             ordered.append(Entry(name, part.get_dtype(), tuple(part.get_shape())))
         self._array: compact.Array | None = None
         if compact.is_label(text):
-            self.document, ordered = self._open_array(text, ordered)
+            self.document, ordered = self._open_array(text, ordered, expected)
         else:
             self.document = Document.parse(text, ordered)
         self.entries = self.document.table(ordered)
         self._checksums = dict(zip(sorted(entry.name for entry in ordered), self.document.crc32, strict=True))
+        self.decoded = limits.decoded_size(self.document, self.entries)
+        limits.check_decoded(self.decoded, limit)
+        limits.check_names(self.document, self.entries, max(expected, self.decoded))
 
-    def _open_array(self, label: str, physical: list[Entry]) -> tuple[Document, list[Entry]]:
+    def _open_array(self, label: str, physical: list[Entry], room: int) -> tuple[Document, list[Entry]]:
         parts = {entry.name: (entry.dtype, len(entry.shape)) for entry in physical}
         wanted = {compact.CHECKSUMS: ("U32", 1), compact.DATA: ("U8", 1), compact.DOCUMENT: ("U8", 1)}
         expect(parts == wanted, "is damaged: it says that it is compact, but does not hold what such a file does")
         checksums, packed = (self._data.get_tensor(name) for name in (compact.CHECKSUMS, compact.DOCUMENT))
         expect(compact.label(checksums, packed) == label, "the document is damaged (wrong checksum)")
-        expect(len(checksums) <= _MAX_VALUES, f"has {len(checksums)} tensors; more than {_MAX_VALUES} are refused")
-        text = compact.inflate(packed, _MAX_HEADER)
-        _limit_values(text)
+        data = self._data.get_tensor(compact.DATA)
+        room = max(room, len(data))
+        text = compact.inflate(packed, limits.header_limit(room))
+        limits.check_values(text, room)
+        expect(len(checksums) <= text.count("["), f"has {len(checksums)} checksums for fewer tensors")
         document, ordered = Document.parse_compact(text, [f"{item:08x}" for item in checksums.tolist()])
-        self._array = compact.Array(self._data.get_tensor(compact.DATA), ordered)
+        self._array = compact.Array(data, ordered)
         return document, ordered
 
     def __enter__(self) -> File:
@@ -97,6 +106,10 @@ class File:
 
     def __exit__(self, *error: object) -> None:
         self._data.__exit__(*error)
+
+    def check_room(self) -> None:
+        """Refuse codebooks that are far larger than their weights could use."""
+        limits.check_codebooks(self.document, self.entries)
 
     def signature(self, name: str) -> tuple[object, ...]:
         """What makes two stored parameters or buffers the same: dtype, shape, and checksums."""
@@ -113,23 +126,49 @@ class File:
         expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
         return tensor
 
+    def is_finite(self, name: str) -> bool:
+        """Whether a tensor, its checksum compared, is free of NaN and infinities."""
+        values = self.tensor(name)
+        if self.entries[name].fill is not None:
+            values = values.as_strided((1,), (1,))
+        if not values.numel() or not (values.is_floating_point() or values.is_complex()):
+            return True
+        values = torch.view_as_real(values) if values.is_complex() else values
+        return _are_finite(values.float() if values.itemsize == 1 else values)
+
     def centroids(self, name: str) -> Tensor:
-        """The codebook of a parameter; every centroid is finite."""
+        """The codebook of a parameter in the parameter's dtype, with memory of its own; every centroid is finite."""
+        parameter, rows = self.document.parameters[name], self._rows(name)
+        dtype = FLOATS[parameter.dtype]
+        if parameter.even:
+            centroids = spread(rows, parameter.layout.centroids).view(parameter.layout.centroids_shape)
+            return centroids.to(dtype)
+        if parameter.int8:
+            return integers.from_bytes(rows).view(parameter.layout.centroids_shape)
+        return rows.to(dtype, copy=True)
+
+    def check_centroids(self, name: str) -> None:
+        """Refuse a codebook with centroids that are not finite in the parameter's dtype."""
+        self._rows(name)
+
+    def _rows(self, name: str) -> Tensor:
+        """A codebook as it is stored, checked; it may share the memory of the mapped file."""
         parameter = self.document.parameters[name]
         stored = self.tensor(f"{name}.codebook")
-        if parameter.int8:
-            stored = integers.from_bytes(stored).view(parameter.layout.centroids_shape)
-        expect(bool(torch.isfinite(stored).all()), f"the codebook of {name!r} has NaN or infinite centroids")
-        if not parameter.even:
-            return stored
-        rows = stored.view(-1, 2)
-        zero = rows[:, 1]
-        expect(
-            bool(((zero == zero.round()) & (zero >= 0) & (zero < parameter.layout.centroids)).all()),
-            f"{name!r} has no zero level",
-        )
-        centroids = spread(rows, parameter.layout.centroids)
-        return centroids[0] if parameter.layout.granularity == "tensor" else centroids
+        rows, ends = stored, stored
+        if parameter.even:
+            rows = stored.view(-1, 2)
+            zero, last = rows[:, 1], parameter.layout.centroids - 1
+            expect(
+                bool(((zero == zero.round()) & (zero >= 0) & (zero <= last)).all()),
+                f"{name!r} has no zero level",
+            )
+            ends = torch.cat([-zero, last - zero]) * rows[:, 0].repeat(2)
+        elif parameter.int8:
+            expect(integers.within(stored), f"the codebook of {name!r} has integers below -127")
+            ends = integers.from_bytes(stored)
+        expect(_are_finite(ends, FLOATS[parameter.dtype]), f"the codebook of {name!r} has NaN or infinite centroids")
+        return rows
 
     def codes(self, name: str) -> Iterator[packing.Codes]:
         """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""
@@ -138,15 +177,22 @@ class File:
         decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
         try:
             for block in decode(self.tensor(f"{name}.codes").numpy(), layout.bits, layout.codes):
-                if int(block.max()) >= layout.centroids:
+                if layout.centroids < 1 << layout.bits and int(block.max()) >= layout.centroids:
                     raise ValueError(f"code {int(block.max())} in a codebook of {layout.centroids} centroids")
                 yield block
         except ValueError as error:
             raise CheckpointError(f"the codes of {name!r} are damaged: {error}") from error
 
 
-def _guard(path: Path) -> int:
-    """Size of a regular file whose header is neither cut off nor large enough to be an attack."""
+def _are_finite(values: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all of some values, of which there is one at least, are finite, in another dtype if that is given."""
+    ends = torch.stack(torch.aminmax(values))
+    return bool(torch.isfinite(ends if dtype is None else ends.to(dtype)).all())
+
+
+def _guard(path: Path, room: int) -> tuple[int, int]:
+    """Size of a regular file whose header is neither cut off nor large enough to be an attack; and the bytes of its
+    tensors, or those that there is room for, where they are more."""
     about = path.stat()
     expect(not stat.S_ISDIR(about.st_mode), "is a directory")
     expect(stat.S_ISREG(about.st_mode), "is not a regular file")
@@ -154,12 +200,8 @@ def _guard(path: Path) -> int:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         expect(length <= about.st_size - 8, "is cut off, or is not a safetensors file")
-        expect(length <= _MAX_HEADER, f"has a header of {length} bytes; more than {_MAX_HEADER} are refused")
+        room = max(room, about.st_size - 8 - length)
+        limits.check_header(length, room)
         header = file.read(length)
-    _limit_values(header.decode("utf-8", "replace"))
-    return about.st_size
-
-
-def _limit_values(text: str) -> None:
-    values = sum(text.count(mark) for mark in ",[{")
-    expect(values <= _MAX_VALUES, f"has a header of {values} values; more than {_MAX_VALUES} are refused")
+    limits.check_values(header.decode("utf-8", "replace"), room)
+    return about.st_size, room

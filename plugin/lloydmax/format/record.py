@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_DIMENSIONS = 64
 """As many as PyTorch has."""
 _MAX_CENTROIDS = 1 << 24
 """Codes have 24 bits at most."""
+_MAX_WEIGHTS = 1 << 60
+"""A tensor has fewer than 2**63 bytes."""
 _KEYS = ("dtype", "granularity", "axis", "coding", "even", "block", "int8")
 """The optional keys of a record in the document, in the order in which they are looked at."""
 
@@ -95,6 +98,7 @@ class ParameterRecord:
             and all(type(size) is int and 0 < size < 1 << 63 for size in shape),
             "shape is not a list of sizes",
         )
+        expect(math.prod(shape) < _MAX_WEIGHTS, "its shape has too many weights")
         expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
         expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
         expect(value["dtype"] in list(FLOATS), "unknown dtype")

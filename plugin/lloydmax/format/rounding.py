@@ -48,12 +48,14 @@ def target(value: Tensor | Codebook, storage: Mapping[str, str]) -> tuple[Tensor
 
 
 def exact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in ``dtype`` if that loses not a single bit, else as it is."""
+    """The tensor in ``dtype`` if that loses not a single bit, on any machine, else as it is: which NaN comes of a
+    narrow one depends on the machine."""
     other = tensor.to(dtype)
     if dtype.itemsize >= tensor.dtype.itemsize:
         return other
     back = other.to(tensor.dtype)
-    return other if torch.equal(back.view(torch.int32), tensor.view(torch.int32)) else tensor
+    same = torch.equal(back.view(torch.int32), tensor.view(torch.int32)) and not bool(torch.isnan(other).any())
+    return other if same else tensor
 
 
 def rows_of(codebook: Codebook) -> Tensor:

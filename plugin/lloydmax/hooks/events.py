@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,25 @@ class StopRecovery(Exception):
     """Raised by a ``lloydmax_step`` hook to end the whole run (a pruned trial)."""
 
 
+def heard(listeners: Iterable[object]) -> tuple[object, ...]:
+    """The listeners of one run.
+
+    Raises:
+        PluginError: not a list of objects, a class, or one object twice.
+    """
+    if isinstance(listeners, (str, bytes, Mapping)) or not isinstance(listeners, Iterable):
+        kind = type(listeners).__name__
+        raise PluginError(f"listeners is a list of objects with event hooks, not of type {kind}: give listeners=[...]")
+    found = tuple(listeners)
+    for place, listener in enumerate(found):
+        if listener is None or isinstance(listener, type):
+            what = "None" if listener is None else f"the class {listener.__name__}"
+            raise PluginError(f"listeners[{place}] is {what}: give an object that has event hooks")
+        if any(listener is other for other in found[:place]):
+            raise PluginError(f"listeners[{place}] ({type(listener).__name__}) is in the list twice")
+    return found
+
+
 class Events:
     """Reports what happens to every plugin and to the listeners of one run.
 
@@ -28,14 +47,14 @@ class Events:
         listeners: plugin objects with event hooks that hear only this run (a progress bar, a trial pruner).
 
     Raises:
-        PluginError: a listener has a hook that does not exist, or one with wrong arguments.
+        PluginError: see :func:`heard`; a listener has a hook that does not exist, or one with wrong arguments.
     """
 
     def __init__(self, listeners: Sequence[object] = ()) -> None:
         self._local = pluggy.PluginManager("lloydmax")
         self._local.add_hookspecs(hookspecs)
         try:
-            for listener in listeners:
+            for listener in heard(listeners):
                 self._local.register(listener)
             self._local.check_pending()
         except pluggy.PluginValidationError as error:

@@ -100,6 +100,7 @@ class Recovery:
         events: where progress is reported.
         cache: what runs over the same teacher and data share, or ``None``.
         part: file in which a step that takes long may keep its state, see :meth:`keep`, or ``None``.
+        traces: what the run changes beside its student, which is kept with that state, or ``None``.
         original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
             where only the student's host knows.
         outputs: how what the models return is read, as a trial found; ``None``: not tried yet.
@@ -114,6 +115,7 @@ class Recovery:
     events: Events = field(default_factory=Events)
     cache: Cache | None = None
     part: Path | None = None
+    traces: Any = None
     original: nn.Module | None = None
     outputs: Outputs | None = None
 
@@ -146,12 +148,21 @@ class Recovery:
         """Keep what the rest of a step depends on, so that a run which is killed can go on from here.
 
         Args:
-            state: tensors, plain data and ``state_dict`` of optimizers; it replaces what was kept before. Nothing is
-                kept where the run has no ``workdir``.
+            state: tensors and plain data in dicts, lists and tuples, such as the ``state_dict`` of an optimizer; it
+                replaces what was kept before. Nothing is kept where the run has no ``workdir``.
+
+        Raises:
+            RecoveryError: something else is in the state. OutputError: it cannot be written.
         """
         if self.part is not None:
-            write(self.part, state)
+            write(self.part, {"step": state, "traces": self.traces and self.traces.state()})
 
     def kept(self) -> dict[str, Any] | None:
         """What this step kept in an earlier process that was killed; ``None``: it starts at the beginning."""
-        return read(self.part)
+        kept = read(self.part)
+        if kept is None:
+            return None
+        if self.traces is not None:
+            self.traces.load(kept["traces"])
+        state: dict[str, Any] = kept["step"]
+        return state

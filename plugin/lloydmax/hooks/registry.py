@@ -5,18 +5,18 @@ The built-in strategies are entry points of the group ``lloydmax`` like any thir
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import pluggy
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from lloydmax.errors import LloydmaxError, PluginError
 from lloydmax.hooks import hookspecs
+from lloydmax.hooks.options import Refused, accepted, spelling_hint
+from lloydmax.runtime.text import quoted
 
 REGISTRIES = {
     "quantizer": "lloydmax_quantizers",
@@ -130,11 +130,13 @@ def _strategies() -> dict[tuple[str, str], Registered]:
 
 def find(kind: str, name: str, error: type[LloydmaxError] = PluginError) -> Registered:
     """The strategy of this kind and name; ``error`` with the nearest spelling when there is none."""
+    if not isinstance(name, str):
+        raise error(f"the name of a {kind} is text, not of type {type(name).__name__}")
     registered = _strategies()
     if (entry := registered.get((kind, name))) is not None:
         return entry
     names = [entry.name for entry in registered.values() if entry.kind == kind]
-    raise error(f"no {kind} is called {name!r}{spelling_hint(name, names)}")
+    raise error(f"no {kind} is called {quoted(name)}{spelling_hint(name, names)}")
 
 
 def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[LloydmaxError] = PluginError) -> Any:
@@ -147,44 +149,9 @@ def make(kind: str, name: str, options: dict[str, Any] | BaseModel, error: type[
     if isinstance(options, BaseModel):
         return entry.cls(options)
     try:
-        return entry.cls(entry.options.model_validate(options))
-    except ValidationError as failure:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'options'}: {problem(e, entry.options)}" for e in failure.errors()]
-        raise error(f"{kind} {name!r}: " + "; ".join(lines)) from None
-
-
-def problem(error: Any, model: type[BaseModel], extra: Iterable[str] = ()) -> str:
-    """One pydantic error (an item of ``ValidationError.errors()``) in words, with the nearest valid key.
-
-    Args:
-        error: an item of ``ValidationError.errors()``.
-        model: the model that refused; its fields, and ``extra``, are the known keys.
-        extra: further keys that would have been valid at this place.
-    """
-    if error["type"] == "extra_forbidden":
-        inner = _section(model, error["loc"])
-        known = [field.alias or name for name, field in inner.model_fields.items()]
-        return f"unknown key{spelling_hint(str(error['loc'][-1]), [*known, *(extra if inner is model else ())])}"
-    if error["type"] == "missing":
-        return "is missing"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"must be {message}, got {error['input']!r}" if "Input should be" in error["msg"] else message
-
-
-def _section(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel]:
-    """The model of the section that a key is in: ``model``, or one nested in it."""
-    for part in loc[:-1]:
-        field = model.model_fields.get(str(part))
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return model
-
-
-def spelling_hint(word: str, known: list[str]) -> str:
-    """A hint for a misspelt word: the nearest known one, or all of them."""
-    if close := difflib.get_close_matches(word, known, n=1):
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known)) or 'none'}"
+        return entry.cls(accepted(entry.options, options))
+    except Refused as refused:
+        raise error(f"{kind} {name!r}: {refused}") from None
 
 
 def hook_problem(pm: pluggy.PluginManager, error: pluggy.PluginValidationError) -> str:

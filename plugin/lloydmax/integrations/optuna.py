@@ -30,7 +30,7 @@ class PruneTrial:
             maximize), or ``loss``.
 
     Raises:
-        IntegrationError: Optuna is not installed, or the study has several objectives.
+        IntegrationError: Optuna is not installed, this is not a trial, or the study has several objectives.
     """
 
     def __init__(self, trial: Any, metric: str = "agreement") -> None:
@@ -38,6 +38,8 @@ class PruneTrial:
             import optuna
         except ImportError:
             raise IntegrationError("Optuna is not installed; run: pip install 'lloydmax[optuna]'") from None
+        if not (hasattr(trial, "report") and hasattr(trial, "should_prune")):
+            raise IntegrationError(f"PruneTrial takes an optuna.Trial, not of type {type(trial).__name__}")
         if isinstance(trial, optuna.Trial) and len(trial.study.directions) > 1:
             raise IntegrationError("Optuna prunes studies with one objective only; leave PruneTrial out of this one")
         self._trial, self._metric, self._reports = trial, metric, 0

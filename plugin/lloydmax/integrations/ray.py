@@ -18,11 +18,11 @@ from lloydmax.recipe.lines import field_name
 from lloydmax.recipe.recipe import Recipe
 
 
-def search_space(recipe: Recipe, grid: bool = False) -> dict[str, Any]:
+def search_space(recipe: Any, grid: bool = False) -> dict[str, Any]:
     """A search space for ``ray.tune.Tuner``; :meth:`lloydmax.Recipe.resolved` takes the configurations drawn from it.
 
     Args:
-        recipe: with lists where an option takes one value.
+        recipe: anything that :meth:`Recipe.load` takes, with lists where an option takes one value.
         grid: try every combination; ``False``: leave it to the search algorithm.
 
     Returns:
@@ -35,6 +35,7 @@ def search_space(recipe: Recipe, grid: bool = False) -> dict[str, Any]:
         from ray import tune
     except ImportError:
         raise IntegrationError("Ray Tune is not installed; run: pip install 'lloydmax[ray]'") from None
+    recipe = Recipe.load(recipe)
     choices = recipe.choices()
     if not choices:
         raise RecipeError(f"recipe {recipe.name!r} has nothing to tune: write a list where an option takes one value")

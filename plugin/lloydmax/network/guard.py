@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lloydmax.errors import ModelError
+from lloydmax.network.given import refuse_lazy
 from lloydmax.network.private import original
 from lloydmax.runtime.dispatch import seen_by
 
@@ -27,11 +28,12 @@ def guarded(tree: nn.Module, call: Callable[[], T]) -> T:
 
     Raises:
         ModelError: the call reaches the caller's own parameters, by something that copies share (a lambda, a weak
-            reference): its student would be the uncompressed model.
+            reference): its student would be the uncompressed model. Or a parameter is lazy.
     """
     caller = original(tree)
     if caller is tree:
         return call()
+    refuse_lazy(caller)
     watching = _Watching(caller)
     while True:
         try:

@@ -11,7 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from lloydmax.network.given import network
 from lloydmax.network.guard import guarded
+from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import evaluating
 from lloydmax.runtime.seeding import undrawn
 
@@ -49,10 +51,11 @@ class Layer:
         return None if self.norm else output_axis(self.module, leaf)
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers of the module itself, by their names in it."""
+        """Parameters and persistent buffers of the module itself that are dense, by their names in it."""
         fleeting = self.module._non_persistent_buffers_set
         buffers = {name: buffer for name, buffer in self.module._buffers.items() if name not in fleeting}
-        return {name: held for name, held in {**self.module._parameters, **buffers}.items() if held is not None}
+        every = {**self.module._parameters, **buffers}
+        return {name: held for name, held in every.items() if held is not None and not_dense(held) is None}
 
 
 def output_axis(module: nn.Module, leaf: str) -> int | None:
@@ -89,8 +92,11 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
     Args:
         model: the model; a forward pass in evaluation mode is run when ``example_inputs`` are given.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Raises:
+        ModelError: see :func:`~lloydmax.network.given.network`.
     """
-    every = (Layer(name, module, _type_names(module)) for name, module in model.named_modules())
+    every = (Layer(name, module, _type_names(module)) for name, module in network(model).named_modules())
     found = [la for la in every if la.module._parameters or any(t.is_floating_point() for t in la.weights().values())]
     if example_inputs is None:
         return found

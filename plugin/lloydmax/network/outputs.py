@@ -48,7 +48,7 @@ class AskedOutputs:
         at: where one of these stands, for messages.
 
     Raises:
-        RecoveryError: ``output`` is not a path.
+        RecoveryError: ``output`` is not a path, ``classes`` not an axis, ``mask`` not a name.
     """
 
     output: str | int | None = None
@@ -63,6 +63,11 @@ class AskedOutputs:
             raise RecoveryError(
                 f"output is a path such as 'logits', 'heads.cls' or '1.0', or a position, not {self.output!r}"
             ) from None
+        whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
+        if not (whole or self.classes is None or self.classes == "auto"):
+            raise RecoveryError(f"classes is the number of an axis, 'auto' or None, not {self.classes!r}")
+        if not (self.mask is None or isinstance(self.mask, str)):
+            raise RecoveryError(f"mask is the name of an input, 'auto' or None, not {self.mask!r}")
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from lloydmax.errors import ModelError
 from lloydmax.network.baking import bake, computed_last
+from lloydmax.network.given import network
+from lloydmax.runtime.dense import not_dense
+from lloydmax.runtime.text import printable
 
 SMALL = 1 << 16
 """Bytes up to which a buffer is copied: what a forward pass may write, counters and the like, is small."""
@@ -31,6 +34,8 @@ _INNER = {
 }
 """Classes of torch that wrap a model, with the attribute that holds it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_EXPORTED = "torch.export._unlift"
+"""Module of torch with the class of what ``ExportedProgram.module()`` gives."""
 _private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
 
 
@@ -42,28 +47,34 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-@contextmanager
-def bare(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without its wrapper, in place also without those of its submodules; they come back if it fails."""
+def refuse_fixed(model: nn.Module) -> None:
+    """Refuse a model whose layers cannot be replaced in place.
+
+    Raises:
+        ModelError: see :func:`~lloydmax.network.given.network`; a ScriptModule, or the module of an exported program.
+    """
+    inner = unwrapped(network(model))
+    _refuse_scripts(inner)
+    if any(base.__module__ == _EXPORTED for base in type(inner).__mro__):
+        raise ModelError(
+            "the model is the module of an exported program, whose layers are fixed: pass what it was made from"
+        )
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without its wrapper, changed in place to be without those of its submodules, too."""
     model = unwrapped(model)
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
     waiting = [model]
     while waiting:
         parent = waiting.pop()
         for name, child in parent._modules.items():
             if child is not None and (inner := unwrapped(child)) is not child:
-                replaced.append((parent, name, child))
                 parent._modules[name] = inner
         waiting += [child for child in parent._modules.values() if child is not None]
-    try:
-        yield model
-    except BaseException:
-        for parent, name, child in replaced:
-            parent._modules[name] = child
-        raise
+    return model
 
 
-def private(model: nn.Module) -> nn.Module:
+def private(model: nn.Module, runs: bool = True) -> nn.Module:
     """A private tree of a model: what is done to its modules is done to no one else's.
 
     Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
@@ -72,17 +83,17 @@ def private(model: nn.Module) -> nn.Module:
 
     Args:
         model: not changed; may be wrapped, see :func:`unwrapped`.
+        runs: whether its outputs count, so that its batch norms have to give numbers.
 
     Raises:
-        ModelError: a tensor on the meta device, a ScriptModule, parameters in shards, or something that cannot be
-            copied; the message names it.
+        ModelError: no network, see :func:`~lloydmax.network.given.network`; a tensor on the meta device, a sparse or
+            quantized parameter, statistics of a batch norm that are NaN, a ScriptModule, parameters in shards, or
+            something that cannot be copied; the message names it.
     """
-    if type(model).__hash__ is None:
-        raise ModelError(f"{type(model).__name__} cannot be hashed, which torch needs: use dataclass(eq=False)")
-    if model in _private:
+    if network(model) in _private:
         return model
     bare = unwrapped(model)
-    refuse(bare)
+    refuse(bare, runs)
     with torch.inference_mode(False), torch.no_grad():
         made = _copied(bare, dict(_shared(bare)))
     theirs = {id(module) for module in bare.modules()}
@@ -106,22 +117,27 @@ def original(model: nn.Module) -> nn.Module:
     return model if found is None else found
 
 
-def refuse(model: nn.Module) -> None:
+def refuse(model: nn.Module, runs: bool) -> None:
     """Refuse a model that cannot be compressed, by the name of what is in the way.
+
+    Args:
+        model: without its wrapper.
+        runs: see :func:`private`.
 
     Raises:
         ModelError: see :func:`private`.
     """
+    _refuse_scripts(model)
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(
-                f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
-                "pass the nn.Module that it was made from"
-            )
         if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):
             raise ModelError(
                 f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
                 "process, and pass that"
+            )
+        if runs and (broken := _broken_statistics(module)):
+            raise ModelError(
+                f"{f'{name}.{broken}'.lstrip('.')}, so that the model gives no numbers: repair it, as "
+                "lloydmax.renormalize(model, data) does"
             )
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if isinstance(tensor, nn.Parameter) and type(tensor) is not nn.Parameter and not is_lazy(tensor):
@@ -129,11 +145,37 @@ def refuse(model: nn.Module) -> None:
                     f"{f'{name}.{leaf}'.lstrip('.')} is a {type(tensor).__name__}, not a plain parameter: convert it, "
                     "or pass the model as it was before"
                 )
+            if isinstance(tensor, nn.Parameter) and (cure := not_dense(tensor)):
+                raise ModelError(f"{f'{name}.{leaf}'.lstrip('.')} is {cure}")
             if tensor is not None and tensor.is_meta:
                 raise ModelError(
                     f"{f'{name}.{leaf}'.lstrip('.')} is on the meta device, it has no values: load the weights first "
                     "(model.to_empty(device='cpu'), then load_state_dict)"
                 )
+
+
+def _refuse_scripts(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'the model'} is a ScriptModule ({_script_name(module)}), whose layers cannot be told apart: "
+                "pass the nn.Module that it was made from"
+            )
+
+
+def _broken_statistics(norm: nn.Module) -> str | None:
+    """The running statistics of a batch norm for which it gives NaN or infinities, whatever it is given."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    if is_lazy(norm.running_mean) or norm.running_var.is_meta:
+        return None
+    for leaf, odd in (
+        ("running_mean", ~torch.isfinite(norm.running_mean)),
+        ("running_var", norm.running_var.isnan() | (norm.running_var + norm.eps < 0)),
+    ):
+        if channels := int(odd.sum()):
+            return f"{leaf} is NaN, infinite or negative in {channels:,} of its {len(odd):,} channels"
+    return None
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
@@ -177,9 +219,14 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         for wrapper in reversed(wrappers):
             memo[id(wrapper)] = copy.deepcopy(unwrapped(wrapper), memo)
         return copy.deepcopy(model, memo)
+    except RecursionError:
+        raise ModelError(
+            "the model, or something in it, lies so deep in itself that Python cannot copy it: put layers side by "
+            "side, or call sys.setrecursionlimit"
+        ) from None
     except Exception as error:
         raise ModelError(
-            f"{_uncopyable(model, memo)} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): "
+            f"{_uncopyable(model, memo)} cannot be copied ({printable(f'{type(error).__name__}: {error}', 300)}): "
             "remove it from the model, or give its class a __deepcopy__"
         ) from error
 

@@ -9,7 +9,9 @@ with globals of their own.
 from __future__ import annotations
 
 import builtins
+import linecache
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace as symbolic
+from torch.fx import graph_module
 
+_unused: frozenset[str] = frozenset()
 _MATH = {name: value for name, value in vars(math).items() if isinstance(value, BuiltinFunctionType)}
 
 
@@ -40,6 +44,38 @@ def traced(tracer: fx.Tracer, tree: nn.Module, concrete_args: dict[str, Any] | N
         tracer.create_node("output", "output", (tracer.create_arg(forward(*arguments)),), {})
     tracer.submodule_paths = None
     return tracer.graph
+
+
+def forget_graphs() -> None:
+    """Let go of what torch keeps of graphs that are gone: for tracebacks the source of every graph module that there
+    was, and for symbolic shapes, as keys of caches, all that an export knew of them. No one misses anything: caches
+    fill again, and a source goes when no graph module had it at the last call either.
+    """
+    global _unused
+    loader = getattr(graph_module, "_loader", None)
+    sources: dict[str, str] = getattr(loader, "eval_cache", {})
+    used = {_file_of(vars(kind).get("forward")) for kind in _kinds(fx.GraphModule)}
+    unused = frozenset(name for name in list(sources) if name.startswith("<eval_with_key>")) - used
+    for name in unused & _unused:
+        sources.pop(name, None)
+        linecache.cache.pop(name, None)
+    _unused = unused
+    shapes: Any = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+    for method in () if shapes is None else list(vars(shapes.ShapeEnv).values()):
+        if clear := getattr(method, "cache_clear", None):
+            clear()
+
+
+def _kinds(kind: type[Any]) -> Iterator[type[Any]]:
+    """A class and all that are derived from it."""
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from _kinds(derived)
+
+
+def _file_of(function: Any) -> str:
+    """Where the code of a function is from; nothing where there is none."""
+    return str(getattr(getattr(function, "__code__", None), "co_filename", ""))
 
 
 def _tensor_attributes(tree: nn.Module) -> Iterator[tuple[Any, str]]:

@@ -31,7 +31,7 @@ from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
 from lloydmax.runtime.modes import own_modes
-from lloydmax.runtime.text import paragraphs, percent, render, size
+from lloydmax.runtime.text import paragraphs, percent, quoted, render, size
 from lloydmax.student.attachment import codebooks
 
 _NAMED = 3
@@ -192,12 +192,12 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
     recipe = Recipe.load(recipe)
     for where, values in recipe.choices().items():
         raise RecipeError(
-            f"{recipe.at(*where)}: {values} is a choice for a tuning loop; write one value here, or let a search "
-            "or tuning loop choose"
+            f"{recipe.at(*where)}: {quoted(values)} is a choice for a tuning loop; write one value here, or let a "
+            "search or tuning loop choose"
         )
     with own_modes():
+        model = private(model, runs=False)
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))
-        model = private(model)
         changed = restructured(model, recipe)
         found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
         found = replace(found, structure=found.structure + baked)
@@ -259,7 +259,7 @@ def plan_as_is(
             planned = _planned(layer, leaf, index, rule, recipe, places[key], numbers)
             parameters[planned.name] = planned
     if winners and set(winners) <= set(broken):
-        raise RecipeError(f"nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
+        raise RecipeError(f"{recipe.at('quantize')}: nothing to compress: {places[key][0][0]}: {broken[key]}; {REPAIR}")
     order = {layer.name: n for n, layer in enumerate(layers)}
     parameters = dict(sorted(parameters.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
     structure, warned = structural_notes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable
 
@@ -11,14 +10,15 @@ from torch.nn.parameter import is_lazy
 from lloydmax.errors import RecipeError
 from lloydmax.hooks.registry import spelling_hint
 from lloydmax.network.layers import Layer
+from lloydmax.plan.globs import is_glob, matches
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import Rule
+from lloydmax.runtime.text import printable, quoted
 
 _RANGE = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
 _WEIGHT = "weight"
 _NAMED = 3
 """Weights that a message names."""
-_GLOB = re.compile(r"[*?\[]")
 
 
 def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: bool = True) -> list[tuple[Layer, str]]:
@@ -42,7 +42,7 @@ def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: 
     for position, name in enumerate(rule.types):
         if name not in known_types:
             raise RecipeError(
-                f"{recipe.at(*at, 'types', position)}: the model has no module of type {name!r}"
+                f"{recipe.at(*at, 'types', position)}: the model has no module of type {quoted(name)}"
                 f"{spelling_hint(name, sorted(known_types))}"
             )
     typed = [layer for layer in layers if not rule.types or set(rule.types) & set(layer.types)]
@@ -67,7 +67,7 @@ def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: 
         hint = spelling_hint(rule.parameter, names) if names else f"; {_largest(layers)}"
         raise RecipeError(
             f"{recipe.at(*at, 'parameter')}: none of the {len(chosen)} selected layers has a parameter "
-            f"{rule.parameter!r}{hint}"
+            f"{quoted(rule.parameter)}{hint}"
         )
     return pairs
 
@@ -77,11 +77,6 @@ def decided(layers: list[Layer], rule: Rule) -> set[str] | None:
     if "all" not in rule.selectors or rule.types or not matches(rule.parameter, _WEIGHT):
         return None
     return {la.name for la in layers if any(matches(pattern, la.name) for pattern in rule.except_)}
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a name is the pattern, or fits it as a glob (case-sensitive; ``*`` crosses dots)."""
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def _largest(layers: list[Layer]) -> str:
@@ -114,21 +109,21 @@ def _selected(
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))
         if not 1 <= first <= last <= len(numbered):
             raise RecipeError(
-                f"{where}: layers {selector} do not exist; the convolution and linear layers that pass this "
-                f"rule's filters are numbered 1-{len(numbered)}"
+                f"{where}: layers {printable(selector, 100)} do not exist; the convolution and linear layers that pass "
+                f"this rule's filters are numbered 1-{len(numbered)}"
             )
         return numbered[first - 1 : last]
     hits = by_name or [layer for layer in allowed if matches(selector, layer.name) and (rule.types or not layer.norm)]
     if not hits:
         if any(matches(selector, layer.name) for layer in layers):
             raise RecipeError(
-                f"{where}: {selector!r} matches only layers that 'types' or 'except' leave out, or normalization "
-                "layers (name their type in 'types' to mean them)"
+                f"{where}: {quoted(selector)} matches only layers that 'types' or 'except' leave out, or "
+                "normalization layers (name their type in 'types' to mean them)"
             )
         raise RecipeError(_nothing(where, selector, layers))
     return hits
 
 
 def _nothing(where: str, pattern: str, layers: list[Layer]) -> str:
-    hint = "" if _GLOB.search(pattern) else spelling_hint(pattern, [layer.name for layer in layers])
-    return f"{where}: {pattern!r} matches no layer of the model{hint[:300]}"
+    hint = "" if is_glob(pattern) else spelling_hint(pattern, [layer.name for layer in layers])
+    return f"{where}: {quoted(pattern)} matches no layer of the model{hint[:300]}"

@@ -10,9 +10,10 @@ from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.network.layers import Layer
+from lloydmax.plan.globs import matches
 from lloydmax.plan.parameter import PlannedParameter
-from lloydmax.plan.selection import matches
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.runtime.text import quoted
 
 
 def trainable_names(
@@ -53,7 +54,7 @@ def trainable_names(
     }
     chosen: set[str] = set()
     for index, word in enumerate(recipe.trainable):
-        where = recipe.at("trainable", index)
+        where, said = recipe.at("trainable", index), quoted(word)
         if word in groups:
             if word in ("biases", "norms", "codebooks") and not groups[word]:
                 everything = word == "biases" and any(n.rpartition(".")[2].startswith("bias") for n in compressed)
@@ -63,14 +64,14 @@ def trainable_names(
             continue
         named = {name for name in every if matches(word, name) or _within(word, name)}
         if not named and any(matches(word, name) or _within(word, name) for name in floats):
-            raise RecipeError(f"{where}: {word!r} has NaN or infinite values, or none, so that it cannot be trained")
+            raise RecipeError(f"{where}: {said} has NaN or infinite values, or none, so that it cannot be trained")
         if not named:
             known = [*groups, *(name for name, _ in model.named_modules() if name)]
-            raise RecipeError(f"{where}: {word!r} matches no parameter{registry.spelling_hint(word, known)[:300]}")
+            raise RecipeError(f"{where}: {said} matches no parameter{registry.spelling_hint(word, known)[:300]}")
         if named <= compressed:
             rule = parameters[min(named)].rule
             raise RecipeError(
-                f"{where}: {word!r} is compressed by {recipe.at('quantize', rule)}, so it is frozen; "
+                f"{where}: {said} is compressed by {recipe.at('quantize', rule)}, so it is frozen; "
                 "write 'codebooks' to train centroids, or leave it out of that rule"
             )
         chosen |= named & unquantized

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.options import Refused, accepted
 from lloydmax.recipe.choices import is_choice
 from lloydmax.recipe.lines import Where
 from lloydmax.recipe.sections import KEEP, RecipeFields, Rule
+from lloydmax.runtime.text import printable, quoted
+
+_MOST_LISTED = 1000
+"""Entries of a list that is an option, or a choice of one."""
 
 
-def problems(recipe: RecipeFields) -> list[str]:
+def problems(recipe: RecipeFields) -> Iterator[str]:
     """Everything wrong with a recipe whose fields have the right types, one message each, with file and line."""
-    return [*_requirements(recipe), *_option_problems(recipe)] or _order_problems(recipe)
+    first = None
+    for first in chain(_requirements(recipe), _option_problems(recipe)):
+        yield first
+    if first is None:
+        yield from _order_problems(recipe)
 
 
 def refuse_bits(recipe: RecipeFields, who: str) -> None:
@@ -37,53 +48,54 @@ def refuse_bits(recipe: RecipeFields, who: str) -> None:
         )
 
 
-def _requirements(recipe: RecipeFields) -> list[str]:
-    problems = []
+def _requirements(recipe: RecipeFields) -> Iterator[str]:
     for index, text in enumerate(recipe.requires):
-        at = recipe.at("requires", index)
+        at, said = recipe.at("requires", index), quoted(text)
         try:
             requirement = Requirement(text)
+            if requirement.url:
+                raise InvalidRequirement("it is an address")
         except InvalidRequirement as error:
-            problems.append(f"{at}: {text!r} is not a requirement such as 'lloydmax>=0.1': {error}")
+            reason = printable(str(error).partition("\n")[0])
+            yield f"{at}: {said} is not a requirement such as 'lloydmax>=0.1': {reason}"
             continue
+        wanted = printable(f"{requirement.name}{requirement.specifier}".replace("'", r"'\''"), 100)
+        install = f"run: pip install '{wanted}'"
         try:
             found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{at}: {text!r} is not installed; run: pip install {text!r}")
+            yield f"{at}: {said} is not installed; {install}"
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            problems.append(f"{at}: {text!r} is required, {found} is installed; run: pip install {text!r}")
-    return problems
+            yield f"{at}: {said} is required, {found} is installed; {install}"
 
 
-def _option_problems(recipe: RecipeFields) -> list[str]:
-    problems: list[str] = []
+def _option_problems(recipe: RecipeFields) -> Iterator[str]:
     if recipe.bits is not None and recipe.storage.codes != "entropy":
-        problems.append(f"{recipe.at('bits')}: needs entropy-coded codes: write 'storage: {{codes: entropy}}'")
+        yield f"{recipe.at('bits')}: needs entropy-coded codes: write 'storage: {{codes: entropy}}'"
     if recipe.bits is not None and recipe.activations is not None:
-        problems.append(f"{recipe.at('bits')}: a model on int8 kernels has 8 bits a weight; leave 'activations' out")
+        yield f"{recipe.at('bits')}: a model on int8 kernels has 8 bits a weight; leave 'activations' out"
     for index, rule in enumerate(recipe.quantize):
         if recipe.bits is not None and not _priced(rule):
-            problems.append(
+            yield (
                 f"{recipe.at('quantize', index)}: with 'bits' each quantizer chooses by the price of a bit, which "
-                f"{rule.quantizer!r} with these options does not: use kmeans, granularity tensor, block 1, no 'price'"
+                f"{quoted(rule.quantizer)} with these options does not: use kmeans, granularity tensor, "
+                "block 1, no 'price'"
             )
         if rule.importance is not None:
-            problems += _unknown(recipe, "importance", rule.importance, ("quantize", index, "importance"))
+            yield from _unknown(recipe, "importance", rule.importance, ("quantize", index, "importance"))
         if rule.quantizer == KEEP:
-            problems += [
-                f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options" for key in rule.options
-            ]
+            for key in rule.options:
+                yield f"{recipe.at('quantize', index, key)}: 'quantizer: {KEEP}' takes no options"
         else:
-            problems += _check_options(
+            yield from _check_options(
                 recipe, "quantizer", rule.quantizer, rule.options, ("quantize", index), type(rule)
             )
     if recipe.search is not None:
         method, options, kind = recipe.search.method, recipe.search.options, type(recipe.search)
-        problems += _check_options(recipe, "search method", method, options, ("search",), kind)
+        yield from _check_options(recipe, "search method", method, options, ("search",), kind)
     for index, step in enumerate(recipe.recover):
-        problems += _check_options(recipe, "step", step.step, step.options, ("recover", index), type(step))
-    return problems
+        yield from _check_options(recipe, "step", step.step, step.options, ("recover", index), type(step))
 
 
 def _priced(rule: Rule) -> bool:
@@ -95,14 +107,16 @@ def _priced(rule: Rule) -> bool:
     return able or rule.quantizer not in quantizers
 
 
-def _order_problems(recipe: RecipeFields) -> list[str]:
-    early = [getattr(registry.find("step", step.step).cls, "before_fit", False) for step in recipe.recover]
-    return [
-        f"{recipe.at('recover', index)}: {step.step!r} changes the weights that the codebooks are fitted to; "
-        "put it before the other steps"
-        for index, step in enumerate(recipe.recover)
-        if early[index] and not all(early[:index])
-    ]
+def _order_problems(recipe: RecipeFields) -> Iterator[str]:
+    late = False
+    for index, step in enumerate(recipe.recover):
+        early = getattr(registry.find("step", step.step).cls, "before_fit", False)
+        if early and late:
+            yield (
+                f"{recipe.at('recover', index)}: {step.step!r} changes the weights that the codebooks are fitted to; "
+                "put it before the other steps"
+            )
+        late = late or not early
 
 
 def _unknown(recipe: RecipeFields, kind: str, name: str, where: Where) -> list[str]:
@@ -115,28 +129,40 @@ def _unknown(recipe: RecipeFields, kind: str, name: str, where: Where) -> list[s
 
 def _check_options(
     recipe: RecipeFields, kind: str, name: str, options: dict[str, Any], where: Where, of: type[BaseModel]
-) -> list[str]:
+) -> Iterator[str]:
     if unknown := _unknown(recipe, kind, name, (*where, kind.rpartition(" ")[2])):
-        return unknown
-    model = registry.find(kind, name).options
-    problems = []
-    for attempt in _alternatives(options, model):
+        yield from unknown
+        return
+    if long := [key for key, value in options.items() if isinstance(value, list) and len(value) > _MOST_LISTED]:
+        for key in long:
+            yield f"{recipe.at(*where, key)}: a list of more than {_MOST_LISTED:,} values"
+        return
+    model, said = registry.find(kind, name).options, set()
+    extra = [field.alias or key for key, field in of.model_fields.items()]
+    for attempt, chosen, changed in _alternatives(options, model):
         try:
-            model.model_validate(attempt)
-        except ValidationError as failure:
-            for error in failure.errors():
-                place = (*where, *error["loc"])
-                text = registry.problem(error, model, extra=list(of.model_fields))
-                problems.append(f"{recipe.at(*place)}: {text}")
-    return list(dict.fromkeys(problems))
+            accepted(model, attempt, extra=extra, changed=changed)
+        except Refused as refused:
+            for place, text in refused.problems:
+                at = (*place[:1], *(chosen[key] for key in place[:1] if key in chosen), *place[1:])
+                problem = f"{recipe.at(*where, *at)}: {text}"
+                if problem not in said:
+                    said.add(problem)
+                    yield problem
 
 
-def _alternatives(options: dict[str, Any], model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The options with each choice tried by each of its values (not their product: options are independent)."""
+def _alternatives(
+    options: dict[str, Any], model: type[BaseModel]
+) -> Iterator[tuple[dict[str, Any], dict[Any, int], Iterable[str]]]:
+    """The options with each choice tried by each of its values (not their product: options are independent), which
+    values these are, and the options that have not been tried with these values before."""
     choices = {
         name: value
         for name, value in options.items()
         if name in model.model_fields and is_choice(value, model.model_fields[name]) and value
     }
     first = {name: (choices[name][0] if name in choices else value) for name, value in options.items()}
-    return [first, *({**first, name: value} for name, values in choices.items() for value in values[1:])]
+    yield first, dict.fromkeys(choices, 0), options
+    for name, values in choices.items():
+        for index, value in enumerate(values[1:], start=1):
+            yield {**first, name: value}, {**dict.fromkeys(choices, 0), name: index}, (name,)

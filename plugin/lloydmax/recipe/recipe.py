@@ -11,17 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
+from lloydmax.hooks.options import Refused, accepted, told
 from lloydmax.recipe import checks
 from lloydmax.recipe.choices import choices, suggestion
-from lloydmax.recipe.lines import LinedData, Where, field_name, read_lined
+from lloydmax.recipe.lines import LinedData, Where, field_name
+from lloydmax.recipe.plain import plain
+from lloydmax.recipe.reading import read_lined
 from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
 from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage
 from lloydmax.runtime.files import write_text
+from lloydmax.runtime.text import quoted
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "quantize": Rule,
+    "activations": Activations,
+    "recover": Step,
+    "storage": Storage,
+    "search": Search,
+}
 
 
 class Recipe(RecipeFields):
@@ -43,26 +55,38 @@ class Recipe(RecipeFields):
         """
         if isinstance(source, Recipe):
             return source
-        document = read_lined(ready(source))
+        return cls._of(read_lined(ready(source)))
+
+    def changed(self, data: Mapping[str, Any]) -> Recipe:
+        """A recipe of other data, which has the lines of this one where the places are the same.
+
+        Raises:
+            RecipeError: see :meth:`load`.
+        """
+        return self._of(LinedData(plain(data), self._document.origin, self._document.lines))
+
+    @classmethod
+    def _of(cls, document: LinedData) -> Recipe:
         if not isinstance(document.data, dict):
-            raise RecipeError(f"{document.origin}: a recipe is a mapping with 'quantize:' rules")
+            raise RecipeError(f"{document.at(())}: a recipe is a mapping with 'quantize:' rules")
         try:
-            recipe = cls.model_validate(document.data)
-        except ValidationError as failure:
-            raise RecipeError("\n".join(_problems(failure, document))) from None
+            recipe = accepted(cls, document.data, _SECTIONS)
+        except Refused as refused:
+            lines = (f"{document.at(where)}: {text}" for where, text in refused.problems)
+            raise RecipeError(told(lines, document.at(()))) from None
         recipe._document = document
-        if problems := checks.problems(recipe):
-            raise RecipeError("\n".join(problems))
+        if problems := told(checks.problems(recipe), recipe.at()):
+            raise RecipeError(problems)
         return recipe
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML, atomically.
 
         Raises:
-            OSError: the folder is missing or not writable.
+            OutputError: the folder is missing or not writable, the disk is full.
         """
         data = self.data()
-        ordered = {key: data[key] for key in type(self).model_fields if data.get(key) is not None}
+        ordered = {key: data[key] for key in type(self).model_fields if key in data}
         text = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
         write_text(path, text)
 
@@ -96,13 +120,13 @@ class Recipe(RecipeFields):
                     f"{name} is not a choice of recipe {self.name!r}{registry.spelling_hint(name, list(words))}"
                 )
             if value not in known[where]:
-                raise RecipeError(f"{self.at(*where)}: {value!r} is not one of {known[where]}")
+                raise RecipeError(f"{self.at(*where)}: {quoted(value)} is not one of {quoted(known[where])}")
             *path, option = where
             entry: Any = data
             for part in path:
                 entry = entry[part]
             entry[option] = value
-        return Recipe.load(data)
+        return self.changed(data)
 
     def suggest(self, trial: Any) -> Recipe:
         """The recipe with every list decided by an Optuna trial: each is one categorical parameter of the study.
@@ -118,23 +142,7 @@ class Recipe(RecipeFields):
 
 def ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
     """The path of a ready recipe, if ``source`` is the name of one."""
-    if isinstance(source, str) and re.fullmatch(r"[\w-]+", source):
+    if isinstance(source, str) and re.fullmatch(r"[\w-]{1,100}", source):
         ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))
         return ready if ready.is_file() and not Path(source).exists() else source
     return source
-
-
-def _problems(failure: ValidationError, document: LinedData) -> list[str]:
-    lines = []
-    for error in failure.errors():
-        where = tuple(part for part in error["loc"] if part not in ("str", "int") and "[" not in str(part))
-        sections: dict[str, type[BaseModel]] = {
-            "quantize": Rule,
-            "activations": Activations,
-            "recover": Step,
-            "storage": Storage,
-            "search": Search,
-        }
-        model = sections.get(str(where[0]), Recipe) if len(where) > 1 else Recipe
-        lines.append(f"{document.at(where)}: {registry.problem(error, model)}")
-    return list(dict.fromkeys(lines))

@@ -109,7 +109,8 @@ def _kind(part: dict[str, Any]) -> str:
 
 def _number(value: float) -> str:
     large = isinstance(value, int) and value > 1 << 20 and value & (value - 1) == 0
-    return f"2^{int(value).bit_length() - 1}" if large else f"{value:g}"
+    whole = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1 << 53 else f"{value:g}"
+    return f"2^{int(value).bit_length() - 1}" if large else whole
 
 
 def _default(part: dict[str, Any]) -> str:

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Budget(BaseModel):
     """What a search must keep; exactly one of the four."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     reduction: float | None = Field(
         default=None, gt=0, lt=1, description="share of the original bytes that the file saves at least, 0 to 1."
     )
 
     bits: float | None = Field(
-        default=None, gt=0, description="average bits of a quantized weight at most, codebooks counted."
+        default=None, gt=0, le=10**6, description="average bits of a quantized weight at most, codebooks counted."
     )
 
     agreement: float | None = Field(
@@ -27,7 +27,7 @@ class Budget(BaseModel):
         description="share of decisions with the teacher's top-1 at least, 0 to 1; the smallest file is looked for.",
     )
 
-    bytes: int | None = Field(default=None, gt=0, description="size of the file at most.")
+    bytes: int | None = Field(default=None, gt=0, lt=2**63, description="size of the file at most.")
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -54,6 +54,7 @@ class Search(BaseModel):
     centroids: list[Annotated[int, Field(ge=1)]] = Field(
         default=[2, 4, 8, 16, 32, 64, 128, 256],
         min_length=1,
+        max_length=1000,
         description="the numbers to try where a rule has no list of its own.",
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
@@ -125,6 +125,12 @@ class Storage(Section):
         return 2 if self.floats == "float16" else 4
 
 
+def _one_line(name: str) -> str:
+    if len(f"{name}x".splitlines()) > 1 or "\t" in name:
+        raise ValueError("must be one line of text")
+    return name
+
+
 class RecipeFields(Section):
     """The fields of a recipe, and where they stand in its file."""
 
@@ -132,7 +138,9 @@ class RecipeFields(Section):
 
     version: Literal[1] = Field(default=1, description="of the format.")
 
-    name: str = Field(default="unnamed", max_length=200, description="for plans, reports and messages.")
+    name: Annotated[str, AfterValidator(_one_line)] = Field(
+        default="unnamed", max_length=200, description="for plans, reports and messages."
+    )
 
     quantize: list[Rule] = Field(min_length=1, description="rules; for each parameter the last matching one wins.")
 
@@ -183,7 +191,9 @@ class RecipeFields(Section):
     search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
 
     requires: list[str] = Field(
-        default=[], description="distributions that must be installed, such as `lloydmax>=0.1`, checked first."
+        default=[],
+        max_length=100,
+        description="distributions that must be installed, such as `lloydmax>=0.1`, checked first.",
     )
 
     seed: int = Field(

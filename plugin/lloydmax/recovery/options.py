@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -15,8 +15,10 @@ class LoopOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     output: OutputPath | None = Field(None, description="path of the output to mimic; default: the recipe's.")
-    epochs: PositiveInt = Field(10, description="passes over the data.")
-    steps: PositiveInt | None = Field(None, description="optimizer steps, instead of `epochs`.")
+    epochs: PositiveInt = Field(10, le=10**6, description="passes over the data.")
+    steps: Annotated[PositiveInt, Field(le=10**9)] | None = Field(
+        None, description="optimizer steps, instead of `epochs`."
+    )
     batch_size: PositiveInt = Field(128, description="samples of one step.")
     samples: PositiveInt | None = Field(None, description="use at most so many inputs, drawn at random.")
     held_out: float = Field(

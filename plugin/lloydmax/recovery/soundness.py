@@ -13,6 +13,7 @@ from lloydmax.data import Source
 from lloydmax.data.batch import Batch
 from lloydmax.errors import LloydmaxError, RecoveryError
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.finite import HUGE
@@ -103,4 +104,5 @@ def _odd(tensor: Tensor) -> bool:
 
 
 def _floats(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested and tensor.is_floating_point()
+    plain = type(tensor) in (Tensor, nn.Parameter) and not_dense(tensor) is None  # not another toolkit's
+    return plain and tensor.is_floating_point()

@@ -11,26 +11,34 @@ import torch
 from torch import nn
 
 from lloydmax.data import Source, unlabelled
-from lloydmax.errors import ModelError, OutputError, RecoveryError
+from lloydmax.errors import DataError, ModelError, OutputError, RecoveryError
 from lloydmax.hooks import registry
-from lloydmax.hooks.events import Events
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.network.given import network, refuse_lazy
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
 from lloydmax.progress.bars import ProgressBars
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, number
+from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.digest import arrays_in, content
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
+from lloydmax.runtime.seeding import check_seed
+from lloydmax.runtime.temporary import sweep
 from lloydmax.student.attachment import separate
+from lloydmax.student.int8.model import Int8Model
 from lloydmax.teacher.finite import LOOKED_AT, look
+from lloydmax.teacher.refusal import ask
 from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
+_SPENT = "backward through the graph a second time"
+"""What torch says of a tensor whose history is used up."""
 
 
 NamedStep = tuple[str, RecoveryStep]
@@ -114,7 +122,7 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
         What was measured: loss, agreement, steps, why it stopped.
 
     Raises:
-        RecoveryError: nothing to train, wrong options. DataError: unusable data.
+        RecoveryError, ModelError, DataError: as :func:`run_step`.
     """
     measured = run_step("distill", student, teacher, data, **options)
     student.eval()
@@ -134,7 +142,7 @@ def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None,
         What was measured: samples, layers, how.
 
     Raises:
-        RecoveryError: wrong options. DataError: unusable data.
+        RecoveryError, ModelError, DataError: as :func:`run_step`.
     """
     return run_step("renormalize", student, student if teacher is None else teacher, data, **options)
 
@@ -154,16 +162,18 @@ def run_step(
     mask: str | None = "auto",
     **options: Any,
 ) -> dict[str, Any]:
-    """Run one registered recovery step on its own; see :func:`distill` for the arguments."""
+    """Run one registered recovery step on its own; see :func:`distill` for the arguments.
+
+    Raises:
+        RecoveryError: no such step, wrong options, nothing to train, or a student that does not take what the teacher
+            takes. ModelError: student or teacher is not a network, or has no values. DataError: unusable data.
+    """
     with own_modes():
         made = registry.make("step", name, options, RecoveryError)
+        seed, listeners = check_seed(seed), heard(listeners)
         workdir = folder(workdir)
-        if frozen := [name for name, held in student.named_parameters() if held.is_inference()]:
-            raise ModelError(
-                f"{frozen[0]} of the student was made in inference mode, so that nothing can be trained: make or copy "
-                "the student outside of torch.inference_mode()"
-            )
-        separate(student, teacher)
+        _check_student(student)
+        separate(student, network(teacher, "the teacher"))
         teacher = student if teacher is student else private(teacher)
         with running(student, seed, progress, listeners) as events:
             source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
@@ -175,18 +185,69 @@ def run_step(
                     look(teacher, opened, outputs, opened.draw(LOOKED_AT, seed))
             recovery = Recovery(student, teacher, source, reference, seed, workdir, events, outputs=outputs)
             with events.stage(name) as measured, kept_sound(name, recovery):
-                measured.update(made.run(recovery))
+                measured.update(_ran(made, recovery))
             for opened in filter(None, (source, reference)):
                 opened.tell()
         return measured
 
 
+def _ran(step: RecoveryStep, recovery: Recovery) -> dict[str, Any]:
+    """What a step measured.
+
+    Raises:
+        RecoveryError: something in the student was computed once, with a history that no second step can go through.
+    """
+    try:
+        return step.run(recovery)
+    except RuntimeError as error:
+        if _SPENT not in str(error):
+            raise
+        raise RecoveryError(
+            "the student holds a tensor that was computed from others before, through which gradients can go only "
+            "once: make it a parameter, or compute it in forward"
+        ) from error
+
+
+def _check_student(student: nn.Module) -> None:
+    """Refuse what cannot be trained in place.
+
+    Raises:
+        ModelError: it names what is in the way. RecoveryError: it runs on int8 kernels.
+    """
+    refuse_lazy(network(student, "the student"), "the student")
+    if any(isinstance(module, Int8Model) for module in student.modules()):
+        raise RecoveryError(
+            "the student runs on int8 kernels, which cannot be trained: compress with the step in the recipe, which "
+            "then runs before the kernels"
+        )
+    for name, held in (*student.named_parameters(), *student.named_buffers()):
+        if held.is_meta:
+            raise ModelError(f"{name} of the student is on the meta device, it has no values: load the weights first")
+        if held.requires_grad and (kind := not_dense(held)):
+            raise ModelError(f"{name} of the student is {kind}, or leave it out: {name}.requires_grad_(False)")
+        if isinstance(held, nn.Parameter) and held.is_inference():
+            raise ModelError(
+                f"{name} of the student was made in inference mode, so that nothing can be trained: make or copy "
+                "the student outside of torch.inference_mode()"
+            )
+
+
 def _settle(student: nn.Module, source: Source | None) -> None:
-    """Run the student once: a host's prepared model has observers and codebooks that take shape at the first input."""
-    if source is not None:
-        with evaluating(student):
-            for _, batch in source.batches(_FIRST, torch.arange(min(_FIRST, len(source)))):
-                batch.to(device_of(student)).run(student)
+    """Run the student once: a host's prepared model has observers and codebooks that take shape at the first input.
+
+    Raises:
+        RecoveryError: it does not take what the teacher takes.
+    """
+    if source is None:
+        return
+    with evaluating(student):
+        for _, batch in source.batches(_FIRST, torch.arange(min(_FIRST, len(source)))):
+            try:
+                ask(student, batch.to(device_of(student)))
+            except DataError as error:
+                raise RecoveryError(
+                    f"the student has to take the same inputs as the teacher, in shape and dtype: {error}"
+                ) from error
 
 
 def open_source(
@@ -194,7 +255,8 @@ def open_source(
 ) -> Source | None:
     """Unlabelled inputs for this model, or ``None`` where none were given.
 
-    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once.
+    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once, unless
+    it is larger than the cache may be.
     """
     if data is None:
         return None
@@ -202,12 +264,11 @@ def open_source(
         return _anew(unlabelled(data, model, workdir=workdir, seed=seed))
     held = [data, *arrays_in(data)]
     same = str(data) if isinstance(data, (str, Path)) else tuple((id(one), content(one)) for one in held)
-    kept = cache.get(
-        ("source", same, id(original(model)), seed),
-        lambda: (held, original(model), unlabelled(data, model, workdir=workdir, seed=seed)),
-        lambda _: 0,
+    _, source = cache.get(
+        ("source", same, number(original(model)), seed),
+        lambda: (held, unlabelled(data, model, workdir=workdir, seed=seed)),
     )
-    return _anew(kept[2])
+    return _anew(source)
 
 
 def _anew(source: Source) -> Source:
@@ -227,6 +288,11 @@ def folder(workdir: str | Path | None, keep: bool = True) -> Path | None:
         OutputError: it cannot be made, or written into.
     """
     try:
-        return None if workdir is None else made_folder(workdir, keep)
+        if workdir is None:
+            return None
+        found = made_folder(workdir, keep)
     except OutputError as error:
         raise OutputError(f"workdir {error}") from None
+    if keep:
+        sweep(found)
+    return found

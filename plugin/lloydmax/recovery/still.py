@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from lloydmax.codebook.zeros import MANY_ZEROS
 from lloydmax.network.parameters import owners, padding_rows
+from lloydmax.runtime.dense import not_dense
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 
 
@@ -30,7 +31,7 @@ class Still:
         owned = owners(student)
         for parameter in trained:
             places, value = owned.get(id(parameter), []), parameter.detach()
-            if not places or any(isinstance(module, _OF_CODEBOOKS) for _, module, _ in places):
+            if not places or not_dense(value) or any(isinstance(module, _OF_CODEBOOKS) for _, module, _ in places):
                 continue
             zeros = value == 0
             if value.dim() > 1 and MANY_ZEROS * value.numel() <= int(zeros.count_nonzero()) < value.numel():

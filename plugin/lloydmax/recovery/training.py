@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import warnings
 from dataclasses import asdict, replace
@@ -229,8 +228,7 @@ class TrainingLoop:
         if not self._continued():
             self._kept = self.state()
             self.first = self.best = self._measured()
-        patience = getattr(self.options, "patience", None)
-        while self.done < self.total:
+        while self.done < self.total and not self._is_out_of_patience():
             try:
                 self._parts = self.epoch()
             except KeyboardInterrupt:
@@ -246,11 +244,15 @@ class TrainingLoop:
             if self.is_better(found):
                 self.best, self._waited, self._kept = found, 0, self.state()
             self._keep()
-            if patience is not None and self._waited >= patience:
-                self._stopped = f"no better held-out state for {self._waited} epochs"
-                break
         self.load(self._kept)
         return self.figures()
+
+    def _is_out_of_patience(self) -> bool:
+        patience = getattr(self.options, "patience", None)
+        if patience is None or self._waited < patience:
+            return False
+        self._stopped = f"no better held-out state for {self._waited} epochs"
+        return True
 
     def epoch(self) -> dict[str, float]:
         """One pass over the inputs, in a new order; the smoothed losses, or those that are not finite."""
@@ -352,17 +354,14 @@ class TrainingLoop:
         """Keep all that the rest of the run depends on, after an epoch."""
         if self.recovery.part is None or not self.resumable:
             return
-        scores = {
-            "first": self.first and asdict(self.first),
-            "best": self.best and asdict(self.best),
-            "first_loss": self.first_loss,
-            "waited": self._waited,
-            "done": self.done,
-        }
         self.recovery.keep(
             {
-                "options": self.options.model_dump_json(),
-                "scores": json.dumps(scores),
+                "first": self.first and asdict(self.first),
+                "best": self.best and asdict(self.best),
+                "first_loss": self.first_loss,
+                "parts": self._parts,
+                "waited": self._waited,
+                "done": self.done,
                 "live": self.live(),
                 "kept": self._kept,
                 "generator": self.generator.get_state(),
@@ -373,15 +372,15 @@ class TrainingLoop:
     def _continued(self) -> bool:
         """Go on where an earlier process was killed; whether there was one."""
         part = self.recovery.kept() if self.resumable else None
-        if part is None or part["options"] != self.options.model_dump_json():
+        if part is None:
             return False
         self.load(part["kept"])
         self._kept = self.state()
         self.load(part["live"])
         self.generator.set_state(part["generator"])
-        scores = json.loads(part["scores"])
-        self.first, self.best = (Agreement(**scores[key]) if scores[key] else None for key in ("first", "best"))
-        self.first_loss, self._waited, self.done = scores["first_loss"], scores["waited"], scores["done"]
+        self.first, self.best = (Agreement(**part[key]) if part[key] else None for key in ("first", "best"))
+        self.first_loss, self._waited, self.done = part["first_loss"], part["waited"], part["done"]
+        self._parts = part["parts"]
         self.load_more_state(part["more"])
         return True
 

@@ -13,20 +13,30 @@ from pydantic import TypeAdapter, ValidationError
 from lloydmax.errors import ReportError
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.figures import VERSION, Figures
+from lloydmax.runtime.files import path_of, shown
+from lloydmax.runtime.text import printable
+
+_DIGITS = 20
+"""Of a number of 64 bits."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ReportError: there is something else in it. OSError: it cannot be read.
+        ReportError: it cannot be read, or there is something else in it.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {error}") from None
+        place = path_of(path, ReportError)
+        if place.exists() and not place.is_file():  # to open a pipe would wait for ever
+            raise ReportError(f"{shown(path)}: {'is a directory' if place.is_dir() else 'is not an ordinary file'}")
+        data = json.loads(place.read_bytes(), parse_int=_whole, parse_constant=_no_number)
+    except OSError as error:
+        raise ReportError(f"{shown(path)}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{shown(path)} is not JSON: {printable(str(error))}") from None
     if not isinstance(data, dict):
-        raise ReportError(f"{path} holds no JSON object, but {type(data).__name__}")
+        raise ReportError(f"{shown(path)} holds no JSON object, but {type(data).__name__}")
     return data
 
 
@@ -34,16 +44,18 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     """The fields of the report in a JSON file.
 
     Raises:
-        ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
+        ReportError: it cannot be read, is not a report, or one of another version of lloydmax.
     """
     data = read_json(path)
     if not {"recipe", "stages", "layers", "bytes"} <= set(data):
-        raise ReportError(f"{path} is not a report: write one with 'lloydmax compress --report' or Report.to_json")
-    if (version := data.get("version")) != VERSION:
-        made = "an older lloydmax, without a version" if version is None else f"format {version!r}"
         raise ReportError(
-            f"{path} was written by {made}; this one reads format {VERSION}: compress again, or use the lloydmax that "
-            "wrote it"
+            f"{shown(path)} is not a report: write one with 'lloydmax compress --report' or Report.to_json"
+        )
+    if (version := data.get("version")) != VERSION:
+        made = "an older lloydmax, without a version" if version is None else f"format {printable(repr(version), 40)}"
+        raise ReportError(
+            f"{shown(path)} was written by {made}; this one reads format {VERSION}: compress again, or use the "
+            "lloydmax that wrote it"
         )
     hints = get_type_hints(Figures) | {"bytes": dict[str, int]}
     fields = {
@@ -52,9 +64,25 @@ def read_fields(path: str | Path) -> dict[str, Any]:
         if item.name in data or item.default is dataclasses.MISSING
     }
     try:
-        return fields | {"bytes": Sizes.from_dict(fields["bytes"])}
+        sizes = Sizes.from_dict(fields["bytes"])
     except KeyError as error:
-        raise ReportError(f"{path}: bytes has no {error}") from None
+        raise ReportError(f"{shown(path)}: bytes has no {error}") from None
+    if min(sizes.to_dict().values()) < 1:
+        raise ReportError(f"{shown(path)}: bytes holds a size below 1")
+    if len(fields["stages"]) < 2:
+        raise ReportError(f"{shown(path)}: stages has {len(fields['stages'])} entries, a report has 2 or more")
+    return fields | {"bytes": sizes}
+
+
+def _whole(digits: str) -> int:
+    """A whole number of at most 64 bits, which is more than any that a report counts."""
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
@@ -74,7 +102,7 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     except ValidationError as failure:
         error = failure.errors()[0]
         where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
-        raise ReportError(f"{path}: {where}: {error['msg']}") from None
+        raise ReportError(f"{shown(path)}: {printable(where)}: {printable(error['msg'])}") from None
 
 
 def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:

@@ -22,7 +22,7 @@ class Report(Figures):
         """Write the report as JSON.
 
         Raises:
-            OSError: the folder is missing or not writable.
+            OutputError: the folder is missing or not writable, the disk is full.
         """
         if processes.writes():
             files.write_json(path, self.to_dict())
@@ -32,7 +32,7 @@ class Report(Figures):
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            ReportError: it is not a report, or one of another version of lloydmax. OSError: it cannot be read.
+            ReportError: it cannot be read, is not a report, or one of another version of lloydmax.
         """
         return cls(**read_fields(path))
 
@@ -48,7 +48,8 @@ class Report(Figures):
                 :class:`lloydmax.report.curves.DamageCurves`.
 
         Raises:
-            IntegrationError: the extra ``report`` is not installed. OSError: the folder is missing or not writable.
+            IntegrationError: the extra ``report`` is not installed. OutputError: the folder is missing or not
+                writable, the disk is full.
         """
         if processes.writes():
             reports = [self] if other is None else [self, other]

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as everywhere
 
-_OF_MODULES = frozenset(vars(nn.Module()))
-"""Attributes in which torch keeps what every module has: its mode, hooks, and the tensors that are told anyway."""
+from lloydmax.runtime.description import Description
+
+_GLOBAL_HOOKS: tuple[Any, ...] = (everywhere._global_forward_pre_hooks, everywhere._global_forward_hooks)
+_ROOM = 1 << 28
+"""Bytes of tensors and arrays beside a model's own, in closures for example, that count in full."""
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic, torch.dtype, torch.device)
 _DEPTH = 8
 """Dicts and lists within each other that are looked into."""
@@ -21,7 +25,7 @@ def fingerprint(tensors: Iterable[Tensor]) -> bytes:
     """A digest (16 bytes) of the values, shapes and dtypes of tensors, in their order."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()[:16]
@@ -57,39 +61,17 @@ def content(data: Any) -> object:
 
 
 def model_fingerprint(model: nn.Module) -> bytes:
-    """A digest (16 bytes) of all parameters and buffers, and of the names, types and plain attributes of all modules.
-
-    Plain attributes are numbers, texts, tensors, arrays, and lists, tuples, sets and dicts of these; functions and
-    classes count by their names, other objects by their types and the numbers and texts that they have.
+    """A digest (16 bytes) of all that a model's outputs depend on, but its modes: the code of its classes and of the
+    functions that it holds, attributes, hooks, parameters and buffers with their memory formats and devices, what is
+    shared; see :mod:`lloydmax.runtime.description`.
     """
-    held = [*model.parameters(), *model.buffers()]
-    known = {id(tensor): number for number, tensor in enumerate(held)}
-    digest = hashlib.sha256(fingerprint(held))
+    modules = {id(module): f"module {n}" for n, module in enumerate(model.modules())}
+    held = {id(tensor): f"tensor {n}" for n, tensor in enumerate((*model.parameters(), *model.buffers()))}
+    values, modular = Description(), Description(_ROOM, modules, held)
+    digest = hashlib.sha256()
+    for tensor in (*model.parameters(), *model.buffers()):
+        digest.update(values.of(tensor))
     for name, module in model.named_modules(remove_duplicate=False):
-        own = {key: value for key, value in vars(module).items() if key not in _OF_MODULES}
-        digest.update(f"{name}:{_name(type(module))}{_described(own, known)}\n".encode())
+        digest.update(f"{name}:{modules[id(module)]}:".encode() + modular.module(module))
+    digest.update(modular.of([list(hooks.values()) for hooks in _GLOBAL_HOOKS]))
     return digest.digest()[:16]
-
-
-def _described(value: Any, known: Mapping[int, int], depth: int = 0) -> str:
-    """The same text for the same content, in every process."""
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    if id(value) in known:
-        return f"tensor {known[id(value)]}"
-    if type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and not value.is_meta:
-        return fingerprint([value]).hex()
-    if isinstance(value, np.ndarray):
-        return array_fingerprint(value).hex()
-    if isinstance(value, (dict, list, tuple, set, frozenset)) and depth < _DEPTH:
-        items = value.items() if isinstance(value, dict) else value
-        told = [_described(item, known, depth + 1) for item in items]
-        return f"{_name(type(value))}({', '.join(sorted(told) if isinstance(value, (set, frozenset)) else told)})"
-    if hasattr(value, "__qualname__"):
-        return _name(value)
-    own = {} if isinstance(value, nn.Module) else getattr(value, "__dict__", {})
-    return f"{_name(type(value))}{ {key: one for key, one in own.items() if isinstance(one, _PLAIN)} }"
-
-
-def _name(named: Any) -> str:
-    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lloydmax.errors import OutputError
-from lloydmax.runtime.text import size
+from lloydmax.errors import LloydmaxError, OutputError
+from lloydmax.runtime.temporary import beside, sweep
+from lloydmax.runtime.text import printable, size
 
-_STALE = 24 * 3600
-"""Seconds after which a temporary file belongs to no run that still writes it."""
+_LONGEST = 4096
+"""Characters of a path in a message: Linux takes no longer one."""
+_ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says where there is no room."""
 _PLAIN_LIST = re.compile(r'\[\n([^\[\]{}"]*)\n\s*\]')
+
+
+def path_of(path: object, error: type[LloydmaxError] = OutputError) -> Path:
+    """What is given as a path.
+
+    Raises:
+        error: it is neither text, bytes nor ``os.PathLike``.
+    """
+    try:
+        return Path(os.fsdecode(path))  # type: ignore[arg-type]
+    except TypeError:
+        raise error(f"a path is text or os.PathLike, not of type {type(path).__name__}") from None
+
+
+def shown(path: object) -> str:
+    """A path for a message, on one line; the type of what is not one."""
+    try:
+        return printable(os.fsdecode(path), _LONGEST)  # type: ignore[arg-type]
+    except TypeError:
+        return f"of type {type(path).__name__}"
 
 
 def refusal(path: str | os.PathLike[str], folder: bool = False) -> str | None:
@@ -31,14 +54,16 @@ def refusal(path: str | os.PathLike[str], folder: bool = False) -> str | None:
         path: of a file, which may exist already, in a folder that must; links are followed.
         folder: whether the file may be a folder, as some formats are.
     """
-    given = os.fsdecode(path)
     try:
+        given = os.fsdecode(path)
         target = Path(os.path.realpath(given))
         about = None if not os.path.lexists(target) else target.stat()
         if not given or given.endswith(("/", os.sep)):
             return "is a folder's name: name the file in it"
         if about is not None and stat.S_ISDIR(about.st_mode) and not folder:
             return "is a directory: name the file in it"
+        if about is not None and stat.S_ISREG(about.st_mode) and not about.st_mode & _ANYBODY_WRITES:
+            return "is read-only: remove it, or name another file"
         if about is not None and not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
             return "is not an ordinary file"
         if not target.parent.is_dir():
@@ -46,6 +71,8 @@ def refusal(path: str | os.PathLike[str], folder: bool = False) -> str | None:
         os.lstat(target.parent / target.name)
     except FileNotFoundError:
         pass
+    except TypeError:
+        return "is not a path: give text or os.PathLike"
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return _closed(target.parent)
@@ -58,7 +85,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         OutputError: it says why.
     """
     if reason := refusal(path):
-        raise OutputError(f"{os.fspath(path)}: {reason}")
+        raise OutputError(f"{shown(path)}: {reason}")
 
 
 def check_room(path: str | os.PathLike[str], needed: int) -> None:
@@ -71,10 +98,10 @@ def check_room(path: str | os.PathLike[str], needed: int) -> None:
     Raises:
         OutputError: it says how much is free.
     """
-    folder = Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path_of(path))).parent
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OutputError(f"{os.fspath(path)}: the file will have {size(needed)}, but {folder} has {size(free)} free")
+        raise OutputError(f"{shown(path)}: the file will have {size(needed)}, but {folder} has {size(free)} free")
 
 
 def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
@@ -87,9 +114,12 @@ def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
     Raises:
         OutputError: it cannot be made, or written into; nothing is left behind then.
     """
-    folder = Path(path)
-    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    folder = path_of(path)
+    missing: list[Path] = []
     try:
+        missing += (place for place in (folder, *folder.parents) if not os.path.lexists(place))
+        if not os.fspath(path):
+            raise ValueError("is empty: name a folder, '.' is the one that you are in")
         folder.mkdir(parents=True, exist_ok=True)
         reason = _closed(folder)
     except FileExistsError:
@@ -97,16 +127,16 @@ def made_folder(path: str | os.PathLike[str], keep: bool = True) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
     for place in missing if reason or not keep else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             place.rmdir()
     if reason:
-        raise OutputError(f"{os.fspath(path)}: {reason}")
+        raise OutputError(f"{shown(path)}: {reason}")
     return folder
 
 
 def _closed(folder: Path) -> str | None:
     """Why no file can be made in a folder; ``None`` where it can."""
-    probe = folder / f".lloydmax-{secrets.token_hex(8)}.tmp"
+    probe = beside(folder)
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -116,7 +146,37 @@ def _closed(folder: Path) -> str | None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def telling(path: object, error: type[LloydmaxError] = OutputError) -> Iterator[None]:
+    """What keeps a file from being written within becomes ``error``, in one line with the path and the reason.
+
+    Raises:
+        error: instead of an ``OSError``; it says how much is free where that is the reason.
+    """
+    try:
+        yield
+    except LloydmaxError as found:
+        if isinstance(found, OSError) and not isinstance(found, error):
+            raise error(str(found)) from found
+        raise
+    except OSError as found:
+        raise error(f"{shown(path)}: cannot be written: {why(found, path)}") from found
+
+
+def why(error: OSError, path: object) -> str:
+    """The reason of an error in words; how much is free where the disk is full."""
+    reason = printable(error.strerror or str(error))
+    if isinstance(error, shutil.Error):  # of a whole folder: what kept the last file from being copied
+        reason = printable(str(error.args[0][-1][-1]))
+    elif error.errno not in _FULL:
+        return reason
+    with suppress(OSError, TypeError, ValueError):
+        folder = Path(os.path.realpath(os.fsdecode(path))).parent  # type: ignore[arg-type]
+        reason += f" ({size(shutil.disk_usage(folder).free)} free in {printable(str(folder), _LONGEST)})"
+    return reason
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
     """A name beside a file, to write to: what is there when the block ends becomes the file, which appears whole or not
     at all, also after a loss of power. The name is removed where the block fails.
 
@@ -124,13 +184,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: of the file; links are followed. An existing file is replaced, and keeps nothing.
+        needed: bytes that will be written, as far as that is known: for them there has to be room.
 
     Raises:
-        OSError: the folder is missing or not writable, the disk is full.
+        OutputError: the folder is missing or not writable, the disk is full, or something else than a file is there.
     """
-    target = Path(os.path.realpath(path))
-    _sweep(target.parent)
-    temporary = target.with_name(f".lloydmax-{secrets.token_hex(8)}.tmp")
+    check_writable(path)
+    check_room(path, needed)
+    with telling(path):
+        target = Path(os.path.realpath(os.fsdecode(path)))
+        with _replacement(target) as temporary:
+            yield temporary
+
+
+@contextmanager
+def _replacement(target: Path) -> Iterator[Path]:
+    """A new file beside another, which it replaces when the block ends."""
+    sweep(target.parent)
+    temporary = beside(target.parent)
     try:
         with temporary.open("xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -139,7 +210,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(temporary, os.O_RDWR)
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     with suppress(OSError):
         _flush(target.parent, os.O_RDONLY)
 
@@ -153,29 +225,30 @@ def _flush(path: Path, flags: int) -> None:
         os.close(opened)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left in a folder more than a day ago."""
-    for left in folder.glob(".lloydmax-*.tmp"):
-        with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE:
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-
-
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file (UTF-8), see :func:`replacing`.
 
     Raises:
-        OSError: the folder is missing or not writable.
+        OutputError: as there.
     """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path: str | Path, data: Any) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Write a file, see :func:`replacing`.
+
+    Raises:
+        OutputError: as there.
+    """
+    with replacing(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write :func:`plain` data as indented JSON, with lists of numbers on one line.
 
     Raises:
-        OSError: see :func:`write_text`.
+        OutputError: see :func:`write_text`.
     """
     text = json.dumps(plain(data), indent=2, allow_nan=False)
     write_text(path, _PLAIN_LIST.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lloydmax.errors import ModelError
 from lloydmax.runtime.dtypes import Float32Defaults
 from lloydmax.runtime.seeding import seeded as seeded
+from lloydmax.runtime.text import printable
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
@@ -63,7 +65,11 @@ def _outermost_autocast() -> Iterator[None]:
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """All models in evaluation mode; the mode of every module is restored afterwards. On CUDA, recurrent layers stay in
-    training mode, without dropout: in evaluation mode cuDNN gives them no gradients. Those of embeddings are dense."""
+    training mode, without dropout: in evaluation mode cuDNN gives them no gradients. Those of embeddings are dense.
+
+    Raises:
+        ModelError: a model has no evaluation mode, such as the module of an exported program.
+    """
     modes = [(module, module.training) for model in models for module in model.modules()]
     sparse: list[Any] = [module for module, _ in modes if isinstance(module, _EMBEDDINGS) and module.sparse]
     recurrent: list[tuple[Any, float]] = [
@@ -71,7 +77,13 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     ]
     try:
         for model in models:
-            model.eval()
+            try:
+                model.eval()
+            except NotImplementedError as error:
+                raise ModelError(
+                    f"{type(model).__name__} cannot be put into evaluation mode ({printable(str(error))}): pass the "
+                    "module that it was made from"
+                ) from error
         for module, _ in recurrent:
             module.training, module.dropout = True, 0.0
         for module in sparse:

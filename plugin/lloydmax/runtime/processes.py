@@ -87,6 +87,15 @@ def summed(values: Sequence[float], device: torch.device) -> list[float]:
     return found
 
 
+def first(told: bytes, device: torch.device) -> bytes:
+    """What the first process tells; of the same length in all of them."""
+    if size() == 1:
+        return told
+    sent = torch.tensor(list(told), dtype=torch.uint8, device=device)
+    dist.broadcast(sent, 0)
+    return bytes(sent.tolist())
+
+
 def replicated(student: nn.Module) -> nn.Module:
     """The student, whose gradients are then averaged over the processes; alone: itself."""
     if size() == 1:

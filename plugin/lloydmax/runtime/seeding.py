@@ -7,6 +7,7 @@ which stand in its place for the time of one call, one thread at a time; where n
 from __future__ import annotations
 
 import inspect
+import operator
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -31,14 +32,19 @@ _TRIES = 3
 """Calls in which numpy's or Python's generators have moved, until it is the call and not another thread that draws."""
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse what cannot seed all generators.
+def check_seed(seed: Any) -> int:
+    """A seed, if it can seed all generators.
 
     Raises:
         RecipeError: it is not a whole number from 0 to 2**63 - 1.
     """
-    if not hasattr(seed, "__index__") or not 0 <= int(seed) < _SEEDS:
+    try:
+        found = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        found = -1
+    if not 0 <= found < _SEEDS:
         raise RecipeError(f"seed is {seed!r}: give a whole number from 0 to 2**63 - 1, as in seed=0")
+    return found
 
 
 @dataclass
@@ -58,7 +64,7 @@ class States:
     @classmethod
     def seeded(cls, seed: int, devices: Iterable[int | None] = (None,)) -> States:
         """As a seed makes them; see :func:`check_seed`."""
-        check_seed(seed)
+        seed = check_seed(seed)
         places = {d: "cpu" if d is None else f"cuda:{d}" for d in devices}
         states = {d: Generator(place).manual_seed(seed).get_state() for d, place in places.items()}
         return cls(states, np.random.RandomState(seed % 2**32).get_state(), random.Random(seed).getstate())
@@ -99,6 +105,19 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _stream.reset(token)
+
+
+def states_of_run() -> dict[str, Any] | None:
+    """The random states of the run in this thread as plain data; ``None``: there is no run."""
+    stream = _stream.get()
+    return None if stream is None else vars(stream.states)
+
+
+def restore_states_of_run(kept: dict[str, Any]) -> None:
+    """Make the run in this thread draw as one did whose :func:`states_of_run` these are."""
+    stream = _stream.get()
+    if stream is not None:
+        stream.states = States(**kept)
 
 
 def drawn(call: Callable[[], T]) -> T:

@@ -1,9 +1,13 @@
-"""Tables in the terminal, and numbers as people write them. Rich is imported with the first table."""
+"""Text and tables for a terminal, and numbers as people write them. Rich is imported with the first table.
+
+What a file says is foreign text: :func:`printable` is where it becomes printable, in messages and in tables.
+"""
 
 from __future__ import annotations
 
 import importlib
 import io
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +20,23 @@ if TYPE_CHECKING:
 
 _WIDEST = 240
 """Characters of a rendered table at most."""
+_LONGEST = 1000
+"""Characters of foreign text that are shown."""
+_CUT = " ... "
+
+
+def printable(text: str, most: int = _LONGEST) -> str:
+    """Foreign text as a piece of one line: what is not printable (control characters, ends of lines, marks that turn
+    the direction of writing, halves of characters) is an escape such as ``\\x1b``. A long one lacks its middle.
+
+    Args:
+        text: what a file, or a name of one, says.
+        most: characters of ``text`` that are shown.
+    """
+    if len(text) > most:
+        half = (most - len(_CUT)) // 2
+        text = text[:half] + _CUT + text[-half:]
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def rich(module: str) -> Any:
@@ -26,17 +47,29 @@ def rich(module: str) -> Any:
 
 
 def new_table(title: str, caption: str | None = None) -> Table:
-    """An empty table, its title on the left."""
-    made: Table = rich("table").Table(title=title, caption=caption, title_justify="left")
+    """An empty table, its title on the left. Title, caption and cells may be foreign text."""
+    below = None if caption is None else "\n".join(map(printable, caption.split("\n")))
+    made: Table = _printable_table()(title=printable(title), caption=below, title_justify="left")
     return made
 
 
+def _printable_table() -> Any:
+    class PrintableTable(rich("table").Table):  # type: ignore[misc]
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            shown = (printable(cell, _WIDEST) if isinstance(cell, str) else cell for cell in cells)
+            super().add_row(*shown, **options)
+
+    return PrintableTable
+
+
 def render(*tables: RenderableType) -> str:
-    """Tables as plain text, as wide as their widest line."""
-    console = rich("console").Console(file=io.StringIO(), width=_WIDEST, no_color=True)
+    """Tables as plain text, as wide as their widest line. Nothing in them is read as markup."""
+    console = rich("console").Console(
+        file=io.StringIO(), width=_WIDEST, no_color=True, markup=False, emoji=False, highlight=False
+    )
     console.print(*tables, sep="\n")
     text: str = console.file.getvalue()
-    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+    return "\n".join(printable(line.rstrip(), sys.maxsize) for line in text.rstrip().split("\n"))
 
 
 def paragraphs(lines: Iterable[str]) -> str:
@@ -57,3 +90,11 @@ def size(count: float) -> str:
 def percent(share: float | None, digits: int = 2) -> str:
     """A share as a percentage; a dash where it was not measured."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def quoted(value: object, most: int = 100) -> str:
+    """A value that somebody gave, as Python writes it, in one line; see :func:`printable`."""
+    try:
+        return printable(repr(value), most)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list within itself
+        return f"a value of type {type(value).__name__}"

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import KernelError
+from lloydmax.network.given import network
 from lloydmax.network.parameters import owners, promote
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
@@ -78,7 +79,7 @@ class CodebookWeight(CodesHolder):
 
 def _divisors(codebook: Codebook, members: Tensor) -> Tensor:
     """By what the gradient of each centroid is divided: its members, at least 1; infinity where it does not learn."""
-    counts = members.clamp(min=1).to(torch.float32).masked_fill(codebook.still(), math.inf)
+    counts = members.to(torch.float32).clamp_(min=1).masked_fill_(codebook.still(), math.inf)
     return counts.unsqueeze(-1) if codebook.block > 1 else counts
 
 
@@ -136,7 +137,12 @@ def attached(model: nn.Module) -> Iterator[Attached]:
 
 
 def codebooks(model: nn.Module) -> dict[str, Codebook]:
-    """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear)."""
+    """The codebooks that a model holds, trained or finished, by parameter name (tied names each appear).
+
+    Raises:
+        ModelError: what is given is not a network.
+    """
+    network(model)
     found: dict[str, Codebook] = {}
     for name, _, _, weight, centroids in attached(model):
         found[name] = weight.holding(centroids)
@@ -220,10 +226,13 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     The decoded weight is in no state dict, file, pickle, copy or exported program. Decoding at every use never holds
     more than one decoded layer, of linear layers 1 MiB, of embeddings the rows that are looked up; a large linear
     layer gives the same up to the order of the sums.
+
+    Raises:
+        ModelError: what is given is not a network.
     """
-    for module in model.modules():
+    for module in network(model).modules():
         if isinstance(module, CodesHolder):
-            module.set_cache(enabled)
+            module.set_cache(bool(enabled))
     return model
 
 
@@ -250,7 +259,9 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
 
     Raises:
         KernelError: an unknown kernel, or one that serves no layer of this model.
+        ModelError: what is given is not a network.
     """
+    network(model)
     if kernel is not None and kernel not in KERNELS:
         raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
     layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]

@@ -80,6 +80,10 @@ def data_fitness(
     Raises:
         DataError: no sets, or one that cannot be read or does not fit the model.
     """
+    if not isinstance(data, Mapping):
+        raise DataError(
+            f"data_fitness takes sets of inputs by name, not of type {type(data).__name__}: pass {{name: data}}"
+        )
     if not data:
         raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
     asked = AskedOutputs(output, classes)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lloydmax.errors import RecoveryError
+from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
+from lloydmax.runtime.cache import number
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
+from lloydmax.runtime.mapped import Mapped
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import OddOutputs
 from lloydmax.teacher.refusal import ask
@@ -53,6 +53,7 @@ class TeacherOutputs:
 
     Raises:
         RaggedOutputsError: the outputs of different batches differ in shape beyond the first axis.
+        OutputError: there is no room for the files.
     """
 
     @classmethod
@@ -79,12 +80,8 @@ class TeacherOutputs:
                 made = cls(teacher, source, order, outputs, workdir=workdir, events=events)
                 source.leave_out(made.odd, len(order))
                 return made
-            name = ("outputs", model_fingerprint(teacher), id(source), fingerprint([order]), outputs)
-            _, kept = cache.get(
-                name,
-                lambda: (source, cls(teacher, source, order, outputs, workdir=workdir, events=events)),
-                lambda made: made[1].bytes,
-            )
+            name = ("outputs", model_fingerprint(teacher), number(source), fingerprint([order]), outputs)
+            kept = cache.get(name, lambda: cls(teacher, source, order, outputs, workdir=workdir, events=events))
             source.leave_out(kept.odd, len(order))
             return kept
         except RaggedOutputsError:
@@ -102,8 +99,7 @@ class TeacherOutputs:
     ) -> None:
         self.position = torch.full((len(source),), -1, dtype=torch.int64)
         self.position[order] = torch.arange(len(order))
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._workdir = workdir
+        self._files = Mapped(workdir, "output")
         self._kept: list[Tensor] = []
         device = device_of(teacher)
         odd = OddOutputs(order, len(source), outputs)
@@ -116,7 +112,7 @@ class TeacherOutputs:
                 tensors = outputs.read(ask(teacher, inputs), inputs)
                 odd.add(indices, tensors, inputs)
                 if not self._kept:
-                    self._kept = [self._room(len(order), tensor, n) for n, tensor in enumerate(tensors)]
+                    self._kept = [self._room(len(order), tensor) for tensor in tensors]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
                     if tensor.shape[:1] != indices.shape or tensor.shape[1:] != kept.shape[1:]:
                         raise RaggedOutputsError(
@@ -145,19 +141,17 @@ class TeacherOutputs:
     def close(self) -> None:
         """Drop the outputs and remove their files."""
         self._kept = []
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._files.close()
 
-    def _room(self, samples: int, tensor: Tensor, number: int) -> Tensor:
+    def _room(self, samples: int, tensor: Tensor) -> Tensor:
         shape = (samples, *tensor.shape[1:])
         size = samples * tensor[:1].numel() * tensor.element_size()
         if size <= MEMORY_LIMIT:
             return torch.empty(shape, dtype=tensor.dtype)
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="lloydmax-", dir=self._workdir)
-        file = Path(self._folder.name) / f"output{number}"
-        mapped = np.memmap(file, np.uint8, "w+", shape=(size,))
-        return torch.from_numpy(mapped).view(tensor.dtype).view(shape)
+        try:
+            return self._files.take(size).view(tensor.dtype).view(shape)
+        except OutputError as error:
+            raise OutputError(f"the outputs of the original: {error}: set workdir to a folder with space") from error
 
 
 class Targets:

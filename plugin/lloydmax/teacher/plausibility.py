@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax.data import Batch, Source
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
 
@@ -44,10 +44,7 @@ def tell_doubts(
 ) -> tuple[str, ...]:
     """Warn once of each of :func:`doubts`; runs that share a cache and the source are told once together."""
     if cache is not None:
-        told: tuple[str, ...] = cache.get(
-            ("doubts", id(source), trains), lambda: tell_doubts(teacher, source, trains), lambda _: 0
-        )
-        return told
+        return cache.get(("doubts", number(source), trains), lambda: tell_doubts(teacher, source, trains))
     found = doubts(teacher, source, trains)
     for doubt in found:
         warnings.warn(doubt, stacklevel=3)

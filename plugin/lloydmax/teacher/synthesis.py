@@ -7,6 +7,7 @@ pictures, not by one pattern of pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lloydmax.data.batch import Batch
 from lloydmax.data.image_folder import image_channels
-from lloydmax.errors import DataError
+from lloydmax.errors import DataError, LloydmaxError
 from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
+from lloydmax.network.given import network
 from lloydmax.network.guard import guarded
-from lloydmax.network.outputs import class_axis
+from lloydmax.network.outputs import AskedOutputs, class_axis
 from lloydmax.network.private import private
 from lloydmax.network.trees import output_tensors
+from lloydmax.runtime.arguments import number, whole
 from lloydmax.runtime.modes import device_of, own_modes
 from lloydmax.runtime.seeding import check_seed, drawn, seeded
+from lloydmax.runtime.text import size as size_of
+from lloydmax.teacher.refusal import refusal
 
 
 def synthesize(
@@ -68,32 +74,42 @@ def synthesize(
 
     Raises:
         DataError: the model has no batch norm with running statistics; no ``size`` or ``shape``, or one that does not
-            fit.
+            fit; a number out of range; no memory for the images. ModelError: no network. RecipeError: see
+            :func:`lloydmax.runtime.seeding.check_seed`.
     """
-    if not tracked(model):
+    if not tracked(network(model)):
         raise DataError(
             f"{type(model).__name__} has no batch norm with running statistics, of which images could be made: "
             "give real data, of any domain"
         )
+    given = {"count": count, "steps": steps, "batch_size": batch_size}
+    count, steps, batch_size = (whole(name, value, DataError, least=None) for name, value in given.items())
     if count < 1 or steps < 1 or batch_size < 2:
         raise DataError(f"count and steps must be at least 1, batch_size 2: not {count}, {steps}, {batch_size}")
+    lr = number("lr", lr, DataError, above=True)
+    classes, total_variation = (
+        number(name, value, DataError) for name, value in (("classes", classes), ("total_variation", total_variation))
+    )
+    output = AskedOutputs(output).output
     if shape is None:
         if size is None:
             raise DataError(
                 "synthesize needs the size of the images: pass size=224, or shape=(channels, height, width)"
             )
         shape = (image_channels(model), size, size)
-    if len(shape) != 3 or min(shape) < 1:
-        raise DataError(f"shape must be (channels, height, width), not {tuple(shape)}")
-    check_seed(seed)
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
+        raise DataError(f"shape must be (channels, height, width), not {shape!r}")
+    shape = [whole("size" if size is not None else "shape", length, DataError) for length in shape]
+    seed = check_seed(seed)
+    made = _room(count, shape)
     model = private(model)
     generator, device = torch.Generator().manual_seed(seed), device_of(model)
     parts = torch.arange(count).tensor_split(-(-count // batch_size))
-    events, made = Events(listeners), []
+    events = Events(listeners)
     with own_modes(), seeded(seed, model), events.stage("synthesize", total=len(parts) * steps):
         with torch.no_grad():
-            guarded(model, lambda: _passed(model, torch.zeros(2, *shape, device=device), output))
-        for number, part in enumerate(parts):
+            guarded(model, lambda: _first(model, torch.zeros(2, *shape, device=device), output))
+        for place, part in enumerate(parts):
             noise = torch.randn(len(part), *shape, generator=generator)
             images = noise.to(device, memory_format=torch.channels_last).requires_grad_()
             wanted = torch.rand(len(part), generator=generator).to(device)
@@ -107,9 +123,34 @@ def synthesize(
                 (images.grad,) = torch.autograd.grad(loss, images)
                 optimizer.step()
                 schedule.step()
-                events.step("synthesize", number * steps + step, len(parts) * steps, {"gap": float(gap.detach())})
-            made.append(images.detach().cpu().contiguous())
-    return torch.cat(made)
+                events.step("synthesize", place * steps + step, len(parts) * steps, {"gap": float(gap.detach())})
+            made[part] = images.detach().cpu()
+    return made
+
+
+def _room(count: int, shape: Sequence[int]) -> Tensor:
+    """Memory for the images."""
+    try:
+        return torch.empty(count, *shape)
+    except RuntimeError as error:
+        what = f"{count:,} images of shape {tuple(shape)}"
+        raise DataError(
+            f"no memory for {what}, {size_of(4 * count * math.prod(shape))}: make fewer or smaller"
+        ) from error
+
+
+def _first(model: nn.Module, images: Tensor, output: str | int | None) -> None:
+    """See whether a model can take images.
+
+    Raises:
+        DataError: it says what the model said.
+    """
+    try:
+        _passed(model, images, output)
+    except (LloydmaxError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise refusal(model, Batch((images,)), error) from error
 
 
 def _passed(model: nn.Module, images: Tensor, output: str | int | None) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.guard import guarded
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs
 from lloydmax.network.trees import Path, counted, described, written
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
@@ -55,9 +55,8 @@ def trial(
     asked = asked if isinstance(asked, AskedOutputs) else AskedOutputs(asked)
     if cache is None:
         return _tried(model, source, asked)
-    name = ("trial", model_fingerprint(model), id(source), asked)
-    outputs: Outputs = cache.get(name, lambda: (source, _tried(model, source, asked)), lambda _: 0)[1]
-    return outputs
+    name = ("trial", model_fingerprint(model), number(source), asked)
+    return cache.get(name, lambda: _tried(model, source, asked))
 
 
 def tried(

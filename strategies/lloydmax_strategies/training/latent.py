@@ -145,6 +145,17 @@ class Latents:
         """What changes beside the latent weights."""
         return [tensor for each in self._learned.values() for tensor in each.through.state]
 
+    @property
+    def rate(self) -> tuple[float, list[float]]:
+        """By what the price of a bit is multiplied, and the bits of the codes of each weight."""
+        return self.multiplier, [each.bits for each in self._learned.values()]
+
+    @rate.setter
+    def rate(self, known: tuple[float, list[float]]) -> None:
+        self.multiplier, bits = known
+        for each, told in zip(self._learned.values(), bits, strict=True):
+            each.bits = told
+
     def begin_step(self, progress: float) -> None:
         """Called before each step, with the share of the steps that are done."""
         for each in self._learned.values():

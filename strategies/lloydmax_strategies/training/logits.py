@@ -19,7 +19,7 @@ class LogitsOptions(LoopOptions):
         "`smooth_l1`: mean over the batch of the sum of `sqrt(difference ** 2 + 1e-5)` (the code); `mse`.",
     )
 
-    epochs: PositiveInt = Field(default=5, description="passes over the data.")
+    epochs: PositiveInt = Field(default=5, le=10**6, description="passes over the data.")
 
     batch_size: PositiveInt = Field(default=100, description="samples of one step.")
 

@@ -201,7 +201,7 @@ class Training(TrainingLoop):
         return super().more_state() | {
             "schedule": self.schedule.last_epoch,
             "beta": json.dumps(self.views.beta.bit_generator.state),
-            "multiplier": 1.0 if self.latents is None else self.latents.multiplier,
+            "rate": None if self.latents is None else self.latents.rate,
         }
 
     def load_more_state(self, state: dict[str, Any]) -> None:
@@ -210,7 +210,7 @@ class Training(TrainingLoop):
         self.schedule.last_epoch = state["schedule"]
         self.views.beta.bit_generator.state = json.loads(state["beta"])
         if self.latents is not None:
-            self.latents.multiplier = state["multiplier"]
+            self.latents.rate = state["rate"]
 
     def distance(self, found: Agreement) -> float:
         """What is trained tells which state is better."""

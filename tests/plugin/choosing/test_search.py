@@ -207,6 +207,19 @@ def test_refusals(sharp_net: SmallNet, pictures: Tensor) -> None:
         search(sharp_net, ALL, pictures, {"agreement": 1.0}, centroids=[1])
 
 
+def test_what_a_recipe_asks_in_vain_is_told_with_its_line(sharp_net: SmallNet, pictures: Tensor) -> None:
+    text = "name: x\nquantize:\n- layers: all\nsearch:\n  centroids: [2, 4]\n  budget: {bytes: 100}\n"
+    with pytest.raises(BudgetError, match=r"^recipe:6: search\.budget: the budget bytes 100 allows"):
+        search(sharp_net, text, pictures)
+    with pytest.raises(BudgetError, match=r"^the budget bytes 99 allows"):
+        search(sharp_net, text, pictures, {"bytes": 99})
+    with pytest.raises(RecipeError, match=r"^recipe:3: quantize\[1\]\.layers: 'no' matches no layer"):
+        search(sharp_net, text.replace("all", "'no'"), pictures)
+    for budget in ({"bits": float("inf")}, {"bits": 1e308}, {"bits": "3"}, {"bits": True}, {"reduction": float("nan")}):
+        with pytest.raises(RecipeError, match="^budget: must be"):
+            search(sharp_net, text, pictures, budget)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4])
 def test_the_demo_network_keeps_its_answers(bits: int) -> None:

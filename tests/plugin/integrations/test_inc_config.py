@@ -235,3 +235,32 @@ def test_choices_of_a_recipe_expand_and_duplicates_do_not() -> None:
     assert [trial.to_recipe().quantize[0].options["centroids"] for trial in trials] == [4, 8]
     one = CodebookConfig(recover={"step": "distill", "lr": [1e-3, 1e-4]}).expand()
     assert [trial.recover["lr"] for trial in one] == [1e-3, 1e-4]
+
+
+def test_files_of_configurations_have_the_limits_of_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    for read, text, says in (
+        (CodebookConfig.from_yaml_file, "centroids: " + "[" * 3010, r"config:1: nested more than 50 levels"),
+        (CodebookConfig.from_yaml_file, "centroids: .inf\n", r"config:1: centroids: must be a finite number"),
+        (CodebookConfig.from_yaml_file, "centroids: !!python/name:os.system x\n", r"config:1: centroids: .* the tag"),
+        (CodebookConfig.from_yaml_file, "- a\n", r"config:1: the whole document: a configuration is a mapping"),
+        (CodebookConfig.from_json_file, "[" * 100_000, "config: the whole document: not valid JSON"),
+        (CodebookConfig.from_json_file, '{"a": NaN}', "config: a: must be a finite number"),
+        (CodebookConfig.from_json_file, '{"a":\n 1,,}', "config:2: the whole document: not valid JSON"),
+        (CodebookConfig.from_json_file, '{"a": ' + "[" * 60 + "]" * 60 + "}", "nested more than 50 levels"),
+        (CodebookConfig.from_json_file, '{"a": "' + "x" * (1 << 20) + '"}', "larger than 1 MiB"),
+    ):
+        path.write_text(text)
+        with pytest.raises(lloydmax.RecipeError, match=says):
+            read(str(path))
+    with pytest.raises(lloydmax.RecipeError, match="No such file"):
+        CodebookConfig.from_yaml_file(str(tmp_path / "missing"))
+
+
+def test_too_many_combinations_are_told_before_any_is_made() -> None:
+    many = list(range(2, 102))
+    config = CodebookConfig(centroids=many, bias_centroids=many, recover={"step": "distill", "steps": many})
+    with pytest.raises(
+        lloydmax.RecipeError, match=r"centroids, bias_centroids, steps have 1,000,000 combinations, more"
+    ):
+        config.expand()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from lloydmax import RecipeError
-from lloydmax.recipe.lines import LinedData, field_name, read_lined
+from lloydmax.recipe.lines import LinedData, field_name
+from lloydmax.recipe.reading import read_lined
 from lloydmax.recipe.sections import Activations
 
 

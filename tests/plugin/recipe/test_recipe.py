@@ -197,3 +197,81 @@ def test_the_schema_names_every_strategy_where_it_may_stand() -> None:
     )
     assert {"kmeans", "uniform"} < set(quantizers) and quantizers.count("none") == 1 and quantizers[-1] == "none"
     assert {"distill", "align", "renormalize"} < set(steps) and "none" not in steps
+
+
+def test_very_many_problems_are_not_all_told() -> None:
+    started = time.process_time()
+    for text in (
+        "quantize: []\n" + "".join(f"key{n}: 1\n" for n in range(15_000)),
+        "quantize:\n" + "- layers: 1.5\n" * 9000,
+    ):
+        with pytest.raises(RecipeError) as error:
+            Recipe.load(text)
+        lines = str(error.value).split("\n")
+        assert len(lines) == 21 and lines[-1] == "recipe:1: the whole document: more problems than these"
+    with pytest.raises(RecipeError) as error:
+        Recipe.load("quantize:\n" + "- {layers: all, quantizer: kmean}\n" * 6000)
+    assert len(str(error.value).split("\n")) == 21
+    assert time.process_time() - started < 2
+
+
+def test_each_value_of_a_choice_is_told_where_it_stands() -> None:
+    text = "quantize:\n- layers: all\n  price: -1\n  centroids:\n  - 2\n  - yes\n  - 4\n  - 0\n"
+    with pytest.raises(RecipeError) as error:
+        Recipe.load(text)
+    assert [line.partition(": must")[0] for line in str(error.value).split("\n")] == [
+        "recipe:3: quantize[1].price", "recipe:8: quantize[1].centroids[4]",
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match=r"^recipe:6: quantize\[1\].centroids\[2\]: must be a number, got True$"):
+        Recipe.load(text.replace("  price: -1\n", "\n").replace("- 0", "- 1"))
+    with pytest.raises(RecipeError, match=r"^recipe:1: quantize\[1\].centroids: a list of more than 1,000 values$"):
+        Recipe.load(f"quantize: [{{layers: all, centroids: [{'2, ' * 1001}]}}]\n")
+    started = time.process_time()
+    lists = f"augment: [{'flip, ' * 999}flip], lr: [{'1, ' * 999}1]"
+    Recipe.load("quantize: [{layers: all}]\nrecover:\n" + f"- {{step: distill, {lists}}}\n" * 9)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("requires", "said"),
+    [
+        ("x @ https://example.org/'$(touch x)'", "is not a requirement"),
+        ("x(", "is not a requirement such as 'lloydmax>=0.1'"),
+        ("x; " + "(" * 3000, "is not a requirement"),
+        ("no-such===a'`x`", r"run: pip install 'no-such===a'\''`x`'"),
+        ("a" * 9000, "is not installed"),
+    ],
+)
+def test_a_requirement_is_told_in_one_line_that_is_safe_to_copy(requires: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        Recipe.load({"quantize": [{"layers": "all"}], "requires": [requires]})
+    assert str(error.value).startswith("recipe: requires[1]: ") and said in str(error.value)
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+    with pytest.raises(RecipeError, match="at most 100 items"):
+        Recipe.load({"quantize": [{"layers": "all"}], "requires": ["no-such-distribution"] * 101})
+
+
+def test_a_name_is_one_line() -> None:
+    for name in ("a\nb", "a\tb", "a\u2028b"):
+        with pytest.raises(RecipeError, match="^recipe: name: must be one line of text$"):
+            Recipe.load({"name": name, "quantize": [{"layers": "all"}]})
+    assert Recipe.load("name: '[/red] é \U0001f600'\nquantize: [{layers: all}]\n").name == "[/red] é \U0001f600"
+    with pytest.raises(RecipeError, match=r"^recipe:1: name: must be a valid string, got True; put text that looks"):
+        Recipe.load("name: yes\nquantize: [{layers: all}]\n")
+
+
+def test_what_is_null_is_saved(tmp_path: Path) -> None:
+    recipe = Recipe.load({"quantize": [{"layers": "all"}], "classes": None, "mask": None})
+    recipe.save(tmp_path / "kept.yaml")
+    assert Recipe.load(tmp_path / "kept.yaml").data() == recipe.data()
+    assert Recipe.load(tmp_path / "kept.yaml").classes is None
+
+
+def test_a_recipe_that_is_made_of_another_keeps_its_lines() -> None:
+    recipe = Recipe.load(
+        "name: x\nquantize:\n- layers: all\n  centroids: [2, 4]\n- {layers: no, centroids: 2}\n".replace("no", "'no'")
+    )
+    decided = recipe.resolved({"quantize[1].centroids": 4})
+    assert decided.at("quantize", 1, "layers") == "recipe:5: quantize[2].layers"
+    with pytest.raises(RecipeError, match=r"^recipe:4: quantize\[1\].centroids: must be"):
+        recipe.changed({"quantize": [{"layers": "all", "centroids": 0}]})

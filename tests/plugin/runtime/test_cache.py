@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lloydmax
+import numpy as np
 import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import Cache, compress, hookimpl
+from lloydmax.data import unlabelled
+from lloydmax.runtime.cache import bytes_of, number
+from lloydmax.teacher.kept import TeacherOutputs
+from lloydmax.teacher.trial import trial
 from torch import Tensor, nn
 
 
@@ -56,9 +64,9 @@ def test_the_least_recently_used_result_is_dropped() -> None:
 def test_a_result_that_is_asked_for_stays_longest() -> None:
     cache = Cache(limit=20)
     put(cache, a=10)
-    for number in range(50):
+    for name in range(50):
         assert cache.get("a", lambda: "made again", lambda _: 10) == "A"
-        cache.put(number, number, 10)
+        cache.put(name, name, 10)
     assert cache.hits == 50 and cache.bytes == 20
 
 
@@ -205,3 +213,106 @@ def _deterministic() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+# What counts
+
+
+def test_memory_counts_once_and_with_what_holds_it() -> None:
+    x = torch.zeros(1000)
+    assert 4000 <= bytes_of(x) < 4200
+    assert 4000 <= bytes_of([x, x[:10], x.view(10, 100), {"a": (x.numpy(),)}]) < 5500
+    assert 8000 <= bytes_of([x, x.clone()]) < 9000
+    assert bytes_of(nn.Linear(100, 100)) > 40400, "a model, too"
+    assert bytes_of(partial(torch.add, x)) >= 4000 and bytes_of(x.to_sparse()) > 0
+    assert bytes_of([object, torch.add, bytes_of]) < 500, "code does not count"
+
+
+def test_what_refers_to_itself_is_counted(tmp_path: Path) -> None:
+    ring: list[Any] = [torch.zeros(100)]
+    ring.append(ring)
+    assert 400 <= bytes_of(ring) < 1000
+    np.save(tmp_path / "x.npy", np.zeros(100_000, np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert bytes_of([mapped, mapped[5:]]) < mapped.nbytes / 100, "a file of the caller's"
+    assert bytes_of(np.array(["a" * 1000, None], dtype=object)) > 1000
+
+
+def test_numbers_are_of_one_object_and_hold_nothing() -> None:
+    made = [torch.zeros(1) for _ in range(3)]
+    numbers = [number(one) for one in made]
+    assert len(set(numbers)) == 3 and [number(one) for one in made] == numbers
+    gone = weakref.ref(made[0])
+    made.clear()
+    gc.collect()
+    assert gone() is None
+    assert number(torch.zeros(1)) not in numbers
+
+
+RECOVERED = {
+    "quantize": [{"layers": "all", "centroids": 4}],
+    "trainable": ["all"],
+    "recover": [{"step": "distill", "steps": 2, "batch_size": 16}],
+}
+
+
+def test_the_limit_holds_over_runs_with_data_of_their_own(small_net: SmallNet) -> None:
+    cache = Cache(limit=200_000)
+    for seed in range(5):
+        data = torch.randn(32, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        compress(small_net, RECOVERED, data, cache=cache, progress=False)
+        assert data.nbytes < cache.bytes <= cache.limit
+    assert cache.bytes == sum(size for _, size in cache._kept.values())
+
+
+def test_models_and_dropped_data_are_let_go() -> None:
+    cache, gone = Cache(limit=300_000), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model, data = SmallNet().eval(), torch.randn(64, 3, 12, 12)
+        compress(model, RECOVERED, data, cache=cache, progress=False)
+        gone.append((weakref.ref(model), weakref.ref(data)))
+    del model, data
+    gc.collect()
+    assert [model() for model, _ in gone] == [None] * 3
+    assert [data() is None for _, data in gone] == [True, True, False]
+    cache.clear()
+    gc.collect()
+    assert gone[2][1]() is None and cache.bytes == 0
+
+
+def test_files_of_dropped_outputs_go_when_no_run_holds_them(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lloydmax.teacher.kept.MEMORY_LIMIT", 0)
+    cache = Cache()
+    source = unlabelled(pictures, small_net)
+    order, outputs = torch.arange(len(source)), trial(small_net, source)
+    held = TeacherOutputs.keep(small_net, source, order, outputs, tmp_path, cache)
+    assert held is not None
+    before = held.rows(order, torch.device("cpu"))[0]
+    cache.clear()
+    gc.collect()
+    assert len([*tmp_path.iterdir()]) == 1
+    assert torch.equal(held.rows(order, torch.device("cpu"))[0], before)
+    del held
+    gc.collect()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_threads_that_share_a_small_cache_get_what_they_get_alone(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path
+) -> None:
+    def work(name: str, cache: Cache | None) -> None:
+        compress(small_net, RECOVERED, pictures, cache=cache, progress=False).save(tmp_path / name)
+
+    work("alone", None)
+    for limit in (1 << 30, 400_000):
+        cache = Cache(limit)
+        threads = [threading.Thread(target=work, args=(f"{limit}-{n}", cache)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert cache.bytes <= limit
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1 and len([*tmp_path.iterdir()]) == 7

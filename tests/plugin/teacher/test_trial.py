@@ -13,6 +13,7 @@ from lloydmax import Cache, DataError, RecoveryError
 from lloydmax.data import BatchSource, unlabelled
 from lloydmax.data.batch import Batch
 from lloydmax.network.outputs import AskedOutputs, Leaf
+from lloydmax.teacher import trial as trials
 from lloydmax.teacher.kept import Targets, TeacherOutputs
 from lloydmax.teacher.trial import trial, tried
 from torch import Tensor, nn
@@ -203,9 +204,11 @@ def test_a_trial_leaves_no_trace() -> None:
     assert torch.equal(x, before) and net.training and torch.equal(workers, source._loading["generator"].get_state())
 
 
-def test_runs_share_a_trial_by_their_cache() -> None:
+def test_runs_share_a_trial_by_their_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    net, cache, source = Given(lambda y: (calls.append(1), y)[1]), Cache(), None
+    run = trials._run
+    monkeypatch.setattr(trials, "_run", lambda *given: (calls.append(1), run(*given))[1])
+    net, cache = Given(lambda y: y), Cache()
     source = unlabelled(torch.randn(8, 4), net)
     for _ in range(2):
         trial(net, source, cache=cache)

@@ -30,11 +30,10 @@ from lloydmax.integrations.inc.host import (
     register_config,
 )
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.network.parameters import model_bytes
 from lloydmax.plan.plan import Plan, warn_of
 from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps, tried_for
-from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.cache import Cache, bytes_of, number
 from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import own_modes
 
@@ -150,7 +149,7 @@ class Run:
         if self.cache is None:
             return source
         key = ("inputs", fingerprint(tensor for batch in captured.batches for tensor in batch.tensors()))
-        return self.cache.get(key, lambda: source, lambda _: captured.bytes)
+        return self.cache.get(key, lambda: source)
 
     def _layers(self) -> dict[tuple[str, str], int]:
         self.config.get_model_info(_Prepared(self))
@@ -232,9 +231,9 @@ def _quantize(
     model: nn.Module, run: Run, watch: tuning.Watch | None, run_fn: Any, run_args: Any, example_inputs: Any
 ) -> nn.Module:
     cache = None if watch is None else run.cache
-    key = ("model", id(watch), cache and model_fingerprint(model), repr(run.config.to_dict()))
+    key = ("model", watch and number(watch), cache and model_fingerprint(model), repr(run.config.to_dict()))
     if cache is not None and (known := cache.find(key)) is not None:
-        return copy.deepcopy(known[1])
+        return copy.deepcopy(known)
     calibrate = None if run_fn is None else functools.partial(_call, run_fn, run_args)
     source: Source | None = None
     reference: Source | None = None
@@ -251,7 +250,8 @@ def _quantize(
         student = run.convert(model, source, reference)
     student = _with_others(student, run.config, run_fn, run_args, example_inputs)
     if cache is not None:
-        cache.put(key, (watch, copy.deepcopy(student)), model_bytes(student))
+        kept = copy.deepcopy(student)
+        cache.put(key, kept, bytes_of(kept))
     return student
 
 
@@ -276,9 +276,7 @@ def _source(given: Any, run: Run, model: nn.Module) -> Source | None:
         return None
     if run.cache is None:
         return unlabelled(given, model, seed=run.recipe.seed)
-    _, source = run.cache.get(
-        ("data", id(given)), lambda: (given, unlabelled(given, model, seed=run.recipe.seed)), lambda _: 0
-    )
+    _, source = run.cache.get(("data", id(given)), lambda: (given, unlabelled(given, model, seed=run.recipe.seed)))
     return source
 
 

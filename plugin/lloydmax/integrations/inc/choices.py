@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,10 @@ from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
 from lloydmax.recipe.choices import is_choice
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
+from lloydmax.runtime.text import printable
 
+_MOST_TRIALS = 1000
+"""Combinations of choices."""
 _NEVER = {*RULE, *WHOLE, "white_list"} - {"centroids", "granularity"}
 """Fields that are not options of a quantizer."""
 
@@ -46,3 +50,17 @@ def choices(data: Mapping[str, Any], recipe: Recipe) -> dict[tuple[Any, ...], li
             if section == "recover":
                 found[(*own, "recover", *(at if listed else at[1:]))] = choice
     return found
+
+
+def refuse_many(places: Mapping[tuple[Any, ...], list[Any]]) -> None:
+    """Refuse choices whose combinations nobody can try, before any is made.
+
+    Raises:
+        RecipeError: they are too many.
+    """
+    if (count := math.prod(map(len, places.values()))) > _MOST_TRIALS:
+        names = ", ".join(printable(str(where[-1]), 100) for where in places)
+        raise RecipeError(
+            f"the choices of {printable(names, 200)} have {count:,} combinations, more than the {_MOST_TRIALS:,} that "
+            "can be tried: shorten the lists"
+        )

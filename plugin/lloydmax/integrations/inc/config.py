@@ -9,7 +9,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,19 +17,21 @@ from torch import nn
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.integrations.computed import refuse_computed
-from lloydmax.integrations.inc.choices import choices
+from lloydmax.integrations.inc.choices import choices, refuse_many
 from lloydmax.integrations.inc.composition import Composed
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.names import TYPE, key_of, names_of
 from lloydmax.integrations.inc.others import plain_others
+from lloydmax.integrations.inc.reading import from_json, from_yaml
 from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.integrations.inc.tuning import Trials
 from lloydmax.network.layers import layers_of
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
+from lloydmax.runtime.files import write_text
 
 RUN = "_codebook_run"
 """Attribute of a prepared model: the compression in progress."""
@@ -204,16 +205,20 @@ class CodebookConfig(BaseConfig):
     @classmethod
     def from_json_file(cls, filename: str) -> CodebookConfig:
         """Read a file that ``to_json_file`` wrote."""
-        return cls.from_dict(json.loads(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(from_json(filename))
 
     @classmethod
     def from_yaml_file(cls, filename: str) -> CodebookConfig:
         """Read a file that :meth:`to_yaml_file` wrote."""
-        return cls.from_dict(yaml.safe_load(Path(filename).read_text(encoding="utf-8")))
+        return cls.from_dict(from_yaml(filename))
 
     def to_yaml_file(self, filename: str) -> None:
         """Write :meth:`to_dict` as YAML."""
-        Path(filename).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write_text(filename, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    def to_json_file(self, filename: str) -> None:
+        """Write :meth:`to_dict` as JSON."""
+        write_text(filename, self.to_json_string())
 
     def to_json_string(self, use_diff: bool = False) -> str:
         """The configuration as JSON; ``use_diff`` has no effect."""
@@ -291,8 +296,13 @@ class CodebookConfig(BaseConfig):
     # tuning
 
     def expand(self) -> list[CodebookConfig]:
-        """One configuration for every combination of choices, global and local; equal ones once."""
+        """One configuration for every combination of choices, global and local; equal ones once.
+
+        Raises:
+            RecipeError: there are too many to try.
+        """
         places = choices(self.to_dict(), self._recipe(["all"]))
+        refuse_many(places)
         trials: list[CodebookConfig] = []
         for values in product(*places.values()):
             data = self.to_dict()

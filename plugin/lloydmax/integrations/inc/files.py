@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,10 @@ from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.runtime.files import made_folder
+from lloydmax.network.given import refuse_lazy
+from lloydmax.network.private import refuse_fixed
+from lloydmax.runtime.files import made_folder, path_of, shown, write_bytes, write_text
+from lloydmax.runtime.text import printable
 from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
@@ -52,7 +56,7 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
     folder = made_folder(output_dir)
     checkpoint.save(model, folder / WEIGHTS)
     document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
-    (folder / "qconfig.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "qconfig.json", json.dumps(document, indent=2) + "\n")
 
 
 def load(
@@ -73,13 +77,15 @@ def load(
     Raises:
         CheckpointError: no such folder, a damaged file, or one of another model.
     """
-    path = Path(folder) / "qconfig.json"
+    path = path_of(folder, CheckpointError) / "qconfig.json"
     if format != "default":
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a folder that save wrote: {error}") from error
+        raise CheckpointError(
+            f"{shown(folder)} is not a folder that save wrote: {printable(str(error), 300)}"
+        ) from error
     if GUIDE not in document:
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     if original_model is None:
@@ -110,13 +116,25 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
         folder: created if missing.
         example_inputs: positional arguments of ``model.forward``; shapes are fixed to theirs.
         dynamic_shapes: as in ``torch.export.export``, for axes that may vary.
+
+    Raises:
+        OutputError: the folder or a file in it cannot be written. IntegrationError: the model cannot be exported.
+        ModelError: it is no network.
     """
+    refuse_fixed(model)
+    refuse_lazy(model)
     place = made_folder(folder)
-    with torch.no_grad():
-        program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
-    torch.export.save(program, place / "quantized_weight.pt")
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model.eval(), example_inputs, dynamic_shapes=dynamic_shapes)
+    except Exception as error:  # whatever torch.export makes of a model that it cannot trace
+        said = printable(f"{type(error).__name__}: {error}", 300)
+        raise IntegrationError(f"torch.export cannot trace {type(model).__name__}: {said}") from error
+    packed = io.BytesIO()  # torch's own writer ends the process on a full disk
+    torch.export.save(program, packed)
+    write_bytes(place / "quantized_weight.pt", packed.getbuffer())
     note = {"static_quant": {"written_by": "lloydmax", "algorithm": NAME}}
-    (place / "qconfig.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    write_text(place / "qconfig.json", json.dumps(note, indent=2) + "\n")
     logger.info("codebook: exported to %s", place)
 
 

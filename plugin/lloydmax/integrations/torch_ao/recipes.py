@@ -17,14 +17,17 @@ from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
+from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.attachment import codebooks
-from lloydmax.student.int8.host import QConfigMapping, nni
+from lloydmax.student.int8.host import QConfigMapping, forget_models, nni
 from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS, UNIFORM, refusal, threshold_activation, uniform_qconfig
 
 _applied: dict[str, list[Plan]] = {}
+_MOST_APPLIED = 100
+"""Recipes whose plans are remembered."""
 
 
 def apply_recipe(
@@ -58,8 +61,10 @@ def apply_recipe(
     Raises:
         RecipeError: the recipe is invalid or does not fit the model. IntegrationError: it asks for what
             ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
-            importances, int8 layers with float activations.
+            importances, int8 layers with float activations. ModelError: it is no network.
     """
+    network(model)
+    forget_models()
     plan = recipe if isinstance(recipe, Plan) else _plan(model, Recipe.load(recipe), example_inputs)
     warn_of(plan)
     refuse_bits(plan.recipe, "torch.ao.quantization")
@@ -120,6 +125,7 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
             codebooks, bits or thresholds.
         IntegrationError: the recipe was not applied here and ``original`` is missing.
     """
+    forget_models()
     plan = _plan_of(recipe, original)
     modules = dict(model.named_modules())
     uniform = [p for p in plan.parameters.values() if p.quantizer == UNIFORM]
@@ -185,7 +191,10 @@ def _original_name(name: str, plan: Plan) -> str:
 
 
 def _remember(plan: Plan) -> None:
-    known = _applied.setdefault(_key(plan.recipe), [])
+    key = _key(plan.recipe)
+    known = _applied[key] = _applied.pop(key, [])
+    for oldest in list(_applied)[:-_MOST_APPLIED]:
+        _applied.pop(oldest, None)
     if all(_shape(plan) != _shape(other) for other in known):
         known.append(plan)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lloydmax.recovery.steps import run_step
 from lloydmax.student.int8.fake_quantizers import ThresholdFakeQuantize
+from lloydmax.student.int8.host import forget_models
 from lloydmax.student.int8.qconfigs import threshold_qconfig, threshold_qconfig_mapping
 
 __all__ = ["ThresholdFakeQuantize", "threshold_qconfig", "threshold_qconfig_mapping", "train_thresholds"]
@@ -33,6 +34,9 @@ def train_thresholds(prepared: nn.Module, teacher: nn.Module, data: Any, **optio
     Raises:
         RecoveryError: the model has no trained thresholds, wrong options. DataError: unusable data.
     """
-    measured = run_step("train_thresholds", prepared, teacher, data, **options)
+    try:
+        measured = run_step("train_thresholds", prepared, teacher, data, **options)
+    finally:
+        forget_models()
     prepared.eval()
     return measured

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from lloydmax.errors import IntegrationError
+from lloydmax.network.tracing import forget_graphs
 
 try:
     from torchao.core.config import ALLOWED_AO_MODULES, AOBaseConfig
@@ -20,6 +23,21 @@ except ImportError as error:
         f'torchao is not installed, or too old ({error}); run: pip install "lloydmax[torchao]"'
     ) from error
 
+_DEVICES = {
+    "torchao.utils": "_assert_and_get_unique_device",
+    "torch.ao.quantization.fx.utils": "assert_and_get_unique_device",
+}
+
+
+def forget_models() -> None:
+    """Let go of the models that the host has seen: it keeps them as keys of caches, from which only their devices are
+    read. What others have in them is looked up anew."""
+    for module, name in _DEVICES.items():
+        if clear := getattr(getattr(sys.modules.get(module), name, None), "cache_clear", None):
+            clear()
+    forget_graphs()
+
+
 __all__ = [
     "ALLOWED_AO_MODULES",
     "AOBaseConfig",
@@ -30,5 +48,6 @@ __all__ = [
     "Quantizer",
     "SharedQuantizationSpec",
     "create_getattr_from_value",
+    "forget_models",
     "register_quantize_module_handler",
 ]

@@ -17,7 +17,9 @@ from lloydmax.integrations.torchao.host import (
     Quantizer,
     SharedQuantizationSpec,
     create_getattr_from_value,
+    forget_models,
 )
+from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
@@ -74,6 +76,7 @@ class CodebookQuantizer(Quantizer):
 
     def __init__(self, recipe: Any, model: nn.Module) -> None:
         super().__init__()
+        forget_models()
         self.plan: Plan = make_plan(model, Recipe.load(recipe))
         refuse_bits(self.plan.recipe, "PT2E")
         refuse_computed(model, self.plan, "PT2E")
@@ -133,10 +136,11 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
         original: the float model.
 
     Raises:
-        PlanMismatchError: names every weight without its codebook.
+        PlanMismatchError: names every weight without its codebook. ModelError: one of the models is no network.
     """
+    forget_models()
     plan = quiet_plan(original, Recipe.load(recipe))
-    buffers = dict(model.named_buffers())
+    buffers = dict(network(model, "the program").named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
     problems = []
     for p in plan.parameters.values():

@@ -37,9 +37,11 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
         activations.append((float(scale), int(zero)))
     names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
     used_up = [*graph.modules(), *skeleton.modules()]
-    with OwnGenerator(), quiet(bars=False):
-        kernels = convert(graph.cpu().eval(), backend_config=backend_config())
-    forget_models()
+    try:
+        with OwnGenerator(), quiet(bars=False):
+            kernels = convert(graph.cpu().eval(), backend_config=backend_config())
+    finally:
+        forget_models()
     known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
     tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
     unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}

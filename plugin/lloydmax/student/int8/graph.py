@@ -109,11 +109,12 @@ def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     tracer, backend = QuantizationTracer([], []), backend_config()
     swap_functional(model)
     graph = fx.GraphModule(model, undrawn(partial(traced, tracer, model)))
-    with OwnGenerator(), quiet(bars=False):
-        fused = fuse(graph, True, FuseCustomConfig(), backend)
-        prepared = prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
-    forget_models()
-    return prepared
+    try:
+        with OwnGenerator(), quiet(bars=False):
+            fused = fuse(graph, True, FuseCustomConfig(), backend)
+            return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
+    finally:
+        forget_models()
 
 
 def calibrate(

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from lloydmax.errors import IntegrationError
+from lloydmax.network.tracing import forget_graphs
 
 warnings.warn(
     "torch.ao.quantization is deprecated upstream and may leave PyTorch; for new work use torchao: "
@@ -40,10 +41,12 @@ except (ImportError, AttributeError) as error:
 
 
 def forget_models() -> None:
-    """Let go of the models that the host has seen: it keeps them as keys of a cache."""
+    """Let go of the models that the host has seen: it keeps them as keys of a cache, from which only their devices are
+    read. What others have in it is looked up anew."""
     cached: Any = getattr(utils, "assert_and_get_unique_device", None)
     if hasattr(cached, "cache_clear"):
         cached.cache_clear()
+    forget_graphs()
 
 
 __all__ = [

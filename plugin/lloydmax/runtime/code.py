@@ -1,0 +1,111 @@
+"""What tells functions and classes apart: their code, wherever their file lies."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import importlib.metadata
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+_CACHED = 1 << 12
+"""Code objects that are known at a time."""
+_OURS = ("lloydmax", "lloydmax_strategies")
+_LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
+_NO_CODE = frozenset((
+    "__annotations__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__orig_bases__", "__parameters__",
+    "__qualname__", "__static_attributes__", "__weakref__",
+))  # fmt: skip
+"""What Python keeps in classes beside what somebody wrote that runs."""
+
+
+@functools.cache
+def library(module: str | None) -> str | None:
+    """Name and version of the installed package that a module is of, or of Python; ``None``: it is the user's own
+    code, which may change from one run to the next."""
+    root = (module or "").partition(".")[0]
+    if not root or root == "__main__":
+        return None
+    if root in sys.builtin_module_names or root in sys.stdlib_module_names:
+        return f"python {sys.version_info.major}.{sys.version_info.minor}"
+    if root in _OURS:
+        return f"{root} {version(_OURS[0])}"
+    loaded = sys.modules.get(root)
+    places = getattr(loaded, "__path__", None) or [getattr(loaded, "__file__", None) or ""]
+    if not any(map(_is_installed, places)):
+        return None
+    return f"{root} {version(root) or getattr(loaded, '__version__', None)}"
+
+
+def version(distribution: str) -> str | None:
+    """Of an installed distribution; ``None``: there is none of this name."""
+    try:
+        return importlib.metadata.version(distribution)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+def _is_installed(place: str) -> bool:
+    path = Path(place).resolve()
+    return any(path.is_relative_to(Path(sysconfig.get_path(kind)).resolve()) for kind in ("purelib", "platlib"))
+
+
+@functools.lru_cache(_CACHED)
+def told(code: CodeType) -> tuple[Any, ...]:
+    """What a code object does: bytecode, constants and names, without files and lines. It holds for one version of
+    Python, whose number is a part of it."""
+    constants = tuple(told(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return (
+        sys.version_info[:2], code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars,
+        code.co_cellvars, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags,
+        code.co_exceptiontable,
+    )  # fmt: skip
+
+
+@functools.lru_cache(_CACHED)
+def names(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The global names that code reads, and the attributes that it asks for, sorted; also those of functions in it."""
+    loaded, asked = set(), set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _LOADS:
+            loaded.add(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+            asked.add(instruction.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            more = names(inner)
+            loaded |= set(more[0])
+            asked |= set(more[1])
+    return tuple(sorted(loaded)), tuple(sorted(asked))
+
+
+def of_library(function: FunctionType) -> str | None:
+    """:func:`library` of a function, by where it was written, whatever wrappers say."""
+    return library(function.__globals__.get("__name__"))
+
+
+def members(cls: type) -> Iterator[tuple[str, Any]]:
+    """What a class says itself, sorted by name: functions out of their wrappers, and other values. Of a class of a
+    library only what others put there."""
+    installed = library(cls.__module__) is not None
+    for name, value in sorted(vars(cls).items()):
+        if name in _NO_CODE or name.startswith(("_abc_", "__abstract", "__annotate", "__dataclass", "__match")):
+            continue
+        for function in _functions(value):
+            if not (installed and (not isinstance(function, FunctionType) or of_library(function))):
+                yield name, function
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    if isinstance(value, (staticmethod, classmethod)):
+        yield value.__func__
+    elif isinstance(value, property):
+        yield from (one for one in (value.fget, value.fset) if one is not None)
+    elif isinstance(value, functools.cached_property):
+        yield value.func
+    else:
+        yield value

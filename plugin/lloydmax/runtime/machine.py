@@ -1,0 +1,34 @@
+"""What a machine and its settings add to a result: the same work in other orders of summation gives other last bits."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from lloydmax.runtime import processes
+
+
+def arithmetic(device: torch.device) -> list[Any]:
+    """What the bytes of a computation on this device depend on beside the program, as plain data.
+
+    The modes of the caller's thread (default dtype and device, autocast, gradients) are not among it: all work is done
+    in modes of our own.
+    """
+    told: list[Any] = [
+        device.type, processes.size(), torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(), platform.machine(), torch.backends.cpu.get_cpu_capability(),
+        torch.backends.mkldnn.enabled,
+    ]  # fmt: skip
+    if device.type == "cpu":
+        return [*told, torch.get_num_threads()]
+    if device.type == "cuda":
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        told += [
+            torch.cuda.get_device_name(device), torch.version.cuda, cudnn.version(), cudnn.enabled, cudnn.benchmark,
+            cudnn.deterministic, cudnn.allow_tf32, matmul.allow_fp16_reduced_precision_reduction,
+            matmul.allow_bf16_reduced_precision_reduction, torch.backends.cuda.flash_sdp_enabled(),
+            torch.backends.cuda.mem_efficient_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
+        ]  # fmt: skip
+    return told
