@@ -27,7 +27,6 @@ Outputs
     Agreement             what it measures
     Outputs               how what the models return is read: samples first, without padding, and what it tells
     output_tensors        the tensors that count in what a model returns, as it returns them
-    differences           how far two outputs are apart in what they tell
     divergences           the Kullback-Leibler divergence of every decision
     fisher_draw           a random scalar whose gradients tell the Fisher information
 
@@ -88,7 +87,8 @@ from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
 from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax.student.observers import FakeQuantizers
 from lloydmax.student.thresholds import TrainedThreshold
-from lloydmax.teacher.agreement import Agreement, Comparison, differences, divergences
+from lloydmax.teacher.agreement import Agreement, Comparison, divergences
+from lloydmax.teacher.agreement import differences as differences
 from lloydmax.teacher.fisher import fisher_draw
 from lloydmax.teacher.fisher import fisher_draws as fisher_draws
 from lloydmax.teacher.kept import Targets
@@ -114,7 +114,6 @@ __all__ = [  # noqa: RUF022
     "Agreement",
     "Outputs",
     "output_tensors",
-    "differences",
     "divergences",
     "fisher_draw",
     # Codebooks

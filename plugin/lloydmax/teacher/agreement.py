@@ -16,6 +16,7 @@ from lloydmax.network.outputs import Leaf, Outputs, class_axis, comparable
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import look
+from lloydmax.teacher.fisher import unsure
 from lloydmax.teacher.kept import _BATCH, Targets
 from lloydmax.teacher.trial import trial
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from lloydmax.data import Source
     from lloydmax.hooks.events import Events
     from lloydmax.runtime.cache import Cache
-
-_SURE = 1e-4
-"""Scores nearer to 0 or 1 count as this."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def differences(student: Tensor, teacher: Tensor, leaf: Leaf) -> Tensor:
         return divergences(leaf.logits(student), leaf.logits(teacher), axis)
     student, teacher = (tensor.float() for tensor in comparable(student, teacher))
     if leaf.kind == "scores":
-        p, q = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (teacher, student))
+        p, q = unsure(teacher), unsure(student)
         return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     return (student - teacher).square() / (2 * leaf.spread**2)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lloydmax.network.outputs import Leaf, class_axis, comparable
 
 _SURE = 1e-2
-"""Scores nearer to 0 or 1 count as this."""
+"""The least score that counts."""
 
 
 def fisher_draw(outputs: Sequence[Tensor], generator: torch.Generator, leaves: Sequence[Leaf] | None = None) -> Tensor:
@@ -25,9 +25,10 @@ def fisher_draw(outputs: Sequence[Tensor], generator: torch.Generator, leaves: S
     Args:
         outputs: floating, with gradients, ``(N, ...)`` each.
         generator: on the CPU; draws the signs.
-        leaves: what each of them tells; ``None``: it is unclear.
+        leaves: what each of them tells; ``None``: classes where :func:`class_axis` has them.
     """
-    leaves = [Leaf(()) for _ in outputs] if leaves is None else leaves
+    if leaves is None:
+        leaves = [Leaf((), kind="unclear" if class_axis(output) is None else "classes") for output in outputs]
     drawn = [_drawn(output, leaf, generator) for output, leaf in zip(outputs, leaves, strict=True)]
     return torch.stack([scalar for scalar in drawn if scalar.requires_grad] or drawn).sum()
 
@@ -38,8 +39,8 @@ def _drawn(output: Tensor, leaf: Leaf, generator: torch.Generator) -> Tensor:
         return _of_classes(leaf.logits(_finite(output)), axis, generator) * math.sqrt(output.shape[axis] / each)
     values, signs = _finite(output).float(), _signs(output, generator)
     if leaf.kind == "scores":
-        p = values.detach().clamp(_SURE, 1 - _SURE)
-        return (values * signs / (p * (1 - p)).sqrt()).sum() / math.sqrt(each)
+        p, q = unsure(values.detach()), unsure(values)
+        return (q * signs / (p * (1 - p)).sqrt()).sum() / math.sqrt(each)
     return (values * signs).sum() / (leaf.spread * math.sqrt(each))
 
 
@@ -71,6 +72,11 @@ def fisher_draws(
         output, leaf, axis = scores
         yield _of_classes(leaf.logits(_finite(output)), axis, generator)
     yield torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
+
+
+def unsure(scores: Tensor) -> Tensor:
+    """Independent scores brought a little towards one half, so that those near 0 and 1 do not count without limit."""
+    return _SURE + (1 - 2 * _SURE) * scores.clamp(0, 1)
 
 
 def _finite(output: Tensor) -> Tensor:

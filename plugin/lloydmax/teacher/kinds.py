@@ -20,6 +20,7 @@ _MOST_PARTS = 8
 _FAR, _NEAR = 8.0, 4.0
 """Ratio of standard deviations from which neighbours, and whole parts, are of different kinds."""
 _LONGEST = 4096
+_ROUNDING = 1e-4
 _EXACT = 2e-3
 """How far from 1 probabilities of classes may add up to: bfloat16 has three digits."""
 _TELLING = 0.9
@@ -43,9 +44,9 @@ def kinds(leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = ()) -> lis
         vocabularies: numbers of tokens that the model knows, see :func:`vocabularies_of`.
     """
     values = tensor.detach().float()
-    parts = [] if isinstance(leaf.classes, int) else _parts(values)
-    if not parts:
-        return [_told(leaf, values, vocabularies)]
+    whole = _told(leaf, values, vocabularies)
+    if whole.kind == "classes" or not (parts := _parts(values)):
+        return [whole]
     return [
         _told(replace(leaf, classes=None, part=part), values.narrow(part[0], part[1], part[2] - part[1]), ())
         for part in parts
@@ -66,7 +67,8 @@ def _told(leaf: Leaf, values: Tensor, vocabularies: Collection[int]) -> Leaf:
         return replace(leaf, kind="classes", normal=_normal(values, class_axis(values)))
     if leaf.classes is not None:
         for axis in _axes(values):
-            if (normal := _normal(values, axis)) or values.shape[axis] in vocabularies:
+            normal = _normal(values, axis)
+            if normal or values.shape[axis] in vocabularies or _normal(values.exp(), axis):
                 return replace(leaf, kind="classes", normal=normal, classes=_as_returned(leaf, values, axis))
     if bool((finite >= 0).all()) and bool((finite <= 1).all()):
         decided = float((finite * (1 - finite)).mean()) < _UNDECIDED
@@ -153,10 +155,15 @@ def _merged(rows: Tensor, edges: Sequence[int]) -> Iterator[tuple[int, int]]:
     start = edges[0]
     for middle, end in pairwise(edges[1:]):
         low, high = sorted((_deviation(rows[start:middle]), _deviation(rows[middle:end])))
-        if 0 < low <= high / _NEAR:
+        if 0 < low <= high / _NEAR and _varies(rows[start:middle]) and _varies(rows[middle:end]):
             yield start, middle
             start = middle
     yield start, edges[-1]
+
+
+def _varies(rows: Tensor) -> bool:
+    """Whether they differ by more than rounding does."""
+    return _deviation(rows) > _ROUNDING * float(rows.double().square().mean().sqrt())
 
 
 def _deviation(rows: Tensor) -> float:

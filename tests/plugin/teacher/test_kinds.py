@@ -1,0 +1,132 @@
+"""What outputs tell, found from their values: classes, independent scores, quantities, and several in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lloydmax
+import pytest
+import torch
+from lloydmax import demo
+from lloydmax.data import unlabelled
+from lloydmax.network.outputs import Leaf
+from lloydmax.teacher.agreement import differences
+from lloydmax.teacher.fisher import fisher_draw
+from lloydmax.teacher.kinds import kinds
+from lloydmax.teacher.trial import trial
+from torch import Tensor, nn
+
+G = torch.Generator().manual_seed(0)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=G)
+
+
+def scores_of_classes(*shape: int, axis: int = -1) -> Tensor:
+    """As cross-entropy leaves them: far apart, with a sum that does not move."""
+    found = 4 * drawn(*shape)
+    return found - found.mean(axis, keepdim=True)
+
+
+def sparse(*shape: int) -> Tensor:
+    return (3 * drawn(*shape) - 6).sigmoid()
+
+
+ONE: dict[str, tuple[Tensor, str]] = {
+    "logits": (scores_of_classes(32, 10), "classes"),
+    "two classes": (scores_of_classes(32, 2), "classes"),
+    "logits of tokens": (scores_of_classes(8, 20, 30), "classes"),
+    "segmentation": (scores_of_classes(4, 5, 9, 9, axis=1), "classes"),
+    "probabilities": (scores_of_classes(32, 10).softmax(1), "classes"),
+    "logarithms of probabilities": (scores_of_classes(8, 20, 30).log_softmax(-1), "classes"),
+    "labels that are independent": (sparse(32, 40), "scores"),
+    "a mask": (sparse(4, 1, 16, 16), "scores"),
+    "an embedding": (nn.functional.normalize(drawn(32, 64), dim=1), "unclear"),
+    "pixels": (torch.rand(4, 3, 16, 16, generator=G), "values"),
+    "offsets of anchors": (2 * drawn(8, 50, 4), "unclear"),
+    "one number": (drawn(32, 1), "values"),
+    "coordinates": (300 * drawn(32, 4), "unclear"),
+    "the same for all": (torch.ones(32, 10) * torch.linspace(-1, 1, 10), "unclear"),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_one_kind(name: str) -> None:
+    tensor, kind = ONE[name]
+    (leaf,) = kinds(Leaf(()), tensor)
+    assert leaf.kind == kind and leaf.part is None
+    assert leaf.spread == pytest.approx(float(tensor.double().std(correction=0)), rel=1e-4)
+
+
+def test_classes_along_another_axis() -> None:
+    (leaf,) = kinds(Leaf(()), scores_of_classes(8, 12, 40, axis=1).softmax(1))
+    assert (leaf.kind, leaf.classes, leaf.normal) == ("classes", 1, True)
+    (leaf,) = kinds(Leaf((), samples=1), scores_of_classes(8, 12, 40, axis=1).softmax(1))
+    assert leaf.classes == 0, "as the model returns it: (12, 8, 40)"
+
+
+def test_what_is_asked_is_believed() -> None:
+    tensor = 300 * drawn(32, 4)
+    assert [leaf.kind for leaf in kinds(Leaf((), classes=1), tensor)] == ["classes"]
+    assert [leaf.kind for leaf in kinds(Leaf((), classes=None), scores_of_classes(32, 10))] == ["values"]
+    assert [leaf.kind for leaf in kinds(Leaf(()), drawn(8, 20, 99), {99})] == ["classes"], "of a vocabulary"
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("boxes", [lambda *s: 300 * drawn(*s).abs(), lambda *s: 20 * drawn(*s)])
+def test_boxes_and_scores_in_one_tensor(axis: int, boxes: Callable[..., Tensor]) -> None:
+    tensor = torch.cat([boxes(8, 4, 50), sparse(8, 18, 50)], 1)
+    leaves = kinds(Leaf(()), tensor if axis == 1 else tensor.transpose(1, 2))
+    assert [(leaf.part, leaf.kind) for leaf in leaves] == [((axis, 0, 4), "values"), ((axis, 4, 22), "scores")]
+    assert all(leaf.classes is None for leaf in leaves)
+    assert leaves[0].read(tensor if axis == 1 else tensor.transpose(1, 2)).numel() == 8 * 4 * 50
+    assert str(leaves[1]) == f"output[{', '.join([':'] * axis + ['4:22'])}] scores"
+
+
+def test_trained_networks() -> None:
+    net, pictures = demo.network(), demo.test_set()[0][:32]
+    for model in (net, nn.Sequential(net, nn.Softmax(1)), nn.Sequential(net, nn.LogSoftmax(1))):
+        (leaf,) = trial(model, unlabelled(pictures, model)).leaves
+        assert leaf.kind == "classes"
+
+
+@pytest.mark.parametrize("name", ["logits", "probabilities", "labels that are independent", "coordinates"])
+def test_fisher_is_the_curvature_of_the_difference(name: str) -> None:
+    tensor = ONE[name][0]
+    (leaf,) = kinds(Leaf(()), tensor)
+    step = 0.1 * leaf.spread * drawn(*tensor.shape)
+    if leaf.kind == "scores" or leaf.normal:
+        step = 0.2 * drawn(*tensor.shape) * tensor * (1 - tensor)
+    moved = float(differences(tensor + step, tensor, leaf).mean())
+    generator, total = torch.Generator().manual_seed(1), 0.0
+    for _ in range(600):
+        held = tensor.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(fisher_draw([held], generator, [leaf]), held)
+        total += float((gradient * step).sum(1).square().mean()) / 600
+    assert total / 2 == pytest.approx(moved, rel=0.25)
+
+
+class TwoHeads(nn.Module):
+    """The second output is a hundred times as large as the first."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(16, 512), nn.Linear(16, 512), scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.a(x), self.scale * self.b(x)
+
+
+def test_every_output_counts_by_its_own_spread() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    errors = []
+    for scale in (0.01, 1.0, 100.0):
+        torch.manual_seed(0)
+        net = TwoHeads(scale).eval()
+        recipe = lloydmax.recipe_for(net, bits=4, data=x, effort=0)
+        model = lloydmax.compress(net, recipe, x, progress=False).model
+        errors.append([float((s - t).square().sum() / t.square().sum()) for s, t in zip(model(x), net(x), strict=True)])
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2) and errors[2] == pytest.approx(errors[1], rel=1e-2)
+    assert 0.5 < errors[1][0] / errors[1][1] < 2
