@@ -142,8 +142,9 @@ def _sized(
         missing = plan.predicted_bytes - size
         if _CLOSE[0] <= missing / plan.predicted_bytes <= _CLOSE[1]:
             break
-        few, many = (max(few, wanted), many) if missing > 0 else (few, min(many, wanted))
-        wanted += 8 * (missing - sum(_CLOSE) / 2 * plan.predicted_bytes)
+        short = missing - sum(_CLOSE) / 2 * plan.predicted_bytes
+        few, many = (max(few, wanted), many) if short > 0 else (few, min(many, wanted))
+        wanted += 8 * short
         if not few < wanted < many:
             wanted = (few + many) / 2
     within = [size for size in found if size <= (1 - _CLOSE[0]) * plan.predicted_bytes]
