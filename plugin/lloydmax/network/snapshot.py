@@ -59,9 +59,13 @@ class Snapshot:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        for module, kind, held in self._modules:
+        for module, kind, _ in self._modules:
             if type(module) is not kind:
                 module.__class__ = kind
+        for module, state in self._extra:  # first: it may leave attributes that were not there
+            with suppress(Exception):
+                module.set_extra_state(state)
+        for module, _, held in self._modules:
             if not _same(vars(module), held):
                 vars(module).clear()
                 vars(module).update(held)
@@ -76,9 +80,6 @@ class Snapshot:
                 tensor.data = place
             if tensor.requires_grad != gradients:
                 tensor.requires_grad_(gradients)
-        for module, state in self._extra:
-            with suppress(Exception):
-                module.set_extra_state(state)
         for place, values in self._values:
             place.copy_(values)
 
