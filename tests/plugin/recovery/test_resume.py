@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +170,27 @@ def test_the_machine_and_versions_tell_runs_apart_but_not_the_callers_modes(
         torch.set_num_threads(threads)
     monkeypatch.setattr(torch, "__version__", "3.0")
     assert _identity(small_net, pictures) != base
+
+
+NEW_PRECISIONS = """
+import lloydmax, torch
+from lloydmax.runtime.machine import arithmetic
+net, recipe = torch.nn.Linear(4, 2).eval(), {"quantize": [{"layers": "all", "centroids": 2}]}
+backends, told = torch.backends, [arithmetic(torch.device("cpu"))]
+for part, value in (
+    (backends.cuda.matmul, "tf32"), (backends.cudnn.conv, "ieee"), (backends.mkldnn.matmul, "bf16"),
+    (backends.mkldnn, "bf16"), (backends, "tf32"),
+):
+    part.fp32_precision = value
+    lloydmax.compress(net, recipe, torch.randn(8, 4), progress=False, workdir=".")
+    told.append(arithmetic(torch.device("cpu")))
+assert all(one != other for one, other in zip(told, told[1:])), told
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no such setting")
+def test_the_precision_of_every_backend_counts(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", NEW_PRECISIONS], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("at", [3, 19])
