@@ -40,7 +40,7 @@ def _precisions() -> list[str | bool]:
     backends = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
         return [torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32]
-    cudnn, onednn = backends.cudnn, backends.mkldnn
-    parts = [backends, backends.cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv, onednn.rnn]
-    told = [str(getattr(part, "fp32_precision", "none")) for part in parts]
+    kinds = [getattr(backends.cudnn, name, None) for name in ("conv", "rnn")]
+    kinds += [getattr(backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
+    told = [str(getattr(part, "fp32_precision", "none")) for part in (backends, backends.cuda.matmul, *kinds)]
     return ["ieee" if one == "none" else one for one in told]
