@@ -82,7 +82,9 @@ def read(path: Path | None) -> Any:
             if digest.hexdigest() != told:
                 raise ValueError("its checksum is not that of its content")
             file.seek(start)
-            return _decoded(file.readline(), bytearray(file.read()))
+            if (state := _decoded(file.readline(), bytearray(file.read()))) is None:
+                raise ValueError("it holds nothing")
+            return state
     except UNFIT as error:
         set_aside(path, str(error))
         return None
