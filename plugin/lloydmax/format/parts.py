@@ -220,9 +220,7 @@ def check_state(model: nn.Module) -> None:
         module._save_to_state_dict(state, "", True)
         known = {*own_tensors(module), "_extra_state"}
         if not name and _RESERVED in state:
-            raise CheckpointError(
-                f"{_RESERVED!r} is a name that safetensors files keep for themselves: rename the tensor"
-            )
+            raise CheckpointError(f"{_RESERVED!r} is a name that safetensors keeps for itself: rename the tensor")
         if extra := [key for key in state if key not in known and state[key] is not None]:
             raise CheckpointError(
                 f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor "
