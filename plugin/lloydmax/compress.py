@@ -287,7 +287,7 @@ class _Run:
                 found = self.evaluate(model)
         try:
             return float(found)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             kind = type(found).__name__
             raise RecoveryError(f"evaluate has to give one number, not what is of type {kind}: {error}") from error
 
