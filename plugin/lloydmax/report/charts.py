@@ -89,7 +89,7 @@ def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
     names, values = [], []
     for stage in report.stages[what == "agreement" :]:
         value = stage.score if what == "score" else stage.top1
-        if value is not None:
+        if value is not None and math.isfinite(value):
             names.append(stage.name)
             values.append(value)
     rows = [
@@ -310,8 +310,8 @@ def _labels(**mark: Any) -> list[Spec]:
 
 
 def span(values: Iterable[float | None]) -> list[float]:
-    """The smallest and the largest of these values, for the axes of charts that are compared."""
-    known = [value for value in values if value is not None]
+    """The smallest and the largest of these values that are finite, for the axes of charts that are compared."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return [min(known), max(known)] if known else []
 
 
