@@ -87,13 +87,14 @@ def test_no_text_of_a_report_or_sweep_becomes_a_script(tmp_path: Path) -> None:
         for path in texts(data):
             if path[-1] != "centroids":
                 data |= json.loads(changed(data, path, SCRIPT))
-    report["recovery"][1]["history"]["curves"][SCRIPT] = [[0, 1.0]]
+    report["recovery"][1]["history"]["curves"] |= {SCRIPT: [[0, 1.0]], '\\"+expression+"': [[0, 1.0]]}
     (tmp_path / "report.json").write_text(json.dumps(report))
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
     files = [str(tmp_path / name) for name in ("report.json", "sweep.json", "page.html")]
     done = CliRunner().invoke(main, ["report", files[0], "--sweep", files[1], "--out", files[2]])
     assert done.exit_code == 0, done.output
-    assert "<script>alert" not in Path(files[2]).read_text()
+    page = Path(files[2]).read_text()
+    assert "<script>alert" not in page and '"title":"+expression+"' in page
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
