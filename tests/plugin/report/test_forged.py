@@ -98,8 +98,10 @@ def test_no_text_of_a_report_or_sweep_becomes_a_script(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_figures_that_json_cannot_hold_are_read_and_drawn(tmp_path: Path, number: float) -> None:
-    pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
+def test_figures_that_json_cannot_hold_are_read_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    monkeypatch.setattr("lloydmax.report.page._plotting_library", str)
     first, *others = measured()[0].stages
     for stages in (
         [replace(first, score=number), *others],
