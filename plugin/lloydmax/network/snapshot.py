@@ -38,7 +38,8 @@ class Snapshot:
     def keep_values(self, tensors: Iterable[Tensor]) -> None:
         """Copy the values of those of these tensors that the model had, before they are overwritten."""
         for tensor in tensors:
-            if (known := self._tensors.get(id(tensor))) is not None and not tensor.is_meta:
+            known = self._tensors.get(id(tensor))
+            if known is not None and not tensor.is_meta and 0 not in tensor.stride():  # those get memory of their own
                 self._values.append((known[1], known[1].clone()))
 
     def keep_extra_states(self) -> None:

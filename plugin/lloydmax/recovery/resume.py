@@ -171,7 +171,7 @@ def identity(
     ]  # fmt: skip
     parts = [
         known or model_fingerprint(model), recipe.data(), versions, arithmetic(device_of(model)),
-        [None if source is None else source.contents() for source in sources], list(given),
+        [source and (source.known or source.contents()) for source in sources], list(given),
     ]  # fmt: skip
     return processes.first(Description().of(parts), device_of(model))
 

@@ -86,6 +86,18 @@ def test_all_schemes_survive_the_file(
     assert real.mse < 1.3 * simulated.mse, "the kernels compute something else than what was trained"
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_few_levels_for_a_whole_tensor_survive_the_file(
+    net: SmallNet, pictures: Tensor, tmp_path: Path, scheme: str, bits: int
+) -> None:
+    rule = {**UNIFORM, "bits": bits, "scheme": scheme, "granularity": "tensor"}
+    result = compressed(net, pictures, quantize=[rule], activations={"samples": 8})
+    result.save(tmp_path / "m.safetensors")
+    with torch.no_grad():
+        assert torch.equal(lloydmax.load(tmp_path / "m.safetensors", SmallNet())(pictures), result.model(pictures))
+
+
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_asymmetric_depthwise_weights_which_upstreams_kernels_get_wrong(granularity: str) -> None:
     torch.manual_seed(0)
