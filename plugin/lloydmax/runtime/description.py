@@ -52,8 +52,10 @@ _OF_THE_PROCESS = frozenset(
 _COLLECTIONS = (set, frozenset, dict, MappingProxyType, list, tuple, deque)
 _DEPTH = 60
 """Objects within each other that are looked into."""
-_MANY, _SPREAD = 1 << 14, 1 << 12
+_MANY, _SPREAD = 1 << 17, 1 << 12
 """Items from which a list is known by some of them, and by how many then."""
+_BATCH = 1 << 8
+"""Items from which plain ones are told together."""
 _PIECES, _PIECE = 256, 1 << 12
 """Pieces of a large tensor, and their bytes."""
 
@@ -194,11 +196,12 @@ class Description:
         return _digest("object", *parts, self.of(own) if own else b"")
 
     def _items(self, items: Any) -> Iterator[bytes]:
-        """Of a sequence; of a long one its length, and items spread over it."""
+        """Of a sequence; of a very long one its length, and items spread over it, unless all are numbers or texts."""
+        kinds = set(map(type, items)) if len(items) > _BATCH else {object}
+        if kinds <= _PLAIN_TYPES and not (self._files and str in kinds):
+            yield _digest("items", repr(items).encode("utf-8", "surrogatepass")) if self._settings else b""
+            return
         if len(items) > _MANY:
-            if self._settings and set(map(type, items)) <= _PLAIN_TYPES:
-                yield _digest("items", repr(items).encode("utf-8", "surrogatepass"))
-                return
             yield self.of(len(items))
             items = [items[len(items) * n // _SPREAD] for n in range(_SPREAD)] + [items[-1]]
         for item in items:

@@ -329,3 +329,18 @@ def test_much_data_is_known_by_pieces_its_length_and_its_file(tmp_path: Path) ->
     known = [told([str(text), 1]), told([str(text), 2])]
     text.write_text("ab", encoding="utf-8")
     assert known[0] == known[1] != told([str(text), 1])
+
+
+def test_every_item_of_a_long_list_counts(tmp_path: Path) -> None:
+    def told(value: Any, settings: bool = False) -> bytes:
+        return Description(1 << 30, files=True, settings=settings).of(value)
+
+    rows = [*torch.zeros(20_000, 2)]
+    changed = [*rows[:10_001], torch.ones(2), *rows[10_002:]]
+    assert told(rows) != told(changed)
+    file = tmp_path / "x"
+    file.write_bytes(b"1")
+    names = ["none"] * 10_001 + [str(file)] + ["none"] * 9_999
+    before = [told(names, settings) for settings in (False, True)]
+    file.write_bytes(b"12")
+    assert told(names) != before[0] and told(names, True) != before[1]
