@@ -141,6 +141,22 @@ def test_predicted_and_real_size(net: SmallNet, pictures: Tensor) -> None:
     assert result.plan.original_bytes == lloydmax.plan(net, RECIPE).original_bytes
 
 
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_transposed_convolution_with_a_codebook_is_refused_before_any_work(kind: type[nn.Module]) -> None:
+    axes = int(kind.__name__[-2])
+    net, data = nn.Sequential(kind(3, 4, 3), nn.Flatten(), nn.LazyLinear(5)), torch.randn(8, 3, *[4] * axes)
+    with torch.no_grad():
+        net(data)
+    rule = {"layers": "all", "centroids": 4}
+
+    def failing(model: nn.Module) -> float:
+        raise AssertionError("work was done")
+
+    with pytest.raises(IntegrationError, match=f"0.weight: .*{kind.__name__} .*'except:'"):
+        lloydmax.compress(net.eval(), {**RECIPE, "quantize": [rule]}, data=data, evaluate=failing, progress=False)
+    assert compressed(net, data, quantize=[{**rule, "except": ["0"]}]).model(data).shape == (8, 5)
+
+
 def test_bad_input_is_refused_with_the_reason(net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:
     with pytest.raises(RecoveryError, match="activations.*data="):
         compressed(net, None)
