@@ -76,7 +76,10 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
     _, chosen = settings(model, None, storage)
     if chosen["norms"] == "merged":
         merge_norms(model)
-    for _, value in held(model):
+    levels = model.levels if isinstance(model, Int8Model) else {}  # evenly spaced, and so they have to stay
+    for name, value in held(model):
+        if name in levels:
+            continue
         tensor, dtype = target(value, chosen)
         if isinstance(value, Codebook) and takes_int8(value, chosen):
             tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))

@@ -92,7 +92,8 @@ def test_a_few_levels_for_a_whole_tensor_survive_the_file(
     net: SmallNet, pictures: Tensor, tmp_path: Path, scheme: str, bits: int
 ) -> None:
     rule = {**UNIFORM, "bits": bits, "scheme": scheme, "granularity": "tensor"}
-    result = compressed(net, pictures, quantize=[rule], activations={"samples": 8})
+    storage = {"codebooks": "int8", "floats": "float16"}
+    result = compressed(net, pictures, quantize=[rule], activations={"samples": 8}, storage=storage)
     result.save(tmp_path / "m.safetensors")
     with torch.no_grad():
         assert torch.equal(lloydmax.load(tmp_path / "m.safetensors", SmallNet())(pictures), result.model(pictures))
