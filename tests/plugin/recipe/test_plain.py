@@ -18,6 +18,8 @@ import torch
 from lloydmax import Recipe, RecipeError
 from lloydmax.recipe.plain import plain
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 
 class Word(str):
     """A text of another class."""
