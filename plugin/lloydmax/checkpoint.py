@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from lloydmax.runtime import processes
 from lloydmax.runtime.files import refusal, replacing, shown
 from lloydmax.runtime.modes import own_modes
 from lloydmax.student import int8
-from lloydmax.student.attachment import attach, finish
+from lloydmax.student.attachment import attach_all, finish
 from lloydmax.student.extra import set_extra_states
 from lloydmax.student.held import contents, remember
 
@@ -58,6 +59,9 @@ __all__ = [
 
 _NAMED = 5
 """Differences that a message lists."""
+_TEXTS = frozenset({"layers", "except", "types", "parameter", "quantizer", "importance"})
+"""Fields of a recipe that name something."""
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def save(
@@ -180,22 +184,29 @@ def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, b
             model = copied(model)
         if document.extra:
             before.keep_extra_states()
-        _structure(model, file)
+        _structure(model.eval(), file)
         meta.give_memory(model)
         set_extra_states(model, document.extra)
         values, _ = contents(model)
         before.keep_values(values[name] for name in tensors)  # type: ignore[misc]
         with torch.no_grad():
             for name, tensor in tensors.items():
-                values[name].copy_(tensor)  # type: ignore[union-attr]
+                _fill(values[name], tensor)
         if document.activations is not None:
             loaded: nn.Module = _on_int8(model, document, codebooks, values)
         else:
-            for name, codebook in codebooks.items():
-                attach(model, name, codebook)
+            attach_all(model, codebooks)
             loaded = finish(model).eval()
         remember(loaded, document.recipe, document.storage(file.entries))
         return loaded
+
+
+def _fill(value: Tensor | Codebook, stored: Tensor) -> None:
+    """Give a tensor its values, and memory for them where several of its elements share one place."""
+    assert isinstance(value, Tensor)
+    if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True)):
+        value.data = torch.empty_like(value, memory_format=torch.contiguous_format)
+    value.copy_(stored)
 
 
 def _needed(model: nn.Module) -> int:
@@ -208,7 +219,7 @@ def _structured(model: nn.Module, file: File) -> nn.Module:
     extra = file.document.extra
     if not file.document.folded and not extra and not _baked(model, file):
         return model
-    trial = copied(model, share=not extra)
+    trial = copied(model, share=not extra).eval()  # a spectral norm in training mode changes what it reads
     _structure(trial, file)
     set_extra_states(trial, extra)
     return trial
@@ -237,7 +248,7 @@ def _on_int8(
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
     restored = int8.restored
     try:
-        plan = plan_as_is(model, Recipe.load(document.recipe))
+        plan = plan_as_is(model, Recipe.load(_of_the_graph(document.recipe)))
         if set(plan.parameters) != set(codebooks):
             raise CheckpointError("its recipe does not name the parameters that it compressed")
         settings = plan.recipe.activations
@@ -262,6 +273,26 @@ def _check_int8(made: Mapping[str, Tensor | Codebook], codebooks: Mapping[str, C
             torch.equal(found.codes.int(), wanted.codes.int()) and torch.equal(found.centroids, wanted.centroids)
         ):
             raise CheckpointError(f"the int8 kernels of torch {torch.__version__} cannot hold {name!r} as it is")
+
+
+def _of_the_graph(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a file's recipe its graph is made by. Recipes of 0.1 could have numbers in quotes."""
+    return {key: _unquoted(recipe[key]) for key in ("quantize", "activations") if key in recipe}
+
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item if key in _TEXTS else _unquoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unquoted(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() in _TRUTHS:
+        return _TRUTHS[value.strip().lower()]
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    return value
 
 
 def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:

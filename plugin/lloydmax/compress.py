@@ -39,6 +39,7 @@ from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import evaluating, own_modes
 from lloydmax.runtime.seeding import check_seed
+from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
@@ -133,6 +134,8 @@ def compress(
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
+        if recipe.activations is not None:
+            int8.refuse(planned.parameters)
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
@@ -304,7 +307,7 @@ class _Run:
                 found = self.evaluate(model)
         try:
             return float(found)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             kind = type(found).__name__
             raise RecoveryError(f"evaluate has to give one number, not what is of type {kind}: {error}") from error
 

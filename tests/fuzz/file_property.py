@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
@@ -103,6 +104,7 @@ def opened(path: Path, target: Target) -> Outcome:
 
 def _try(what: str, call: Callable[[], Any], path: Path, needed: int, outcome: Outcome) -> Any:
     """What a call gives, or ``None``; it needs so many bytes, of the file and of the model."""
+    gc.disable()  # a pause to go through all that this process holds is not the file's
     start, result = time.process_time(), None
     with peak() as taken:
         try:
@@ -116,6 +118,7 @@ def _try(what: str, call: Callable[[], Any], path: Path, needed: int, outcome: O
             outcome.refused = f"{type(error).__name__}: {error}"
             outcome.problems.append(f"{what}: {type(error).__name__}: {error}"[:300])
     seconds = time.process_time() - start
+    gc.enable()
     if seconds > SECONDS + SECONDS_A_BYTE * needed:
         outcome.problems.append(f"{what}: takes {seconds:.1f} s")
     if taken and taken[0] > TIMES * (needed + FREE):

@@ -326,25 +326,26 @@ def _names(job: Job) -> str:
 def main(attacks: int, flipped: int) -> int:
     """Both kinds, in turns over all jobs; the number of problems."""
     torch.set_num_threads(1)
-    problems: list[str] = []
+    total = 0
     with tempfile.TemporaryDirectory(prefix="kill-") as name:
         warm(Path(name) / "warm")
         for kind, times, jobs in (
             ("kills", attacks, list(JOBS)),
             ("flipped bits", flipped, [job for job in JOBS if job not in ("save", "export")]),
         ):
-            started, done = time.monotonic(), 0
+            started, done, problems = time.monotonic(), 0, 0
             for job in jobs:
                 attack = kills if kind == "kills" else flips
                 found = attack(job, -(-times // len(jobs)), Path(name) / kind / job, random.Random(job))
                 done += found.attacks
-                problems += found.problems
+                problems += len(found.problems)
                 print(f"{kind}: {job}: {found.attacks}, {len(found.problems)} problems", file=sys.stderr, flush=True)
                 for problem in found.problems[:5]:
                     print(f"  {problem}", file=sys.stderr, flush=True)
             minutes = (time.monotonic() - started) / 60
-            print(f"| {kind} | {done:,} of {len(jobs)} jobs | {len(problems)} | {minutes:.0f} min |", flush=True)
-    return len(problems)
+            print(f"| {kind} | {done:,} of {len(jobs)} jobs | {problems} | {minutes:.0f} min |", flush=True)
+            total += problems
+    return total
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def test_every_recovery_step_is_attacked() -> None:
     assert not kill.covered()
 
 
+def test_each_kind_counts_its_own_problems(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(kill, "warm", lambda _: None)
+    monkeypatch.setattr(kill, "kills", lambda *_: kill.Found(1, ["odd"]))
+    monkeypatch.setattr(kill, "flips", lambda *_: kill.Found(1, []))
+    assert kill.main(1, 1) == len(kill.JOBS)
+    assert [line.split(" | ")[2] for line in capsys.readouterr().out.splitlines()] == [str(len(kill.JOBS)), "0"]
+
+
 @pytest.mark.parametrize(("job", "writes"), [("distill", (2, 8)), ("distill, codes", (14,)), ("sweep", (9,))])
 def test_a_run_that_ends_at_a_write_goes_on(
     job: str, writes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -186,7 +186,10 @@ ARGUMENTS: list[tuple[Callable[[], Any], type[LloydmaxError], str]] = [
     *((compressed(listeners=bad), PluginError, "listeners") for bad in (None, 0, ONE, "x", [None], [Odd], [ONE, ONE])),
     *((searched(listeners=bad), PluginError, "listeners") for bad in (None, [Odd])),
     *((compressed(evaluate=bad), RecipeError, "evaluate is a function") for bad in (1, "f")),
-    *((compressed(evaluate=lambda _, bad=bad: bad), RecoveryError, "one number") for bad in (None, "x", {}, X, 1j)),
+    *(
+        (compressed(evaluate=lambda _, bad=bad: bad), RecoveryError, "one number")
+        for bad in (None, "x", {}, X, 1j, 10**400)
+    ),
     *((proposed(bits=bad), RecipeError, "bits must be") for bad in (0, -1, torch.nan, torch.inf, "3", None, True, 1j)),
     *((proposed(bits=4, effort=bad), RecipeError, "effort must be") for bad in (-1, torch.nan, torch.inf, "1", 1e300)),
     *((proposed(data=X, classes=bad), RecoveryError, "classes is") for bad in ("x", 1.5, [], True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import lloydmax
 import pytest
@@ -82,6 +83,18 @@ def test_depthwise_layers_stay_float32_under_autocast(small_net: SmallNet, pictu
             out = small_net(pictures)
     assert seen == [torch.float32] and "forward" not in small_net.depthwise.__dict__
     assert torch.allclose(out.float(), small_net(pictures), atol=0.05)
+
+
+def test_a_float16_model_is_trained_without_bfloat16(
+    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lloydmax_strategies.training.precision._native_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    net, data = small_net.half(), pictures.half()
+    settings: dict[str, Any] = {"epochs": 1, "held_out": 0.0, "optimizer": "sgd", "lr": 1e-3}
+    assert lloydmax.distill(copy.deepcopy(net), net, data, **settings)["precision"] == "float32"
+    with pytest.raises(lloydmax.RecoveryError, match=r"distill: precision: bfloat16 .* float16 model"):
+        lloydmax.distill(copy.deepcopy(net), net, data, **settings, precision="bfloat16")
 
 
 def test_training_in_bfloat16_reaches_depthwise_weights(small_net: SmallNet, pictures: Tensor) -> None:

@@ -117,7 +117,8 @@ class Bench:
     def measure(self, choice: Mapping[str, int]) -> Agreement:
         """Compare the teacher with the model whose named parameters have this many centroids, the others unchanged."""
         key = "measure " + " ".join(f"{name}={choice[name]}" for name in sorted(choice))
-        return Agreement(**self.journal.get(key, lambda: asdict(self._measured(choice))))
+        found: Agreement = self.journal.get(key, lambda: asdict(self._measured(choice)), Agreement.read)
+        return found
 
     def _measured(self, choice: Mapping[str, int]) -> Agreement:
         self.passes += 1
@@ -126,7 +127,7 @@ class Bench:
 
     def power(self) -> float:
         """Mean square of the teacher's outputs."""
-        return float(self.journal.get("power", self._power))
+        return float(self.journal.get("power", self._power, lambda kept: _numbers(kept, ())))
 
     def _power(self) -> float:
         squared, values, device = 0.0, 0, device_of(self.student)
@@ -161,7 +162,8 @@ class Bench:
         with self.events.stage("estimate", total=len(chunks)):
             for number, chunk in enumerate(chunks):
                 draw = partial(self._project, chunk, options, number)
-                rows.append(self.journal.get(f"project {len(options)} {size} {step} {number}", draw))
+                key, take = f"project {len(options)} {size} {step} {number}", partial(_row, options=len(options))
+                rows.append(self.journal.get(key, draw, take))
                 self.events.step("estimate", number + 1, len(chunks), {})
         decisions, values = (sum(row[key] for row in rows) for key in ("decisions", "values"))
         kl, mse = (np.array([draw for row in rows for draw in row[key]]) for key in ("kl", "mse"))
@@ -216,7 +218,10 @@ class Bench:
             float64 ``(len(options),)``: change of the KL divergence, or of the mean squared difference without classes.
         """
         key = f"slopes {len(options)} " + " ".join(f"{name}={choice[name]}" for name in sorted(choice))
-        return np.array(self.journal.get(key, lambda: self._slopes(choice, options)))
+        found: Floats = self.journal.get(
+            key, lambda: self._slopes(choice, options), lambda kept: _numbers(kept, (len(options),))
+        )
+        return found
 
     def _slopes(self, choice: Mapping[str, int], options: Sequence[tuple[str, int]]) -> list[float]:
         names = list(self.plan.parameters)
@@ -311,3 +316,26 @@ def fit_many(
         makers = (registry.make("quantizer", p.quantizer, option) for option in options)
         many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
     return dict(zip(centroids, many, strict=True))
+
+
+def _numbers(kept: Any, shape: tuple[int, ...]) -> Floats:
+    """Numbers that were kept, float64 of this shape.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    found = np.array(kept)
+    if found.dtype.kind not in "if" or found.shape != shape:
+        raise ValueError(f"not numbers of shape {shape}")
+    return found.astype(np.float64)
+
+
+def _row(kept: Any, options: int) -> dict[str, Any]:
+    """What :meth:`Bench._project` gave; raises as :func:`_numbers` where it is something else."""
+    for key in ("decisions", "values", "power"):
+        _numbers(kept[key], ())
+    for key in ("kl", "mse"):
+        for draw in kept[key]:
+            _numbers(draw, (options,))
+    row: dict[str, Any] = kept
+    return row

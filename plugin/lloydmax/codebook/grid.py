@@ -33,9 +33,14 @@ def even(codebook: Codebook) -> Tensor | None:
 
     ``None`` for any other codebook, and for one that is too small to gain by it.
     """
-    centroids = codebook.centroids.detach().reshape(-1, codebook.k)
-    if codebook.block > 1 or codebook.k < (_FEW if codebook.granularity == "tensor" else 3):
+    return None if codebook.k < (_FEW if codebook.granularity == "tensor" else 3) else spacing(codebook)
+
+
+def spacing(codebook: Codebook) -> Tensor | None:
+    """Scale and zero point ``(codebooks, 2)`` of a codebook of any size, exactly ``scale * (i - zero_point)``."""
+    if codebook.block > 1 or codebook.k < 2:
         return None
+    centroids = codebook.centroids.detach().reshape(-1, codebook.k)
     zero = (centroids == 0).int().argmax(1)
     neighbour = torch.where(zero + 1 < codebook.k, zero + 1, zero - 1)
     scale = centroids.gather(1, neighbour[:, None])[:, 0].float().abs()

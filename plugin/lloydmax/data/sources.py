@@ -39,6 +39,8 @@ class Source(ABC):
 
     came_in: int | None = None
     """Samples of a batch as the data were given, where they were in batches."""
+    known: bytes | None = None
+    """The :meth:`contents`, where the run that goes on has made them already."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -100,7 +102,7 @@ class Source(ABC):
     def contents(self) -> bytes:
         """A digest (16 bytes) that tells these samples from others: of tensors and arrays that are held, of files, of
         code; of samples that are computed, and the same each time, 32 ones."""
-        notes = ("_left_out", "_kinds", "_clean")
+        notes = ("_left_out", "_kinds", "_clean", "known")
         return self._described({key: held for key, held in vars(self).items() if key not in notes}, len(self))
 
     def _described(self, held: Any, told: Any) -> bytes:

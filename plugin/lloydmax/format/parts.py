@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from lloydmax.recipe.sections import Storage
 
 
+_RESERVED = "__metadata__"
+
+
 def storage_options(storage: Storage | Mapping[str, str] | None) -> dict[str, str]:
     """Storage options as plain data, with the defaults filled in.
 
@@ -73,7 +76,10 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
     _, chosen = settings(model, None, storage)
     if chosen["norms"] == "merged":
         merge_norms(model)
-    for _, value in held(model):
+    levels = model.levels if isinstance(model, Int8Model) else {}  # evenly spaced, and so they have to stay
+    for name, value in held(model):
+        if name in levels:
+            continue
         tensor, dtype = target(value, chosen)
         if isinstance(value, Codebook) and takes_int8(value, chosen):
             tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
@@ -216,6 +222,8 @@ def check_state(model: nn.Module) -> None:
         state: dict[str, Any] = {}
         module._save_to_state_dict(state, "", True)
         known = {*own_tensors(module), "_extra_state"}
+        if not name and _RESERVED in state:
+            raise CheckpointError(f"{_RESERVED!r} is a name that safetensors keeps for itself: rename the tensor")
         if extra := [key for key in state if key not in known and state[key] is not None]:
             raise CheckpointError(
                 f"module {name!r} ({type(module).__name__}) keeps {extra[0]!r}, which is neither a parameter nor "

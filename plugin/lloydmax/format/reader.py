@@ -121,9 +121,12 @@ class File:
     def tensor(self, name: str) -> Tensor:
         """One tensor, its checksum compared; it may share the memory of the mapped file, or of its elements."""
         if self.entries[name].fill is not None:
-            return filled(self.entries[name])
-        tensor: Tensor = self._array.tensor(name) if self._array else self._data.get_tensor(name)
-        expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
+            tensor = filled(self.entries[name])
+        else:
+            tensor = self._array.tensor(name) if self._array else self._data.get_tensor(name)
+            expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
+        truth = tensor.dtype == torch.bool and tensor.numel() > 0
+        expect(not truth or int(tensor.view(torch.uint8).max()) <= 1, f"tensor {name!r} has bools other than 0 and 1")
         return tensor
 
     def is_finite(self, name: str) -> bool:

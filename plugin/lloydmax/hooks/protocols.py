@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -17,7 +17,7 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import seeded as seeded
-from lloydmax.runtime.state import read, write
+from lloydmax.runtime.state import UNFIT, read, set_aside, write
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
@@ -157,12 +157,26 @@ class Recovery:
         if self.part is not None:
             write(self.part, {"step": state, "traces": self.traces and self.traces.state()})
 
-    def kept(self) -> dict[str, Any] | None:
-        """What this step kept in an earlier process that was killed; ``None``: it starts at the beginning."""
+    def kept(self, take: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any] | None:
+        """What this step kept in an earlier process that was killed; ``None``: it starts at the beginning.
+
+        Args:
+            take: goes on from it. Where it raises (one of :data:`lloydmax.runtime.state.UNFIT`), it leaves all as it
+                was: what was kept does not fit, is told and set aside.
+        """
         kept = read(self.part)
-        if kept is None:
+        if self.part is None or kept is None:
             return None
-        if self.traces is not None:
-            self.traces.load(kept["traces"])
-        state: dict[str, Any] = kept["step"]
-        return state
+        traces = self.traces and self.traces.state()
+        try:
+            state: dict[str, Any] = {**kept["step"]}
+            if self.traces is not None:
+                self.traces.load(kept["traces"])
+            if take is not None:
+                take(state)
+            return state
+        except UNFIT as error:
+            set_aside(self.part, f"it does not fit this run: {error}")
+            if self.traces is not None:
+                self.traces.load(traces)
+            return None

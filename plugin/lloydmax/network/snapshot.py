@@ -38,7 +38,8 @@ class Snapshot:
     def keep_values(self, tensors: Iterable[Tensor]) -> None:
         """Copy the values of those of these tensors that the model had, before they are overwritten."""
         for tensor in tensors:
-            if (known := self._tensors.get(id(tensor))) is not None and not tensor.is_meta:
+            known = self._tensors.get(id(tensor))
+            if known is not None and not tensor.is_meta and 0 not in tensor.stride():  # those get memory of their own
                 self._values.append((known[1], known[1].clone()))
 
     def keep_extra_states(self) -> None:
@@ -59,9 +60,13 @@ class Snapshot:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        for module, kind, held in self._modules:
+        for module, kind, _ in self._modules:
             if type(module) is not kind:
                 module.__class__ = kind
+        for module, state in self._extra:  # first: it may leave attributes that were not there
+            with suppress(Exception):
+                module.set_extra_state(state)
+        for module, _, held in self._modules:
             if not _same(vars(module), held):
                 vars(module).clear()
                 vars(module).update(held)
@@ -76,9 +81,6 @@ class Snapshot:
                 tensor.data = place
             if tensor.requires_grad != gradients:
                 tensor.requires_grad_(gradients)
-        for module, state in self._extra:
-            with suppress(Exception):
-                module.set_extra_state(state)
         for place, values in self._values:
             place.copy_(values)
 

@@ -22,7 +22,8 @@ DEEPEST = 50
 _LARGEST = 1 << 63
 _LONGEST = 200
 """Characters of the name of a field in a message."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that no text of a recipe has, those that turn the direction of writing among them."""
 SURELY = "so surely not a recipe"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ def read_lined(source: str | os.PathLike[str] | Mapping[str, Any]) -> LinedData:
         if len(source) > MOST_BYTES or len(source.encode("utf-8", "surrogatepass")) > MOST_BYTES:
             raise RecipeError(f"{place('recipe', 1, ())}: {_LARGE}")
         return parsed(source, "recipe")
-    if isinstance(source, (str, os.PathLike)):
-        return parsed(read_text(source), str(source))
+    path = None
+    with suppress(TypeError):
+        path = os.fspath(source)
+    if isinstance(path, str):
+        return parsed(read_text(path), path)
     raise RecipeError(
         f"a recipe is a path, YAML text, a dict, or the name of a ready recipe, not {type(source).__name__}"
     )

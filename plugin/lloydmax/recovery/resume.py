@@ -25,7 +25,7 @@ from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.locks import locked
 from lloydmax.runtime.machine import arithmetic
 from lloydmax.runtime.modes import device_of
-from lloydmax.runtime.state import read, set_aside, write
+from lloydmax.runtime.state import UNFIT, read, set_aside, write
 
 
 class Remembers(Protocol):
@@ -54,7 +54,19 @@ class Traces:
         return {"random": seeding.states_of_run(), "held": states}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Go on from a :meth:`state`.
+
+        Raises:
+            ValueError, or another of :data:`lloydmax.runtime.state.UNFIT`: it is something else; all is as before.
+        """
+        before = self.state()
+        try:
+            self._set(state)
+        except UNFIT:
+            self._set(before)
+            raise
+
+    def _set(self, state: dict[str, Any]) -> None:
         for one, kept in zip(self._held, state["held"], strict=True):
             if one is not None:
                 one.load(kept)
@@ -111,9 +123,11 @@ class KeptSteps:
         try:
             _load(student, kept["student"])
             self._traces.load(kept["traces"])
-            return isinstance(kept["figures"], dict)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            set_aside(file, f"it does not fit this run ({(str(error) or 'odd').splitlines()[0]})")
+            if not isinstance(kept["figures"], dict):
+                raise TypeError("no figures")
+            return True
+        except UNFIT as error:
+            set_aside(file, f"it does not fit this run: {error}")
             _load(student, before)
             self._traces.load(traces)
             return False
@@ -157,7 +171,7 @@ def identity(
     ]  # fmt: skip
     parts = [
         known or model_fingerprint(model), recipe.data(), versions, arithmetic(device_of(model)),
-        [None if source is None else source.contents() for source in sources], list(given),
+        [source and (source.known or source.contents()) for source in sources], list(given),
     ]  # fmt: skip
     return processes.first(Description().of(parts), device_of(model))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.dense import not_dense
-from lloydmax.runtime.digest import arrays_in, content
+from lloydmax.runtime.digest import arrays_in
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import check_seed
@@ -255,25 +256,30 @@ def open_source(
 ) -> Source | None:
     """Unlabelled inputs for this model, or ``None`` where none were given.
 
-    With a ``cache``, the same object (as long as no tensor or array in it is written to) or path is opened once, unless
-    it is larger than the cache may be.
+    With a ``cache``, runs share the source of the same object or path as long as its contents are the same, see
+    :meth:`~lloydmax.data.Source.contents`. What can be read only once is shared as it is.
     """
     if data is None:
         return None
     if cache is None:
         return _anew(unlabelled(data, model, workdir=workdir, seed=seed))
     held = [data, *arrays_in(data)]
-    same = str(data) if isinstance(data, (str, Path)) else tuple((id(one), content(one)) for one in held)
-    _, source = cache.get(
-        ("source", same, number(original(model)), seed),
-        lambda: (held, unlabelled(data, model, workdir=workdir, seed=seed)),
-    )
-    return _anew(source)
+    same = str(data) if isinstance(data, (str, Path)) else tuple(map(id, held))
+    key = ("source", same, number(original(model)), seed)
+    if isinstance(data, Iterator):
+        _, source = cache.get(key, lambda: (held, unlabelled(data, model, workdir=workdir, seed=seed)))
+        return _anew(source)
+    opened = unlabelled(data, model, workdir=workdir, seed=seed)
+    contents = opened.contents()
+    # a source of the caller's is copied: what is kept under its number holds for these contents only
+    _, source = cache.get((*key, contents), lambda: (held, copy.copy(opened) if opened is data else opened))
+    return _anew(source, contents)
 
 
-def _anew(source: Source) -> Source:
-    """Without what the model of an earlier run could not use."""
+def _anew(source: Source, contents: bytes | None = None) -> Source:
+    """Without what the model of an earlier run could not use; with what is known of its contents now."""
     source.left_out.restart()
+    source.known = contents
     return source
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import warnings
@@ -225,8 +226,8 @@ class TrainingLoop:
 
     def train(self) -> dict[str, Any]:
         """All epochs; the best state is kept."""
-        if not self._continued():
-            self._kept = self.state()
+        self._kept = self.state()
+        if not self.resumable or self.recovery.kept(self._go_on) is None:
             self.first = self.best = self._measured()
         while self.done < self.total and not self._is_out_of_patience():
             try:
@@ -290,16 +291,8 @@ class TrainingLoop:
     def targets_of(self, source: Source, order: Tensor) -> Targets:
         """What the teacher gives for these samples of a source."""
         recovery = self.recovery
-        return Targets(
-            recovery.teacher,
-            source,
-            order,
-            self.outputs,
-            workdir=recovery.workdir,
-            cache=recovery.cache,
-            events=recovery.events,
-            keep=self.repeats,
-        )
+        given: dict[str, Any] = {"workdir": recovery.workdir, "cache": recovery.cache, "events": recovery.events}
+        return Targets(recovery.teacher, source, order, self.outputs, keep=self.repeats, **given)
 
     def comparison_on(self, source: Source, held_out: Tensor) -> Comparison | None:
         """The comparison of student and teacher on these samples; ``None`` where there are none."""
@@ -352,37 +345,47 @@ class TrainingLoop:
 
     def _keep(self) -> None:
         """Keep all that the rest of the run depends on, after an epoch."""
-        if self.recovery.part is None or not self.resumable:
-            return
-        self.recovery.keep(
-            {
-                "first": self.first and asdict(self.first),
-                "best": self.best and asdict(self.best),
-                "first_loss": self.first_loss,
-                "parts": self._parts,
-                "waited": self._waited,
-                "done": self.done,
-                "live": self.live(),
-                "kept": self._kept,
-                "generator": self.generator.get_state(),
-                "more": self.more_state(),
-            }
-        )
+        if self.recovery.part is not None and self.resumable:
+            self.recovery.keep(self._state())
 
-    def _continued(self) -> bool:
-        """Go on where an earlier process was killed; whether there was one."""
-        part = self.recovery.kept() if self.resumable else None
-        if part is None:
-            return False
+    def _state(self) -> dict[str, Any]:
+        return {
+            "first": self.first and asdict(self.first),
+            "best": self.best and asdict(self.best),
+            "first_loss": self.first_loss,
+            "parts": self._parts,
+            "waited": self._waited,
+            "done": self.done,
+            "live": self.live(),
+            "kept": self._kept,
+            "generator": self.generator.get_state(),
+            "more": self.more_state(),
+        }
+
+    def _go_on(self, part: dict[str, Any]) -> None:
+        """Go on where an earlier process was killed; all is as before where it kept something else."""
+        before = copy.deepcopy(self._state())
+        try:
+            if not 0 <= part["done"] <= self.total or part["waited"] < 0:
+                raise ValueError(f"there are {self.total} steps, not {part['done']}")
+            self._set(part)
+        except BaseException:
+            self._set(before)
+            raise
+
+    def _set(self, part: dict[str, Any]) -> None:
+        for name, ours in (("kept", self._kept), ("live", self.live())):
+            for tensor, value in zip(ours, part[name], strict=True):
+                if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
+                    raise ValueError(f"a tensor of shape {tuple(value.shape)} in place of {tuple(tensor.shape)}")
         self.load(part["kept"])
         self._kept = self.state()
         self.load(part["live"])
         self.generator.set_state(part["generator"])
-        self.first, self.best = (Agreement(**part[key]) if part[key] else None for key in ("first", "best"))
+        self.first, self.best = (part[key] and Agreement.read(part[key]) for key in ("first", "best"))
         self.first_loss, self._waited, self.done = part["first_loss"], part["waited"], part["done"]
-        self._parts = part["parts"]
+        self._parts = {name: float(value) for name, value in part["parts"].items()}
         self.load_more_state(part["more"])
-        return True
 
 
 def _finite(parts: dict[str, float]) -> bool:

@@ -89,7 +89,7 @@ def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
     names, values = [], []
     for stage in report.stages[what == "agreement" :]:
         value = stage.score if what == "score" else stage.top1
-        if value is not None:
+        if value is not None and math.isfinite(value):
             names.append(stage.name)
             values.append(value)
     rows = [
@@ -127,6 +127,7 @@ def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
 def curve(metric: str, points: Sequence[Sequence[float]], total: int, span: Sequence[float]) -> Spec:
     """One metric of a recovery step against its steps; the axis holds ``span``."""
     share = metric.startswith("agreement")
+    name = metric.translate(dict.fromkeys(map(ord, '"\\')))  # it becomes part of an expression
     low, high = min(span), max(span)
     scale: Spec = {"zero": False, "nice": True}
     if 0 < low < high / 10:
@@ -153,7 +154,7 @@ def curve(metric: str, points: Sequence[Sequence[float]], total: int, span: Sequ
                 "encoding": {
                     "opacity": shown,
                     "tooltip": [{"field": "index", "title": "step"},
-                                {"field": "value", "title": metric, "format": ".2%" if share else ".4g"}],
+                                {"field": "value", "title": name, "format": ".2%" if share else ".4g"}],
                 },
             },
         ],
@@ -310,8 +311,8 @@ def _labels(**mark: Any) -> list[Spec]:
 
 
 def span(values: Iterable[float | None]) -> list[float]:
-    """The smallest and the largest of these values, for the axes of charts that are compared."""
-    known = [value for value in values if value is not None]
+    """The smallest and the largest of these values that are finite, for the axes of charts that are compared."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return [min(known), max(known)] if known else []
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from lloydmax.choosing.rows import Row
 from lloydmax.errors import ReportError
-from lloydmax.report.reading import read_json, validated, with_infinite_snr
+from lloydmax.report.reading import infinite, read_json, validated
+from lloydmax.runtime.files import plain
 
 if TYPE_CHECKING:
     from lloydmax.choosing.search import SearchResult
@@ -21,6 +24,17 @@ _BUDGETS = {
     "agreement": "an agreement of at least {:.1%}",
     "bytes": "at most {:,.0f} bytes",
 }
+_LOWEST = -3000
+"""SNR in dB: the noise over the signal is still a number."""
+
+
+def _sound(row: Row) -> Row:
+    if row.snr < _LOWEST:
+        raise ValueError(f"an snr of {row.snr:g} dB")
+    return row
+
+
+_ROWS = Annotated[list[Annotated[Row, AfterValidator(_sound)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,9 @@ class DamageCurves:
     @classmethod
     def of(cls, found: Sweep | SearchResult | DamageCurves) -> DamageCurves:
         """The curves of a sweep or search."""
-        return found if isinstance(found, DamageCurves) else cls._from_dict(found.to_dict(), type(found).__name__)
+        return (
+            found if isinstance(found, DamageCurves) else cls._from_dict(plain(found.to_dict()), type(found).__name__)
+        )
 
     @classmethod
     def from_json(cls, path: str | Path) -> DamageCurves:
@@ -75,7 +91,7 @@ class DamageCurves:
             model=validated(path, "model", str, swept.get("model")),
             measured_on=validated(path, "measured_on", str, swept.get("measured_on")),
             samples=validated(path, "samples", int, swept.get("samples")),
-            rows=validated(path, "rows", list[Row], [with_infinite_snr(row) for row in swept["rows"]]),
+            rows=validated(path, "rows", _ROWS, [infinite(row, "snr") for row in swept["rows"]]),
             budget=", ".join(_BUDGETS.get(name, "{}").format(value) for name, value in budget.items()) or None,
             searched=_choice(path, "found", data) if search else {},
             uniform=_choice(path, "uniform", data) if search else {},

@@ -109,7 +109,7 @@ class _Page:
                 ("agreement", "Agreement with the original", agreements),
                 ("score", "Your score", scores),
             ):
-                if any((stage.score if what == "score" else stage.top1) is not None for stage in report.stages):
+                if charts.span(stage.score if what == "score" else stage.top1 for stage in report.stages):
                     parts.append(self._chart(f"{what}-{side}", charts.stages(report, what, span), title))
                 elif span:
                     parts.append(f"<div><h4>{title}</h4><p class=small>Not measured in this run.</p></div>")
@@ -220,6 +220,7 @@ def _curves(report: Figures) -> dict[tuple[int, str], tuple[int, list[list[float
         for number, step in enumerate(report.recovery)
         if "history" in step
         for metric, points in sorted(step["history"]["curves"].items(), reverse=True)
+        if points
     }
 
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lloydmax.errors import ReportError
 from lloydmax.format.sizes import Sizes
@@ -18,6 +18,32 @@ from lloydmax.runtime.text import printable
 
 _DIGITS = 20
 """Of a number of 64 bits."""
+_LARGEST = 1e300
+"""With which the page can still compute."""
+
+
+class _Curves(BaseModel):
+    total: int
+    curves: dict[str, list[tuple[float, float]]]
+
+
+class _Step(BaseModel, extra="allow"):
+    """What the page reads of a recovery step."""
+
+    step: str
+    history: _Curves = _Curves(total=0, curves={})
+
+
+class _LeftOut(BaseModel, extra="allow"):
+    """What the page reads of a data source."""
+
+    samples: int
+    left_out: int
+    which: dict[str, str]
+
+
+_WRITTEN = {"bytes": dict[str, int], "recovery": list[_Step], "data": dict[str, _LeftOut]}
+"""Types of fields that are plain data, and stay as they are once they are checked."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -30,7 +56,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         place = path_of(path, ReportError)
         if place.exists() and not place.is_file():  # to open a pipe would wait for ever
             raise ReportError(f"{shown(path)}: {'is a directory' if place.is_dir() else 'is not an ordinary file'}")
-        data = json.loads(place.read_bytes(), parse_int=_whole, parse_constant=_no_number)
+        data = json.loads(place.read_bytes(), parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
     except OSError as error:
         raise ReportError(f"{shown(path)}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -57,12 +83,13 @@ def read_fields(path: str | Path) -> dict[str, Any]:
             f"{shown(path)} was written by {made}; this one reads format {VERSION}: compress again, or use the "
             "lloydmax that wrote it"
         )
-    hints = get_type_hints(Figures) | {"bytes": dict[str, int]}
-    fields = {
-        item.name: validated(path, item.name, hints[item.name], _with_infinite_snr(data, item.name))
-        for item in dataclasses.fields(Figures)
-        if item.name in data or item.default is dataclasses.MISSING
-    }
+    hints = get_type_hints(Figures) | _WRITTEN
+    fields = {}
+    for item in dataclasses.fields(Figures):
+        if item.name in data or item.default is dataclasses.MISSING:
+            value = _with_infinities(data, item.name)
+            made = validated(path, item.name, hints[item.name], value)
+            fields[item.name] = value if item.name in _WRITTEN else made
     try:
         sizes = Sizes.from_dict(fields["bytes"])
     except KeyError as error:
@@ -81,12 +108,19 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not abs(value) <= _LARGEST:
+        raise ValueError(f"the number {digits[:_DIGITS]} is too large")
+    return value
+
+
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
 
 
 def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
-    """A value of the type ``kind``, built from plain data.
+    """A value of the type ``kind``, built from plain data as strictly as from JSON: no text is a number.
 
     Args:
         path: of the file, for the message.
@@ -98,22 +132,29 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
         ReportError: it names file and field.
     """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except RecursionError:
+        raise ReportError(f"{shown(path)}: {printable(name)} is nested too deeply") from None
     except ValidationError as failure:
         error = failure.errors()[0]
         where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
         raise ReportError(f"{shown(path)}: {printable(where)}: {printable(error['msg'])}") from None
 
 
-def _with_infinite_snr(data: dict[str, Any], name: str) -> Any:
-    """The value of a field; a layer that is kept exactly has no ``snr`` in JSON."""
+def _with_infinities(data: dict[str, Any], name: str) -> Any:
+    """The value of a field; an infinite ``snr`` of a layer or ``mse`` of a stage is ``null`` in JSON."""
     value = data.get(name, {} if name == "data" else None)  # 0.1 did not write which samples were left out
     if name == "layers" and isinstance(value, list):
-        return [with_infinite_snr(layer) for layer in value]
+        return [infinite(layer, "snr") for layer in value]
+    if name == "stages" and isinstance(value, list):
+        return [
+            {**stage, "agreement": infinite(stage.get("agreement"), "mse")} if isinstance(stage, dict) else stage
+            for stage in value
+        ]
     return value
 
 
-def with_infinite_snr(entry: Any) -> Any:
-    """The entry of a layer or of a sweep, whose infinite ``snr`` JSON holds as ``null``."""
-    exact = isinstance(entry, dict) and "snr" in entry and entry["snr"] is None
-    return {**entry, "snr": math.inf} if exact else entry
+def infinite(entry: Any, name: str) -> Any:
+    """An entry of a report or sweep, one of whose figures is infinite, which JSON holds as ``null``."""
+    null = isinstance(entry, dict) and name in entry and entry[name] is None
+    return {**entry, name: math.inf} if null else entry

@@ -28,7 +28,7 @@ def key_figures(report: Figures) -> str:
         )
     ]
     if last is not None:
-        entries.append(("Your score", f"{last:.4g}", f"the original {first:.4g}"))
+        entries.append(("Your score", f"{last:.4g}", f"the original {NONE if first is None else f'{first:.4g}'}"))
     if agreement.after is not None:
         compared = f"{percent(agreement.before, 1)} before recovery" if report.recovery else "no recovery step ran"
         entries.append(("Agreement", percent(agreement.after, 1), compared))
@@ -38,7 +38,8 @@ def key_figures(report: Figures) -> str:
         ("Time", seconds(sum(report.seconds.values())), f"on {threads} thread{'' if threads == '1' else 's'}")
     )
     made = "".join(
-        f"<div><dt>{name}</dt><dd class=big>{big}</dd><dd class=more>{more}</dd></div>" for name, big, more in entries
+        f"<div><dt>{name}</dt><dd class=big>{big}</dd><dd class=more>{escape(more)}</dd></div>"
+        for name, big, more in entries
     )
     return f"<dl class=figures>{made}</dl>"
 
@@ -47,7 +48,7 @@ def compared(a: Figures, b: Figures) -> str:
     """The key figures of two runs, and how the second differs."""
     rows: list[tuple[str, float | None, float | None, Callable[[float], str], bool]] = [
         ("Size of the file", a.bytes.file, b.bytes.file, size, True),
-        ("Times smaller", 1 / (1 - a.reduction), 1 / (1 - b.reduction), lambda v: f"{v:.1f}", True),
+        ("Times smaller", a.bytes.original / a.bytes.file, b.bytes.original / b.bytes.file, lambda v: f"{v:.1f}", True),
         ("Bits of a weight", bits(a), bits(b), lambda v: f"{v:.2f}", False),
         ("Agreement", a.agreement.after, b.agreement.after, lambda v: percent(v, 1), False),
         ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
@@ -78,7 +79,7 @@ def compared(a: Figures, b: Figures) -> str:
 
 def stages(report: Figures) -> str:
     """Exact figures of every stage."""
-    scored = report.stages[0].score is not None
+    scored = any(stage.score is not None for stage in report.stages)
     rows = []
     for stage in report.stages:
         found = stage.agreement
@@ -116,7 +117,7 @@ def layers(report: Figures, curves: DamageCurves | None) -> str:
         f"<button type=button>{name}</button></th>"
         for n, (name, kind) in enumerate(heads)
     )
-    most = max((layer.bytes for layer in report.layers), default=1)
+    most = max(1, *(layer.bytes for layer in report.layers)) if report.layers else 1
     body = "".join(
         _layer(number, layer, most, finer, curves if swept else None)
         for number, layer in enumerate(report.layers, start=1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lloydmax.errors import RecipeError
+from lloydmax.runtime.arguments import number as number_of
 
 T = TypeVar("T")
 GIB = 1 << 30
@@ -45,15 +46,18 @@ class Cache:
     goes on with it; temporary files are removed when the last one has let go of them.
 
     Args:
-        limit: bytes that all kept results may take; a single larger one is not kept.
+        limit: bytes that all kept results may take; a single larger one is not kept; 0: nothing is kept.
 
     Attributes:
         bytes: of all kept results.
         hits: results that were found.
+
+    Raises:
+        RecipeError: the limit is not a number of 0 or more.
     """
 
     def __init__(self, limit: int = GIB) -> None:
-        self.limit = limit
+        self.limit = int(number_of("limit of a lloydmax.Cache", limit, RecipeError))
         self.bytes = self.hits = 0
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.RLock()

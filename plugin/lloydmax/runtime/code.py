@@ -8,9 +8,11 @@ import importlib.metadata
 import sys
 import sysconfig
 from collections.abc import Iterator
+from importlib.abc import InspectLoader
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 _CACHED = 1 << 12
 """Code objects that are known at a time."""
@@ -18,7 +20,7 @@ _OURS = ("lloydmax", "lloydmax_strategies")
 _LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
 _NO_CODE = frozenset((
     "__annotations__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__orig_bases__", "__parameters__",
-    "__qualname__", "__static_attributes__", "__weakref__",
+    "__qualname__", "__slotnames__", "__static_attributes__", "__weakref__",
 ))  # fmt: skip
 """What Python keeps in classes beside what somebody wrote that runs."""
 
@@ -36,6 +38,8 @@ def library(module: str | None) -> str | None:
         return f"{root} {version(_OURS[0])}"
     loaded = sys.modules.get(root)
     places = getattr(loaded, "__path__", None) or [getattr(loaded, "__file__", None) or ""]
+    if loaded is None and (spec := PathFinder.find_spec(root)) is not None:
+        places = spec.submodule_search_locations or [spec.origin or ""]
     if not any(map(_is_installed, places)):
         return None
     return f"{root} {version(root) or getattr(loaded, '__version__', None)}"
@@ -66,21 +70,71 @@ def told(code: CodeType) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+class Names(NamedTuple):
+    """What code asks for, sorted; functions in it included.
+
+    Attributes:
+        read: global names.
+        asked: attributes, of whatever it may be.
+        imported: modules that it imports itself, with the number of leading dots; of ``from a import b`` also ``a.b``.
+    """
+
+    read: tuple[str, ...]
+    asked: tuple[str, ...]
+    imported: tuple[tuple[str, int], ...]
+
+
 @functools.lru_cache(_CACHED)
-def names(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The global names that code reads, and the attributes that it asks for, sorted; also those of functions in it."""
-    loaded, asked = set(), set()
+def names(code: CodeType) -> Names:
+    """What a code object asks for."""
+    loaded, asked, imported = set(), set(), set()
+    before: list[Any] = [0, None]
     for instruction in dis.get_instructions(code):
         if instruction.opname in _LOADS:
             loaded.add(instruction.argval)
         elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
             asked.add(instruction.argval)
+        elif instruction.opname == "IMPORT_NAME":
+            level, parts = before
+            names_in = (f"{instruction.argval}.{part}".lstrip(".") for part in parts or ())
+            imported |= {
+                (name, level) for name in (instruction.argval.partition(".")[0], instruction.argval, *names_in)
+            }
+        if instruction.opname != "EXTENDED_ARG":
+            before = [before[1], instruction.argval]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             more = names(inner)
-            loaded |= set(more[0])
-            asked |= set(more[1])
-    return tuple(sorted(loaded)), tuple(sorted(asked))
+            loaded |= set(more.read)
+            asked |= set(more.asked)
+            imported |= set(more.imported)
+    return Names(tuple(sorted(loaded)), tuple(sorted(asked)), tuple(sorted(imported)))
+
+
+def imports(code: CodeType, package: str | None) -> Iterator[str]:
+    """The modules of the user that code in a package imports when it runs, in full, whether they are there or not."""
+    for name, level in names(code).imported:
+        parents = (package or "").split(".")
+        parents = parents[: len(parents) + 1 - level] if level else []
+        full = ".".join([*parents, name] if name else parents)
+        if library(full) is None:
+            yield full
+
+
+def written(module: str) -> CodeType | None:
+    """The code of a module that is not loaded, found without running anything; ``None``: there is none."""
+    parts = module.split(".")
+    places: list[str] | None = None
+    try:
+        for count in range(1, len(parts)):
+            package = PathFinder.find_spec(".".join(parts[:count]), places)
+            places = None if package is None else package.submodule_search_locations
+            if places is None:
+                return None
+        spec = PathFinder.find_spec(module, places)
+        return spec.loader.get_code(module) if spec and isinstance(spec.loader, InspectLoader) else None
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None
 
 
 def of_library(function: FunctionType) -> str | None:
@@ -107,5 +161,7 @@ def _functions(value: Any) -> Iterator[Any]:
         yield from (one for one in (value.fget, value.fset) if one is not None)
     elif isinstance(value, functools.cached_property):
         yield value.func
+    elif isinstance(value, functools.singledispatchmethod):
+        yield from value.dispatcher.registry.items()
     else:
         yield value

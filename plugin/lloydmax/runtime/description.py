@@ -7,16 +7,28 @@ attributes.
 
 from __future__ import annotations
 
+import array
 import functools
 import hashlib
 import math
 import random
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -37,10 +49,13 @@ _OF_THE_PROCESS = frozenset(
     ("_thread", "concurrent", "io", "_io", "logging", "multiprocessing", "socket", "threading", "weakref")
 )
 """Modules of Python whose objects belong to a process: nothing that is computed depends on them."""
+_COLLECTIONS = (set, frozenset, dict, MappingProxyType, list, tuple, deque)
 _DEPTH = 60
 """Objects within each other that are looked into."""
-_MANY, _SPREAD = 1 << 14, 1 << 12
+_MANY, _SPREAD = 1 << 17, 1 << 12
 """Items from which a list is known by some of them, and by how many then."""
+_BATCH = 1 << 8
+"""Items from which plain ones are told together."""
 _PIECES, _PIECE = 256, 1 << 12
 """Pieces of a large tensor, and their bytes."""
 
@@ -117,6 +132,10 @@ class Description:
             return self._tensor(value)
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(np.asanyarray(value))
+        if isinstance(value, (array.array, memoryview)):
+            held, kind = value.tobytes(), getattr(value, "typecode", None) or getattr(value, "format", None)
+            values = np.frombuffer(held, np.uint8) if held else None
+            return _digest("buffer", f"{kind} {getattr(value, 'shape', None)}".encode(), self._values(values))
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, FunctionType):
@@ -151,6 +170,10 @@ class Description:
             parts.append(self.of(value.get_state()))
         elif isinstance(value, np.random.Generator):
             parts.append(self.of(value.bit_generator.state))
+        elif isinstance(value, np.random.BitGenerator):
+            parts.append(self.of(value.state))
+        elif isinstance(value, np.random.RandomState):
+            parts.append(self.of(value.get_state(legacy=False)))
         elif isinstance(value, random.Random):
             parts.append(self.of(value.getstate()))
         elif isinstance(value, Enum):
@@ -165,15 +188,20 @@ class Description:
             parts.append(self.of(str(value.__name__)))
         elif type(value).__module__ in _REPR:
             parts.append(self.of(repr(value)))
-        own = {} if type(value).__module__.partition(".")[0] in _OF_THE_PROCESS else dict(_attributes(value))
+        if type(value).__module__.partition(".")[0] in _OF_THE_PROCESS:
+            return _digest("object", *parts, b"")
+        own = dict(_attributes(value))
+        if not own and len(parts) == 1 and not isinstance(value, _COLLECTIONS):
+            parts.append(self.of(_reduced(value)))
         return _digest("object", *parts, self.of(own) if own else b"")
 
     def _items(self, items: Any) -> Iterator[bytes]:
-        """Of a sequence; of a long one its length, and items spread over it."""
+        """Of a sequence; of a very long one its length, and items spread over it, unless all are numbers or texts."""
+        kinds = set(map(type, items)) if len(items) > _BATCH else {object}
+        if kinds <= _PLAIN_TYPES and not (self._files and str in kinds):
+            yield _digest("items", repr(items).encode("utf-8", "surrogatepass")) if self._settings else b""
+            return
         if len(items) > _MANY:
-            if self._settings and set(map(type, items)) <= _PLAIN_TYPES:
-                yield _digest("items", repr(items).encode("utf-8", "surrogatepass"))
-                return
             yield self.of(len(items))
             items = [items[len(items) * n // _SPREAD] for n in range(_SPREAD)] + [items[-1]]
         for item in items:
@@ -191,12 +219,36 @@ class Description:
 
     def _globals(self, function: FunctionType) -> dict[str, Any]:
         """What a function reads of its module, and of other modules of the user."""
-        names, attributes = code.names(function.__code__)
-        found = {name: function.__globals__[name] for name in names if name in function.__globals__}
-        for name, value in list(found.items()):
-            if isinstance(value, ModuleType) and code.library(value.__name__) is None:
-                found |= {f"{name}.{asked}": vars(value)[asked] for asked in attributes if asked in vars(value)}
+        asks = code.names(function.__code__)
+        found = {name: function.__globals__[name] for name in asks.read if name in function.__globals__}
+        modules = [value for value in found.values() if isinstance(value, ModuleType)]
+        for name in code.imports(function.__code__, function.__globals__.get("__package__")):
+            if (loaded := sys.modules.get(name)) is None:
+                found[f"{name} as written"] = self._written(name)
+            else:
+                modules.append(loaded)
+        seen: set[int] = set()
+        while modules:
+            module = modules.pop()
+            if id(module) in seen or code.library(module.__name__) is not None:
+                continue
+            seen.add(id(module))
+            held = {f"{module.__name__}.{asked}": vars(module)[asked] for asked in asks.asked if asked in vars(module)}
+            found |= held
+            modules += [value for value in held.values() if isinstance(value, ModuleType)]
         return found
+
+    def _written(self, module: str) -> list[Any]:
+        """The code of a module of the user that is not loaded, and of those that it imports."""
+        found: dict[str, Any] = {}
+        waiting = [module]
+        while waiting:
+            if (name := waiting.pop()) in found:
+                continue
+            source = found[name] = code.written(name)
+            if source is not None:
+                waiting += code.imports(source, name if _is_package(source) else name.rpartition(".")[0])
+        return sorted(found.items(), key=lambda item: item[0])
 
     def _class(self, cls: type) -> bytes:
         if (known := self._known.get(id(cls))) is not None:
@@ -205,12 +257,12 @@ class Description:
         name = cls.__qualname__ if library is None else f"{library} {cls.__module__}.{cls.__qualname__}"
         self._known[id(cls)] = cls, _digest("class", name.encode())  # for what its own code says of it
         parts = [part for name, value in code.members(cls) for part in (name.encode(), self._member(value))]
-        found = _digest("class", name.encode(), *parts, *(self._class(base) for base in cls.__mro__[1:-1]))
+        found = _digest("class", name.encode(), *parts, *(self._class(base) for base in _above(cls)))
         self._known[id(cls)] = cls, found
         return found
 
     def _member(self, value: Any) -> bytes:
-        return self.of(value) if not hasattr(type(value), "__get__") or callable(value) else b""
+        return b"" if isinstance(value, (GetSetDescriptorType, MemberDescriptorType)) else self.of(value)
 
     def _tensor(self, tensor: Tensor) -> bytes:
         tensor = tensor.detach()
@@ -251,6 +303,24 @@ class Description:
             values = _pieces(values, _PIECE)
         self._room -= len(values)
         return hashlib.sha256(values.data).digest()
+
+
+def _above(cls: type) -> list[type]:
+    """What a class has its other members from."""
+    return [*cls.__mro__[1:-1], *([] if type(cls) is type else [type(cls)])]
+
+
+def _is_package(source: CodeType) -> bool:
+    return Path(source.co_filename).stem == "__init__"
+
+
+def _reduced(value: Any) -> Any:
+    """What an object would be copied from; ``None``: it belongs to this process."""
+    try:
+        made = value.__reduce_ex__(4)
+        return made if isinstance(made, str) else [list(one) if isinstance(one, Iterator) else one for one in made]
+    except Exception:
+        return None
 
 
 def _pieces(values: Any, items: int) -> Any:

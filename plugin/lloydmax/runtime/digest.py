@@ -31,13 +31,6 @@ def fingerprint(tensors: Iterable[Tensor]) -> bytes:
     return digest.digest()[:16]
 
 
-def array_fingerprint(array: np.ndarray[Any, Any]) -> bytes:
-    """A digest (16 bytes) of the values, shape and dtype of an array."""
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes())
-    return digest.digest()[:16]
-
-
 def arrays_in(data: Any, depth: int = 0) -> Iterator[Tensor | np.ndarray[Any, Any]]:
     """The tensors and arrays that data consists of: in lists, tuples and dicts, and in the attributes of datasets."""
     if isinstance(data, (Tensor, np.ndarray)):
@@ -49,15 +42,6 @@ def arrays_in(data: Any, depth: int = 0) -> Iterator[Tensor | np.ndarray[Any, An
             held = data if isinstance(data, (list, tuple)) else getattr(data, "__dict__", {}).values()
         for one in held:
             yield from arrays_in(one, depth + 1)
-
-
-def content(data: Any) -> object:
-    """What is another one after a tensor or array was written to, hashable; ``None`` for anything else."""
-    if isinstance(data, np.ndarray):
-        return None if isinstance(data, np.memmap) and not data.flags.writeable else array_fingerprint(data)
-    if isinstance(data, Tensor):
-        return fingerprint([data]) if data.is_inference() else data._version
-    return None
 
 
 def model_fingerprint(model: nn.Module) -> bytes:

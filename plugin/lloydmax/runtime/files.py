@@ -199,10 +199,13 @@ def replacing(path: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def _replacement(target: Path) -> Iterator[Path]:
-    """A new file beside another, which it replaces when the block ends."""
+    """A new file in a folder of its own beside another, which it replaces when the block ends: libraries that write it
+    may have temporary files of their own, which go with the folder."""
     sweep(target.parent)
-    temporary = beside(target.parent)
+    folder = beside(target.parent)
+    temporary = folder / target.name
     try:
+        folder.mkdir(mode=0o700)
         with temporary.open("xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         yield temporary
@@ -210,8 +213,7 @@ def _replacement(target: Path) -> Iterator[Path]:
         _flush(temporary, os.O_RDWR)
         temporary.replace(target)
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         _flush(target.parent, os.O_RDONLY)
 

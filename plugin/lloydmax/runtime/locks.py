@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 import warnings
@@ -13,11 +14,14 @@ from typing import IO
 
 from lloydmax.errors import OutputError
 from lloydmax.runtime import processes
+from lloydmax.runtime.text import printable
 
 _PAUSE = 0.1
 """Seconds between two looks at a lock that another run holds."""
 _PLACE = 1 << 30
 """Where in the file Windows locks a byte: it cannot be read by others."""
+_FLAGS = os.O_RDWR | os.O_CREAT
+_FLAGS |= sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_NOINHERIT"))
 _held: dict[Path, int] = {}
 """The thread that holds each lock of this process."""
 
@@ -57,24 +61,22 @@ def _taken(path: Path) -> IO[bytes]:
     told = False
     while True:
         try:
-            file = path.open("a+b")
+            file = _opened(path)
         except OSError as error:
-            raise OutputError(f"{path}: the lock of the run cannot be made ({error.strerror})") from error
+            raise OutputError(f"{path}: the lock of the run cannot be made ({error.strerror or error})") from error
         try:
             if not _lock(file):
                 if not told:
                     told = True
                     file.seek(0)
-                    other = file.read(20).decode("ascii", "replace").strip() or "another"
+                    other = printable(file.read(20).decode("ascii", "replace").strip()) or "another"
                     warnings.warn(
                         f"{path.parent}: process {other} works on the same run, which keeps its state there "
                         f"({path.name}): waiting until it ends",
                         stacklevel=4,
                     )
             elif _is_still(path, file):
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n".encode())
-                file.flush()
+                _sign(path, file)
                 return file
         except BaseException:
             file.close()
@@ -82,6 +84,39 @@ def _taken(path: Path) -> IO[bytes]:
         file.close()
         if told:
             time.sleep(_PAUSE)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file of a lock, made where there is none. Nothing else is opened: what is written could destroy it.
+
+    Raises:
+        OSError: it cannot be made, or something else has its name.
+    """
+    foreign = "it is a link or not an ordinary file: remove it"
+    if path.is_symlink():  # where the system has no O_NOFOLLOW
+        raise OSError(foreign)
+    file = os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0)
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        file.close()
+        raise OSError(foreign)
+    return file
+
+
+def _sign(path: Path, file: IO[bytes]) -> None:
+    """Write the number of this process into a lock that it holds.
+
+    Raises:
+        OutputError: there is no room; the lock is removed.
+    """
+    try:
+        file.truncate(0)
+        file.seek(0)
+        file.write(f"{os.getpid()}\n".encode())
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        raise OutputError(f"{path}: the lock of the run cannot be written ({error.strerror}): make room") from error
 
 
 def _is_still(path: Path, file: IO[bytes]) -> bool:

@@ -17,7 +17,7 @@ def arithmetic(device: torch.device) -> list[Any]:
     in modes of our own.
     """
     told: list[Any] = [
-        device.type, processes.size(), torch.get_float32_matmul_precision(),
+        device.type, processes.size(), _precisions(),
         torch.are_deterministic_algorithms_enabled(), platform.machine(), torch.backends.cpu.get_cpu_capability(),
         torch.backends.mkldnn.enabled,
     ]  # fmt: skip
@@ -27,8 +27,20 @@ def arithmetic(device: torch.device) -> list[Any]:
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
         told += [
             torch.cuda.get_device_name(device), torch.version.cuda, cudnn.version(), cudnn.enabled, cudnn.benchmark,
-            cudnn.deterministic, cudnn.allow_tf32, matmul.allow_fp16_reduced_precision_reduction,
+            cudnn.deterministic, matmul.allow_fp16_reduced_precision_reduction,
             matmul.allow_bf16_reduced_precision_reduction, torch.backends.cuda.flash_sdp_enabled(),
             torch.backends.cuda.mem_efficient_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
         ]  # fmt: skip
     return told
+
+
+def _precisions() -> list[str | bool]:
+    """How exact float32 is, by default and in every backend. Where torch has a setting for each of them, only these are
+    read: the old ones, which set them too, raise as soon as they do not tell all."""
+    backends = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        return [torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32]
+    kinds = [getattr(backends.cudnn, name, None) for name in ("conv", "rnn")]
+    kinds += [getattr(backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
+    told = [str(getattr(part, "fp32_precision", "none")) for part in (backends, backends.cuda.matmul, *kinds)]
+    return ["ieee" if one == "none" else one for one in told]

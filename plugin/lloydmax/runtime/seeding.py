@@ -114,10 +114,17 @@ def states_of_run() -> dict[str, Any] | None:
 
 
 def restore_states_of_run(kept: dict[str, Any]) -> None:
-    """Make the run in this thread draw as one did whose :func:`states_of_run` these are."""
+    """Make the run in this thread draw as one did whose :func:`states_of_run` these are.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, ...: no generator takes them.
+    """
     stream = _stream.get()
     if stream is not None:
-        stream.states = States(**kept)
+        states = States(**kept)
+        with untouched(states.torch):
+            states.put()
+        stream.states = states
 
 
 def drawn(call: Callable[[], T]) -> T:

@@ -21,9 +21,14 @@ from torch import Tensor
 from lloydmax.errors import OutputError, RecoveryError
 from lloydmax.runtime import processes
 from lloydmax.runtime.files import replacing
+from lloydmax.runtime.text import printable
 
 _FORMAT = b"lloydmax state 2 "
+_LONGEST = 300
+"""Characters of a reason, which may hold what a foreign file says."""
 _DTYPES = {str(found): found for found in vars(torch).values() if isinstance(found, torch.dtype)}
+UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What taking over a state raises that is something else than was kept."""
 _ARRAYS = "biufcSU"
 """Kinds of numpy's dtypes whose values are their bytes."""
 
@@ -77,9 +82,11 @@ def read(path: Path | None) -> Any:
             if digest.hexdigest() != told:
                 raise ValueError("its checksum is not that of its content")
             file.seek(start)
-            return _decoded(file.readline(), bytearray(file.read()))
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, RecursionError) as error:
-        set_aside(path, str(error).splitlines()[0])
+            if (state := _decoded(file.readline(), bytearray(file.read()))) is None:
+                raise ValueError("it holds nothing")
+            return state
+    except UNFIT as error:
+        set_aside(path, str(error))
         return None
 
 
@@ -88,7 +95,7 @@ def set_aside(path: Path, reason: str) -> None:
 
     Args:
         path: the file.
-        reason: why not.
+        reason: why not; of several lines the first one is told.
     """
     if not processes.writes():
         return
@@ -98,6 +105,7 @@ def set_aside(path: Path, reason: str) -> None:
         done = f"it is set aside as {aside.name}"
     except OSError as error:
         done = f"it cannot be set aside ({error.strerror})"
+    reason = printable(next(iter(reason.splitlines()), "it cannot be read"), _LONGEST)
     warnings.warn(f"{path}: {reason}; {done}, and the work is done again", stacklevel=3)
 
 
@@ -111,7 +119,7 @@ def loads(text: str) -> Any:
     """What :func:`dumps` was given.
 
     Raises:
-        ValueError, TypeError, KeyError, IndexError, RuntimeError, RecursionError: the text is something else.
+        ValueError, or another of :data:`UNFIT`: the text is something else.
     """
     told, line, values = base64.b64decode(text).partition(b"\n")
     return _decoded(told + line, bytearray(values))

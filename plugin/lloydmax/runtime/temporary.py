@@ -60,7 +60,7 @@ def _take(folder: Path) -> int | None:
     if fcntl is None:
         return None
     lock = folder / f"{_LOCK}.new"  # it gets its name when it is held: no one may find it free
-    opened = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    opened = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.rename(folder / _LOCK)
@@ -75,7 +75,7 @@ def _held(lock: Path) -> bool | None:
     if fcntl is None:
         return None
     try:
-        opened = os.open(lock, os.O_RDWR)
+        opened = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -84,23 +84,28 @@ def _divisors(codebook: Codebook, members: Tensor) -> Tensor:
 
 
 def attach(model: nn.Module, name: str, codebook: Codebook) -> None:
-    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on; a buffer
-    becomes a parameter.
+    """Hold parameter ``name`` of ``model``, and every parameter tied to it, by ``codebook`` from now on; see
+    :func:`attach_all`."""
+    attach_all(model, {name: codebook})
+
+
+def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
+    """Hold parameters, and every parameter tied to one of them, by codebooks from now on; a buffer becomes a parameter.
 
     Args:
         model: the student; changed in place.
-        name: full name of the parameter, e.g. ``"layer1.0.conv1.weight"``.
-        codebook: of a weight in the shape of the parameter.
+        codebooks: of weights in the shapes of the parameters, by full name, e.g. ``"layer1.0.conv1.weight"``.
     """
-    promote(model, [name])
-    module, leaf = _locate(model, name)
-    parameter = module._parameters[leaf]
-    assert parameter is not None
-    weight = CodebookWeight(codebook)
-    for _, module, leaf in owners(model)[id(parameter)]:
-        parametrize.register_parametrization(module, leaf, weight, unsafe=True)
-        if isinstance(module, nn.RNNBase):
-            _refresh_flat_weights(module)
+    promote(model, codebooks.keys())
+    known = owners(model)
+    places = {name: _locate(model, name) for name in codebooks}
+    held = {name: known[id(module._parameters[leaf])] for name, (module, leaf) in places.items()}
+    for name, codebook in codebooks.items():
+        weight = CodebookWeight(codebook)
+        for _, module, leaf in held[name]:
+            parametrize.register_parametrization(module, leaf, weight, unsafe=True)
+            if isinstance(module, nn.RNNBase):
+                _refresh_flat_weights(module)
 
 
 class Attached(NamedTuple):

@@ -290,9 +290,11 @@ LAYERS: dict[type[nn.Module], type[CodebookLayer]] = {
 
 def codebook_layer(module: nn.Module, tensors: dict[str, CodebookTensor]) -> CodebookLayer | None:
     """The codebook layer that replaces a parametrized module, or ``None`` where only the module itself will do:
-    a subclass (it may have a forward of its own), a module with hooks, an embedding that renormalizes."""
+    a subclass (it may have a forward of its own), a module with hooks or with modules inside, an embedding that
+    renormalizes."""
     layer = LAYERS.get(parametrize.type_before_parametrizations(module))
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    if layer is None or hooked or getattr(module, "max_norm", None) is not None:
+    inside = set(module._modules) - {"parametrizations"}
+    if layer is None or hooked or inside or getattr(module, "max_norm", None) is not None:
         return None
     return layer(module, tensors)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student import int8
-from lloydmax.student.attachment import attach, attached, released
+from lloydmax.student.attachment import attach_all, attached, released
 from lloydmax.student.thresholds import Scheme
 
 
@@ -47,8 +47,7 @@ class CodebookStudent:
         trainable: Collection[str],
         gradients: Mapping[str, bool],
     ) -> None:
-        for name, codebook in codebooks.items():
-            attach(model, name, codebook)
+        attach_all(model, codebooks)
         self.model, self.gradients = model.eval(), gradients
         model.requires_grad_(False)
         centroids = {name: held for name, _, _, _, held in attached(model)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,20 @@ class Agreement:
     mse: float
     samples: int
     damage: float | None = None
+
+    @classmethod
+    def read(cls, kept: Any) -> Agreement:
+        """What :func:`dataclasses.asdict` gave of one.
+
+        Raises:
+            TypeError, ValueError, OverflowError: it is something else.
+        """
+        found = cls(**kept)
+        for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples):
+            if isinstance(value, str):
+                raise TypeError(f"{value!r} is not a number")
+            float(value)
+        return found
 
 
 class Comparison:

@@ -8,6 +8,7 @@ import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
+from lloydmax import RecoveryError
 from lloydmax.extend import Agreement, Batch, LoopOptions, Recovery, TrainingLoop
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lloydmax_strategies.training.latent import Latents, StraightThrough
 from lloydmax_strategies.training.mimic import Mimic
-from lloydmax_strategies.training.precision import depthwise_in_float32, prefers_bfloat16
+from lloydmax_strategies.training.precision import depthwise_in_float32, is_float16, prefers_bfloat16
 from lloydmax_strategies.training.rates import learning_rates
 from lloydmax_strategies.training.soft import Annealed
 from lloydmax_strategies.training.views import ViewOptions, Views, are_plain
@@ -143,6 +144,10 @@ class Training(TrainingLoop):
             groups.append({"params": self.latents.parameters, "lr": options.codes_lr})
         self.optimizer = _optimizer(options, groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        if options.precision == "bfloat16" and is_float16(student):
+            raise RecoveryError(
+                f"{name}: precision: bfloat16 does not go with a float16 model, whose norms refuse it: use auto"
+            )
         bfloat16 = options.precision == "bfloat16" or (
             options.precision == "auto" and prefers_bfloat16(student, self.device)
         )

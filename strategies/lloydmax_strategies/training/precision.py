@@ -16,11 +16,16 @@ from torch.nn.modules.conv import _ConvNd
 def prefers_bfloat16(model: nn.Module, device: torch.device) -> bool:
     """Whether training is expected to be faster in bfloat16: a rule of the hardware, not a timing, so that the same
     machine always decides alike. The fake quantizers of torch.ao and torchao compute in float32 only."""
-    if any(hasattr(module, "fake_quant_enabled") for module in model.modules()):
+    if is_float16(model) or any(hasattr(module, "fake_quant_enabled") for module in model.modules()):
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bfloat16()
+
+
+def is_float16(model: nn.Module) -> bool:
+    """Whether a model holds float16 values, which norms do not take beside the bfloat16 ones of autocast."""
+    return any(parameter.dtype == torch.float16 for parameter in model.parameters())
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +63,46 @@ def test_a_journal_of_another_name_or_kind_is_not_read(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.warns(UserWarning, match="not an ordinary file"):
         assert Journal(tmp_path, "j", b"1").get("a", lambda: 2) == 2
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "loop", "nul", "nul at the end"])
+def test_what_is_not_what_a_kill_leaves_is_told_and_set_aside(kind: str, tmp_path: Path) -> None:
+    path = _written(tmp_path)
+    whole = path.read_bytes()
+    path.unlink()
+    if kind in ("nowhere", "loop"):
+        path.symlink_to(path.name if kind == "loop" else "nowhere")
+    else:
+        path.write_bytes(whole[:-30] + b"\0" * 30 if kind == "nul at the end" else b"\0" * len(whole))
+    with pytest.warns(UserWarning, match="set aside as j-31.jsonl.damaged"):
+        assert _made_again(tmp_path) == list("c" if kind == "nul at the end" else "abc")
+    assert not _made_again(tmp_path) and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['["b", {}, null]', '["b", [1], "%%%"]', '["b", [1], 5]', '[["b"], [1], null]', '["b"]', "7",
+     '["b", [1], "WyJkaWN0IixbXV0K"]', '["b", [1], "WyJmbG9hdCIsIjB4MXA5OTk5OSJdCg=="]'],
+)  # fmt: skip
+def test_a_line_with_something_else_is_told_and_made_again(line: str, tmp_path: Path) -> None:
+    def run() -> list[Any]:
+        with seeded(0, nn.Linear(1, 1)):
+            journal = Journal(tmp_path, "j", b"1", Traces([]))
+            return [journal.get(key, lambda: [on_own_states(lambda: float(torch.rand(())))], _first) for key in "abc"]
+
+    def _first(made: list[float]) -> float:
+        return made[0]
+
+    wanted, journal = run(), tmp_path / "j-31.jsonl"
+    lines = journal.read_text().splitlines()
+    lines[1] = f"{Journal(tmp_path, 'j', b'1')._sum(line)} {line}"
+    journal.write_text("\n".join([*lines, ""]))
+    with pytest.warns(UserWarning, match="set aside as j-31.jsonl.damaged") as told:
+        assert run() == wanted
+    assert len(told) == 1 and len(str(told[0].message).splitlines()) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run() == wanted
 
 
 def test_random_states_go_on_from_where_they_were(tmp_path: Path) -> None:

@@ -13,8 +13,12 @@ from typing import Any
 
 import lloydmax
 import torch
-from lloydmax.checkpoint import attach
 from torch import Tensor, nn
+
+try:
+    from lloydmax.student.attachment import attach
+except ImportError:  # 0.1
+    from lloydmax.checkpoint import attach
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HALF, ENTROPY, COMPACT = {"floats": "float16"}, {"codes": "entropy"}, {"layout": "compact"}

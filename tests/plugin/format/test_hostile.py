@@ -17,6 +17,8 @@ from lloydmax.errors import CheckpointError
 from lloydmax.student.attachment import attach
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 WEIGHT = ("parameters", "0.weight")
 NASTY = "\x1b[31m[/red][bold]\u202egnp\r\n\x07\ud800:smile:" + "x" * 5_000
 

@@ -9,6 +9,8 @@ import time
 import pytest
 from lloydmax.plan.globs import is_glob, matches
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 TRIED = [
     *("", "a", "a.b", "layer1.0.conv1", "layer3.1.conv2", "layer31.conv2", "LAYER1.0.conv1", "bn1", "fn1", "[", "a["),
     *("[]", "[!]", "]", "[a-", "m", "aab", "xaxaxb", "aaab", "ab", "aaba"),

@@ -11,6 +11,8 @@ from lloydmax import Recipe, RecipeError
 from lloydmax.recipe.lines import MOST_BYTES
 from lloydmax.recipe.parsing import parsed
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 PARSERS = [yaml.SafeLoader, *([yaml.CSafeLoader] if yaml.__with_libyaml__ else [])]
 either = pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.__name__)
 

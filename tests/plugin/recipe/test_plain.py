@@ -18,6 +18,8 @@ import torch
 from lloydmax import Recipe, RecipeError
 from lloydmax.recipe.plain import plain
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 
 class Word(str):
     """A text of another class."""
@@ -57,7 +59,8 @@ class Data:
         *((iter([1]), "not list_iterator"), (torch.tensor(1, device="meta"), "not a number"), (float("inf"), "finite")),
         *((np.float64("nan"), "finite"), (torch.tensor(float("inf")), "finite"), (10**400, "64 bits")),
         *((Decimal("1e999999999"), "finite"), (Decimal("sNaN"), "64 bits"), (Fraction(10**400), "64 bits")),
-        *(("\x1b[31m", "control"), ("\ud800", "control"), ("\0", "control"), ("x" * 10_001, "10,001 characters")),
+        *(("\x1b[31m", "control"), ("a\u202eb", r"as \u202e in"), ("\ud800", "control"), ("\0", "control"),
+        ("x" * 10_001, "10,001 characters")),
         *(({1: 2}, "a key must be text, not int"), ({("a",): 2}, "not tuple"), ({10**5000: 1}, "not int")),
         *((2**63, "64 bits"), (10**100_000, "64 bits"), ({None: 1}, "NoneType"), (Data, "not type")),
     ],
@@ -103,7 +106,12 @@ def test_a_recipe_shares_nothing_with_what_it_was_made_of() -> None:
     assert recipe.data()["quantize"][0]["centroids"] == [2, 4]
 
 
-@pytest.mark.parametrize("source", [None, 5, b"quantize:", ["all"], 1.5, object()])
+class Odd:
+    def __fspath__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("source", [None, 5, b"quantize:", ["all"], 1.5, object(), Odd()])
 def test_what_is_not_a_recipe_at_all(source: Any) -> None:
     with pytest.raises(RecipeError, match=f"not {type(source).__name__}$"):
         Recipe.load(source)

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lloydmax import Recipe, RecipeError
 
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
 GOOD = """\
 version: 1
 name: test

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import torch
 from conftest import SmallNet
 from lloydmax.data import unlabelled
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
+from lloydmax.runtime import state
 from lloydmax.runtime.modes import own_modes
 from PIL import Image
 from torch import Tensor, nn
@@ -170,6 +175,27 @@ def test_the_machine_and_versions_tell_runs_apart_but_not_the_callers_modes(
     assert _identity(small_net, pictures) != base
 
 
+NEW_PRECISIONS = """
+import lloydmax, torch
+from lloydmax.runtime.machine import arithmetic
+net, recipe = torch.nn.Linear(4, 2).eval(), {"quantize": [{"layers": "all", "centroids": 2}]}
+backends, told = torch.backends, [arithmetic(torch.device("cpu"))]
+for part, value in (
+    (backends.cuda.matmul, "tf32"), (backends.cudnn.conv, "ieee"), (backends.mkldnn.matmul, "bf16"),
+    (backends.mkldnn, "bf16"), (backends, "tf32"),
+):
+    part.fp32_precision = value
+    lloydmax.compress(net, recipe, torch.randn(8, 4), progress=False, workdir=".")
+    told.append(arithmetic(torch.device("cpu")))
+assert all(one != other for one, other in zip(told, told[1:])), told
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has no such setting")
+def test_the_precision_of_every_backend_counts(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", NEW_PRECISIONS], cwd=tmp_path, check=True)
+
+
 @pytest.mark.parametrize("at", [3, 19])
 def test_a_damaged_or_foreign_state_is_told_set_aside_and_made_again(
     small_net: SmallNet, pictures: Tensor, tmp_path: Path, at: int
@@ -188,6 +214,46 @@ def test_a_damaged_or_foreign_state_is_told_set_aside_and_made_again(
     assert names == {"step1.state", "step2.state", "step3.state", *(f"{path.name}.damaged" for path in states)}
     again = Listener()
     assert run(small_net, pictures, tmp_path, tmp_path, again) == wanted and not again.steps
+
+
+def _changed(part: dict[str, Any], key: str, value: Any) -> None:
+    part["step"][key] = value(part["step"][key])
+
+
+FOREIGN: dict[str, Callable[[dict[str, Any]], object]] = {
+    "empty": dict.clear,
+    "nothing": lambda part: part.update(step=None),
+    "no traces": lambda part: part.pop("traces"),
+    "no holders": lambda part: part["traces"].update(held=[]),
+    "no random states": lambda part: part["traces"]["random"].update(python=[1]),
+    "fewer tensors": lambda part: part["step"]["live"].pop(),
+    "other shapes": lambda part: _changed(part, "live", lambda live: [torch.zeros(1) for _ in live]),
+    "other best": lambda part: _changed(part, "kept", lambda kept: [torch.zeros(1) for _ in kept]),
+    "no optimizer": lambda part: part["step"].pop("more"),
+    "no generator": lambda part: _changed(part, "generator", lambda _: torch.zeros(3, dtype=torch.uint8)),
+    "many steps": lambda part: _changed(part, "done", lambda _: 10**12),
+    "no agreement": lambda part: _changed(part, "best", lambda _: {"mse": "x"}),
+    "no number": lambda part: _changed(part, "parts", lambda _: {"loss": None}),
+}
+
+
+def test_a_step_under_way_that_kept_something_else_is_set_aside(
+    small_net: SmallNet, pictures: Tensor, tmp_path: Path
+) -> None:
+    wanted = run(small_net, pictures, tmp_path, None, Listener())
+    with pytest.raises(Killed):
+        run(small_net, pictures, tmp_path, tmp_path / "killed", Listener(19))
+    for name, change in FOREIGN.items():
+        work = tmp_path / name
+        shutil.copytree(tmp_path / "killed", work)
+        (file,) = work.glob("*/*-part.state")
+        part = state.read(file)
+        change(part)
+        state.write(file, part)
+        with pytest.warns(UserWarning, match="set aside") as told:
+            assert run(small_net, pictures, tmp_path, work, Listener()) == wanted, name
+        said = [str(one.message) for one in told if "set aside" in str(one.message)]
+        assert len(said) == 1 and "does not fit this run" in said[0] and len(said[0].splitlines()) == 1
 
 
 def test_a_state_of_another_student_is_set_aside(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from conftest import SmallNet
 from lloydmax import Cache, compress, hookimpl
 from lloydmax.data import unlabelled
+from lloydmax.errors import RecipeError
 from lloydmax.runtime.cache import bytes_of, number
 from lloydmax.teacher.kept import TeacherOutputs
 from lloydmax.teacher.trial import trial
@@ -59,6 +60,13 @@ def test_the_least_recently_used_result_is_dropped() -> None:
     assert kept(cache, "abcd") == "acd" and cache.bytes == 3
     put(cache, e=2)
     assert kept(cache, "abcde") == "de" and cache.bytes == 3, "as many are dropped as it takes"
+
+
+@pytest.mark.parametrize("limit", [-1, "1GiB", float("nan"), None, True, [1], 10**400])
+def test_a_limit_is_a_number_of_bytes(limit: Any) -> None:
+    with pytest.raises(RecipeError, match=r"^limit of a lloydmax.Cache must be 0 or more, not [^\n]+$"):
+        Cache(limit)
+    assert Cache(1e9).limit == 10**9 and not Cache(0).limit
 
 
 def test_a_result_that_is_asked_for_stays_longest() -> None:

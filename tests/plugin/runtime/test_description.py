@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import functools
+import importlib
 import logging
+import operator
 import os
 import random
 import subprocess
@@ -182,6 +185,85 @@ def test_what_belongs_to_a_process_does_not() -> None:
     assert model_fingerprint(net.eval()) == before
 
 
+LAYERS = {
+    "net/__init__.py": "",
+    "net/layers.py": "from net.consts import SCALE\nfrom net import consts\nLIMIT = 1.0\n\n"
+    "def act(x): return x * SCALE + consts.MORE\n",
+    "net/consts.py": "SCALE, MORE = 2.0, 1.0\n",
+}
+READS = [
+    "import net.layers\ndef f(x): return net.layers.act(x) + net.layers.LIMIT",
+    "import net.layers as n\ndef f(x): return n.act(x) + n.LIMIT",
+    "def f(x):\n    from net import layers\n    return layers.act(x) + layers.LIMIT",
+    "def f(x):\n    from net.layers import act, LIMIT\n    return act(x) + LIMIT",
+    "def f(x):\n    import net.layers\n    return net.layers.act(x) + net.layers.LIMIT",
+    "__package__ = 'net'\ndef f(x):\n    from .layers import act, LIMIT\n    return act(x) + LIMIT",
+    "__package__ = 'net'\ndef f(x):\n    from . import layers\n    return layers.act(x) + layers.LIMIT",
+]
+
+
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("edit", ["LIMIT = 1", "x * SCALE", "SCALE, MORE = 2", "MORE = 2.0, 1"])
+def test_modules_that_code_reaches_count(
+    reads: str, loaded: bool, edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for number, new in enumerate((edit, edit, edit + "5")):
+        folder = tmp_path / str(number)
+        (folder / "net").mkdir(parents=True)
+        for name, text in LAYERS.items():
+            (folder / name).write_text(text.replace(edit, new), encoding="utf-8")
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(folder)
+            for name in [name for name in sys.modules if name.partition(".")[0] == "net"]:
+                patched.delitem(sys.modules, name)
+            if loaded:
+                importlib.import_module("net.layers")
+            users: dict[str, Any] = {"__name__": "users_code"}
+            exec(reads, users)
+            before = set(sys.modules)
+            found.append(Description().of(users["f"]))
+            assert {name for name in set(sys.modules) - before if name.startswith("net")} == set(), "nothing is run"
+            for name in [name for name in sys.modules if name.partition(".")[0] == "net"]:
+                del sys.modules[name]
+    assert found[0] == found[1] != found[2]
+
+
+class Meta(type):
+    k = property(lambda cls: 1.0)
+
+
+class Getter:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __get__(self, *_: object) -> float:
+        return self.value
+
+
+class Odds(metaclass=Meta):
+    getter: Any = Getter(1.0)
+    part: Any = functools.partialmethod(print, 1)
+    single: Any = functools.singledispatchmethod(lambda self, x: x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (Meta, "k", property(lambda cls: 0.5)),
+        (Odds, "getter", Getter(2.0)),
+        (Odds, "part", functools.partialmethod(print, 2)),
+        (Odds, "single", functools.singledispatchmethod(lambda self, x: -x)),
+    ],
+)
+def test_members_of_every_kind_count(cls: type, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Description().of(Odds())
+    assert Description().of(Odds()) == before
+    monkeypatch.setattr(cls, name, value)
+    assert Description().of(Odds()) != before
+
+
 class Slotted:
     __slots__ = ("__hidden", "shown")
 
@@ -205,7 +287,10 @@ VALUES: list[Any] = [
     torch.complex(torch.ones(2), torch.ones(2)), Slotted(1, 2), Slotted(2, 2), Slotted(1, 3), Odd(), int, Slotted, len,
     torch.relu, nn.functional.relu, [].append, collections.deque([1]), types.SimpleNamespace(a=1), Path("a"), os.path,
     functools.partial(len), np.array(["a"], dtype=object), np.array(["b"], dtype=object), nn.ReLU(),
-    nn.Linear(1, 1, bias=False), range(3),
+    nn.Linear(1, 1, bias=False), range(3), operator.itemgetter(0), operator.itemgetter(1), operator.attrgetter("a"),
+    operator.methodcaller("relu"), operator.methodcaller("tanh"), operator.methodcaller("sum", dim=1), iter([1]),
+    iter([2]), array.array("d", [1.0]), array.array("d", [2.0]), array.array("f", [1.0]), memoryview(b"1"),
+    memoryview(b"2"), np.random.RandomState(1), np.random.RandomState(2), np.random.PCG64(1), np.random.PCG64(2),
 ]  # fmt: skip
 
 
@@ -244,3 +329,18 @@ def test_much_data_is_known_by_pieces_its_length_and_its_file(tmp_path: Path) ->
     known = [told([str(text), 1]), told([str(text), 2])]
     text.write_text("ab", encoding="utf-8")
     assert known[0] == known[1] != told([str(text), 1])
+
+
+def test_every_item_of_a_long_list_counts(tmp_path: Path) -> None:
+    def told(value: Any, settings: bool = False) -> bytes:
+        return Description(1 << 30, files=True, settings=settings).of(value)
+
+    rows = [*torch.zeros(20_000, 2)]
+    changed = [*rows[:10_001], torch.ones(2), *rows[10_002:]]
+    assert told(rows) != told(changed)
+    file = tmp_path / "x"
+    file.write_bytes(b"1")
+    names = ["none"] * 10_001 + [str(file)] + ["none"] * 9_999
+    before = [told(names, settings) for settings in (False, True)]
+    file.write_bytes(b"12")
+    assert told(names) != before[0] and told(names, True) != before[1]

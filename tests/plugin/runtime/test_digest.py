@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +12,13 @@ import lloydmax
 import numpy as np
 import pytest
 import torch
+from lloydmax.data import unlabelled
+from lloydmax.data.sources import ArraySource
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.digest import model_fingerprint
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
 class Net(nn.Module):
@@ -86,9 +90,54 @@ def _inference() -> tuple[Any, Callable[[], object]]:
     return tensor, torch.inference_mode()(lambda: tensor.zero_())
 
 
+def _alias() -> tuple[Any, Callable[[], object]]:
+    array = np.ones((6, 8), np.float32)
+    return torch.from_numpy(array), lambda: array.fill(0)
+
+
+def _swapped() -> tuple[Any, Callable[[], object]]:
+    tensor = torch.ones(6, 8)
+    return tensor, lambda: setattr(tensor, "data", torch.zeros(6, 8))
+
+
+class Scaled(Dataset[Tensor]):
+    def __init__(self) -> None:
+        self.k = 1.0
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.ones(8) * self.k * SCALE[0]
+
+
+SCALE = [1.0]
+
+
+def _attribute() -> tuple[Any, Callable[[], object]]:
+    data = Scaled()
+    return data, lambda: setattr(data, "k", 0.0)
+
+
+def _own() -> tuple[Any, Callable[[], object]]:
+    data = Scaled()
+    return unlabelled(data, Net()), lambda: setattr(data, "k", 0.0)
+
+
+def _iterable() -> tuple[Any, Callable[[], object]]:
+    tensor = torch.ones(6, 8)
+
+    class Batches:
+        def __iter__(self) -> Iterator[Tensor]:
+            yield from tensor.split(3)
+
+    return Batches(), lambda: tensor.zero_()
+
+
 @pytest.mark.parametrize(
     "opened",
     [
+        _alias, _swapped, _attribute, _own, _iterable, _tensor(lambda t: [{"x": t}]),
         _tensor(lambda t: t), _tensor(lambda t: {"x": t}), _tensor(lambda t: [t]), _tensor(lambda t: [(t,)]),
         _tensor(TensorDataset), _tensor(lambda t: DataLoader(TensorDataset(t))), _inference,
         _array(lambda a: a), _array(lambda a: {"x": a}), _array(lambda a: [a]), _array(lambda a: [{"x": a}]),
@@ -105,3 +154,30 @@ def test_data_that_is_written_to_is_opened_again(opened: Callable[[], tuple[Any,
     write()
     assert read() is not first and float(next(read().first(2).tensors()).sum()) == 0
     assert read() is read()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_global_or_a_file_that_changes_is_seen(own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, cache, file = Net().eval(), lloydmax.Cache(), tmp_path / "x.npy"
+    np.save(file, np.ones((6, 8), np.float32))
+    data: Any = Scaled() if own else file
+    first = open_source(data, net, None, 0, cache)
+    assert open_source(data, net, None, 0, cache) is first
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", [0.0])
+    np.save(file, np.zeros((6, 8), np.float32))
+    source: Any = open_source(data, net, None, 0, cache)
+    assert source is not first and float(next(source.first(2).tensors()).sum()) == 0
+
+
+def test_what_can_be_read_once_only_is_shared_as_it_was_read() -> None:
+    net, cache, data = Net().eval(), lloydmax.Cache(), iter([torch.ones(6, 8)])
+    assert open_source(data, net, None, 0, cache) is open_source(data, net, None, 0, cache)
+
+
+def test_contents_are_made_once_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, contents = [], ArraySource.contents
+    monkeypatch.setattr(ArraySource, "contents", lambda source: made.append(1) or contents(source))
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}], "recover": [{"step": "correct_bias"}]}
+    for calls, cache in ((1, None), (2, lloydmax.Cache())):
+        lloydmax.compress(Net().eval(), recipe, torch.ones(6, 8), progress=False, workdir=tmp_path, cache=cache)
+        assert len(made) == calls

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,38 @@ def test_a_thread_does_not_wait_for_itself(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="the lock of the run cannot be made"), locked(tmp_path / "missing" / "lock"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "loop", "nowhere", "pipe", "folder"])
+def test_what_has_the_name_of_a_lock_is_left_alone(kind: str, tmp_path: Path) -> None:
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("there are no pipes in folders here")
+    lock, mine = tmp_path / "lock", tmp_path / "mine"
+    mine.write_text("precious")
+    make: dict[str, Callable[[], object]] = {
+        "link": lambda: lock.symlink_to(mine),
+        "hard link": lambda: lock.hardlink_to(mine),
+        "loop": lambda: lock.symlink_to(lock),
+        "nowhere": lambda: lock.symlink_to(tmp_path / "nowhere"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(OutputError, match=r"lock: the lock of the run cannot be made \(\w[^\n]*\)$"), locked(lock):
+        pass
+    assert mine.read_text() == "precious" and {one.name for one in tmp_path.iterdir()} == {"lock", "mine"}
+
+
+def test_a_lock_without_room_is_told_and_not_left(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    ours = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, ours[1]))
+    try:
+        with pytest.raises(OutputError, match=r"lock: .*File too large.*make room$"), locked(tmp_path / "lock"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ours)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_process_is_named_and_a_kill_frees_its_lock(tmp_path: Path) -> None:

@@ -141,7 +141,9 @@ def test_a_forged_state_costs_no_more_than_its_size(tmp_path: Path) -> None:
         b'["tensor","torch.float32",[1099511627776],[1],0]', b'["tensor","torch.float32",[2],[4611686018427387904],0]',
         b'["tensor","torch.float32",[2],[1],9]', b'["tensor","torch.nothing",[2],[1],0]', b"[" * 100_000, b"{}", b"x",
         b'["tensor","torch.int8",[-2],[1],0]', b'["dict",[[["list",[]],1]]]', b"0.5", b"NaN",
-        b'["array","|O8",[1],["tensor","torch.uint8",[8],[1],0]]',
+        b'["array","|O8",[1],["tensor","torch.uint8",[8],[1],0]]', b'["float","0x1p99999"]',
+        b'["array","<f4",[1],"x"]', b'["tensor","torch.float32",[2],[1,1],0]', b'["tensor","torch.float32",[],[1],0]',
+        b'["tensor","torch.float32",[1.5],[1],0]', b'["array","((((",[1],["tensor","torch.uint8",[4],[1],0]]',
     ):  # fmt: skip
         digest = state._digest(path)
         digest.update(line + b"\n" + b"\0" * 8)

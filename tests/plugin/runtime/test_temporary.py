@@ -79,6 +79,15 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "a").exists() and not link.is_symlink()
 
 
+def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path: Path) -> None:
+    fresh = beside(tmp_path)
+    fresh.mkdir()
+    (tmp_path / "mine").write_text("a")
+    (fresh / "lock").symlink_to(tmp_path / "mine")
+    sweep(tmp_path)
+    assert fresh.exists() and (tmp_path / "mine").exists(), "that nobody holds it tells nothing"
+
+
 def test_a_fork_leaves_the_folder_of_its_parent(tmp_path: Path) -> None:
     folder = TemporaryFolder(tmp_path)
     child = os.fork()

@@ -86,6 +86,19 @@ def test_all_schemes_survive_the_file(
     assert real.mse < 1.3 * simulated.mse, "the kernels compute something else than what was trained"
 
 
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_a_few_levels_for_a_whole_tensor_survive_the_file(
+    net: SmallNet, pictures: Tensor, tmp_path: Path, scheme: str, bits: int
+) -> None:
+    rule = {**UNIFORM, "bits": bits, "scheme": scheme, "granularity": "tensor"}
+    storage = {"codebooks": "int8", "floats": "float16"}
+    result = compressed(net, pictures, quantize=[rule], activations={"samples": 8}, storage=storage)
+    result.save(tmp_path / "m.safetensors")
+    with torch.no_grad():
+        assert torch.equal(lloydmax.load(tmp_path / "m.safetensors", SmallNet())(pictures), result.model(pictures))
+
+
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_asymmetric_depthwise_weights_which_upstreams_kernels_get_wrong(granularity: str) -> None:
     torch.manual_seed(0)
@@ -127,6 +140,22 @@ def test_predicted_and_real_size(net: SmallNet, pictures: Tensor) -> None:
     spread_out = 60 * len(result.model.activations)
     assert abs(result.plan.predicted_bytes - result.report.bytes.file) <= spread_out
     assert result.plan.original_bytes == lloydmax.plan(net, RECIPE).original_bytes
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_transposed_convolution_with_a_codebook_is_refused_before_any_work(kind: type[nn.Module]) -> None:
+    axes = int(kind.__name__[-2])
+    net, data = nn.Sequential(kind(3, 4, 3), nn.Flatten(), nn.LazyLinear(5)), torch.randn(8, 3, *[4] * axes)
+    with torch.no_grad():
+        net(data)
+    rule = {"layers": "all", "centroids": 4}
+
+    def failing(model: nn.Module) -> float:
+        raise AssertionError("work was done")
+
+    with pytest.raises(IntegrationError, match=f"0.weight: .*{kind.__name__} .*'except:'"):
+        lloydmax.compress(net.eval(), {**RECIPE, "quantize": [rule]}, data=data, evaluate=failing, progress=False)
+    assert compressed(net, data, quantize=[{**rule, "except": ["0"]}]).model(data).shape == (8, 5)
 
 
 def test_bad_input_is_refused_with_the_reason(net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:

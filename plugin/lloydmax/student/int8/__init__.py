@@ -14,14 +14,15 @@ from lloydmax.student.int8.model import Int8Model
 
 if TYPE_CHECKING:
     from lloydmax.student.int8.conversion import converted, restored
-    from lloydmax.student.int8.graph import calibrate, fake_quantized, hold, set_trainable
+    from lloydmax.student.int8.graph import calibrate, fake_quantized, hold, refuse, set_trainable
 
-__all__ = ["Int8Model", "calibrate", "converted", "fake_quantized", "hold", "restored", "set_trainable"]
+__all__ = ["Int8Model", "calibrate", "converted", "fake_quantized", "hold", "refuse", "restored", "set_trainable"]
 
 _HOMES = {
     "calibrate": "graph",
     "fake_quantized": "graph",
     "hold": "graph",
+    "refuse": "graph",
     "set_trainable": "graph",
     "converted": "conversion",
     "restored": "conversion",

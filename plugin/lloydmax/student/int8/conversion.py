@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.grid import even
+from lloydmax.codebook.grid import spacing
 from lloydmax.errors import CheckpointError
 from lloydmax.network.folding import folded
 from lloydmax.runtime.quiet import quiet
@@ -109,7 +109,7 @@ def restored(
         if not weights[name].even:
             continue
         _, low = levels_of(weights[name])
-        rows = even(codebook)
+        rows = spacing(codebook)
         if rows is None:
             raise CheckpointError(f"the codebook of {name!r} is not evenly spaced")
         fake_quantizer(graph, name).fix(rows[:, 0].contiguous(), rows[:, 1].to(torch.int32) + low)

@@ -34,11 +34,27 @@ from lloydmax.student.int8.qconfigs import (
     threshold_activation,
     threshold_qconfig_mapping,
     uniform_qconfig,
+    untrainable,
 )
 from lloydmax.student.thresholds import Scheme, TrainedThreshold
 
 _BATCH = 32
 """Calibration samples of one forward pass."""
+
+
+def refuse(weights: Mapping[str, QuantizedWeight]) -> None:
+    """Refuse weights that no graph can hold as the recipe says.
+
+    Raises:
+        IntegrationError: it names each of them, with the reason.
+    """
+    told = {name: refusal(weight) or untrainable(weight) for name, weight in weights.items()}
+    _refused([f"{name}: {reason}" for name, reason in told.items() if reason])
+
+
+def _refused(problems: Sequence[str]) -> None:
+    if problems:
+        raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
 
 
 def fake_quantized(
@@ -55,14 +71,14 @@ def fake_quantized(
     Raises:
         IntegrationError: the model cannot be traced, or the host cannot quantize a weight so.
     """
-    problems = [f"{name}: {reason}" for name, weight in weights.items() if (reason := refusal(weight))]
-    problems += [
-        f"{name} has hooks, or a forward of its own, which int8 layers do not keep: remove them, or leave it out"
-        for name in dict.fromkeys(name.rpartition(".")[0] for name in weights)
-        if _is_changed(model.get_submodule(name))
-    ]
-    if problems:
-        raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
+    refuse(weights)
+    _refused(
+        [
+            f"{name} has hooks, or a forward of its own, which int8 layers do not keep: remove them, or leave it out"
+            for name in dict.fromkeys(name.rpartition(".")[0] for name in weights)
+            if _is_changed(model.get_submodule(name))
+        ]
+    )
     uniform = any(weight.quantizer == UNIFORM for weight in weights.values())
     if (
         uniform

@@ -164,6 +164,16 @@ def refusal(weight: QuantizedWeight) -> str | None:
     return None
 
 
+def untrainable(weight: QuantizedWeight) -> str | None:
+    """Why a graph that is trained cannot hold a weight, which one that is only converted can; ``None`` where it can."""
+    if weight.layer.startswith("ConvTranspose"):
+        return (
+            f"torch trains no {weight.layer} with a codebook among int8 activations: leave the layer out of the rule "
+            "('except:'), so that it stays float, or leave out 'activations:'"
+        )
+    return None
+
+
 def uniform_qconfig(weight: QuantizedWeight, activation: Any, layer: nn.Module) -> Any:
     """The QConfig of an int8 layer.
 
