@@ -104,7 +104,9 @@ def test_teacher_outputs_are_computed_once() -> None:
     student, teacher, x = pair()
     calls = counting(teacher)
     lloydmax.distill(student, teacher, x, **OPTIONS)
-    assert calls[:3] == [3, 2, 32] and sum(calls[3:]) == len(x), "after the trial, training and held-out inputs once each"
+    assert calls[:3] == [3, 2, 32] and sum(calls[3:]) == len(x), (
+        "after the trial, training and held-out inputs once each"
+    )
 
 
 def test_augmentation_shows_both_the_same_view(small_net: SmallNet, pictures: Tensor) -> None:
