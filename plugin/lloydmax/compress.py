@@ -32,7 +32,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
-from lloydmax.report.figures import Stage
+from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache, checked_cache
@@ -139,6 +139,7 @@ def compress(
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
+            plan = replace(plan, outputs=run.told())
             student = run.fit(original, plan)
             run.recover(student)
             return run.assemble(student, original, plan)
@@ -176,6 +177,10 @@ class _Run:
             for source in filter(None, (self.source, self.reference)):
                 tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
             yield
+
+    def told(self) -> tuple[str, ...]:
+        """What the outputs tell, in words."""
+        return () if self.outputs is None else tuple(map(str, self.outputs.leaves))
 
     def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
         """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
@@ -244,7 +249,7 @@ class _Run:
             score = self._score(model)
             agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
             if agreement is not None:
-                figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+                figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
             figures |= {} if score is None else {"score": score}
         self.stages.append(Stage(stage, agreement, score))
 
@@ -273,6 +278,7 @@ class _Run:
             seed=self.seed,
             notes=tuple(plan.notes),
             data=self._data(),
+            outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
         )
         return Result(model, report, plan)
 

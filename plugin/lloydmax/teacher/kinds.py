@@ -36,14 +36,12 @@ _DECISIONS = 8
 _UNDECIDED = 0.1
 """Mean of ``p (1 - p)`` of scores that say yes or no; colours have more."""
 _BLANK, _LONG, _LETTERS = 0.2, 3, 8
-"""Share of the places of a text that are blank at least, the mean length of a letter, and how many letters there are."""
+"""Of a text: share of blank places at least, places that a letter takes at most, and letters that there are."""
 _SHORT = 2
 """Texts, and vectors of length 1, are longer than this."""
 
 
-def kinds(
-    leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()
-) -> list[Leaf]:
+def kinds(leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()) -> list[Leaf]:
     """The parts of one output, each with what it tells; without those that are said not to count.
 
     Args:
