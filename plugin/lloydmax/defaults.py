@@ -85,6 +85,7 @@ def recipe_for(
             if effort:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
+            recipe |= {"keep": "best"}
         recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
         return Recipe.load(recipe | {"storage": _STORAGE})
 

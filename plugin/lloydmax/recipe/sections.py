@@ -165,6 +165,13 @@ class RecipeFields(Section):
 
     recover: list[Step] = Field(default=[], description="recovery steps, in order.")
 
+    keep: Literal["all", "best"] = Field(
+        default="all",
+        description="`best`: on inputs that are held out, several ways to spend the `bits` are compared, codebooks of "
+        "every channel among them, and the best is taken; and each recovery step is undone where it did not bring the "
+        "outputs nearer to the original's. The report says what was kept. `all`: everything is done as it is written.",
+    )
+
     output: OutputPath | None = Field(
         default=None,
         description="path of the output that counts wherever outputs are compared: keys, attributes or positions "
