@@ -46,6 +46,7 @@ def recipe_for(
     output: str | int | None = None,
     classes: int | Auto | None = "auto",
     mask: str | None = "auto",
+    kinds: Any = None,
 ) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
@@ -58,7 +59,7 @@ def recipe_for(
             Core ML asks for, or above 7 bits 1024.
         data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
-        output, classes, mask: of the recipe, see there.
+        output, classes, mask, kinds: of the recipe, see there.
 
     Raises:
         RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no
@@ -67,8 +68,8 @@ def recipe_for(
     """
     bits = number("bits", bits, RecipeError, above=True)
     effort = number("effort", effort, RecipeError, most=_MOST_EFFORT)
-    asked = AskedOutputs(output, classes, mask)
-    said = {"output": asked.output, "classes": classes, "mask": mask}
+    asked = AskedOutputs(output, classes, mask, kinds)
+    said = {"output": asked.output, "classes": classes, "mask": mask, "kinds": kinds}
     model = private(model)
     with own_modes(), seeded(0, model):
         centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS

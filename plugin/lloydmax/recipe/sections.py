@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
+from lloydmax.network.kinds import Kinds
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
@@ -193,6 +194,14 @@ class RecipeFields(Section):
         "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
     )
 
+    kinds: Kinds | None = Field(
+        default=None,
+        description="what outputs tell: `classes`, `scores` (independent ones), `values` (a regression), `text` (a "
+        "class at every place of a sequence), `unclear` (taken as values), or `ignore` (it does not count). One word "
+        "for all, or words by the path of an output or of a part of one: `{boxes: values, '0[:, 4:22]': scores}`. "
+        "Default: their values on the data tell.",
+    )
+
     storage: Storage = Field(default_factory=Storage, description="how the file is written.")
 
     search: Search | None = Field(default=None, description="what `lloydmax search` looks for.")
@@ -219,7 +228,7 @@ class RecipeFields(Section):
     @property
     def asked_outputs(self) -> AskedOutputs:
         """What it says about the outputs."""
-        return AskedOutputs(self.output, self.classes, self.mask, self.at)
+        return AskedOutputs(self.output, self.classes, self.mask, self.kinds, self.at)
 
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""
