@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
+from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
+from lloydmax.network.written import written
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
@@ -91,26 +94,26 @@ def recipe_for(
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
-    """All weights of a known layout, and every other large parameter or buffer by name."""
+    """All weights of a known layout or in large buffers, and every other large parameter or buffer by name."""
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
-    if any(layer.outputs(leaf) is not None for layer in layers for leaf in layer.weights()):
+    if any(layer.meant(leaf) for layer in layers for leaf in layer.weights()):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
-    unusable = unfit(model)
+    unusable, writes = unfit(model), written(model)
     for layer in layers:
         for leaf, held in layer.weights().items():
-            if id(held) not in unusable and _is_large(layer, leaf, held):
+            if id(held) not in unusable and _is_large(layer, leaf, held, writes):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())
     ]
 
 
-def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
-    if layer.norm or layer.outputs(leaf) is not None or is_lazy(held):
+def _is_large(layer: Layer, leaf: str, held: Tensor, writes: Collection[str]) -> bool:
+    if layer.norm or layer.meant(leaf) or is_lazy(held):
         return False
-    if leaf in layer.module._buffers and not bool(torch.isfinite(held).all()):
+    if leaf in layer.module._buffers and (leaf in writes or why_not(held) is not None):
         return False
     return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 

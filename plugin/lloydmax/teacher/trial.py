@@ -91,9 +91,16 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
 
 def _of_kinds(found: Outputs, model: nn.Module, inputs: Batch, output: Any) -> Outputs:
     """The same outputs, in parts that tell one kind of thing each."""
-    tensors, known = found.read(output, inputs), vocabularies_of(model)
-    each = zip(found.leaves, tensors, strict=True)
+    known = vocabularies_of(model)
+    each = zip(found.leaves, _without_padding(found, output, inputs), strict=True)
     return replace(found, leaves=tuple(part for leaf, tensor in each for part in kinds(leaf, tensor, known)))
+
+
+def _without_padding(found: Outputs, output: Any, inputs: Batch) -> list[Tensor]:
+    """Positions ``(N, T, C)`` that are no padding, as ``(positions, 1, C)``: all axes stay where they are."""
+    whole = found.read(output, inputs)
+    pairs = zip(whole, found.unpadded(whole, inputs), strict=True)
+    return [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
 
 
 def _of_one_size(model: nn.Module, source: Source) -> DataError | None:
