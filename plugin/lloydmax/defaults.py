@@ -81,11 +81,11 @@ def recipe_for(
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
         source = open_source(data, model, None, 0)
-        steps = []
+        steps: list[dict[str, Any]] = []
         if source is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "correct_bias"}]
             if effort:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))

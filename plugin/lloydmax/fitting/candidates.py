@@ -25,10 +25,8 @@ _TEMPER = 2 / 3
 which importances are derived (tests/benchmarks/levers.py compares powers)."""
 _CLEARLY = 0.98
 """Of the damage of what was tried before."""
-_ROUNDS = 2
-"""Sets of codebooks that are fitted for a candidate, until it is chosen."""
-MOST_ROUNDS = 2 * ROUNDS + 5 * _ROUNDS
-"""The same for all of them."""
+MOST_ROUNDS = 6 * ROUNDS
+"""Sets of codebooks that are fitted at most, nearly."""
 _NEAR = 0.25
 """Bits a weight by which files may differ that are compared as if they were equally large."""
 
@@ -131,15 +129,14 @@ class _Contest:
 
     def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
         """Another candidate, beginning with the bits that the last one took."""
-        self._add(family, self._sizing.closest(family, self._entries[-1][1].wanted, _ROUNDS))
+        sized = self._sizing.closest(family, self._entries[-1][1].wanted)
+        self._add(family, self._sizing.filled(family, sized))
         if layers is not None and self._best()[0] is family:
             self.layers = layers
 
     def result(self) -> Choice:
         """The best of them, of the right size."""
         family, sized, _ = self._best()
-        if family is not self._entries[0][0]:
-            sized = self._sizing.filled(family, self._sizing.closest(family, sized.wanted))
         tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
         return Choice(sized.plan, tried)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,21 +33,22 @@ class Form:
 
     name: str
     quantizer: str
-    counts: Iterable[int]
+    counts: Sequence[int]
     options: Callable[[int], dict[str, Any]]
     spared: float
     even: bool = False
 
     def finest(self, p: PlannedParameter, bits: float, float_bytes: int) -> PlannedParameter | None:
-        """The parameter with as many centroids as so many bits a weight pay for; ``None``: they pay for too few."""
+        """The parameter with as many centroids as so many bits a weight pay for; ``None``: the codebooks would take too
+        many of them, or there are bits for more centroids than there may be."""
         if len(p.shape) < 2:
             return None
-        best = None
-        for k in self.counts:
-            tables = 8 * (8 if self.even else float_bytes * k) * p.shape[p.axis] / p.weights
-            if math.log2(k) - self.spared + tables <= bits and tables <= _SHARE * bits:
-                best = k
-        return None if best is None else self.with_centroids(p, best)
+        each = 8 * p.shape[p.axis] / p.weights
+        tables = {k: each * (8 if self.even else float_bytes * k) for k in self.counts}
+        paid = [k for k in tables if math.log2(k) - self.spared + tables[k] <= bits]
+        if not paid or paid[-1] == max(tables) or tables[paid[-1]] > _SHARE * bits:
+            return None
+        return self.with_centroids(p, paid[-1])
 
     def with_centroids(self, p: PlannedParameter, k: int) -> PlannedParameter:
         """The parameter with so many centroids a channel."""

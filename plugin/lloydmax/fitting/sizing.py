@@ -22,8 +22,8 @@ _MORE = 12
 """The same where none of them fits."""
 _CLOSE = (2e-3, 4e-3)
 """Shares of the size that may be missing: recovery can make the file a little larger."""
-_FULL, _HALVINGS = 0.99, 4
-"""Share of the size below which single parameters get more bits, and how often the distance to one bit is halved."""
+_FULL, _FINER, _HALVINGS = 0.99, 2.0, 5
+"""Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
 Fitted = Callable[[Plan], "dict[str, Codebook]"]
 
@@ -35,7 +35,7 @@ class Family:
     Attributes:
         name: for people.
         at: the plan whose codes and codebooks take nearly so many bits in all.
-        finer: a parameter of such a plan with so many bits a weight more, up to 1.
+        finer: a parameter of such a plan with so many bits a weight more, nearly.
         packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
             change them.
     """
@@ -110,9 +110,11 @@ class Sizing:
         return not fits, sized.size > self.most, -sized.size if fits else sized.size
 
     def filled(self, family: Family, sized: Sized) -> Sized:
-        """The same with more bits for single parameters, the largest first, where much of the size is missing."""
-        for p in sorted(sized.plan.parameters.values(), key=lambda p: -p.weights):
-            low, high = 0.0, 2.0
+        """The same with more bits for single parameters where much of the size is missing: those that have next to none
+        come first, then the largest."""
+        starved = {name for name, held in sized.codebooks.items() if held.k == 1}
+        for p in sorted(sized.plan.parameters.values(), key=lambda p: (p.name not in starved, -p.weights)):
+            low, high = 0.0, _FINER
             for _ in range(_HALVINGS if sized.size < _FULL * self.budget else 0):
                 middle = (low + high) / 2
                 parameters = dict(sized.plan.parameters) | {p.name: family.finer(p, middle)}
