@@ -126,7 +126,9 @@ def lines(count: int, size: tuple[int, int], test: bool) -> Tensor:
     sentences = texts()[int(test) :: 2]
     for index in range(count):
         picture = _paper(random, size)
-        font = ImageFont.truetype(str(fonts()[int(random.integers(len(fonts())))]), int(height * random.uniform(0.5, 0.75)))
+        font = ImageFont.truetype(
+            str(fonts()[int(random.integers(len(fonts())))]), int(height * random.uniform(0.5, 0.75))
+        )
         text = ""
         for word in sentences[index].split():
             if font.getlength(f"{text} {word}") > width - 12:
@@ -141,7 +143,7 @@ def pages(count: int, size: tuple[int, int], test: bool) -> Tensor:
     """Pages with printed sentences: float32 ``(count, 3, *size)``, 0 to 1."""
     random, (height, width), made = np.random.default_rng(30 + int(test)), size, []
     sentences = texts()[int(test) :: 2]
-    for index in range(count):
+    for _ in range(count):
         picture, top = _paper(random, size), int(random.integers(4, 40))
         while top < height - 30:
             letters = int(random.uniform(10, 26))

@@ -48,6 +48,13 @@ def tumours() -> Loaded:
 
 
 NETWORKS = (
-    Network("machines", "odd sounds of machines", f"checkpoint of {TINY} (Apache-2.0)", "dB of what it gives", machines, False),
+    Network(
+        "machines",
+        "odd sounds of machines",
+        f"checkpoint of {TINY} (Apache-2.0)",
+        "dB of what it gives",
+        machines,
+        False,
+    ),
     Network("tumours", "a table of 30 columns", "scikit-learn's table, trained here", "accuracy", tumours),
 )

@@ -17,7 +17,7 @@ START, STOP = 2, 3
 
 
 class Sounds(nn.Module):
-    """g2p-en's translator: letters int64 ``(N, LETTERS)``, 2 at the end and 0 after it -> scores ``(N, SOUNDS, 74)``."""
+    """g2p-en's translator: letters int64 ``(N, LETTERS)``, 2 at the end, then 0 -> scores ``(N, SOUNDS, 74)``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lloydmax import demo
 from published import lite
-from published.pictures import digits, silhouettes
+from published.pictures import digits
 from torch import Tensor, nn
 
 from zoo import inputs, scores, tflite_import
@@ -110,8 +109,12 @@ def larger() -> Loaded:
         elif part in ("b1", "b2", "b3") and rest.startswith("b1."):
             state |= {f"body.{part}.b{number}.{rest.removeprefix('b1.')}": value for number in (1, 2, 3)}
         elif part in ("b1", "b2", "b3", "c1", "c2", "c3"):
-            state[f"body.{name}".replace(".body.body.", ".body.").replace("c1.body", "c1").replace("c2.body", "c2")
-                  .replace("c3.body", "c3")] = value
+            state[
+                f"body.{name}".replace(".body.body.", ".body.")
+                .replace("c1.body", "c1")
+                .replace("c2.body", "c2")
+                .replace("c3.body", "c3")
+            ] = value
     model = TwiceAsLarge()
     state["mean"] = model.mean
     model.load_state_dict(state)
@@ -119,7 +122,9 @@ def larger() -> Loaded:
     return against(model.eval(), x, test, scores.decibels(1.0))
 
 
-def _network(name: str, task: str, source: str, measure: str, load: Callable[[], Loaded], percent: bool = True) -> Network:
+def _network(
+    name: str, task: str, source: str, measure: str, load: Callable[[], Loaded], percent: bool = True
+) -> Network:
     return Network(name, task, source, measure, load, percent)
 
 
@@ -138,7 +143,13 @@ NETWORKS = (
         "classes of tiny pictures",
         f"checkpoint of {TINY} (Apache-2.0)",
         "same class",
-        partial(from_tiny, "benchmark/training/image_classification/trained_models/pretrainedResnet.tflite", 32, 255.0, False),
+        partial(
+            from_tiny,
+            "benchmark/training/image_classification/trained_models/pretrainedResnet.tflite",
+            32,
+            255.0,
+            False,
+        ),
     ),
     Network(
         "person",
