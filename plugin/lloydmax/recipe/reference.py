@@ -15,11 +15,12 @@ from pydantic import BaseModel
 from lloydmax.hooks.registry import REGISTRIES, Registered
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
-from lloydmax.recipe.sections import Activations, Rule, Storage
+from lloydmax.recipe.sections import Activations, Rule, Storage, Synthesize
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Each rule of `quantize`, with the options of its quantizer beside these", Rule),
     ("`activations`", Activations),
+    ("`synthesize`", Synthesize),
     ("`storage`", Storage),
     ("`search`, with the options of its method beside these", Search),
     ("`search.budget`", Budget),
