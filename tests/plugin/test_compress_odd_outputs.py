@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import DataError, RecoveryError
-from lloydmax.compress import _harm
+from lloydmax.report.harm import _harm
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.recovery.steps import recover
 from lloydmax.teacher import Agreement

@@ -10,7 +10,7 @@ import torch
 from lloydmax import demo
 from lloydmax.data import unlabelled
 from lloydmax.network.kinds import Named, Place
-from lloydmax.network.outputs import Leaf
+from lloydmax.network.outputs import Leaf, class_axis
 from lloydmax.teacher.agreement import differences
 from lloydmax.teacher.fisher import fisher_draw
 from lloydmax.teacher.kinds import kinds
@@ -187,3 +187,26 @@ def test_scores_before_a_sigmoid() -> None:
     ours, theirs = differences(moved, scores, found), differences(moved.sigmoid(), scores.sigmoid(), after)
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert shared(moved, scores, found) == shared(moved.sigmoid(), scores.sigmoid(), after)
+
+
+def test_one_of_many_scores_stands_out() -> None:
+    """A classifier of many classes whose scores share a part that moves."""
+    scores = drawn(32, 300) + 0.07 * drawn(32, 1)
+    assert kinds(Leaf(()), 2 * scores)[0].kind == "unclear"
+    scores[torch.arange(32), torch.randint(0, 300, (32,), generator=G)] += 8
+    assert kinds(Leaf(()), 2 * scores)[0].kind == "classes"
+    assert kinds(Leaf(()), -2 * scores)[0].kind == "unclear"
+
+
+def test_objects_boxes_and_classes_at_every_place() -> None:
+    tensor = torch.cat([sparse(8, 1, 6, 6), 20 * drawn(8, 4, 6, 6), 3 * scores_of_classes(8, 10, 6, 6, axis=1)], 1)
+    tensor[:, 5:] = tensor[:, 5:].softmax(1)
+    found = kinds(Leaf(()), tensor)
+    assert [(leaf.part, leaf.kind) for leaf in found] == [
+        ((1, 0, 1), "scores"), ((1, 1, 5), "values"), ((1, 5, 15), "classes")
+    ]  # fmt: skip
+    read = found[2].read(tensor)
+    assert found[2].normal and class_axis(read) == 1 and torch.allclose(read.sum(1), torch.ones(8, 6, 6))
+    (last,) = (leaf for leaf in kinds(Leaf(()), tensor.flatten(2)) if leaf.kind == "classes")
+    read = last.read(tensor.flatten(2))
+    assert read.shape == (8, 36, 10) and torch.allclose(read.sum(class_axis(read)), torch.ones(8, 36))
