@@ -27,6 +27,8 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
+_NEARLY = 0.01
+"""Share of the size that may be missing in a candidate."""
 _NEAR = 0.25
 """Bits a weight by which files may differ that are compared as if they were equally large."""
 
@@ -129,7 +131,7 @@ class _Contest:
 
     def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
         """Another candidate, beginning with the bits that the last one took."""
-        sized = self._sizing.closest(family, self._entries[-1][1].wanted)
+        sized = self._sizing.closest(family, self._entries[-1][1].wanted, _NEARLY)
         self._add(family, self._sizing.filled(family, sized))
         if layers is not None and self._best()[0] is family:
             self.layers = layers
