@@ -109,7 +109,9 @@ class CorrectBias:
         figures = {"layers": len(calls), "corrected": sum(moved) / max(len(moved), 1), "samples": len(order)}
         return figures | {"without_bias": without}
 
-    def _changes(self, place: Place, twin: Any, read: Callable[[], Iterator[tuple[Any, Any]]]) -> Iterator[Callable[[], None]]:
+    def _changes(
+        self, place: Place, twin: Any, read: Callable[[], Iterator[tuple[Any, Any]]]
+    ) -> Iterator[Callable[[], None]]:
         for _ in range(place.rounds if self.options.sequential else 1):
             if self.scales:
                 yield from place.scaled(twin, read())

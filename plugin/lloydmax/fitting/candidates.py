@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lloydmax.fitting.channels import EVEN, FREE, by_channel
-from lloydmax.fitting.price import Layer, alike, layers_of, prices, weighed
+from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.plan.plan import Plan
 from lloydmax.teacher.judge import Damage
@@ -63,6 +63,7 @@ def chosen(
     plan: Plan,
     importances: Mapping[str, Tensor],
     fitted: Fitted,
+    rates: Rates,
     judge: Judging | None = None,
     trained: bool = False,
 ) -> Choice:
@@ -79,6 +80,7 @@ def chosen(
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
             do on average.
         fitted: fits the codebooks of a plan.
+        rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
         trained: whether codes learn later.
 
@@ -86,7 +88,8 @@ def chosen(
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers, sizing, room = layers_of(model, plan, importances), Sizing(model, plan, fitted), 8.0 * plan.room(model)
+    layers = layers_of(model, plan, importances, rates)
+    sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
     ways = _ways(layers)
     name, first = next(ways)
     family = prices(name, plan, first)

@@ -87,7 +87,9 @@ class Place:
                     variances.append(pair.variance())
                     yield partial(_shift, tensor_at(self._module, self.biases[one]), one.channels, shifts[-1])
         if shifts:
-            self.moved = float((torch.cat(shifts).square().mean() / torch.cat(variances).mean().clamp(min=1e-30)).sqrt())
+            self.moved = float(
+                (torch.cat(shifts).square().mean() / torch.cat(variances).mean().clamp(min=1e-30)).sqrt()
+            )
 
     def _walk(self, twin: nn.Module, seen: Iterable[Seen]) -> Iterator[tuple[Stage, Iterable[Seen]]]:
         """Each stage with what it gets; the one after it sees what was changed meanwhile."""
