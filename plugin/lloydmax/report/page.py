@@ -115,7 +115,8 @@ class _Page:
                     parts.append(f"<div><h4>{title}</h4><p class=small>Not measured in this run.</p></div>")
             measured = f"<p class=small>Measured on {escape(report.measured_on)}.</p>" if report.measured_on else ""
             missing = "".join(f"<p class=small>{escape(line)}.</p>" for line in report.left_out())
-            return f"<div class=pair>{''.join(parts)}</div>{tables.stages(report)}{measured}{missing}{tables.tried(report)}"
+            exact = f"{tables.stages(report)}{measured}{missing}{tables.tried(report)}"
+            return f"<div class=pair>{''.join(parts)}</div>{exact}"
 
         return _section(
             title,

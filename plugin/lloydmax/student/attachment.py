@@ -179,7 +179,7 @@ def recode(model: nn.Module, name: str, codes: Tensor) -> None:
     prefix, _, leaf = name.rpartition(".")
     module = model.get_submodule(prefix)
     layer = isinstance(module, CodebookLayer) and leaf in module.codebooks
-    holder = module.codebooks[leaf] if layer else module.parametrizations[leaf][0]  # type: ignore[index, union-attr]
+    holder = module.codebooks[leaf] if layer else module.parametrizations[leaf][0]  # type: ignore[index]
     assert isinstance(holder, CodesHolder)
     holder.codes.copy_(codes)
     holder.set_cache(holder.cached)
