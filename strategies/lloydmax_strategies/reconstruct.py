@@ -35,10 +35,11 @@ class Reconstruct:
     """Chooses the codes of each layer anew, so that its outputs stay: the weights of an output channel make up for each
     other's errors (Frantar et al. 2023, GPTQ).
 
-    Convolutions, linear and recurrent layers (their gates) and the queries, keys and values of attention with one code
-    for each weight, one after the other on the outputs of the compressed layers before. Where bits have a price, the codes keep their entropy, if need be by a larger distance of all
-    centroids (a higher price where these are not trained), and bits go to the inputs that matter most. The others,
-    transposed convolutions, blocks of weights and tied weights, are named in ``skipped``.
+    Convolutions, linear layers, the gates of recurrent ones and queries, keys and values of attention, with one code
+    for each weight, one after the other on the outputs of the compressed layers before. Where bits have a price, the
+    codes keep their entropy, if need be by a larger distance of all centroids (a higher price where these are not
+    trained), and bits go to the inputs that matter most. The others, transposed convolutions, blocks of weights and
+    tied weights, are named in ``skipped``.
     Put it before the steps that train. It comes close to the weights that the codebooks were fitted to; where only a
     host knows these (``run_step``), it takes the decoded ones for them, and changes nothing.
     """
