@@ -33,6 +33,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import Synthesize
 from lloydmax.recovery.keeping import Keeping
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
+from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
 from lloydmax.report.figures import Answer, Stage
@@ -272,9 +273,11 @@ class _Run:
         with self.events.stage("finish") as figures:
             self.events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
             model = sealed(student.finish(), plan)
+            measured = partial(accountings, tell=partial(self.events.step, "finish"))
+            sizes = measured(model) if self.recipe.bits is None else within(model, plan.predicted_bytes, measured)
+            sizes = replace(sizes, original=plan.original_bytes)
             last = self.late[-1][0] if self.late else "finished"
             self.measure(student.finished_as or last, model)
-            sizes = replace(accountings(model, tell=partial(self.events.step, "finish")), original=plan.original_bytes)
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
         warn_of_size(sizes.file, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import pydantic
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lloydmax_strategies.clustering.gain import unbiased
 from lloydmax_strategies.clustering.histogram import Histogram
-from lloydmax_strategies.clustering.priced import fit_priced, rate
+from lloydmax_strategies.clustering.priced import PricedPoints, fit_priced
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
 from lloydmax_strategies.clustering.zeros import with_zeros
@@ -94,7 +94,7 @@ class KMeans:
         if weight.dim() == 0:
             granularity = "tensor"
         if self.options.price:
-            return fit_priced(weight, k, self.options.price)
+            return fit_priced(weight, PricedPoints(Histogram.of(weight.detach()).points, k), self.options.price)
         weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis, self.options.block)
         if layout.block > 1:
             return fit_blocks(weight, importance, layout)
@@ -126,15 +126,36 @@ class KMeans:
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 
-    def rate(self, weight: Tensor) -> Callable[[float], tuple[float, float]]:
-        """What a price of more than 0 leads to: bits a weight of entropy-coded codes and their codebook, and the gain,
-        1 less the error's share of the mean square before the centroids are divided by the gain. One pass serves all
-        prices.
+    def rate(self, weight: Tensor) -> Rate:
+        """What prices lead to; one pass over the weight serves all of them.
 
         Args:
             weight: see :meth:`fit`.
         """
-        return rate(Histogram.of(weight.detach()).points, self.options.centroids)
+        return Rate(self, weight)
+
+
+class Rate:
+    """What prices of a bit lead to, for one weight.
+
+    Args:
+        quantizer: with the other options.
+        weight: see :meth:`KMeans.fit`.
+    """
+
+    def __init__(self, quantizer: KMeans, weight: Tensor) -> None:
+        self._quantizer, self._weight = quantizer, weight.detach()
+        self._points = PricedPoints(Histogram.of(self._weight).points, quantizer.options.centroids)
+
+    def __call__(self, price: float) -> tuple[float, float]:
+        """Bits a weight of entropy-coded codes and their codebook, and the gain, 1 less the error's share of the mean
+        square before the centroids are divided by the gain; nearly. The price is more than 0."""
+        return self._points.rate(price)
+
+    def fit(self, price: float) -> Codebook:
+        """What :meth:`KMeans.fit` gives at this price."""
+        options = self._quantizer.options.model_copy(update={"price": price})
+        return KMeans(options)._finished(fit_priced(self._weight, self._points, price), self._weight, None)
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:

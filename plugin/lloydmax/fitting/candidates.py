@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lloydmax.fitting.channels import EVEN, FREE, by_channel
-from lloydmax.fitting.price import Layer, alike, layers_of, prices, weighed
+from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.plan.plan import Plan
 from lloydmax.teacher.judge import Damage
@@ -27,6 +27,8 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
+_NEARLY = 0.01
+"""Share of the size that may be missing in a candidate."""
 _NEAR = 0.25
 """Bits a weight by which files may differ that are compared as if they were equally large."""
 
@@ -61,6 +63,7 @@ def chosen(
     plan: Plan,
     importances: Mapping[str, Tensor],
     fitted: Fitted,
+    rates: Rates,
     judge: Judging | None = None,
     trained: bool = False,
 ) -> Choice:
@@ -77,6 +80,7 @@ def chosen(
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
             do on average.
         fitted: fits the codebooks of a plan.
+        rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
         trained: whether codes learn later.
 
@@ -84,7 +88,8 @@ def chosen(
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers, sizing, room = layers_of(model, plan, importances), Sizing(model, plan, fitted), 8.0 * plan.room(model)
+    layers = layers_of(model, plan, importances, rates)
+    sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
     ways = _ways(layers)
     name, first = next(ways)
     family = prices(name, plan, first)
@@ -129,7 +134,7 @@ class _Contest:
 
     def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
         """Another candidate, beginning with the bits that the last one took."""
-        sized = self._sizing.closest(family, self._entries[-1][1].wanted)
+        sized = self._sizing.closest(family, self._entries[-1][1].wanted, _NEARLY)
         self._add(family, self._sizing.filled(family, sized))
         if layers is not None and self._best()[0] is family:
             self.layers = layers

@@ -14,7 +14,7 @@ from lloydmax.plan.plan import Plan, PlannedParameter
 
 _SHARE = 0.2
 """Of the bits of a parameter that its codebooks may take."""
-_MOST_CHANNELS = 4096
+_MOST_CHANNELS = 1024
 """For which free centroids are fitted: each takes about a millisecond."""
 
 

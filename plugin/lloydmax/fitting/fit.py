@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +80,17 @@ def fit_best(
     weighted = importances(model, plan, source, events)
     cache = cache or (None if plan.recipe.bits is None else Cache())
 
+    rates: dict[str, Any] = {}
+
+    def rate(p: PlannedParameter) -> Any:
+        if p.name not in rates:
+            rates[p.name] = registry.make("quantizer", p.quantizer, p.options).rate(weights[p.name])
+        return rates[p.name]
+
     def fitted(p: PlannedParameter) -> Codebook:
+        at_price = getattr(rates.get(p.name), "fit", None) if getattr(p.options, "price", 0.0) else None
         try:
-            return _fitted(p, weights[p.name], weighted.get(p.name), cache)
+            return _fitted(p, weights[p.name], weighted.get(p.name), cache, at_price)
         except FitError as error:
             raise FitError(f"{p.name}: {error}") from None
 
@@ -101,7 +109,7 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
-            choice = chosen(model, plan, means, attempt, judge, trained)
+            choice = chosen(model, plan, means, attempt, rate, judge, trained)
     found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(choice.plan.parameters.values(), start=1):
@@ -165,8 +173,16 @@ class _Heard(Source):
         return self._source.batches(batch_size, order, drop_last)
 
 
-def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
+def _fitted(
+    p: PlannedParameter,
+    weight: Tensor,
+    importance: Tensor | None,
+    cache: Cache | None,
+    at_price: Callable[[float], Codebook] | None = None,
+) -> Codebook:
     def make() -> Codebook:
+        if at_price is not None:
+            return at_price(p.options.price)  # type: ignore[attr-defined]
         check_weight(weight, importance)
         found: Codebook = registry.make("quantizer", p.quantizer, p.options).fit(
             weight, importance=importance, axis=p.axis

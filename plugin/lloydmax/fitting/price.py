@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lloydmax.codebook.weight import check_weight
 from lloydmax.errors import FitError
 from lloydmax.fitting.sizing import Family
-from lloydmax.hooks import registry
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
 
@@ -92,13 +91,17 @@ class Layer:
         return self._points[halvings]
 
 
-def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, Layer]:
+Rates = Callable[[PlannedParameter], Callable[[float], tuple[float, float]]]
+
+
+def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor], rates: Rates) -> dict[str, Layer]:
     """The parameters of a plan, with the energies that their importances tell.
 
     Args:
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name.
+        rates: what prices of a bit lead to, see :class:`~lloydmax.hooks.protocols.Quantizer`.
 
     Raises:
         FitError: no codebook can be fitted to a parameter, which it names.
@@ -112,8 +115,7 @@ def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -
             raise FitError(f"{name}: {error}") from None
         square = max(float(weight.double().square().mean()), 1e-30)
         energy = 0.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30)
-        tradeoff = functools.cache(registry.make("quantizer", p.quantizer, p.options).rate(weight))
-        layers[name] = Layer(p.weights, square, energy, tradeoff)
+        layers[name] = Layer(p.weights, square, energy, functools.cache(rates(p)))
     return layers
 
 

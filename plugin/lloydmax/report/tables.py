@@ -96,6 +96,23 @@ def stages(report: Figures) -> str:
     )
 
 
+def tried(report: Figures) -> str:
+    """What was compared, and what of it is in the model; empty where nothing was."""
+    if not report.tried:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row class=word>{escape(one.name)}</th><td>{escape(one.what)}</td><td>{one.damage:.3g}</td>"
+        f"<td>{'yes' if one.kept else NONE}</td></tr>"
+        for one in report.tried
+    )
+    return (
+        "<h4>What was tried</h4><div class='scroll'><table><thead><tr><th class=word scope=col>way</th>"
+        "<th scope=col>of</th><th scope=col>damage</th><th scope=col>kept</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+        "<p class=small>The damage to the outputs, as a share of that of the same answer to all inputs.</p>"
+    )
+
+
 def _cells(tag: str, texts: list[str]) -> str:
     """A row of :func:`stages`; the third column is left out on a phone."""
     return "".join(f"<{tag}{' class=wide' if n == 2 else ''}>{text}</{tag[:2]}>" for n, text in enumerate(texts))

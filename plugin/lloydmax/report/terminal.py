@@ -32,6 +32,8 @@ def report_tables(report: Figures) -> list[RenderableType]:
         tables.append(stage_table(report))
     if report.outputs:
         tables.append(f"Outputs: {'; '.join(report.answers())}")
+    if report.tried:
+        tables.append(tried_table(report))
     tables += [line[:1].upper() + line[1:] for line in report.left_out()]
     layers = new_table(title="Compressed parameters")
     layers.add_column("parameter", overflow="fold")
@@ -53,6 +55,18 @@ def report_tables(report: Figures) -> list[RenderableType]:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     tables.append(f"Time: {times}")
     return tables
+
+
+def tried_table(report: Figures) -> Table:
+    """What was compared, and what of it is in the model."""
+    table = new_table(title=f"Tried, and judged by the outputs on {report.measured_on}")
+    for name in ("what", "way"):
+        table.add_column(name)
+    table.add_column("damage", justify="right")
+    table.add_column("kept")
+    for one in report.tried:
+        table.add_row(one.what, one.name, f"{one.damage:.3g}", "yes" if one.kept else "")
+    return table
 
 
 def stage_table(report: Figures) -> Table:

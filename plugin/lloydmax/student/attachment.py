@@ -101,9 +101,11 @@ def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
     places = {name: _locate(model, name) for name in codebooks}
     held = {name: known[id(getattr(module, leaf))] for name, (module, leaf) in places.items()}
     for name, codebook in codebooks.items():
-        weight = CodebookWeight(codebook)
+        weight, before = CodebookWeight(codebook), getattr(*places[name])
+        own = type(before)(before.detach(), before.requires_grad)  # other models may have the same, which becomes centroids
         for _, module, leaf in held[name]:
             in_buffer = leaf in module._buffers
+            (module._buffers if in_buffer else module._parameters)[leaf] = own
             parametrize.register_parametrization(module, leaf, weight, unsafe=True)
             if in_buffer:  # the same tensor is a parameter elsewhere
                 chain: Any = module.parametrizations[leaf]  # type: ignore[index]
@@ -166,6 +168,23 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
                 assert isinstance(tensor, CodebookTensor)
                 found[f"{prefix}.{leaf}" if prefix else leaf] = tensor.codebook()
     return found
+
+
+def recode(model: nn.Module, name: str, codes: Tensor) -> None:
+    """Give a parameter of a finished model other codes, in place.
+
+    Args:
+        model: that holds a codebook for it.
+        name: of the parameter.
+        codes: in the shape of its codes.
+    """
+    prefix, _, leaf = name.rpartition(".")
+    module = model.get_submodule(prefix)
+    layer = isinstance(module, CodebookLayer) and leaf in module.codebooks
+    holder = module.codebooks[leaf] if layer else module.parametrizations[leaf][0]  # type: ignore[index]
+    assert isinstance(holder, CodesHolder)
+    holder.codes.copy_(codes)
+    holder.set_cache(holder.cached)
 
 
 def finish(model: nn.Module) -> nn.Module:
@@ -299,6 +318,7 @@ def _copy_of_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModu
     """A deep copy that keeps the parametrizations of a graph module; its own one does not."""
     kind = type(module)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    own["__qualname__"] = kind.__qualname__
     copied = object.__new__(type(kind)(kind.__name__, kind.__bases__, own))  # a graph that changes changes its class
     memo[id(module)] = copied
     copied.__dict__.update(copy.deepcopy(module.__dict__, memo))

@@ -13,7 +13,7 @@ import torch
 from lloydmax import Codebook
 from torch import Tensor
 
-_MOST = 1.9
+_MOST = 1.98
 """How far centroids are stretched at most, in units of the stretch with the least error: at 2 the error would be that
 of zeros."""
 

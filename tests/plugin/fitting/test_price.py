@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import BudgetError, RecipeError, demo
-from lloydmax.fitting.price import priced
+from lloydmax.fitting.candidates import chosen
 from lloydmax.hooks.registry import make
 from lloydmax.integrations.torch_ao import apply_recipe
+from lloydmax.plan.plan import PlannedParameter
 from torch import Tensor, nn
 
 STORAGE = {"floats": "float16", "codes": "entropy"}
@@ -45,6 +46,7 @@ class Unequal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.loud, self.quiet = nn.Linear(64, 64), nn.Linear(64, 64)
+        nn.init.normal_(self.loud.weight, std=0.07)
         self.quiet.load_state_dict(self.loud.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +91,11 @@ def test_a_bit_is_worth_the_importance_to_the_power_of_two_thirds(ratio: float) 
         }
 
     importances = {name: torch.full((96, 96), value) for name, value in (("0.weight", 1.0), ("1.weight", ratio))}
-    found = priced(model, plan, importances, fitted).parameters
+
+    def rate(p: PlannedParameter) -> Any:
+        return make("quantizer", p.quantizer, p.options).rate(model.get_parameter(p.name).detach())
+
+    found = chosen(model, plan, importances, fitted, rate).plan.parameters
     prices = [found[name].options.price for name in importances]
     assert prices[0] / prices[1] == pytest.approx(ratio ** (2 / 3), rel=0.02), "a bit costs less where it matters more"
 
