@@ -60,8 +60,8 @@ def recipe_for(
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
         output, classes, mask: of the recipe, see there.
         example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
-            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several. Default: what
-            the first layers ask for.
+            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
+            Default: what the first layers ask for.
 
     Raises:
         RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+PICTURE_CHANNELS = (1, 3, 4)
 _SHAPES = 80
 """Things in a picture."""
 _TEXTURE, _LEVELS, _STEEP = 0.4, 6, 1.3
@@ -50,6 +51,11 @@ class Form:
     def width(self) -> int:
         """The number of channels."""
         return 1 if self.channels is None else self.shape[self.channels]
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the channels may be colours, over two axes."""
+        return self.channels is not None and len(self.shape) == 3 and self.width in PICTURE_CHANNELS
 
     def split(self, values: Tensor) -> Tensor:
         """``(N, *shape)`` as ``(N, channels, *rest)``."""
