@@ -23,7 +23,7 @@ _FEW = 8
 """Samples by which the scale is found."""
 _SCALES = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.1), (0.0, 4.0), (0.5, 0.25), (127.0, 64.0))
 """Means and deviations that are tried on the first batch norm."""
-_STEPS, _RATE = 60, 0.05
+_STEPS, _RATE = 40, 0.07
 _MIXED = 4
 """Channels that are mixed at most: those of pictures are much alike."""
 _BRIGHT, _SPREAD = 0.5, 0.25
