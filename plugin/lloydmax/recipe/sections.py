@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from lloydmax.network.kinds import Kinds
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
@@ -217,6 +218,13 @@ class RecipeFields(Section):
 
     recover: list[Step] = Field(default=[], description="recovery steps, in order.")
 
+    keep: Literal["all", "best"] = Field(
+        default="all",
+        description="`best`: on inputs that are held out, several ways to spend the `bits` are compared, codebooks of "
+        "every channel among them, and the best is taken; and each recovery step is undone where it did not bring the "
+        "outputs nearer to the original's. The report says what was kept. `all`: everything is done as it is written.",
+    )
+
     synthesize: Synthesize | None = Field(
         default=None,
         description="make inputs where no data are given, so that importances and recovery steps work without.",
@@ -241,6 +249,14 @@ class RecipeFields(Section):
         default="auto",
         description="name of the input `(N, T)` whose zeros are padding, of which outputs `(N, T, C)` do not count; "
         "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
+    )
+
+    kinds: Kinds | None = Field(
+        default=None,
+        description="what outputs tell: `classes`, `scores` (independent ones), `values` (a regression), `text` (a "
+        "class at every place of a sequence), `unclear` (taken as values), or `ignore` (it does not count). One word "
+        "for all, or words by the path of an output or of a part of one: `{boxes: values, '0[:, 4:22]': scores}`. "
+        "Default: their values on the data tell.",
     )
 
     storage: Storage = Field(default_factory=Storage, description="how the file is written.")
@@ -269,7 +285,7 @@ class RecipeFields(Section):
     @property
     def asked_outputs(self) -> AskedOutputs:
         """What it says about the outputs."""
-        return AskedOutputs(self.output, self.classes, self.mask, self.at)
+        return AskedOutputs(self.output, self.classes, self.mask, self.kinds, self.at)
 
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""
