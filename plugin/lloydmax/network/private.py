@@ -219,7 +219,12 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
 def _place(tensor: Tensor) -> Any:
     """What tensors have in common that are one but for the Python object; of vectors, and of what has no place in
     memory, the object."""
-    if tensor.layout != torch.strided or tensor.dim() < 2 or not tensor.numel() or type(tensor) not in (Tensor, *_PLAIN):
+    if (
+        tensor.layout != torch.strided
+        or tensor.dim() < 2
+        or not tensor.numel()
+        or type(tensor) not in (Tensor, *_PLAIN)
+    ):
         return id(tensor)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
