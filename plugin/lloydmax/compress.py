@@ -187,7 +187,8 @@ class _Run:
                 self.source, self.unseen = held_out(self.data, self.seed, self.cache)
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            for source in filter(None, (self.data, self.reference)):
+            given = (None if data is None else self.data, self.reference)
+            for source in filter(None, given):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
             yield
 

@@ -27,6 +27,7 @@ _STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 
 _MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
 _WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
 _STEPS = (32, 64, 16, 50, 8, 100, 128, 10, 160, 256, 512, 4, 2)
+_TEXTS = (1024, 2048, 4096)
 _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
 _VAIN, _HEAVY = 3, 1 << 26
@@ -140,7 +141,8 @@ def _of_recipe(model: nn.Module, wanted: Wanted, shape: tuple[int, ...]) -> Aske
     tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
     real = Form(shape, _channels(model, shape), mean=wanted.mean, deviation=wanted.deviation)
     numbers = _numbered(wanted.below or min(tables, default=_BYTES), shape)
-    for form in [numbers] if wanted.below is not None else [real, numbers]:
+    short = replace(numbers, dtype=torch.int32)
+    for form in [numbers, short] if wanted.below is not None else [real, numbers, short]:
         for way in _ways(model):
             found = Asked(way(form))
             if _seen(model, found).runs:
@@ -230,7 +232,9 @@ def _forms(model: nn.Module) -> Iterator[list[Form]]:
         if len(kinds) == _FIRST:
             break
     if not tables:
-        yield [_numbered(_BYTES, (length,)) for length in _STEPS]
+        lengths = (*_STEPS, *_TEXTS)
+        for dtype in (torch.int64, torch.int32):
+            yield [replace(_numbered(_BYTES, (length,)), dtype=dtype) for length in lengths]
 
 
 def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[list[Form]]:
