@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -77,11 +75,3 @@ def text_net() -> TextNet:
 @pytest.fixture
 def pictures() -> Tensor:
     return torch.randn(96, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def no_pauses() -> Iterator[None]:
-    """Without the garbage collector, whose way through all that the tests before hold counts as a call's time."""
-    gc.disable()
-    yield
-    gc.enable()

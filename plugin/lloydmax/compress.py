@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import RecipeError, RecoveryError
-from lloydmax.fitting.fit import fit
+from lloydmax.data import Source
+from lloydmax.errors import DataError, RecipeError, RecoveryError
+from lloydmax.fitting.candidates import Tried
+from lloydmax.fitting.fit import fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.events import heard
@@ -29,10 +30,13 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import Synthesize
+from lloydmax.recovery.keeping import Keeping
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
 from lloydmax.report.figures import Stage
+from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.runtime.cache import Cache, checked_cache
@@ -43,15 +47,15 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
-from lloydmax.teacher.agreement import Agreement, Comparison
+from lloydmax.teacher import made
+from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
+from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
-_HARM, _KL_SLACK = 1.1, 1e-3
-"""Factor, and nats beside it, from which a step did harm."""
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -95,7 +99,8 @@ def compress(
             ``DataParallel``, ``torch.compile`` and other wrappers are seen through.
         recipe: anything that :meth:`Recipe.load` takes.
         data: unlabelled inputs, from any domain; `recipes/README.md` has all forms. ``None`` where no recovery step
-            needs them.
+            needs them, and where the recipe has ``synthesize``: then inputs are made, and the agreement is measured on
+            made inputs of another kind.
         reference_data: a few unlabelled inputs of the original domain; where given, the agreement is measured
             on them.
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
@@ -105,7 +110,8 @@ def compress(
             kill the same call goes on from there and ends in the same bytes. What is damaged there is set aside, with
             a warning, and done again. While another process makes the same call, this one waits, and says so.
             `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
-        example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
+        example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order, and inputs
+            that are made (``synthesize``) have their shapes.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
@@ -129,7 +135,8 @@ def compress(
                 f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
             )
         planned = make_plan(teacher, recipe, example_inputs)
-        if data is None and reference_data is None and (needy := needs_data(recipe)):
+        makes = recipe.synthesize is not None
+        if data is None and reference_data is None and not makes and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
@@ -139,7 +146,7 @@ def compress(
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
-            student = run.fit(original, plan)
+            student, plan = run.fit(original, plan)
             run.recover(student)
             return run.assemble(student, original, plan)
 
@@ -157,6 +164,7 @@ class _Run:
     example_inputs: Any
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
 
     @contextmanager
     def opened(self, data: Any, reference_data: Any, progress: bool, listeners: Sequence[object]) -> Iterator[None]:
@@ -166,15 +174,21 @@ class _Run:
         self.late = steps[len(self.early) :]
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
-            self.source, self.reference = (
+            self.data, self.reference = (
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache)
                 for given in (data, reference_data)
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
-            self.outputs = tried(self.teacher, (self.source, self.reference), self.recipe.asked_outputs, self.cache)
+            self.source, self.unseen = self.data, self.reference or self.data
+            if self.data is None and self.recipe.synthesize is not None:
+                self.data, other = self._made(self.recipe.synthesize)
+                self.source, self.unseen = self.data, self.reference or other
+            elif self.data is not None and self.reference is None and self.recipe.keep == "best":
+                self.source, self.unseen = held_out(self.data, self.seed, self.cache)
+            self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            for source in filter(None, (self.source, self.reference)):
-                tell_doubts(self.teacher, source, trains if source is self.source else None, self.cache)
+            for source in filter(None, (self.data, self.reference)):
+                tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
             yield
 
     def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
@@ -183,6 +197,7 @@ class _Run:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             self.events.step("prepare", 0, 1, figures)
             self.comparison = self._comparison()
+            self.judge = Judge(self.comparison) if self.comparison and self.recipe.keep == "best" else None
             if self.source is not None and self.reference is not None and self.outputs is not None:
                 look(self.teacher, self.source, self.outputs, self.source.draw(LOOKED_AT, self.seed))
             self.student = own(self.teacher)
@@ -197,39 +212,39 @@ class _Run:
             self.measure(figures["step"], self.student)
         return to_be_fitted(self.teacher, self.student, plan, bool(self.early), self.example_inputs)
 
-    def fit(self, original: nn.Module, plan: Plan) -> Student:
-        """The codebooks, and the student that holds them."""
-        found: dict[str, Codebook] = fit(original, plan, self.source, self.events, self.cache, self._judge(original))
+    def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
+        """The student with its codebooks, and the plan of what these are."""
+        trained = any(hasattr(getattr(step, "options", None), "epochs") for _, step in self.late)
+        judge = None if self.judge is None else partial(self._damage, self.judge, original)
+        choice, found = fit_best(original, plan, self.source, self.events, self.cache, judge, trained)
+        self.tried += choice.tried
         calibration = self.source or self.reference
-        student = student_of(self.student, plan, found, gradients(original), calibration, self.seed, self.events)
+        student = student_of(self.student, choice.plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.measure("compressed", student.model)
-        return student
+        return student, choice.plan
 
-    def _judge(self, original: nn.Module) -> Callable[[dict[str, Codebook]], float] | None:
-        """What tells the damage that codebooks do to a model; ``None`` where nothing can be compared."""
-        comparison = self.comparison
-        if comparison is None:
-            return None
-
-        def damage(found: dict[str, Codebook]) -> float:
-            student = own(original)
-            with torch.no_grad():
-                for name, codebook in found.items():
-                    weight_of(student, name).copy_(codebook.dequantize())
-            return comparison.measure(student).damage or 0.0
-
-        return damage
+    def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
+        """What codebooks do to a model."""
+        student = own(original)
+        with torch.no_grad():
+            for name, codebook in found.items():
+                weight_of(student, name).copy_(codebook.dequantize())
+        return judge.damage(student)
 
     def recover(self, student: Student) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""
-        self.recovery.traces = traces = Traces((self.source, self.reference, self.history))
+        self.recovery.traces = traces = Traces((self.data, self.reference, self.history))
         kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
+        keeping = Keeping(self.judge)
         with kept.alone():
             for number, step in enumerate(self.late, start=1):
                 self.recovery.part = kept.part(number)
                 try:
-                    self.said.append(kept.step(number, student.model, partial(self._step, step)))
+                    run = partial(keeping.run, student.model, partial(self._step, step))
+                    self.said.append(said := kept.step(number, student.model, run))
+                    if "kept" in said:
+                        self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
                 except KeyboardInterrupt:
                     self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
                     warnings.warn(_interrupted(step[0], kept), stacklevel=3)
@@ -257,8 +272,8 @@ class _Run:
             self.measure(student.finished_as or last, model)
             sizes = replace(accountings(model, tell=partial(self.events.step, "finish")), original=plan.original_bytes)
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
-        _warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
-        _warn_of_size(sizes.file, plan)
+        warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
+        warn_of_size(sizes.file, plan)
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
             recipe=self.recipe.name,
@@ -273,26 +288,38 @@ class _Run:
             seed=self.seed,
             notes=tuple(plan.notes),
             data=self._data(),
+            tried=self.tried,
         )
         return Result(model, report, plan)
+
+    def _made(self, asked: Synthesize) -> tuple[Source, Source]:
+        """Inputs of two kinds where none were given.
+
+        Raises:
+            DataError: none can be made.
+        """
+        try:
+            return made.sources(self.teacher, asked.given(), self.example_inputs, self.seed, self.events)
+        except DataError as error:
+            raise DataError(f"{self.recipe.at('synthesize')}: {error}") from None
 
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""
         made = {name: value for name, value in student.model.state_dict().items() if isinstance(value, Tensor)}
         given = (self.seed, self.example_inputs, made)
-        return identity(self.teacher, self.recipe, (self.source, self.reference), given, self.fingerprint)
+        return identity(self.teacher, self.recipe, (self.data, self.reference), given, self.fingerprint)
 
     def _comparison(self) -> Comparison | None:
-        source = self.reference or self.source
-        if source is None:
+        if self.unseen is None:
             return None
+        most = MOST_JUDGED if self.recipe.keep == "best" else AGREEMENT_SAMPLES
         return Comparison(
-            self.teacher, source, AGREEMENT_SAMPLES, self.seed, self.outputs, cache=self.cache, events=self.events
+            self.teacher, self.unseen, most, self.seed, self.outputs, cache=self.cache, events=self.events
         )
 
     def _data(self) -> dict[str, dict[str, Any]]:
         """How many samples there were, and which were left out, told once more where no warning did."""
-        sources = {"data": self.source, "reference_data": self.reference}
+        sources = {"data": self.data, "reference_data": self.reference}
         for source in filter(None, sources.values()):
             source.tell()
         return {name: source.figures() for name, source in sources.items() if source is not None}
@@ -318,46 +345,3 @@ class _Run:
 def _interrupted(step: str, kept: KeptSteps) -> str:
     said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
     return said if kept.folder is None else f"{said}; the same call goes on from {kept.folder}"
-
-
-def _warn_of_size(size: int, plan: Plan) -> None:
-    if plan.recipe.bits is not None and size > plan.predicted_bytes:
-        warnings.warn(
-            f"{plan.recipe.at('bits')}: the file takes {size} bytes, more than the {plan.predicted_bytes} that "
-            f"{plan.recipe.bits:g} bits a weight are: recovery changed the codes too much, or no price of a bit gives "
-            "so small a file; ask for fewer bits, or for more recovery steps",
-            stacklevel=4,
-        )
-
-
-def _warn_of_harm(stages: Sequence[Stage], converted: str | None) -> None:
-    for before, after in pairwise(stages):
-        if before.agreement is None or after.agreement is None:
-            continue
-        if harm := _harm(before.agreement, after.agreement):
-            what = f"recovery step {after.name!r}"
-            advice = (
-                "leave it out or change its options; renormalize and correct_bias have 'relative: true', for data of "
-                "another domain and for few centroids"
-            )
-            if after.name == converted:
-                what, advice = (
-                    "conversion to int8",
-                    "the kernels of this machine compute something else than was trained",
-                )
-            warnings.warn(
-                f"{what} moved the outputs away from the original's on this data ({harm}): {advice}",
-                stacklevel=4,
-            )
-
-
-def _harm(before: Agreement, after: Agreement) -> str | None:
-    if before.kl is not None and after.kl is not None and after.kl < before.kl:
-        return None
-    for name, old, new, slack in (
-        ("mean squared difference", before.mse, after.mse, 0.0),
-        ("KL divergence", before.kl, after.kl, _KL_SLACK),
-    ):
-        if old is not None and new is not None and not new <= _HARM * old + slack:
-            return f"{name} {old:.3g} -> {new:.3g}"
-    return None

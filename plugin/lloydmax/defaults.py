@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,15 +14,18 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
+from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
+from lloydmax.network.written import written
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
+from lloydmax.teacher.asking import Wanted, asked
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -43,6 +47,8 @@ def recipe_for(
     output: str | int | None = None,
     classes: int | Auto | None = "auto",
     mask: str | None = "auto",
+    kinds: Any = None,
+    example_inputs: Any = None,
 ) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
@@ -53,9 +59,13 @@ def recipe_for(
         model: the teacher; not changed.
         bits: size of the whole file, in bits for each parameter of the model. Codebooks have at most 256 centroids, as
             Core ML asks for, or above 7 bits 1024.
-        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
+        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: they are made (``synthesize``) where
+            it can be told what the model takes, and nothing is trained on them.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
-        output, classes, mask: of the recipe, see there.
+        output, classes, mask, kinds: of the recipe, see there.
+        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
+            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
+            Default: what the first layers ask for.
 
     Raises:
         RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no
@@ -64,8 +74,8 @@ def recipe_for(
     """
     bits = number("bits", bits, RecipeError, above=True)
     effort = number("effort", effort, RecipeError, most=_MOST_EFFORT)
-    asked = AskedOutputs(output, classes, mask)
-    said = {"output": asked.output, "classes": classes, "mask": mask}
+    asked = AskedOutputs(output, classes, mask, kinds)
+    said = {"output": asked.output, "classes": classes, "mask": mask, "kinds": kinds}
     model = private(model)
     with own_modes(), seeded(0, model):
         centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
@@ -77,39 +87,55 @@ def recipe_for(
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
         source = open_source(data, model, None, 0)
-        steps = []
-        if source is not None:
+        steps: list[dict[str, Any]] = []
+        makes = _synthesize(model, example_inputs) if source is None else None
+        recipe |= {} if makes is None else {"synthesize": makes}
+        if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            steps = [{"step": "renormalize", "mode": "fast", "relative": True}] if norms else []
-            if effort:
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "correct_bias"}]
+            if effort and source is not None:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
+            recipe |= {"keep": "best"}
         recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
         return Recipe.load(recipe | {"storage": _STORAGE})
 
 
+def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    """What the recipe says of inputs that are made; ``None``: none can be."""
+    found = asked(model, example_inputs)
+    if found is None:
+        return None
+    form, made = found.only, {"samples": Wanted.samples}
+    if form is None:
+        return made
+    told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    told |= {"below": None if form.below is None else int(form.below.min())}
+    return made | {key: value for key, value in told.items() if value is not None}
+
+
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
-    """All weights of a known layout, and every other large parameter or buffer by name."""
+    """All weights of a known layout or in large buffers, and every other large parameter or buffer by name."""
     layers = layers_of(model)
     rules: list[dict[str, Any]] = []
-    if any(layer.outputs(leaf) is not None for layer in layers for leaf in layer.weights()):
+    if any(layer.meant(leaf) for layer in layers for leaf in layer.weights()):
         rules.append({"layers": "all", "centroids": centroids})
     others: dict[str, list[str]] = {}
-    unusable = unfit(model)
+    unusable, writes = unfit(model), written(model)
     for layer in layers:
         for leaf, held in layer.weights().items():
-            if id(held) not in unusable and _is_large(layer, leaf, held):
+            if id(held) not in unusable and _is_large(layer, leaf, held, writes):
                 others.setdefault(leaf, []).append(layer.name)
     return rules + [
         {"layers": names, "parameter": leaf, "centroids": centroids} for leaf, names in sorted(others.items())
     ]
 
 
-def _is_large(layer: Layer, leaf: str, held: Tensor) -> bool:
-    if layer.norm or layer.outputs(leaf) is not None or is_lazy(held):
+def _is_large(layer: Layer, leaf: str, held: Tensor, writes: Collection[str]) -> bool:
+    if layer.norm or layer.meant(leaf) or is_lazy(held):
         return False
-    if leaf in layer.module._buffers and not bool(torch.isfinite(held).all()):
+    if leaf in layer.module._buffers and (leaf in writes or why_not(held) is not None):
         return False
     return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
 

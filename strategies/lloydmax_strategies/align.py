@@ -243,7 +243,7 @@ class AlignedTraining(Training):
         student = self.recovery.student
         module = student.get_submodule(self.tap.name)
         with torch.no_grad():
-            return torch.cat([taken(x) for x in read(student, module, source, order[:most], _BATCH, output=True)])
+            return torch.cat([taken(x) for x in read(student, module, source, order[:most], _BATCH, what="output")])
 
 
 class _Reference:

@@ -10,7 +10,7 @@ import torch
 from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
-from lloydmax_strategies.tap import read
+from lloydmax_strategies.tap import What, read
 
 MEMORY = 2 << 30
 """Bytes that the activations kept between two layers may take."""
@@ -47,26 +47,29 @@ class Frontier:
         """Whether activations can be kept at all."""
         return self._walk is not None
 
-    def read(self, module: nn.Module, *, output: bool = False, calls: int = 1) -> Iterator[Any]:
-        """Every first argument (or output) of one module, call by call.
+    def read(
+        self, module: nn.Module, *, what: What = "input", calls: int = 1, paired: bool = False
+    ) -> Iterator[Any]:
+        """What is read of one module, call by call; see :func:`~lloydmax_strategies.tap.read`.
 
         After the last one this module may change, and no other until the next is read.
 
         Args:
             module: of the model.
-            output: read the output in place of the input.
+            what: is read.
             calls: how often one forward pass calls the module.
+            paired: whether calls that a pass does not make give ``None``.
         """
         place = None if self._walk is None else self._walk.places.get(module)
         if self._walk is None or place is None or calls > 1:
             self._kept, self._at = [], 0
             order, size = self._order, self._batch_size
-            yield from read(self._model, module, self._source, order, size, output=output, calls=calls)
+            yield from read(self._model, module, self._source, order, size, what=what, calls=calls, paired=paired)
             return
         keep = self._walk.live[place] * len(self._order) <= self._memory
         kept: list[_Values] = []
         for values in self._up_to(self._walk, place):
-            yield self._walk.look(values, place, output)
+            yield self._walk.look(values, place, what)
             if keep:
                 kept.append(values)
         self._kept, self._at = kept, place if keep else 0
@@ -136,10 +139,14 @@ class _Walk(nn.Module):
                 values.pop(dead, None)
         return values
 
-    def look(self, values: _Values, place: int, output: bool) -> Any:
-        """The first input, or the output, of the operation at which these values are."""
+    def look(self, values: _Values, place: int, what: What) -> Any:
+        """What is read of the operation at which these values are."""
         node = self._nodes[place]
-        return self._run(node, values) if output else values[node.args[0]]
+        if what == "output":
+            return self._run(node, values)
+        self._interpreter.env = values
+        args, kwargs = self._interpreter.fetch_args_kwargs_from_env(node)
+        return Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
 
     def weigh(self, values: _Values, samples: int) -> Any:
         """Fill ``live`` on the way from the inputs to the output of the model, which is returned."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from lloydmax.extend import Source, device_of
+from lloydmax.extend import Batch, Source, device_of
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
+What = Literal["input", "output", "call"]
+"""What is read of a module: its first argument, what it returns, or all its arguments as a ``Batch``."""
 
 
 class _Enough(Exception):
@@ -44,10 +46,11 @@ def read(
     order: Tensor,
     batch_size: int,
     *,
-    output: bool = False,
+    what: What = "input",
     calls: int = 1,
+    paired: bool = False,
 ) -> Iterator[Any]:
-    """Every first argument (or output) of one module; each forward pass ends there.
+    """What is read of one module, call by call; each forward pass ends there.
 
     Args:
         model: run on the samples ``order`` of ``source``.
@@ -55,23 +58,38 @@ def read(
         source: inputs.
         order: int64 indices.
         batch_size: samples of one pass.
-        output: read the output in place of the input.
+        what: is read.
         calls: how often one forward pass calls the module.
+        paired: give ``None`` for a call that a pass does not make (loops that end early), so that what is read of two
+            models stays side by side.
     """
     seen: list[Any] = []
 
-    def look(_: nn.Module, args: Any, result: Any = None) -> None:
-        value = result if output else args[0]
-        seen.append(value.clone() if calls > 1 and isinstance(value, Tensor) else value)  # what follows may write to it
+    def look(_: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
+        value = result if what == "output" else Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
+        seen.append(_kept(value) if calls > 1 else value)
         if len(seen) == calls:
             raise _Enough
 
-    hook = module.register_forward_hook(look) if output else module.register_forward_pre_hook(look)
+    hook = (
+        module.register_forward_hook(look, with_kwargs=True)
+        if what == "output"
+        else module.register_forward_pre_hook(look, with_kwargs=True)
+    )
     try:
         for _, batch in source.batches(batch_size, order):
             with suppress(_Enough):
                 batch.to(device_of(model), channels_last=True).run(model)
             yield from seen
+            if paired:
+                yield from [None] * (calls - len(seen))
             seen.clear()
     finally:
         hook.remove()
+
+
+def _kept(value: Any) -> Any:
+    """A copy: what follows may write to it."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.map(Tensor.clone) if isinstance(value, Batch) else value

@@ -27,6 +27,14 @@ class Uniform:
 
         bits: int = pydantic.Field(default=8, ge=2, le=8, description="of one integer.")
 
+        levels: int | None = pydantic.Field(
+            default=None,
+            ge=3,
+            le=256,
+            description="in place of those that `bits` give; an odd number where `symmetric`. With entropy-coded codes "
+            "the size is not bound to whole bits.",
+        )
+
         scheme: Literal["symmetric", "asymmetric"] = pydantic.Field(
             default="symmetric",
             description="`symmetric`: `2**bits - 1` levels around zero; `asymmetric`: `2**bits` levels from the least "
@@ -52,7 +60,13 @@ class Uniform:
         @property
         def centroids(self) -> int:
             """Number of levels."""
-            return 2**self.bits - (self.scheme == "symmetric")
+            return self.levels or 2**self.bits - (self.scheme == "symmetric")
+
+        @pydantic.model_validator(mode="after")
+        def _has_a_middle(self) -> Uniform.Options:
+            if self.levels and self.levels % 2 == 0 and self.scheme == "symmetric":
+                raise ValueError("symmetric levels have a zero in the middle: 'levels' has to be odd")
+            return self
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ import numpy as np
 import standalone_reader
 import torch
 from golden_models import CASES
+from timing import seconds_of
 from torch import nn
 
 FREE = 16 << 20
@@ -104,22 +103,27 @@ def opened(path: Path, target: Target) -> Outcome:
 
 def _try(what: str, call: Callable[[], Any], path: Path, needed: int, outcome: Outcome) -> Any:
     """What a call gives, or ``None``; it needs so many bytes, of the file and of the model."""
-    gc.disable()  # a pause to go through all that this process holds is not the file's
-    start, result = time.process_time(), None
-    with peak() as taken:
+    found, enough = list[Any](), SECONDS + SECONDS_A_BYTE * needed
+
+    def attempt() -> None:
+        found.clear()
         try:
-            result = call()
-        except lloydmax.CheckpointError as error:
-            message = str(error)
-            outcome.refused = message.removeprefix(f"{path}: ")
-            if not message.startswith(f"{path}: ") or not message.isprintable() or len(message) > 2000:
-                outcome.problems.append(f"{what}: says {message!r}")
+            found.append(call())
         except Exception as error:
-            outcome.refused = f"{type(error).__name__}: {error}"
-            outcome.problems.append(f"{what}: {type(error).__name__}: {error}"[:300])
-    seconds = time.process_time() - start
-    gc.enable()
-    if seconds > SECONDS + SECONDS_A_BYTE * needed:
+            found.append(error)
+
+    with peak() as taken:
+        seconds = seconds_of(attempt, enough)
+    result = None if isinstance(found[0], Exception) else found[0]
+    if isinstance(found[0], lloydmax.CheckpointError):
+        message = str(found[0])
+        outcome.refused = message.removeprefix(f"{path}: ")
+        if not message.startswith(f"{path}: ") or not message.isprintable() or len(message) > 2000:
+            outcome.problems.append(f"{what}: says {message!r}")
+    elif isinstance(found[0], Exception):
+        outcome.refused = f"{type(found[0]).__name__}: {found[0]}"
+        outcome.problems.append(f"{what}: {outcome.refused}"[:300])
+    if seconds > enough:
         outcome.problems.append(f"{what}: takes {seconds:.1f} s")
     if taken and taken[0] > TIMES * (needed + FREE):
         outcome.problems.append(f"{what}: takes {taken[0] / 2**20:.0f} MiB")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 
 import lloydmax
 from lloydmax import LloydmaxError, Recipe, RecipeError
+from timing import seconds_of
 from torch import nn
 
 SECONDS = 1.0
@@ -54,19 +54,25 @@ def read(source: str | Path | dict[str, Any], scratch: Path) -> Outcome:
         source: of the recipe.
         scratch: a folder to write to.
     """
-    outcome, start = Outcome(), time.process_time()
-    try:
-        recipe = Recipe.load(source)
-    except RecipeError as error:
-        outcome.seconds = time.process_time() - start
-        _look_at(error, source, outcome)
-        return outcome
-    except Exception as error:
-        outcome.problems.append(f"load: {type(error).__name__}: {error}"[:300])
-        return outcome
-    outcome.accepted, outcome.seconds = True, time.process_time() - start
+    outcome, found = Outcome(), list[Recipe | Exception]()
+
+    def load() -> None:
+        found.clear()
+        try:
+            found.append(Recipe.load(source))
+        except Exception as error:
+            found.append(error)
+
+    outcome.seconds, recipe = seconds_of(load, SECONDS), found[0]
     if outcome.seconds > SECONDS:
         outcome.problems.append(f"load: takes {outcome.seconds:.1f} s")
+    if isinstance(recipe, RecipeError):
+        _look_at(recipe, source, outcome)
+        return outcome
+    if isinstance(recipe, Exception):
+        outcome.problems.append(f"load: {type(recipe).__name__}: {recipe}"[:300])
+        return outcome
+    outcome.accepted = True
     _keep(recipe, scratch, outcome)
     try:
         with warnings.catch_warnings():
@@ -95,8 +101,6 @@ def _keep(recipe: Recipe, scratch: Path, outcome: Outcome) -> None:
 def _look_at(error: LloydmaxError, source: str | Path | dict[str, Any], outcome: Outcome) -> None:
     lines = str(error).split("\n")
     outcome.refused = lines[0]
-    if outcome.seconds > SECONDS:
-        outcome.problems.append(f"refuse: takes {outcome.seconds:.1f} s")
     if not all(line.isprintable() and 0 < len(line) < 1500 for line in lines) or len(lines) > 21:
         outcome.problems.append(f"says {str(error)!r}"[:300])
     origin = re.escape(source.name if isinstance(source, Path) else "recipe")

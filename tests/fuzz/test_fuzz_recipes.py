@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from recipe_mutations import files, mappings, seeds, texts
 from recipe_property import Outcome, kind, read
 
-pytestmark = pytest.mark.usefixtures("no_pauses")
-
 CORPUS = Path(__file__).parent / "corpus" / "recipes"
 MANY = int(os.environ.get("FUZZED_RECIPES", "5000"))
 QUICK = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

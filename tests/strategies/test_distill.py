@@ -104,7 +104,9 @@ def test_teacher_outputs_are_computed_once() -> None:
     student, teacher, x = pair()
     calls = counting(teacher)
     lloydmax.distill(student, teacher, x, **OPTIONS)
-    assert calls[:2] == [3, 2] and sum(calls[2:]) == len(x), "after the trial, training and held-out inputs once each"
+    assert calls[:3] == [3, 2, 32] and sum(calls[3:]) == len(x), (
+        "after the trial, training and held-out inputs once each"
+    )
 
 
 def test_augmentation_shows_both_the_same_view(small_net: SmallNet, pictures: Tensor) -> None:
@@ -112,10 +114,10 @@ def test_augmentation_shows_both_the_same_view(small_net: SmallNet, pictures: Te
     for name, model in (("student", student), ("teacher", small_net)):
         model.register_forward_hook(lambda _, args, __, name=name: seen.setdefault(name, []).append(args[0].clone()))
     lloydmax.distill(
-        student, small_net, pictures, epochs=2, batch_size=32, augment=["flip", "crop"], mixup=0.4, held_out=0.0
+        student, small_net, pictures, epochs=2, batch_size=24, augment=["flip", "crop"], mixup=0.4, held_out=0.0
     )
-    views = {name: [view for view in inputs if len(view) == 32] for name, inputs in seen.items()}
-    assert len(views["student"]) == len(views["teacher"]) == 6
+    views = {name: [view for view in inputs if len(view) == 24] for name, inputs in seen.items()}
+    assert len(views["student"]) == len(views["teacher"]) == 8
     assert all(torch.equal(a, b) for a, b in zip(views["student"], views["teacher"], strict=True))
     assert not any(bool((view[0] == pictures).all((1, 2, 3)).any()) for view in views["student"])
 

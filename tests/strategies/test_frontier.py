@@ -48,9 +48,9 @@ def all_read(model: nn.Module, x: Tensor, how: str, memory: float = 1e9) -> tupl
         next(iter(calls)).register_forward_hook(lambda *_: runs.append(1))
         for module, count in calls.items():
             if how == "frontier":
-                outputs = frontier.read(module, output=True, calls=count)
+                outputs = frontier.read(module, what="output", calls=count)
             else:
-                outputs = read(model, module, source, order, 40, output=True, calls=count)
+                outputs = read(model, module, source, order, 40, what="output", calls=count)
             found[layers[module]] = list(outputs)
             bias = module.bias if module.bias is not None else module.weight
             bias.add_(0.5)
@@ -79,7 +79,7 @@ def test_what_is_written_to_later_is_read_as_it_was(pictures: Tensor) -> None:
         hook = model.shared.register_forward_hook(lambda _, __, result: heard.append(result.clone()))
         model(pictures)
         hook.remove()
-        found = list(read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, output=True, calls=2))
+        found = list(read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, what="output", calls=2))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, heard, strict=True))
 
 

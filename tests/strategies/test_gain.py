@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lloydmax
@@ -62,12 +63,19 @@ def test_weights_without_errors_stay(weight: Tensor) -> None:
         assert torch.equal(found.dequantize(), lloydmax.fit_codebook(weight, k).dequantize())
 
 
-def test_a_codebook_that_holds_next_to_nothing_is_stretched_tenfold_at_most() -> None:
-    values = torch.randn(4096, generator=torch.Generator().manual_seed(0))
-    codes = (torch.arange(4096) % 2).to(torch.uint8)
-    means = torch.stack([values[codes == code].mean() for code in (0, 1)])
-    found = unbiased(lloydmax.Codebook(means, codes, price=2.0), values)
-    assert torch.allclose(found.centroids, 10 * means) and found.price == pytest.approx(200)
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_codebook_that_holds_next_to_nothing_costs_less_error_than_zeros(granularity: str) -> None:
+    values = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
+    codes = (torch.arange(4096) % 2).to(torch.uint8).view(8, 512)
+    layout = lloydmax.Codebook(torch.zeros(8, 2) if granularity == "channel" else torch.zeros(2), codes, granularity)
+    groups = values.view(8 if granularity == "channel" else 1, -1)
+    owned = codes.view(groups.shape)
+    pairs = list(zip(groups, owned, strict=True))
+    means = torch.stack([torch.stack([group[c == code].mean() for code in (0, 1)]) for group, c in pairs])
+    made = replace(layout, centroids=means if granularity == "channel" else means[0], price=2.0)
+    found = unbiased(made, values)
+    assert torch.allclose(found.centroids, 1.9 * made.centroids) and found.price == pytest.approx(2 * 1.9**2)
+    assert (found.dequantize() - values).square().sum() < values.square().sum()
 
 
 def test_a_network_without_data_keeps_more_of_its_accuracy() -> None:

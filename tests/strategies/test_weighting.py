@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import RecoveryError
+from lloydmax.extend import Leaf
 from lloydmax_strategies.training.loop import TrainingOptions
 from lloydmax_strategies.training.mimic import distance
 from lloydmax_strategies.training.weighting import MOST, confidence_weights
@@ -36,16 +37,20 @@ def test_several_decisions_of_a_sample_count_by_their_mean(shape: tuple[int, ...
     assert torch.allclose(confidence_weights([torch.randn(6), scores], 1, [None, axis]), sure / sure.mean())
 
 
-@pytest.mark.parametrize("loss", ["mse", "l1", "kl", "cosine"])
+@pytest.mark.parametrize("loss", ["mse", "l1", "kl", "cosine", "auto"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 3), (6, 5, 4)])
 def test_a_weighted_loss_is_the_mean_of_weighted_samples(loss: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     options, weights = TrainingOptions(loss=loss, temperature=2.0), torch.rand(6, generator=generator)
     axis = 2 if len(shape) == 3 else 1
-    assert torch.allclose(distance(ours, theirs, options, axis, torch.ones(6)), distance(ours, theirs, options, axis))
-    alone = torch.stack([distance(ours[i : i + 1], theirs[i : i + 1], options, axis) for i in range(6)])
-    assert torch.allclose(distance(ours, theirs, options, axis, weights), (weights * alone).mean())
+
+    def apart(samples: slice, weights: Tensor | None = None) -> Tensor:
+        return distance(ours[samples], theirs[samples], options, axis, Leaf((), kind="classes"), weights)
+
+    assert torch.allclose(apart(slice(None), torch.ones(6)), apart(slice(None)))
+    alone = torch.stack([apart(slice(i, i + 1)) for i in range(6)])
+    assert torch.allclose(apart(slice(None), weights), (weights * alone).mean())
 
 
 def test_distillation_with_weights_still_reaches_the_teacher(small_net: SmallNet, pictures: Tensor) -> None:

@@ -7,6 +7,7 @@ from lloydmax.data.image_folder import ImageFolder, image_channels, images
 from lloydmax.data.inputs import Inputs, inputs_of
 from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.opening import unlabelled
+from lloydmax.data.part import Part
 from lloydmax.data.randomness import random_order, split
 from lloydmax.data.sources import ArraySource, Source
 
@@ -18,6 +19,7 @@ __all__ = [
     "DatasetSource",
     "ImageFolder",
     "Inputs",
+    "Part",
     "Source",
     "capture_inputs",
     "image_channels",

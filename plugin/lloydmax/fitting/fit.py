@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, PluginError, RecoveryError
-from lloydmax.fitting.price import ROUNDS, TEMPERS, priced
+from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
+from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.network.parameters import weight_of
@@ -34,7 +35,6 @@ def fit(
     source: Source | None = None,
     events: Events | None = None,
     cache: Cache | None = None,
-    judge: Callable[[dict[str, Codebook]], float] | None = None,
 ) -> dict[str, Codebook]:
     """Fit the codebook of every planned parameter.
 
@@ -44,10 +44,36 @@ def fit(
         source: unlabelled inputs, for importances.
         events: where progress is reported.
         cache: fits are looked up in it and kept in it.
-        judge: the damage that codebooks do, by which they are chosen where the recipe names ``bits``.
 
     Raises:
         FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
+    """
+    return fit_best(model, plan, source, events, cache)[1]
+
+
+def fit_best(
+    model: nn.Module,
+    plan: Plan,
+    source: Source | None = None,
+    events: Events | None = None,
+    cache: Cache | None = None,
+    judge: Judging | None = None,
+    trained: bool = False,
+) -> tuple[Choice, dict[str, Codebook]]:
+    """The same where the recipe's ``bits`` leave open what the codebooks are like.
+
+    Args:
+        model: see :func:`fit`.
+        plan: see :func:`fit`.
+        source: see :func:`fit`.
+        events: see :func:`fit`.
+        cache: see :func:`fit`.
+        judge: the damage that codebooks do, by which they are chosen, see :func:`~lloydmax.fitting.candidates.chosen`;
+            ``None``: nothing is compared.
+        trained: whether codes learn later.
+
+    Returns:
+        What was fitted, with what it was compared with, and the codebooks by parameter name.
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
@@ -60,10 +86,11 @@ def fit(
         except FitError as error:
             raise FitError(f"{p.name}: {error}") from None
 
+    choice = Choice(plan)
     if plan.recipe.bits is not None:
         with events.stage("price"):
             means, weighted = weighted, {}
-            done = 0
+            done, total = 0, len(plan.parameters) * (MOST_ROUNDS if judge else ROUNDS)
 
             def attempt(tried: Plan) -> dict[str, Codebook]:
                 nonlocal done
@@ -71,16 +98,16 @@ def fit(
                 for p in tried.parameters.values():
                     made[p.name] = fitted(p)
                     done += 1
-                    events.step("price", done, ROUNDS * len(TEMPERS) * len(plan.parameters))
+                    events.step("price", min(done, total), total)
                 return made
 
-            plan = priced(model, plan, means, attempt, judge)
+            choice = chosen(model, plan, means, attempt, judge, trained)
     found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
-        for index, p in enumerate(plan.parameters.values(), start=1):
+        for index, p in enumerate(choice.plan.parameters.values(), start=1):
             found[p.name] = fitted(p)
             events.fitted(p.name, found[p.name], index, len(plan.parameters))
-    return found
+    return choice, found
 
 
 def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:

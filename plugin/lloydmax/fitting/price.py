@@ -1,4 +1,4 @@
-"""One price of a bit for all layers, at which the file gets the size that the recipe's ``bits`` name.
+"""One price of a bit for all layers.
 
 The Lagrangian of Shoham & Gersho (1988), "Efficient bit allocation for an arbitrary set of quantizers": where every
 layer minimizes importance x squared error + price x bits at the same price, no bit can be moved from one layer to
@@ -11,34 +11,26 @@ import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
 from lloydmax.errors import FitError
-from lloydmax.format import packing
-from lloydmax.format.sizes import predicted_size
+from lloydmax.fitting.sizing import Family
 from lloydmax.hooks import registry
 from lloydmax.network.parameters import weight_of
-from lloydmax.plan.plan import Plan
+from lloydmax.plan.plan import Plan, PlannedParameter
 
-if TYPE_CHECKING:
-    from lloydmax.codebook.codebook import Codebook
-
-ROUNDS = 5
-"""Sets of codebooks that are fitted at most."""
-_CLOSE, _EXACT = (2e-3, 4e-3), 5e-4  # of the size may be missing: recovery can make the file a little larger
-TEMPERS = (2 / 3, 1.0, None)
-"""Powers of importance x mean square that are tried; ``None``: without importances."""
-_CLEARLY = 0.99
-"""Of the damage of what was tried before."""
+_EXACT = 5e-4
+"""Share of the bits that may be missing."""
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
 """A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
+_FLOORS = (0.5, 0.25, 0.1, 0.0)
+"""Gains below which no layer falls, as long as there are bits for that: at one half the error is that of zeros."""
 
 
-class _Layer:
+class Layer:
     """What bits do to one parameter: price, bits and damage on a grid of prices, whose points are made when needed.
 
     Its damage is energy x the squared error over the mean square, of centroids that were divided by the gain:
@@ -57,20 +49,36 @@ class _Layer:
         self.weights, self.energy = weights, energy
         self._square, self._tradeoff = square, tradeoff
         self._points: dict[int, tuple[float, float]] = {}
+        self._floors: dict[float, int] = {}
 
-    def of(self, energy: float) -> _Layer:
+    def of(self, energy: float) -> Layer:
         """The same with another energy."""
-        return _Layer(self.weights, self._square, energy, self._tradeoff)
+        return Layer(self.weights, self._square, energy, self._tradeoff)
 
-    def at(self, worth: float) -> tuple[float, float]:
-        """Price, and bits a weight, where one bit more would spare ``2 ** worth`` of damage."""
-        low, high = _FEWEST, _MOST
+    def at(self, worth: float, floor: float = 0.0) -> tuple[float, float]:
+        """Price, and bits a weight, where one bit more would spare ``2 ** worth`` of damage, or those of the least
+        gain ``floor``."""
+        low, high = self._lowest(floor), _MOST
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._point(middle)[0] > worth else (low, middle)
         (more, few), (less, many) = self._point(low), self._point(high)
         along = min(max((more - worth) / (more - less), 0.0), 1.0) if more > less else 1.0
         return self._price(low + along), few + along * (many - few)
+
+    def least(self, floor: float) -> float:
+        """Bits of all weights at the least gain ``floor``."""
+        return self.weights * self._tradeoff(self._price(self._lowest(floor)))[0]
+
+    def _lowest(self, floor: float) -> int:
+        """The first point of the grid with so much gain."""
+        if floor not in self._floors:
+            low, high = _FEWEST - 1, _MOST - 1
+            while floor and high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._tradeoff(self._price(middle))[1] >= floor else (middle, high)
+            self._floors[floor] = high if floor else _FEWEST
+        return self._floors[floor]
 
     def _price(self, halvings: float) -> float:
         return self._square * 2 ** (-halvings / 2)
@@ -84,74 +92,17 @@ class _Layer:
         return self._points[halvings]
 
 
-def priced(
-    model: nn.Module,
-    plan: Plan,
-    importances: Mapping[str, Tensor],
-    fitted: Callable[[Plan], dict[str, Codebook]],
-    judge: Callable[[dict[str, Codebook]], float] | None = None,
-) -> Plan:
-    """The plan with a price of a bit in every parameter's options, at which the file has the size of ``plan``.
-
-    The damage of a parameter is the squared error over the mean square, times importance x mean square raised to a
-    power, summed over its weights: where errors are large the damage grows more slowly than the squared error from
-    which importances are derived. Which power suits a model, and whether its importances help at all, ``judge`` tells;
-    without one, and where others are not clearly better, it is two thirds (tests/benchmarks/levers.py compares them).
-    Parameters whose rules name no importance count alike, each as a whole, and as others do on average. That the coder
-    needs more than the entropy, and what codebooks and header take, is learned from codebooks that are fitted on the
-    way.
+def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, Layer]:
+    """The parameters of a plan, with the energies that their importances tell.
 
     Args:
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name.
-        fitted: fits the codebooks of a plan.
-        judge: the damage that codebooks do.
 
     Raises:
-        BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers, start = _layers(model, plan, importances), 8.0 * plan.room(model)
-    best, least = plan, math.inf
-    for temper in TEMPERS if importances and judge is not None else TEMPERS[:1]:
-        tried, start = _sized(model, plan, _weighed(layers, temper), start, fitted)
-        if judge is None:
-            return tried
-        damage = judge(fitted(tried))
-        if temper == TEMPERS[0] or damage < _CLEARLY * least:
-            best, least = tried, damage
-    return best
-
-
-def _sized(
-    model: nn.Module,
-    plan: Plan,
-    layers: Mapping[str, _Layer],
-    wanted: float,
-    fitted: Callable[[Plan], dict[str, Codebook]],
-) -> tuple[Plan, float]:
-    """The plan with prices at which the file has its size, and how many bits the codes may take for that."""
-    found: dict[int, Plan] = {}
-    few, many = 0.0, math.inf
-    for _ in range(ROUNDS):
-        worth = _worth(layers.values(), wanted)
-        tried = _with(plan, {name: layer.at(worth)[0] for name, layer in layers.items()})
-        size = _file_bytes(model, tried, fitted(tried))
-        found[size] = tried
-        missing = plan.predicted_bytes - size
-        if _CLOSE[0] <= missing / plan.predicted_bytes <= _CLOSE[1]:
-            break
-        short = missing - sum(_CLOSE) / 2 * plan.predicted_bytes
-        few, many = (max(few, wanted), many) if short > 0 else (few, min(many, wanted))
-        wanted += 8 * short
-        if not few < wanted < many:
-            wanted = (few + many) / 2
-    within = [size for size in found if size <= (1 - _CLOSE[0]) * plan.predicted_bytes]
-    return found[max(within) if within else min(found)], wanted
-
-
-def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> dict[str, _Layer]:
     layers = {}
     for name, p in plan.parameters.items():
         weight, importance = weight_of(model, name), importances.get(name)
@@ -162,40 +113,60 @@ def _layers(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor]) -> 
         square = max(float(weight.double().square().mean()), 1e-30)
         energy = 0.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30)
         tradeoff = functools.cache(registry.make("quantizer", p.quantizer, p.options).rate(weight))
-        layers[name] = _Layer(p.weights, square, energy, tradeoff)
+        layers[name] = Layer(p.weights, square, energy, tradeoff)
     return layers
 
 
-def _weighed(layers: Mapping[str, _Layer], temper: float | None) -> dict[str, _Layer]:
-    """The layers with a power of their energies; ``None``: as if none was known."""
-    known = {name: layer.energy**temper for name, layer in layers.items() if temper is not None and layer.energy}
+def weighed(layers: Mapping[str, Layer], temper: float) -> dict[str, Layer]:
+    """The layers with a power of their energies; those of which none is known count alike, each as a whole, and as
+    others do on average."""
+    known = {name: layer.energy**temper for name, layer in layers.items() if layer.energy and temper}
     logs = [math.log(energy * layers[name].weights) for name, energy in known.items()]
     usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
     return {name: layer.of(known.get(name, usual / layer.weights)) for name, layer in layers.items()}
 
 
-def _worth(layers: Collection[_Layer], bits: float) -> float:
+def alike(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """The layers as if all weights counted alike, by what share of themselves their errors are."""
+    return {name: layer.of(1.0) for name, layer in layers.items()}
+
+
+def allocation(layers: Mapping[str, Layer], bits: float) -> dict[str, tuple[float, float]]:
+    """Price and bits a weight of every layer where all of them take at most so many bits, nearly as many, and no bit
+    is worth more in another one."""
+    floor = next((floor for floor in _FLOORS if sum(one.least(floor) for one in layers.values()) <= bits), 0.0)
+    worth = _worth(layers.values(), bits, floor)
+    return {name: layer.at(worth, floor) for name, layer in layers.items()}
+
+
+def _worth(layers: Collection[Layer], bits: float, floor: float) -> float:
     """What a bit is worth, as a power of two, where all codes take at most so many bits, nearly as many."""
     low = math.log2(min(layer.energy for layer in layers)) - _MOST / 2
     high = math.log2(max(layer.energy for layer in layers)) - _FEWEST / 2 - 2 * math.log2(_LEAST_GAIN)
     while high - low > _EXACT:
         worth = (low + high) / 2
-        excess = sum(layer.weights * layer.at(worth)[1] for layer in layers) - bits
+        excess = sum(layer.weights * layer.at(worth, floor)[1] for layer in layers) - bits
         if -_EXACT * bits <= excess <= 0:
             return worth
         low, high = (worth, high) if excess > 0 else (low, worth)
     return high
 
 
-def _with(plan: Plan, prices: Mapping[str, float]) -> Plan:
-    parameters = {
-        name: replace(p, options=p.options.model_copy(update={"price": prices[name]}))
-        for name, p in plan.parameters.items()
-    }
-    return replace(plan, parameters=parameters)
+def prices(name: str, plan: Plan, layers: Mapping[str, Layer]) -> Family:
+    """The plans with a price of a bit in every parameter's options."""
+
+    def at(bits: float) -> Plan:
+        found = allocation(layers, bits)
+        return replace(plan, parameters={n: at_price(p, found[n][0]) for n, p in plan.parameters.items()})
+
+    return Family(name, at, cheaper)
 
 
-def _file_bytes(model: nn.Module, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
-    streams = {name: len(packing.entropy_encode(held.codes, held.bits)) for name, held in codebooks.items()}
-    stored = {name: p.with_centroids(codebooks[name].k).record() for name, p in plan.parameters.items()}
-    return predicted_size(model, stored, plan.recipe.data(), plan.recipe.storage, streams)
+def at_price(p: PlannedParameter, price: float) -> PlannedParameter:
+    """The parameter with this price of a bit."""
+    return replace(p, options=p.options.model_copy(update={"price": price}))
+
+
+def cheaper(p: PlannedParameter, bits: float) -> PlannedParameter:
+    """The same at a price at which codes take so many bits a weight more, nearly."""
+    return at_price(p, p.options.price * 4**-bits)  # type: ignore[attr-defined]

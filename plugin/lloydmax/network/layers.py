@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from lloydmax.network.given import network
 from lloydmax.network.guard import guarded
+from lloydmax.network.norms import is_norm
+from lloydmax.network.parameters import WeightBuffer
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import evaluating
 from lloydmax.runtime.seeding import undrawn
@@ -20,7 +21,6 @@ from lloydmax.runtime.seeding import undrawn
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _TRANSPOSED = "Conv1D"
 """Name of the class of GPT-2's linear layer, whose weight is (inputs, outputs)."""
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,18 @@ class Layer:
     @property
     def norm(self) -> bool:
         """Whether it is a normalization layer (told by class, or by a class name that says so)."""
-        return isinstance(self.module, NORMS) or "Norm" in self.types[0]
+        return is_norm(self.module)
 
     @property
     def projects(self) -> bool:
-        """Whether it multiplies its inputs by weights of a known layout, though ranges do not count it."""
-        return not (self.numbered or self.norm) and any(self.outputs(leaf) is not None for leaf in self.weights())
+        """Whether it has weights that a rule for all means, though ranges do not count it."""
+        return not (self.numbered or self.norm) and any(self.meant(leaf) for leaf in self.weights())
+
+    def meant(self, leaf: str) -> bool:
+        """Whether a rule for all means this weight: its layout is known, or it is a large one that is kept in a
+        buffer."""
+        held = self.module._parameters.get(leaf)
+        return not self.norm and (isinstance(held, WeightBuffer) or self.outputs(leaf) is not None)
 
     def outputs(self, leaf: str) -> int | None:
         """The axis of a weight along which its outputs lie; ``None`` where the layout is not known."""

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from lloydmax.codebook.layout import FLOAT_DTYPES
 
 
+class WeightBuffer(nn.Parameter):
+    """A buffer of weights that is a parameter for now."""
+
+
 def model_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
@@ -26,14 +30,22 @@ Owner = tuple[str, nn.Module, str]
 
 
 def owners(model: nn.Module) -> dict[int, list[Owner]]:
-    """Every parameter by identity, with all its owners; tied ones have several."""
+    """Every parameter by identity, with all its owners; tied ones have several. Those that have it as a buffer come
+    last."""
     found: dict[int, list[Owner]] = {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
+    for prefix, module, held in _holders(model):
+        for name, parameter in held.items():
+            if isinstance(parameter, nn.Parameter):
                 full = f"{prefix}.{name}" if prefix else name
                 found.setdefault(id(parameter), []).append((full, module, name))
     return found
+
+
+def _holders(model: nn.Module) -> Iterator[tuple[str, nn.Module, Mapping[str, Tensor | None]]]:
+    """What modules have as parameters, then what they have as buffers."""
+    modules = [*model.named_modules()]
+    yield from ((prefix, module, module._parameters) for prefix, module in modules)
+    yield from ((prefix, module, module._buffers) for prefix, module in modules)
 
 
 def held_outside(model: nn.Module) -> dict[int, str]:
@@ -117,15 +129,27 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
 def promote(model: nn.Module, names: Collection[str]) -> bool:
     """Turn the buffers among these names, in place and wherever they are tied, into parameters without gradients.
 
+    A buffer that is also a parameter stays what it is.
+
     Returns:
         Whether there were any.
     """
     made = {
-        id(buffer): nn.Parameter(buffer, requires_grad=False)
+        id(buffer): WeightBuffer(buffer, requires_grad=False)
         for name, buffer in model.named_buffers(remove_duplicate=False)
-        if name in names
+        if name in names and not isinstance(buffer, nn.Parameter)
     }
     for module in model.modules() if made else ():
         for leaf in [leaf for leaf, buffer in module._buffers.items() if id(buffer) in made]:
             module._parameters[leaf] = made[id(module._buffers.pop(leaf))]
     return bool(made)
+
+
+def demote(model: nn.Module) -> None:
+    """Turn what :func:`promote` made parameters, in place and wherever they are tied, into buffers again."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for leaf in [leaf for leaf, held in module._parameters.items() if isinstance(held, WeightBuffer)]:
+            held = module._parameters.pop(leaf)
+            assert held is not None
+            module._buffers[leaf] = made.setdefault(id(held), held.detach())

@@ -19,7 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from lloydmax.errors import ModelError
 from lloydmax.network.baking import bake, computed_last
+from lloydmax.network.buffers import weights_in_buffers
 from lloydmax.network.given import network
+from lloydmax.network.parameters import WeightBuffer, promote
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.text import printable
 
@@ -34,6 +36,7 @@ _INNER = {
 }
 """Classes of torch that wrap a model, with the attribute that holds it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+_PLAIN = (nn.Parameter, WeightBuffer)
 _EXPORTED = "torch.export._unlift"
 """Module of torch with the class of what ``ExportedProgram.module()`` gives."""
 _private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
@@ -79,7 +82,8 @@ def private(model: nn.Module, runs: bool = True) -> nn.Module:
 
     Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
     inference mode, are copies). All its modules are in evaluation mode. What modules compute from other parameters is
-    baked, see :mod:`lloydmax.network.baking`. A tree that this function made is given back as it is.
+    baked, see :mod:`lloydmax.network.baking`; weights in buffers are parameters in it, see
+    :mod:`lloydmax.network.buffers`. A tree that this function made is given back as it is.
 
     Args:
         model: not changed; may be wrapped, see :func:`unwrapped`.
@@ -101,6 +105,7 @@ def private(model: nn.Module, runs: bool = True) -> nn.Module:
         raise ModelError(f"{common[0]} is shared by copies of the model (its __deepcopy__ gives itself): copy it there")
     made.eval()
     bake(made)
+    promote(made, weights_in_buffers(made))
     _private[made] = ref(model)
     return made
 
@@ -140,7 +145,7 @@ def refuse(model: nn.Module, runs: bool) -> None:
                 "lloydmax.renormalize(model, data) does"
             )
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if isinstance(tensor, nn.Parameter) and type(tensor) is not nn.Parameter and not is_lazy(tensor):
+            if isinstance(tensor, nn.Parameter) and type(tensor) not in _PLAIN and not is_lazy(tensor):
                 raise ModelError(
                     f"{f'{name}.{leaf}'.lstrip('.')} is a {type(tensor).__name__}, not a plain parameter: convert it, "
                     "or pass the model as it was before"
@@ -189,20 +194,34 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 
 def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
-    """For a deep copy: what stands for each tensor of the model, by identity."""
+    """For a deep copy: what stands for each tensor of the model, by identity. Buffers that are in the same memory as a
+    parameter, or as each other, are one."""
     registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    places: dict[Any, Tensor] = {}
+    for parameter in model.parameters():
+        if not is_lazy(parameter):
+            made = type(parameter)(_alias(parameter), parameter.requires_grad)
+            places.setdefault(_place(parameter), made)
+            yield id(parameter), made
+    parameters = {id(parameter) for parameter in model.parameters()}
     for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None and not is_lazy(parameter):
-                yield id(parameter), nn.Parameter(_alias(parameter), parameter.requires_grad)
         for buffer in module._buffers.values():
-            if buffer is not None and not is_lazy(buffer):
-                yield id(buffer), buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
+            if buffer is not None and id(buffer) not in parameters and not is_lazy(buffer):
+                made = buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
+                yield id(buffer), places.setdefault(_place(buffer), made)
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in registered:
                 yield id(value), _alias(value)
         for tensor in computed_last(module):
             yield id(tensor), tensor.detach()
+
+
+def _place(tensor: Tensor) -> Any:
+    """What tensors have in common that are one but for the Python object; of vectors, and of what has no place in
+    memory, the object."""
+    if tensor.layout != torch.strided or tensor.dim() < 2 or not tensor.numel() or type(tensor) not in (Tensor, *_PLAIN):
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _is_small(tensor: Tensor) -> bool:

@@ -103,13 +103,14 @@ class Plan:
         size = predicted_size(model, least, self.recipe.data(), self.recipe.storage, dict.fromkeys(least, 0))
         if size < self.predicted_bytes:
             return self.predicted_bytes - size
-        larger = sorted((one for one in self.skipped if one.rule and not one.expected), key=lambda one: -one.share)
-        large = [one.name for one in larger[:_NAMED]]
+        larger = sorted((one for one in self.skipped if not one.expected), key=lambda one: -one.share)
+        large = [one.name for one in larger if one.rule][:_NAMED]
+        fixed = [f"{one.name}: {one.reason}" for one in larger if not one.rule][:_NAMED]
         raise BudgetError(
             f"{self.recipe.at('bits')}: at {self.recipe.bits:g} bits a weight the file may have "
-            f"{self.predicted_bytes} bytes, which what is not compressed fills alone ({size} without any code): give "
-            f"more bits, compress more parameters ({', '.join(large) or 'embeddings, for example'}), or store floats "
-            "as float16"
+            f"{self.predicted_bytes} bytes, which what is not compressed fills alone ({size} without any code"
+            f"{'; ' * bool(fixed)}{', '.join(fixed)}): give more bits, compress more parameters "
+            f"({', '.join(large) or 'embeddings, for example'}), or store floats as float16"
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -248,7 +249,7 @@ def plan_as_is(
                 raise RecipeError(f"{recipe.at('quantize', index)}: {places[key][0][0]}: {broken[key]}; {REPAIR}")
             winners[key] = (layer, leaf, index)
     refuse_held_outside(model, recipe, winners, broken)
-    if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if leaf in la.module._buffers]:
+    if buffers := [f"{la.name}.{leaf}".lstrip(".") for la, leaf, _ in winners.values() if _in_buffer(la, leaf)]:
         promoted = copied(model, share=True)
         promote(promoted, buffers)
         return plan_as_is(promoted, recipe, example_inputs, like, beyond)
@@ -291,6 +292,11 @@ def plan_as_is(
         streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
     size = predicted_size(model, records, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
+
+
+def _in_buffer(layer: Layer, leaf: str) -> bool:
+    held = layer.module._buffers.get(leaf)
+    return held is not None and not isinstance(held, nn.Parameter)
 
 
 def verify_plan(plan: Plan, model: nn.Module) -> None:

@@ -24,8 +24,8 @@ _NAMED = 3
 def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: bool = True) -> list[tuple[Layer, str]]:
     """The ``(layer, name of a weight within it)`` pairs that rule number ``index`` means.
 
-    ``parameter: weight`` means every weight of a known layout, whatever it is called (``in_proj_weight``); a buffer is
-    meant where the rule has its exact name.
+    ``parameter: weight`` means every weight of a known layout, whatever it is called (``in_proj_weight``), and every
+    large one that the model keeps in a buffer; any other buffer is meant where the rule has its exact name.
 
     Args:
         layers: of the model.
@@ -93,7 +93,7 @@ def _largest(layers: list[Layer]) -> str:
 
 def _means(rule: Rule, layer: Layer, name: str, beyond: bool) -> bool:
     """Whether a rule that selects a layer means this weight of it."""
-    if beyond and matches(rule.parameter, _WEIGHT) and layer.outputs(name) is not None:
+    if beyond and matches(rule.parameter, _WEIGHT) and layer.meant(name):
         return True
     return matches(rule.parameter, name) if name in layer.module._parameters else name == rule.parameter
 

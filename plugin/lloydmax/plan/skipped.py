@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
+from lloydmax.network.buffers import LARGE, why_not
 from lloydmax.network.layers import Layer
 from lloydmax.plan.selection import decided
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime.text import percent
-
-_LARGE = 0.01
-"""Share of the model's parameters from which a weight is named."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def skipped(
     found: dict[int, Skipped] = {}
     for layer in layers:
         for leaf, held in layer.weights().items():
-            large = not is_lazy(held) and held.numel() >= _LARGE * weights and _holds_numbers(layer, leaf, held)
+            large = not is_lazy(held) and held.numel() >= LARGE * weights and _holds_numbers(layer, leaf, held)
             if large and id(held) not in taken and layer.name not in excepted:
                 found.setdefault(id(held), _said(layer, leaf, held, held.nbytes / original_bytes, beyond))
     return list(found.values())
@@ -101,8 +99,10 @@ def warning(recipe: Recipe, found: Sequence[Skipped]) -> str | None:
 
 
 def _holds_numbers(layer: Layer, leaf: str, held: Tensor) -> bool:
-    """Whether this is a weight: any parameter, and a buffer of floats that is not the statistic of a norm."""
-    return leaf in layer.module._parameters or (held.is_floating_point() and not layer.norm)
+    """Whether this may be a weight: any parameter, and a buffer of floats, or of whole numbers along several axes, that
+    is not the statistic of a norm."""
+    numbers = held.is_floating_point() or (held.dim() > 1 and held.dtype != torch.bool)
+    return leaf in layer.module._parameters or (numbers and not layer.norm)
 
 
 def _is_bias(leaf: str, held: Tensor) -> bool:
@@ -125,12 +125,12 @@ def _quoted(leaf: str) -> str:
 
 def _reason(layer: Layer, leaf: str, held: Tensor, beyond: bool) -> str:
     kind = layer.types[0]
-    if held.dtype not in FLOAT_DTYPES:
-        return f"it is {str(held.dtype).removeprefix('torch.')}, not float32, float16 or bfloat16"
-    if not bool(torch.isfinite(held).all()):
-        return "it holds infinities or NaN"
-    if leaf in layer.module._buffers:
-        return "it is a buffer, which a rule has to name"
+    in_buffer = leaf in layer.module._buffers and not isinstance(held, nn.Parameter)
+    if reason := why_not(held, mask=in_buffer):
+        return reason
+    if in_buffer:
+        what = "which forward writes" if held.dim() > 1 else "and no matrix"
+        return f"it is a buffer, {what}, so that a rule has to name it"
     if layer.norm:
         return f"it belongs to a normalization layer ({kind})"
     if _is_bias(leaf, held):

@@ -111,7 +111,7 @@ class KeptSteps:
             figures: dict[str, Any] = kept["figures"]
         else:
             figures = run()
-            write(whole, {"student": _kept(student), "figures": figures, "traces": self._traces.state()})
+            write(whole, {"student": student_state(student), "figures": figures, "traces": self._traces.state()})
         if (part := self.part(number)) is not None and processes.writes():
             with suppress(OSError):
                 part.unlink()
@@ -119,29 +119,29 @@ class KeptSteps:
 
     def _loaded(self, student: nn.Module, kept: Any, file: Path) -> bool:
         """Whether the student is now as it was kept; else it is as before, and the file set aside."""
-        before, traces = copy.deepcopy(_kept(student)), self._traces.state()
+        before, traces = copy.deepcopy(student_state(student)), self._traces.state()
         try:
-            _load(student, kept["student"])
+            load_student(student, kept["student"])
             self._traces.load(kept["traces"])
             if not isinstance(kept["figures"], dict):
                 raise TypeError("no figures")
             return True
         except UNFIT as error:
             set_aside(file, f"it does not fit this run: {error}")
-            _load(student, before)
+            load_student(student, before)
             self._traces.load(traces)
             return False
 
 
-def _kept(student: nn.Module) -> dict[str, Any]:
+def student_state(student: nn.Module) -> dict[str, Any]:
     """All that steps change in a student: its state dict, and the buffers that this leaves out."""
     state = student.state_dict()
     more = {name: buffer for name, buffer in student.named_buffers() if name not in state}
     return {"state": dict(state), "versions": dict(getattr(state, "_metadata", {})), "buffers": more}
 
 
-def _load(student: nn.Module, kept: dict[str, Any]) -> None:
-    """Make a student what another one was, see :func:`_kept`."""
+def load_student(student: nn.Module, kept: dict[str, Any]) -> None:
+    """Make a student what another one was, see :func:`student_state`."""
     state = OrderedDict(kept["state"])
     state._metadata = OrderedDict(kept["versions"])  # type: ignore[attr-defined]
     student.load_state_dict(state)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from lloydmax.fitting.candidates import Tried
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.layers import LayerReport
 from lloydmax.report.machine import environment
@@ -67,6 +68,8 @@ class Figures:
         notes: of the plan, such as large weights that are not compressed, and why.
         data: of ``data`` and ``reference_data``, as far as given: how many ``samples``, how many of them were
             ``left_out``, because they could not be read or are not finite, and ``which``: the reasons by index.
+        tried: with ``keep: best``, the codebooks and steps that were compared, with the damage that each did to the
+            outputs, and whether it was kept.
     """
 
     recipe: str
@@ -82,6 +85,7 @@ class Figures:
     environment: dict[str, str] = field(default_factory=environment)
     notes: tuple[str, ...] = ()
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
 
     @property
     def reduction(self) -> float:

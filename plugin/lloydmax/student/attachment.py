@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import KernelError
 from lloydmax.network.given import network
-from lloydmax.network.parameters import owners, promote
+from lloydmax.network.parameters import demote, owners, promote
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
@@ -99,13 +99,19 @@ def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
     promote(model, codebooks.keys())
     known = owners(model)
     places = {name: _locate(model, name) for name in codebooks}
-    held = {name: known[id(module._parameters[leaf])] for name, (module, leaf) in places.items()}
+    held = {name: known[id(getattr(module, leaf))] for name, (module, leaf) in places.items()}
     for name, codebook in codebooks.items():
         weight = CodebookWeight(codebook)
         for _, module, leaf in held[name]:
+            in_buffer = leaf in module._buffers
             parametrize.register_parametrization(module, leaf, weight, unsafe=True)
+            if in_buffer:  # the same tensor is a parameter elsewhere
+                chain: Any = module.parametrizations[leaf]  # type: ignore[index]
+                chain._buffers["original"] = chain._parameters.pop("original")
             if isinstance(module, nn.RNNBase):
                 _refresh_flat_weights(module)
+            if isinstance(module, fx.GraphModule):
+                type(module).__deepcopy__ = _copy_of_graph  # type: ignore[method-assign]
 
 
 class Attached(NamedTuple):
@@ -163,7 +169,7 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
 
 
 def finish(model: nn.Module) -> nn.Module:
-    """Freeze every codebook and turn the standard modules into codebook modules.
+    """Freeze every codebook, turn the standard modules into codebook modules, and weights of buffers into buffers.
 
     Modules of exactly the types ``Linear``, ``Conv1d/2d/3d``, ``ConvTranspose1d/2d/3d`` and ``Embedding``
     are replaced; any other module, and one whose ``forward`` was set on the instance, keeps its class and a frozen
@@ -187,7 +193,9 @@ def finish(model: nn.Module) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child in replaced:
                 parent._modules[name] = replaced[child]
-    return replaced.get(model, model)
+    finished = replaced.get(model, model)
+    demote(finished)
+    return finished
 
 
 def released(model: nn.Module, gradients: Mapping[str, bool]) -> nn.Module:
@@ -285,6 +293,16 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
 def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     prefix, _, leaf = name.rpartition(".")
     return model.get_submodule(prefix), leaf
+
+
+def _copy_of_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    """A deep copy that keeps the parametrizations of a graph module; its own one does not."""
+    kind = type(module)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    copied = object.__new__(type(kind)(kind.__name__, kind.__bases__, own))  # a graph that changes changes its class
+    memo[id(module)] = copied
+    copied.__dict__.update(copy.deepcopy(module.__dict__, memo))
+    return copied
 
 
 def _refresh_flat_weights(module: nn.RNNBase) -> None:

@@ -39,9 +39,20 @@ def contents(model: nn.Module) -> tuple[dict[str, Tensor | Codebook], dict[str, 
 
 
 def held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
-    """Every parameter and persistent buffer under each of its names (not copied), compressed ones as codebooks."""
+    """Every parameter and persistent buffer under each of its names (not copied), compressed ones as codebooks; last
+    the buffers that are also parameters."""
+    late = list[tuple[str, Tensor | Codebook]]()
+    for name, value, borrowed in _held(model):
+        if borrowed:
+            late.append((name, value))
+        else:
+            yield name, value
+    yield from late
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook, bool]]:
     if isinstance(model, Int8Model):
-        yield from model.held()
+        yield from ((name, value, False) for name, value in model.held())
         return
     for prefix, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, CodesHolder) or _holds_codes(module):
@@ -50,13 +61,13 @@ def held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook]]:
         if parametrize.is_parametrized(module):
             for leaf, held in module.parametrizations.items():
                 if _holds_codes(held):
-                    yield dot + leaf, held[0].holding(held.original)
+                    yield dot + leaf, held[0].holding(held.original), "original" in held._buffers
         if isinstance(module, CodebookLayer):
             for leaf, tensor in module.codebooks.items():
                 assert isinstance(tensor, CodebookTensor)
-                yield dot + leaf, tensor.codebook()
+                yield dot + leaf, tensor.codebook(), False
         for leaf, plain in own_tensors(module).items():
-            yield dot + leaf, plain
+            yield dot + leaf, plain, leaf in module._buffers and isinstance(plain, nn.Parameter)
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -35,11 +35,12 @@ def fisher_draw(outputs: Sequence[Tensor], generator: torch.Generator, leaves: S
 
 def _drawn(output: Tensor, leaf: Leaf, generator: torch.Generator) -> Tensor:
     each = max(1.0, output.numel() / max(1, len(output)))
-    if leaf.kind == "classes" and (axis := class_axis(output)) is not None:
+    if leaf.decides and (axis := class_axis(output)) is not None:
         return _of_classes(leaf.logits(_finite(output)), axis, generator) * math.sqrt(output.shape[axis] / each)
     values, signs = _finite(output).float(), _signs(output, generator)
     if leaf.kind == "scores":
-        p, q = unsure(values.detach()), unsure(values)
+        q = unsure(leaf.probabilities(values))
+        p = q.detach()
         return (q * signs / (p * (1 - p)).sqrt()).sum() / math.sqrt(each)
     return (values * signs).sum() / (leaf.spread * math.sqrt(each))
 

@@ -13,13 +13,15 @@ import torch
 from lloydmax import Codebook
 from torch import Tensor
 
-_LEAST = 0.1
-"""Least gain that centroids are divided by."""
+_MOST = 1.9
+"""How far centroids are stretched at most, in units of the stretch with the least error: at 2 the error would be that
+of zeros."""
 
 
 def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
     """The same codes, and the centroids of each codebook over its gain, the sum of decoded weight x weight over that of
-    the weight's squares, at least 0.1; the price of a bit over its square. A single centroid stays.
+    the weight's squares; the price of a bit over its square. Those that hold so little of the weight that this would
+    cost more error than zeros are stretched less. A single centroid stays.
 
     Args:
         codebook: centroids are the means of their members.
@@ -28,8 +30,9 @@ def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
     if codebook.k == 1:
         return codebook
     decoded, exact = codebook.dequantize().double(), weight.detach().double()
-    gain = _sums(codebook, decoded * exact) / _sums(codebook, exact.square()).clamp(min=1e-300)
-    gain = torch.where(gain > 0, gain.clamp(min=_LEAST), 1.0)
+    common, own = _sums(codebook, decoded * exact), _sums(codebook, decoded.square())
+    gain = common / _sums(codebook, exact.square()).clamp(min=1e-300)
+    gain = torch.where(common > 0, torch.maximum(gain, own / (_MOST * common)), 1.0)
     each = gain.view(-1, *[1] * (codebook.centroids.dim() - 1)) if len(gain) > 1 else gain
     return replace(
         codebook,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from lloydmax.checkpoint import inspect, load, save, verify
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.student.attachment import attach
+from timing import seconds_of
 from torch import nn
-
-pytestmark = pytest.mark.usefixtures("no_pauses")
 
 WEIGHT = ("parameters", "0.weight")
 NASTY = "\x1b[31m[/red][bold]\u202egnp\r\n\x07\ud800:smile:" + "x" * 5_000
@@ -109,9 +107,7 @@ def test_centroids_are_finite_in_the_dtype_of_the_model(small: Path, dtype: str,
 )
 def test_a_small_file_has_a_small_document(small: Path, lie: Any) -> None:
     forge(small, lie)
-    start = time.process_time()
-    refused(small, "refused in a file of its size")
-    assert time.process_time() - start < 3 * 0.84
+    assert seconds_of(lambda: refused(small, "refused in a file of its size"), 3 * 0.84) < 3 * 0.84
 
 
 def test_a_limit_lifts_the_others(small: Path) -> None:

@@ -1,0 +1,159 @@
+"""Which codebooks a file of one size holds: ways to spend its bits, compared by what they do to the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from lloydmax.fitting.channels import EVEN, FREE, by_channel
+from lloydmax.fitting.price import Layer, alike, layers_of, prices, weighed
+from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
+from lloydmax.plan.plan import Plan
+from lloydmax.teacher.judge import Damage
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+
+Judging = Callable[["dict[str, Codebook]"], Damage]
+
+_TEMPER = 2 / 3
+"""Power of importance x mean square: where errors are large the damage grows more slowly than the squared error, from
+which importances are derived (tests/benchmarks/levers.py compares powers)."""
+_CLEARLY = 0.98
+"""Of the damage of what was tried before."""
+MOST_ROUNDS = 6 * ROUNDS
+"""Sets of codebooks that are fitted at most, nearly."""
+_NEAR = 0.25
+"""Bits a weight by which files may differ that are compared as if they were equally large."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What was compared on inputs held out.
+
+    Attributes:
+        what: ``codebooks``, or ``step``.
+        name: for people.
+        damage: of the outputs, all alike, as a share of that of the same answer to all inputs.
+        kept: whether it is in the model.
+    """
+
+    what: str
+    name: str
+    damage: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and what it was compared with."""
+
+    plan: Plan
+    tried: tuple[Tried, ...] = ()
+
+
+def chosen(
+    model: nn.Module,
+    plan: Plan,
+    importances: Mapping[str, Tensor],
+    fitted: Fitted,
+    judge: Judging | None = None,
+    trained: bool = False,
+) -> Choice:
+    """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
+    are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
+    alike; then, weighed as in the best of these, an even grid and the centroids of k-means for each channel.
+
+    That the coder needs more than the entropy, and what codebooks and header take, is learned from codebooks that are
+    fitted on the way. Without a judge nothing is compared: the first candidate is taken.
+
+    Args:
+        model: the original.
+        plan: of a recipe with ``bits``.
+        importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
+            do on average.
+        fitted: fits the codebooks of a plan.
+        judge: the damage that codebooks do.
+        trained: whether codes learn later.
+
+    Raises:
+        BudgetError: see :meth:`lloydmax.Plan.room`.
+        FitError: no codebook can be fitted to a parameter, which it names.
+    """
+    layers, sizing, room = layers_of(model, plan, importances), Sizing(model, plan, fitted), 8.0 * plan.room(model)
+    ways = _ways(layers)
+    name, first = next(ways)
+    family = prices(name, plan, first)
+    found = sizing.filled(family, sizing.closest(family, room))
+    if judge is None:
+        return Choice(found.plan)
+    contest = _Contest(sizing, judge, plan, family, found)
+    for name, others in ways:
+        contest.enter(prices(name, plan, others), others)
+    for form in (EVEN,) * (not trained) + (FREE,):
+        if (channels := by_channel(form, plan, contest.layers or first, trained)) is not None:
+            contest.enter(channels)
+    return contest.result()
+
+
+def _ways(layers: Mapping[str, Layer]) -> Iterator[tuple[str, dict[str, Layer]]]:
+    """How errors of the parameters may be weighed, the usual one first."""
+    if any(layer.energy for layer in layers.values()):
+        yield "importances, tempered", weighed(layers, _TEMPER)
+        yield "importances", weighed(layers, 1.0)
+    yield WHOLE, weighed(layers, 0.0)
+    if len(layers) > 1:
+        yield "all weights alike", alike(layers)
+
+
+WHOLE = "each parameter as a whole"
+"""The way to spend bits where nothing is known of the inputs."""
+
+
+class _Contest:
+    """Candidates, and the best so far.
+
+    Attributes:
+        layers: weighed as in the best that has a price for all; ``None``: it is the first.
+    """
+
+    def __init__(self, sizing: Sizing, judge: Judging, plan: Plan, family: Family, first: Sized) -> None:
+        self._sizing, self._judge, self._weights = sizing, judge, plan.total_weights
+        self._entries: list[tuple[Family, Sized, Damage]] = []
+        self.layers: dict[str, Layer] | None = None
+        self._add(family, first)
+
+    def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
+        """Another candidate, beginning with the bits that the last one took."""
+        sized = self._sizing.closest(family, self._entries[-1][1].wanted)
+        self._add(family, self._sizing.filled(family, sized))
+        if layers is not None and self._best()[0] is family:
+            self.layers = layers
+
+    def result(self) -> Choice:
+        """The best of them, of the right size."""
+        family, sized, _ = self._best()
+        tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
+        return Choice(sized.plan, tried)
+
+    def _add(self, family: Family, sized: Sized) -> None:
+        """Judge it as if its file had the size: a bit a weight is worth a factor of four."""
+        missing = 8 * (sized.size - self._sizing.most) / self._weights
+        factor = 4.0 ** min(max(missing, -_NEAR), _NEAR)
+        self._entries.append((family, sized, self._judge(sized.codebooks).times(factor)))
+
+    def _best(self) -> tuple[Family, Sized, Damage]:
+        """The least damage, of those that spare every output where the candidate without importances does; the first
+        one unless another is clearly better."""
+        usual = next((damage for family, _, damage in self._entries if family.name == WHOLE), None)
+        best, least = self._entries[0], math.inf
+        for entry in self._entries:
+            if usual is not None and not entry[2].spares_all(usual):
+                continue
+            if entry[2].mean < (_CLEARLY if least < math.inf else 1.0) * least:
+                best, least = entry, entry[2].mean
+        return best

@@ -1,0 +1,144 @@
+"""The plan of a family at which the file has the size that the recipe's ``bits`` name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lloydmax.format import packing
+from lloydmax.format.sizes import predicted_size
+from lloydmax.plan.plan import Plan, PlannedParameter
+
+if TYPE_CHECKING:
+    from lloydmax.codebook.codebook import Codebook
+
+ROUNDS = 5
+"""Sets of codebooks that are fitted at most, unless none of them fits."""
+_MORE = 12
+"""The same where none of them fits."""
+_CLOSE = (2e-3, 4e-3)
+"""Shares of the size that may be missing: recovery can make the file a little larger."""
+_FULL, _FINER, _HALVINGS = 0.99, 2.0, 5
+"""Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
+
+Fitted = Callable[[Plan], "dict[str, Codebook]"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Plans that differ in how many bits their codes take.
+
+    Attributes:
+        name: for people.
+        at: the plan whose codes and codebooks take nearly so many bits in all.
+        finer: a parameter of such a plan with so many bits a weight more, nearly.
+        packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
+            change them.
+    """
+
+    name: str
+    at: Callable[[float], Plan]
+    finer: Callable[[PlannedParameter, float], PlannedParameter]
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A plan, its codebooks, and the bytes of the file.
+
+    Attributes:
+        wanted: bits that codes and codebooks were given for that.
+    """
+
+    plan: Plan
+    codebooks: dict[str, Codebook]
+    size: int
+    wanted: float
+
+
+class Sizing:
+    """Finds plans whose file has a size; what single codes take is remembered.
+
+    Args:
+        model: the original.
+        plan: with that size.
+        fitted: fits the codebooks of a plan.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, fitted: Fitted) -> None:
+        self.model, self.budget, self.fitted = model, plan.predicted_bytes, fitted
+        self._streams: dict[tuple[str, str], int] = {}
+
+    @property
+    def most(self) -> float:
+        """Bytes that are aimed at, at most."""
+        return (1 - _CLOSE[0]) * self.budget
+
+    def closest(self, family: Family, wanted: float, rounds: int = ROUNDS) -> Sized:
+        """The largest file found that is not too large; where there is none, the smallest.
+
+        Args:
+            family: of plans.
+            wanted: bits of codes and codebooks to begin with.
+            rounds: sets of codebooks that are fitted, unless none of them fits.
+        """
+        best: Sized | None = None
+        few, many = 0.0, math.inf
+        for turn in range(max(rounds, _MORE)):
+            if turn >= rounds and best is not None and best.size <= self.budget:
+                break
+            tried = self._sized(family, family.at(wanted), wanted)
+            best = tried if best is None or self._rank(tried) < self._rank(best) else best
+            missing = self.budget - tried.size
+            if _CLOSE[0] <= missing / self.budget <= _CLOSE[1]:
+                break
+            short = missing - sum(_CLOSE) / 2 * self.budget
+            few, many = (max(few, wanted), many) if short > 0 else (few, min(many, wanted))
+            wanted += 8 * short
+            if not few < wanted < many:
+                wanted = (few + many) / 2 if many < math.inf else 2 * few
+        assert best is not None
+        return best
+
+    def _rank(self, sized: Sized) -> tuple[bool, bool, int]:
+        """Less is better: files that are not too large come first, of them the largest."""
+        fits = sized.size <= self.budget
+        return not fits, sized.size > self.most, -sized.size if fits else sized.size
+
+    def filled(self, family: Family, sized: Sized) -> Sized:
+        """The same with more bits for single parameters where much of the size is missing: those that have next to none
+        come first, then the largest."""
+        starved = {name for name, held in sized.codebooks.items() if held.k == 1}
+        for p in sorted(sized.plan.parameters.values(), key=lambda p: (p.name not in starved, -p.weights)):
+            low, high = 0.0, _FINER
+            for _ in range(_HALVINGS if sized.size < _FULL * self.budget else 0):
+                middle = (low + high) / 2
+                parameters = dict(sized.plan.parameters) | {p.name: family.finer(p, middle)}
+                tried = self._sized(family, replace(sized.plan, parameters=parameters), sized.wanted)
+                if sized.size < tried.size <= self.most:
+                    sized = tried
+                low, high = (middle, high) if tried.size <= self.most else (low, middle)
+        return sized
+
+    def _sized(self, family: Family, plan: Plan, wanted: float) -> Sized:
+        codebooks = self.fitted(plan)
+        return Sized(plan, codebooks, self._file_bytes(family, plan, codebooks), wanted)
+
+    def _file_bytes(self, family: Family, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
+        streams = {
+            name: self._stream(plan.parameters[name], held)
+            for name, held in codebooks.items()
+            if held.price or not family.packed
+        }
+        stored = {name: p.with_centroids(codebooks[name].k).record() for name, p in plan.parameters.items()}
+        return predicted_size(self.model, stored, plan.recipe.data(), plan.recipe.storage, streams)
+
+    def _stream(self, p: PlannedParameter, codebook: Codebook) -> int:
+        key = p.name, f"{p.quantizer} {p.options.model_dump_json()}"
+        if key not in self._streams:
+            self._streams[key] = len(packing.entropy_encode(codebook.codes, codebook.bits))
+        return self._streams[key]

@@ -1,0 +1,156 @@
+"""Which of several students answers most like the teacher, on inputs that none of them was made with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.data import Batch, Part, Source, random_order
+from lloydmax.network.outputs import Leaf, class_axis
+from lloydmax.runtime import processes
+from lloydmax.runtime.cache import number
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.agreement import Comparison, differences
+from lloydmax.teacher.kept import _BATCH
+
+_SHARE, _FEWEST, MOST_JUDGED = 0.2, 4, 128
+"""Share of the inputs that are held out, how few (of very few inputs half), and how many at most."""
+_WORSE = 1.5
+"""How much worse one output may become where others become better."""
+_LEAST = 1e-12
+"""Of the damage of one answer to all inputs: outputs that never change are not divided by zero."""
+
+if TYPE_CHECKING:
+    from lloydmax.runtime.cache import Cache
+
+Answers = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How far a student's outputs are from the teacher's.
+
+    Attributes:
+        each: of every output, as a share of the damage of the same answer to all inputs, the best that there is.
+    """
+
+    each: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """All outputs count alike; infinite where one is not a number."""
+        mean = sum(self.each) / len(self.each)
+        return math.inf if math.isnan(mean) else mean
+
+    def spares_all(self, other: Damage) -> bool:
+        """Whether no output is much worse than in another student."""
+        return all(ours <= _WORSE * theirs + _LEAST for ours, theirs in zip(self.each, other.each, strict=True))
+
+    def times(self, factor: float) -> Damage:
+        """The same, larger or smaller."""
+        return Damage(tuple(one * factor for one in self.each))
+
+
+class Judge:
+    """Compares students with one teacher, output by output.
+
+    Args:
+        comparison: of the teacher with students, on the inputs that judge.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison, self._outputs = comparison, comparison.outputs
+        self._usual: list[float] | None = None
+
+    def damage(self, student: nn.Module) -> Damage:
+        """How far a student is from the teacher; it runs in evaluation mode and is left as it was."""
+        if self._usual is None:
+            self._usual = self._of_one_answer()
+        found = self._apart(student, lambda inputs, wanted: self._outputs.of(inputs.run(student), inputs, wanted))
+        return Damage(tuple(one / usual for one, usual in zip(found, self._usual, strict=True)))
+
+    def _of_one_answer(self) -> list[float]:
+        """The damage of what the teacher gives on average."""
+        teacher, leaves = self.comparison.teacher, self._outputs.leaves
+        seen: list[list[Tensor]] = [[] for _ in leaves]
+
+        def see(_: Batch, wanted: Answers) -> Answers:
+            for found, one, leaf in zip(seen, wanted, leaves, strict=True):
+                found.append(_typical(one, leaf))
+            return wanted
+
+        self._apart(teacher, see)
+        means = [torch.stack(found).mean(0) for found in seen]
+        usual = self._apart(
+            teacher, lambda _, wanted: [_alike(*each) for each in zip(means, wanted, leaves, strict=True)]
+        )
+        return [max(one, _LEAST) for one in usual]
+
+    def _apart(self, model: nn.Module, answers: Callable[[Batch, Answers], Answers]) -> list[float]:
+        """The mean difference of each of these answers from the teacher's."""
+        comparison, leaves, device = self.comparison, self._outputs.leaves, device_of(model)
+        totals, counts = [0.0] * len(leaves), [0] * len(leaves)
+        with evaluating(model, comparison.teacher):
+            for indices, batch in comparison.source.batches(_BATCH, processes.share(comparison.order)):
+                inputs = batch.to(device, channels_last=True)
+                wanted = comparison.targets.of(indices, inputs)
+                pairs = zip(answers(inputs, wanted), wanted, leaves, strict=True)
+                for place, (ours, theirs, leaf) in enumerate(pairs):
+                    each = differences(ours, theirs, leaf)
+                    totals[place] += float(each.double().sum())
+                    counts[place] += each.numel()
+        summed = processes.summed([*totals, *counts], device)
+        return [
+            total / max(count, 1) for total, count in zip(summed[: len(leaves)], summed[len(leaves) :], strict=True)
+        ]
+
+
+def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
+    """The mean of probabilities ``(classes,)``, or of values, 0-dim."""
+    axis = class_axis(wanted) if leaf.kind == "classes" else None
+    if axis is None:
+        values = wanted.double()
+        return values[values.isfinite()].mean().nan_to_num()
+    return leaf.logits(wanted).double().softmax(axis).movedim(axis, -1).reshape(-1, wanted.shape[axis]).mean(0)
+
+
+def _alike(mean: Tensor, wanted: Tensor, leaf: Leaf) -> Tensor:
+    """That mean as the answer to all inputs."""
+    axis = class_axis(wanted) if leaf.kind == "classes" else None
+    if axis is None:
+        return mean.to(wanted.dtype).expand_as(wanted)
+    answer = mean if leaf.normal else mean.clamp(min=_LEAST).log()
+    return answer.to(wanted.dtype).view([-1 if at == axis else 1 for at in range(wanted.dim())]).expand_as(wanted)
+
+
+def held_out(source: Source, seed: int, cache: Cache | None = None) -> tuple[Source, Source]:
+    """A source in two: inputs to work with, and inputs to judge by.
+
+    A fifth judges, at most 128 and at least 4, of fewer than 8 inputs half. A single input does both, with a warning.
+
+    Args:
+        source: unlabelled inputs.
+        seed: of the draw.
+        cache: runs that share it and the source share the parts.
+    """
+    count = min(max(int(_SHARE * len(source)), min(_FEWEST, len(source) // 2)), MOST_JUDGED)
+    if not count:
+        warnings.warn(
+            "the data hold one input, none can be held out: what is kept is judged by the input that it was made with; "
+            "give more of them, 100 for example",
+            stacklevel=4,
+        )
+        return source, source
+
+    def divided() -> tuple[Source, Source]:
+        order = random_order(len(source), seed=seed)
+        judging, others = order[:count].sort().values, order[count:].sort().values
+        return Part(source, others, "without those that judge"), Part(source, judging, "held out to judge")
+
+    return divided() if cache is None else cache.get(("held out", number(source), seed), divided)

@@ -1,0 +1,170 @@
+"""A compressed layer of the student, with what can be changed so that it computes what the original does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from lloydmax.extend import Attached, attached
+from torch import Tensor, nn
+
+from lloydmax_strategies.matching.pair import Pair, ratio
+from lloydmax_strategies.matching.preactivations import Products, Stage, Sum, stages, tensor_at
+
+Seen = tuple[Any, Any]
+"""What was read of one call of the original and of the layer."""
+Change = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class How:
+    """What is made like the original's.
+
+    Attributes:
+        scales: the deviation of products, too.
+        relative: see :meth:`Pair.shift`; of gates it is always the mean itself, as sigmoids keep no proportion.
+        rounds: whether changes that have an effect on themselves are made twice.
+    """
+
+    scales: bool
+    relative: bool
+    rounds: bool
+
+
+class Place:
+    """One module with codebooks.
+
+    Args:
+        name: of the module in the student and in the original.
+        module: of the student.
+        run: its stages.
+        codebooks: of its weights, by their names in it.
+        alone: those of them that no other module has.
+
+    Attributes:
+        biases: of each sum that can be shifted, the name of a bias in floats.
+        called: whether it is told by its calls, not by its outputs.
+        moved: by how much the sums were shifted last, root mean square, in deviations of the original's.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, run: list[Stage], codebooks: dict[str, Attached], alone: dict[str, Attached]
+    ) -> None:
+        self.name, self.called, self.moved = name, run[0].called, 0.0
+        self._module, self._stages, self._alone = module, run, alone
+        self.biases: dict[Sum, str] = {}
+        for one in (one for stage in run for one in stage.sums):
+            free = [bias for bias in one.biases if bias not in codebooks and tensor_at(module, bias) is not None]
+            if free and codebooks.keys() & set(one.weights):
+                self.biases[one] = free[0]
+
+    def changes(self, twin: nn.Module, read: Callable[[], Iterable[Seen]], how: How) -> Iterator[Change]:
+        """Changes that make the layer compute what the original does; each may be made before the next is asked for.
+
+        Args:
+            twin: the module in the original.
+            read: gives what both modules see, call by call, anew whenever it is called.
+            how: it is done.
+        """
+        moved: list[list[Tensor]] = []
+        for stage in self._stages:
+            last = stage is self._stages[-1]
+            kept = [] if last else list(read())
+            read = read if last else partial(iter, kept)
+            known: list[Products] = []
+            for _ in range(1 + (stage.again and how.rounds)):
+                if how.scales:
+                    yield from self._scaled(stage, self._both(stage, twin, read(), known))
+                for change, *figures in self._shifted(stage, self._both(stage, twin, read(), known), twin, how):
+                    moved.append(figures)
+                    yield change
+            if not last:
+                kept = [(stage.after(twin, wanted), stage.after(self._module, had)) for wanted, had in kept]
+                read = partial(iter, kept)
+        if moved:
+            shifts, variances = map(torch.cat, zip(*moved, strict=True))
+            self.moved = float((shifts.square().mean() / variances.mean().clamp(min=1e-30)).sqrt())
+
+    def _both(
+        self, stage: Stage, twin: nn.Module, seen: Iterable[Seen], known: list[Products]
+    ) -> Iterator[tuple[Products, Products]]:
+        """What the weights of both give; that of the original is computed once where it is needed again and again."""
+        for number, (wanted, had) in enumerate(seen):
+            theirs = known[number] if number < len(known) else stage.products(twin, wanted)
+            if stage.again and wanted is not had and number == len(known):
+                known.append(theirs)
+            yield theirs, stage.products(self._module, had)
+
+    def _scaled(self, stage: Stage, both: Iterable[tuple[Products, Products]]) -> Iterator[Change]:
+        names = [(number, name) for number, one in enumerate(stage.sums) for name in one.weights if name in self._alone]
+        pairs = {key: Pair() for key in names}
+        for theirs, ours in both if pairs else ():
+            for (number, name), pair in pairs.items():
+                pair.add(theirs[number][name], ours[number][name])
+        parts: dict[str, list[Tensor]] = {}
+        for (_, name), pair in pairs.items():  # sums are in the order of the channels of each weight
+            parts.setdefault(name, []).append(pair.variances())
+        for name, part in parts.items():
+            yield partial(_scale, self._alone[name], torch.cat(part, 1))
+
+    def _shifted(
+        self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module, how: How
+    ) -> Iterator[tuple[Change, Tensor, Tensor]]:
+        pairs = {number: Pair() for number, one in enumerate(stage.sums) if one in self.biases}
+        for theirs, ours in both if pairs else ():
+            for number, pair in pairs.items():
+                one = stage.sums[number]
+                pair.add(_total(twin, stage, one, theirs[number]), _total(self._module, stage, one, ours[number]))
+        for number, pair in pairs.items():
+            one, shift = stage.sums[number], pair.shift(how.relative and not stage.again)
+            bias = tensor_at(self._module, self.biases[one])
+            assert bias is not None
+            yield partial(_shift, bias[one.channels], shift), shift, pair.variances()[0]
+
+
+def _total(module: nn.Module, stage: Stage, one: Sum, products: dict[str, Tensor]) -> Tensor:
+    """A sum of a module, ``(channels, n)``, from what its weights give."""
+    first, *others = products.values()
+    biases = [] if stage.biased else [tensor_at(module, name) for name in one.biases]
+    others += [bias[one.channels, None].float() for bias in biases if bias is not None]
+    return sum(others, start=first)
+
+
+def places(student: nn.Module) -> dict[nn.Module, Place]:
+    """The modules with compressed weights whose sums are known."""
+    held: dict[nn.Module, dict[str, Attached]] = {}
+    uses = Counter(id(one.weight) for one in attached(student))
+    names = {module: name for name, module in student.named_modules()}
+    for one in attached(student):
+        held.setdefault(one.module, {})[one.leaf] = one
+    for module in names:
+        if isinstance(module, nn.MultiheadAttention):
+            inner = held.pop(module.out_proj, {})
+            held[module] = held.get(module, {}) | {f"out_proj.{leaf}": one for leaf, one in inner.items()}
+    found = {module: stages(module) for module in names if held.get(module)}
+    return {
+        module: Place(names[module], module, run, held[module], _alone(held[module], uses))
+        for module, run in found.items()
+        if run
+    }
+
+
+def _alone(held: dict[str, Attached], uses: Counter[int]) -> dict[str, Attached]:
+    return {name: one for name, one in held.items() if uses[id(one.weight)] == 1}
+
+
+@torch.no_grad()
+def _scale(held: Attached, variances: Tensor) -> None:
+    owners = held.weight.layout.owners(held.centroids.device)
+    owners = owners.repeat(variances.shape[1] // len(owners))  # groups of transposed convolutions share an axis
+    factor = ratio(variances, owners)
+    held.centroids.mul_(factor.view(-1, *[1] * (held.centroids.dim() - 1)).to(held.centroids))
+
+
+@torch.no_grad()
+def _shift(bias: Tensor, shift: Tensor) -> None:
+    bias.add_(shift.to(bias))
