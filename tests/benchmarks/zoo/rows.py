@@ -60,9 +60,10 @@ def noise(inputs: Tensor) -> Tensor:
 def plain(loaded: Loaded, bits: int) -> Made:
     """k-means alone, ``2 ** bits`` centroids for each output channel, codes entropy coded."""
     recipe = lloydmax.recipe_for(loaded.model, bits).data()
-    rules = [rule | {"centroids": 2**bits, "granularity": "channel"} for rule in recipe["quantize"]]
-    kept = {key: recipe[key] for key in ("version", "storage") if key in recipe}
-    return _saved(lloydmax.compress(loaded.model, kept | {"quantize": rules}, progress=False))
+    named = [{key: rule[key] for key in ("layers", "parameter") if key in rule} for rule in recipe["quantize"]]
+    rules = [rule | {"centroids": 2**bits, "granularity": "channel"} for rule in named]
+    alone = {"version": 1, "quantize": rules, "storage": recipe["storage"]}
+    return _saved(lloydmax.compress(loaded.model, alone, progress=False))
 
 
 def peer(loaded: Loaded, bits: int, name: str) -> Made:
