@@ -27,7 +27,7 @@ KNOWN = {
     "small": Network("small", "nothing", "made here", "same class", small),
     "gone": Network("gone", "nothing", "nowhere", "cosine", gone, percent=False),
 }
-FEW = ("--bits", "4", "--rows", "none,plain,rtn")
+FEW = ("--bits", "4", "--rows", "none,plain-fitting,rtn")
 
 
 def test_cells_are_measured_once_and_what_is_missing_is_said(

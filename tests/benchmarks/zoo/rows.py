@@ -59,9 +59,25 @@ def noise(inputs: Tensor) -> Tensor:
 
 def plain(loaded: Loaded, bits: int) -> Made:
     """k-means alone, ``2 ** bits`` centroids for each output channel, codes entropy coded."""
-    recipe = lloydmax.recipe_for(loaded.model, bits).data()
+    return _plain(loaded, 2**bits, "channel")
+
+
+def plain_fitting(loaded: Loaded, bits: int) -> Made:
+    """The same with as many centroids as a file of so many bits a weight has room for, for each output channel or, where
+    there is no room for two, for each tensor."""
+    sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)}, reverse=True)
+    for granularity in ("channel", "tensor"):
+        for centroids in sizes:
+            made = _plain(loaded, centroids, granularity)
+            if made.bytes <= bits / 8 * weights(loaded.model):
+                return made
+    raise RuntimeError("no file is small enough")
+
+
+def _plain(loaded: Loaded, centroids: int, granularity: str) -> Made:
+    recipe = lloydmax.recipe_for(loaded.model, 8).data()
     named = [{key: rule[key] for key in ("layers", "parameter") if key in rule} for rule in recipe["quantize"]]
-    rules = [rule | {"centroids": 2**bits, "granularity": "channel"} for rule in named]
+    rules = [rule | {"centroids": centroids, "granularity": granularity} for rule in named]
     alone = {"version": 1, "quantize": rules, "storage": recipe["storage"]}
     return _saved(lloydmax.compress(loaded.model, alone, progress=False))
 
@@ -93,6 +109,7 @@ ROWS: dict[str, tuple[str, Callable[[Loaded, int], Made]]] = {
     "effort0": ("data, effort 0", lambda loaded, bits: ours(loaded, bits, loaded.inputs, 0.0)),
     "effort1": ("data, effort 1", lambda loaded, bits: ours(loaded, bits, loaded.inputs, 1.0)),
     "plain": ("plain k-means a channel", plain),
+    "plain-fitting": ("plain k-means of that size", plain_fitting),
     "coremltools": ("coremltools, a codebook a tensor", partial(peer, name="coremltools-tensor")),
     "coremltools-channel": ("coremltools, a codebook a channel", partial(peer, name="coremltools-channel")),
     "rtn": ("even grid a channel", rtn),
