@@ -63,7 +63,7 @@ def plain(loaded: Loaded, bits: int) -> Made:
 
 
 def plain_fitting(loaded: Loaded, bits: int) -> Made:
-    """The same with as many centroids as a file of so many bits a weight has room for, for each output channel or, where
+    """The same with as many centroids as a file of so many bits a weight has room for, for each output channel; where
     there is no room for two, for each tensor."""
     sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)}, reverse=True)
     for granularity in ("channel", "tensor"):
