@@ -65,12 +65,19 @@ def plain(loaded: Loaded, bits: int) -> Made:
 def plain_fitting(loaded: Loaded, bits: int) -> Made:
     """The same with as many centroids as a file of so many bits a weight has room for, for each output channel; where
     there is no room for two, for each tensor."""
-    sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)}, reverse=True)
+    sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)})
     for granularity in ("channel", "tensor"):
-        for centroids in sizes:
-            made = _plain(loaded, centroids, granularity)
+        fitting: list[Made] = []
+        low, high = 0, len(sizes)
+        while low < high:
+            middle = (low + high) // 2
+            made = _plain(loaded, sizes[middle], granularity)
             if made.bytes <= bits / 8 * weights(loaded.model):
-                return made
+                fitting, low = [made], middle + 1
+            else:
+                high = middle
+        if fitting:
+            return fitting[0]
     raise RuntimeError("no file is small enough")
 
 
