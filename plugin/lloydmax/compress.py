@@ -136,8 +136,8 @@ def compress(
                 f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
             )
         planned = make_plan(teacher, recipe, example_inputs)
-        makes = recipe.synthesize is not None
-        if data is None and reference_data is None and not makes and (needy := needs_data(recipe)):
+        given_none = data is None and reference_data is None
+        if given_none and recipe.synthesize is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
@@ -188,7 +188,8 @@ class _Run:
                 self.source, self.unseen = held_out(self.data, self.seed, self.cache)
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            for source in filter(None, (self.data, self.reference)):
+            given = (None if data is None else self.data, self.reference)
+            for source in filter(None, given):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
             yield
 
@@ -293,12 +294,23 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=tuple(plan.notes),
+            notes=(*plan.notes, *self._unknown(plan)),
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
         )
         return Result(model, report, plan)
+
+    def _unknown(self, plan: Plan) -> list[str]:
+        """That bits went where they usually matter, for want of inputs that would tell where."""
+        if self.recipe.bits is None or any(p.importance is not None for p in plan.parameters.values()):
+            return []
+        if self.source is not None or self.reference is not None:
+            return []
+        return [
+            "no inputs were given, and the recipe makes none: weights count by what is usual for their depth and "
+            "width, not by what they do to the outputs; give data=..., or recipe_for(..., example_inputs=...)"
+        ]
 
     def _made(self, asked: Synthesize) -> tuple[Source, Source]:
         """Inputs of two kinds where none were given.

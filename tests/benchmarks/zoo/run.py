@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import sys
 import time
 import warnings
@@ -73,6 +74,7 @@ def main(words: Sequence[str] | None = None, known: dict[str, Network] = NETWORK
     parser.add_argument("--tables", action="store_true", help="run nothing, print what is there")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
+    logging.disable(logging.INFO)
     store = Store(given.folder)
     for name in given.networks:
         wanted = cells(name, given.bits, given.rows, None)
