@@ -96,6 +96,11 @@ class Numbers:
         finally:
             _plainly.reset(token)
 
+    def numpy(self) -> Any:
+        """As an array; of symbols, one of objects."""
+        plain = all(isinstance(one, (bool, int, float)) for one in self.values.flat)
+        return self.values.astype(str(self.dtype).removeprefix("torch.")) if plain else self.values
+
     def item(self) -> Any:
         """The only number."""
         return self.values.item()

@@ -110,7 +110,7 @@ def _become(module: nn.Module, layer: type[nn.Module], settings: Mapping[str, An
         for leaf in other:
             if leaf not in module._parameters and leaf not in module._buffers:
                 held[leaf] = None
-    module.__class__ = layer
+    module.__class__, module.training = layer, False
 
 
 def _linear(given: Mapping[str, Any], weight: Tensor) -> dict[str, Any] | None:

@@ -102,7 +102,9 @@ def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
     held = {name: known[id(getattr(module, leaf))] for name, (module, leaf) in places.items()}
     for name, codebook in codebooks.items():
         weight, before = CodebookWeight(codebook), getattr(*places[name])
-        own = type(before)(before.detach(), before.requires_grad)  # other models may have the same, which becomes centroids
+        own = type(before)(
+            before.detach(), before.requires_grad
+        )  # other models may have the same, which becomes centroids
         for _, module, leaf in held[name]:
             in_buffer = leaf in module._buffers
             (module._buffers if in_buffer else module._parameters)[leaf] = own
