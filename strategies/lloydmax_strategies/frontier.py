@@ -47,7 +47,9 @@ class Frontier:
         """Whether activations can be kept at all."""
         return self._walk is not None
 
-    def read(self, module: nn.Module, *, what: What = "input", calls: int = 1, paired: bool = False) -> Iterator[Any]:
+    def read(
+        self, module: nn.Module, *, what: What = "input", calls: int = 1, paired: bool = False
+    ) -> Iterator[Any]:
         """What is read of one module, call by call; see :func:`~lloydmax_strategies.tap.read`.
 
         After the last one this module may change, and no other until the next is read.

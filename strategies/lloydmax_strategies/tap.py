@@ -66,13 +66,7 @@ def read(
     seen: list[Any] = []
 
     def look(_: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
-        value = (
-            result
-            if what == "output"
-            else Batch(args, kwargs)
-            if what == "call"
-            else next(iter((*args, *kwargs.values())))
-        )
+        value = result if what == "output" else Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
         seen.append(_kept(value) if calls > 1 else value)
         if len(seen) == calls:
             raise _Enough

@@ -31,9 +31,7 @@ ALIKE: dict[str, str] = {
 """How alike two models answer: what is shared, 0 to 1."""
 ROOT = "output"
 """The path of an output that is one tensor."""
-_PLACE = re.compile(
-    r"(?P<path>.*?)\s*\[(?P<before>(?:\s*:\s*,)+)\s*(?P<first>\d{1,9})\s*:\s*(?P<end>\d{1,9})\s*\]", re.S
-)
+_PLACE = re.compile(r"(?P<path>.*?)\s*\[(?P<before>(?:\s*:\s*,)+)\s*(?P<first>\d{1,9})\s*:\s*(?P<end>\d{1,9})\s*\]", re.S)
 _MOST = 1000
 
 

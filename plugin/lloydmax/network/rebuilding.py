@@ -26,7 +26,7 @@ def rebuild(model: nn.Module) -> None:
             graph_module.__dict__.pop(refusal, None)
         calls = _calls(graph_module)
         if calls:
-            kind = type(graph_module)
+            kind: Any = type(graph_module)
             own = {name: value for name, value in vars(kind).items() if name not in _MADE_ANEW}
             own["__qualname__"] = kind.__qualname__  # by which copies know it
             graph_module.__class__ = type(kind)(kind.__name__, kind.__bases__, own)

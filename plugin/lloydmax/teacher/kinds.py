@@ -41,7 +41,9 @@ _SHORT = 2
 """Texts, and vectors of length 1, are longer than this."""
 
 
-def kinds(leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()) -> list[Leaf]:
+def kinds(
+    leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()
+) -> list[Leaf]:
     """The parts of one output, each with what it tells; without those that are said not to count.
 
     Args:
