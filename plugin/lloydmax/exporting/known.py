@@ -259,6 +259,12 @@ def _integers(index: Any) -> Any:
     return _mapped(index, lambda array: array.astype(np.int64), np.ndarray)
 
 
+def _place(index: Any) -> Any:
+    """An index as numpy takes it; a list with slices is a tuple."""
+    sliced = isinstance(index, list) and any(isinstance(one, slice) for one in index)
+    return _integers(tuple(index) if sliced else index)
+
+
 def _squeezed(x: Any, dim: Any = None) -> Any:
     if dim is None:
         return x.squeeze()
@@ -284,7 +290,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "stack": lambda xs, dim=0: np.stack([np.asarray(x, object) for x in xs], dim),
     "unsqueeze": lambda x, dim: np.expand_dims(x, int(dim)), "squeeze": _squeezed,
     "reshape": _shaped, "view": _shaped, "flatten": lambda x: x.reshape(-1),
-    "__getitem__": lambda x, place: x[_integers(place)],
+    "__getitem__": lambda x, place: x[_place(place)],
     "index_select": lambda x, dim, index: np.take(x, _integers(index), dim), "unbind": lambda x, dim=0: list(x),
     "prod": lambda x: functools.reduce(operator.mul, x.flat, 1), "sum": lambda x: functools.reduce(operator.add, x.flat),
     "split": _halves,
