@@ -58,7 +58,9 @@ def test_imports(made: Callable[[], nn.Module], given: bool, tmp_path: Path) -> 
     recipe = lloydmax.recipe_for(model, 7, data, **({"effort": 0.01} if given else {}))
     result = lloydmax.compress(model, recipe, data, progress=False)
     large = [p.weights for p in result.plan.parameters.values()]
-    assert sum(large) >= 0.97 * result.plan.total_weights >= 0.97 * 0.99 * sum(p.numel() for p in original().parameters())
+    assert (
+        sum(large) >= 0.97 * result.plan.total_weights >= 0.97 * 0.99 * sum(p.numel() for p in original().parameters())
+    )
     result.save(tmp_path / "m.safetensors")
     again = lloydmax.load(tmp_path / "m.safetensors", made())
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Small numbers that are known while a program is traced: sizes of inputs, and constants of whole shapes.
 
-Importers compute shapes in tensors, from buffers and from ``torch.tensor(x.shape)``. A trace knows of a tensor no values,
-and so of a reshape by it no sizes. Here such tensors are what they hold: integers, and symbols of sizes.
+Importers compute shapes in tensors, from buffers and from ``torch.tensor(x.shape)``. A trace knows no values of a
+tensor, and so no sizes of a reshape by it. Here such tensors are what they hold: integers, and symbols of sizes.
 """
 
 from __future__ import annotations
@@ -292,8 +292,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "reshape": _shaped, "view": _shaped, "flatten": lambda x: x.reshape(-1),
     "__getitem__": lambda x, place: x[_place(place)],
     "index_select": lambda x, dim, index: np.take(x, _integers(index), dim), "unbind": lambda x, dim=0: list(x),
-    "prod": lambda x: functools.reduce(operator.mul, x.flat, 1), "sum": lambda x: functools.reduce(operator.add, x.flat),
-    "split": _halves,
+    "prod": lambda x: functools.reduce(operator.mul, x.flat, 1), "split": _halves,
+    "sum": lambda x: functools.reduce(operator.add, x.flat),
 }  # fmt: skip
 _OPERATIONS |= {"concat": _OPERATIONS["cat"], "multiply": operator.mul, "subtract": operator.sub}
 _OPERATIONS |= {f"__{name}__": _OPERATIONS[name] for name in ("add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge")}

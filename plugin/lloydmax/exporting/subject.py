@@ -24,7 +24,6 @@ from lloydmax.student.held import contents
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
 
-
 _MANY = 1 << 24
 """Most samples where a shape is compared with what stands for "to the end"."""
 _OF_VALUES = "data-dependent"

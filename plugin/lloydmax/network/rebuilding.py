@@ -15,8 +15,8 @@ _BIAS, _RUNNING = ("weight", "bias"), ("weight", "bias", "running_mean", "runnin
 
 
 def rebuild(model: nn.Module) -> None:
-    """Make layers of the modules that graph modules only read, in place: their class is that of the layer, and the graph
-    calls them. Names, tensors and outputs stay the same, bit for bit. Exported programs get modes again.
+    """Make layers of the modules that graph modules only read, in place: their class is that of the layer, and the
+    graph calls them. Names, tensors and outputs stay the same, bit for bit. Exported programs get modes again.
 
     Args:
         model: any; the classes of graph modules in it are changed, too, so that copies keep theirs.

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spacing
 from lloydmax.errors import CheckpointError
-from lloydmax.network.parameters import demote
 from lloydmax.network.folding import folded
+from lloydmax.network.parameters import demote
 from lloydmax.runtime.quiet import quiet
 from lloydmax.runtime.seeding import OwnGenerator
 from lloydmax.student.int8.backend import backend_config
@@ -45,7 +45,8 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
         forget_models()
     demote(kernels)
     known = dict(kernels.named_modules())
-    tensors = dict(skeleton.named_parameters(remove_duplicate=False)) | dict(skeleton.named_buffers())
+    tensors: dict[str, Tensor] = dict(skeleton.named_buffers(remove_duplicate=False))
+    tensors |= dict(skeleton.named_parameters(remove_duplicate=False))
     unused = {name: tensors[name].detach().cpu() for name in names if not _is_in(known, name)}
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
     found = Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
