@@ -205,6 +205,10 @@ class _Target:
         if held.zeros:
             given = self._grouped(held.zeros_kept(self.weight, torch.full(held.shape, -1, device=weight.device))).long()
 
+        units = self._units(held).view(*weight.shape[:2], 1) if held.price and held.granularity != "tensor" else None
+        if units is not None:
+            weight, table = weight / units, table / units
+
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
             codes = feedback(weight, factors, table * scale, bits, price, given)
@@ -219,8 +223,14 @@ class _Target:
             if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
                 break
             step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
-        errors = [float(self._errors(book, moments).sum()) for book in (tried, held)]
+        each = 1.0 if units is None else units.flatten() ** 2
+        errors = [float((self._errors(book, moments) / each).sum()) for book in (tried, held)]
         return tried if tried.entropy <= wanted and errors[0] < errors[1] else held
+
+    @staticmethod
+    def _units(held: Codebook) -> Tensor:
+        """By which an output channel is divided so that a bit has the same price in all of them, ``(rows,)``."""
+        return (held.prices() / held.price).sqrt().float()[held.layout.owners(held.codes.device)]
 
     def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
         """With the codes from before for output channels that have no less error with the new ones."""
