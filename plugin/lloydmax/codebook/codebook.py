@@ -267,10 +267,10 @@ class Codebook:
         for price, row, places in zip(self.prices().tolist(), table, order, strict=True):
             kept, limits = cheapest(row.double().cpu().numpy(), bits[places].cpu().numpy(), price)
             found.append((places[torch.from_numpy(kept).to(places.device)], torch.from_numpy(limits).to(row)))
-        most = max(len(kept) for kept, _ in found)
-        kept = [torch.cat([kept, kept[-1:].expand(most - len(kept))]) for kept, _ in found]
-        limits = [torch.cat([limits, limits.new_full((most - 1 - len(limits),), math.inf)]) for _, limits in found]
-        return torch.stack(kept), torch.stack(limits)
+        most = max(len(codes) for codes, _ in found)
+        codes = [torch.cat([one, one[-1:].expand(most - len(one))]) for one, _ in found]
+        ends = [torch.cat([one, one.new_full((most - 1 - len(one),), math.inf)]) for _, one in found]
+        return torch.stack(codes), torch.stack(ends)
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:
         groups = list(self.layout.groups(weight.detach().float()))
