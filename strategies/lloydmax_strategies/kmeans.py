@@ -68,7 +68,7 @@ class KMeans:
         @pydantic.model_validator(mode="after")
         def _fits(self) -> KMeans.Options:
             if self.price and ((self.granularity != "tensor" and self.multiples is None) or self.block > 1):
-                raise ValueError("a price needs granularity 'tensor', or 'multiples', and block 1")
+                raise ValueError("a price needs granularity 'tensor' and block 1")
             if self.multiples is not None and self.granularity == "tensor":
                 raise ValueError("'multiples' are for granularity channel or group:N")
             return self
