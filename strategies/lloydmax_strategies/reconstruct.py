@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lloydmax_strategies.frontier import Frontier
 from lloydmax_strategies.matching.preactivations import stages
 from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
 from lloydmax_strategies.reconstruction.gram import Gram, LayerGram, NotPlain
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.tap import forward_order
 
 _ROUNDS, _TOLERANCE = 8, 0.005
 """Until codes whose bits have a price have the entropy from before, or a little less."""
@@ -92,8 +93,9 @@ class Reconstruct:
         changed = codes = 0
         with evaluating(student):
             calls = forward_order(student, list(found), source, order[:2])
+            front = Frontier(student, source, order, options.batch_size)
             for index, module in enumerate(calls, start=1):
-                inputs = partial(read, student, module, source, order, options.batch_size, calls=calls[module])
+                inputs = partial(front.read, module, calls=calls[module])
                 for target, gram in _grams(module, found[module], inputs):
                     before = target.holder.codes.clone()
                     errors.append(target.reconstruct(gram, options))
