@@ -8,7 +8,7 @@ from typing import Any
 import lloydmax
 import pytest
 import torch
-from conftest import SmallNet, TextNet
+from conftest import SmallNet
 from lloydmax import BudgetError, RecipeError, demo
 from lloydmax.fitting.candidates import chosen
 from lloydmax.hooks.registry import make
@@ -122,14 +122,6 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_too_few_bits_are_refused(small_net: SmallNet) -> None:
     with pytest.raises(BudgetError, match="bits.*0.5 bits a weight.*give more bits"):
         lloydmax.compress(small_net, recipe(0.5), progress=False)
-
-
-def test_a_file_that_became_too_large_is_told(text_net: TextNet) -> None:
-    tokens = torch.randint(0, 50, (64, 7), generator=torch.Generator().manual_seed(0))
-    made = lloydmax.recipe_for(text_net, 5, tokens, effort=0.02).data()
-    made["recover"][-1]["codes_lr"] = 0.05
-    with pytest.warns(UserWarning, match="bits: the file takes .* bytes, more than the 2560 that 5 bits a weight are"):
-        lloydmax.compress(text_net, made, tokens, progress=False)
 
 
 def test_a_broken_weight_is_named() -> None:
