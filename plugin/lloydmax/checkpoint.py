@@ -28,7 +28,8 @@ from lloydmax.network import meta
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.network.folding import fold_structure
 from lloydmax.network.given import network
-from lloydmax.network.private import bare, refuse_fixed
+from lloydmax.network.private import bare, refuse_scripts
+from lloydmax.network.rebuilding import rebuild
 from lloydmax.network.snapshot import Snapshot
 from lloydmax.plan.plan import plan_as_is
 from lloydmax.recipe.recipe import Recipe
@@ -155,9 +156,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = Non
     Raises:
         CheckpointError: the file cannot be read or is damaged, belongs to another model, or decodes to more than the
             limit.
-        ModelError: the model is not a network, a script, or the module of an exported program.
+        ModelError: the model is not a network, or a script.
     """
-    refuse_fixed(model)
+    refuse_scripts(model)
     before = Snapshot(model)
     try:
         return _loaded(path, model, limit, before)
@@ -169,6 +170,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, limit: int | None = Non
 def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, before: Snapshot) -> nn.Module:
     with naming(path), own_modes(), File(path, limit, _needed(model)) as file:
         document, model = file.document, bare(model)
+        rebuild(model)
         meta.check(model)
         structured = _structured(model, file)
         values, tied = contents(structured)

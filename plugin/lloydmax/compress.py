@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import RecipeError, RecoveryError
+from lloydmax.data import Source
+from lloydmax.errors import DataError, RecipeError, RecoveryError
 from lloydmax.fitting.candidates import Tried
 from lloydmax.fitting.fit import fit_best
 from lloydmax.format.parts import check_state
@@ -29,12 +30,13 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import Synthesize
 from lloydmax.recovery.keeping import Keeping
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
-from lloydmax.report.figures import Stage
+from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
@@ -46,6 +48,7 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
+from lloydmax.teacher import made
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
@@ -97,7 +100,8 @@ def compress(
             ``DataParallel``, ``torch.compile`` and other wrappers are seen through.
         recipe: anything that :meth:`Recipe.load` takes.
         data: unlabelled inputs, from any domain; `recipes/README.md` has all forms. ``None`` where no recovery step
-            needs them.
+            needs them, and where the recipe has ``synthesize``: then inputs are made, and the agreement is measured on
+            made inputs of another kind.
         reference_data: a few unlabelled inputs of the original domain; where given, the agreement is measured
             on them.
         evaluate: called with the original, the compressed and the recovered model; its value is only reported.
@@ -107,7 +111,8 @@ def compress(
             kill the same call goes on from there and ends in the same bytes. What is damaged there is set aside, with
             a warning, and done again. While another process makes the same call, this one waits, and says so.
             `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
-        example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order.
+        example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order, and inputs
+            that are made (``synthesize``) have their shapes.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
@@ -131,7 +136,8 @@ def compress(
                 f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
             )
         planned = make_plan(teacher, recipe, example_inputs)
-        if data is None and reference_data is None and (needy := needs_data(recipe)):
+        given_none = data is None and reference_data is None
+        if given_none and recipe.synthesize is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
@@ -143,7 +149,7 @@ def compress(
             original, plan = run.plan(planned)
             student, plan = run.fit(original, plan)
             run.recover(student)
-            return run.assemble(student, original, plan)
+            return run.assemble(student, original, replace(plan, outputs=run.told()))
 
 
 @dataclass
@@ -175,13 +181,21 @@ class _Run:
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
             self.source, self.unseen = self.data, self.reference or self.data
-            if self.data is not None and self.reference is None and self.recipe.keep == "best":
+            if self.data is None and self.recipe.synthesize is not None:
+                self.data, other = self._made(self.recipe.synthesize)
+                self.source, self.unseen = self.data, self.reference or other
+            elif self.data is not None and self.reference is None and self.recipe.keep == "best":
                 self.source, self.unseen = held_out(self.data, self.seed, self.cache)
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            for source in filter(None, (self.data, self.reference)):
+            given = (None if data is None else self.data, self.reference)
+            for source in filter(None, given):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
             yield
+
+    def told(self) -> tuple[str, ...]:
+        """What the outputs tell, in words."""
+        return () if self.outputs is None else tuple(map(str, self.outputs.leaves))
 
     def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
         """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
@@ -251,7 +265,7 @@ class _Run:
             score = self._score(model)
             agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
             if agreement is not None:
-                figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+                figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
             figures |= {} if score is None else {"score": score}
         self.stages.append(Stage(stage, agreement, score))
 
@@ -280,11 +294,34 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=tuple(plan.notes),
+            notes=(*plan.notes, *self._unknown(plan)),
             data=self._data(),
+            outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
         )
         return Result(model, report, plan)
+
+    def _unknown(self, plan: Plan) -> list[str]:
+        """That bits went where they usually matter, for want of inputs that would tell where."""
+        if self.recipe.bits is None or any(p.importance is not None for p in plan.parameters.values()):
+            return []
+        if self.source is not None or self.reference is not None:
+            return []
+        return [
+            "no inputs were given, and the recipe makes none: weights count by what is usual for their depth and "
+            "width, not by what they do to the outputs; give data=..., or recipe_for(..., example_inputs=...)"
+        ]
+
+    def _made(self, asked: Synthesize) -> tuple[Source, Source]:
+        """Inputs of two kinds where none were given.
+
+        Raises:
+            DataError: none can be made.
+        """
+        try:
+            return made.sources(self.teacher, asked.given(), self.example_inputs, self.seed, self.events)
+        except DataError as error:
+            raise DataError(f"{self.recipe.at('synthesize')}: {error}") from None
 
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""

@@ -24,6 +24,7 @@ from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
+from lloydmax.teacher.asking import Wanted, asked
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -45,6 +46,8 @@ def recipe_for(
     output: str | int | None = None,
     classes: int | Auto | None = "auto",
     mask: str | None = "auto",
+    kinds: Any = None,
+    example_inputs: Any = None,
 ) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
@@ -55,9 +58,13 @@ def recipe_for(
         model: the teacher; not changed.
         bits: size of the whole file, in bits for each parameter of the model. Codebooks have at most 256 centroids, as
             Core ML asks for, or above 7 bits 1024.
-        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: no recovery.
+        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; ``None``: they are made (``synthesize``) where
+            it can be told what the model takes, and nothing is trained on them.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
-        output, classes, mask: of the recipe, see there.
+        output, classes, mask, kinds: of the recipe, see there.
+        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
+            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
+            Default: what the first layers ask for.
 
     Raises:
         RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no
@@ -66,8 +73,8 @@ def recipe_for(
     """
     bits = number("bits", bits, RecipeError, above=True)
     effort = number("effort", effort, RecipeError, most=_MOST_EFFORT)
-    asked = AskedOutputs(output, classes, mask)
-    said = {"output": asked.output, "classes": classes, "mask": mask}
+    asked = AskedOutputs(output, classes, mask, kinds)
+    said = {"output": asked.output, "classes": classes, "mask": mask, "kinds": kinds}
     model = private(model)
     with own_modes(), seeded(0, model):
         centroids = _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS
@@ -80,16 +87,31 @@ def recipe_for(
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
         source = open_source(data, model, None, 0)
         steps: list[dict[str, Any]] = []
-        if source is not None:
+        makes = _synthesize(model, example_inputs) if source is None else None
+        recipe |= {} if makes is None else {"synthesize": makes}
+        if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
             steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "correct_bias"}]
-            if effort:
+            if effort and source is not None:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
             recipe |= {"keep": "best"}
         recipe |= {"quantize": rules, "trainable": ["all"], "recover": steps}
         return Recipe.load(recipe | {"storage": _STORAGE})
+
+
+def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    """What the recipe says of inputs that are made; ``None``: none can be."""
+    found = asked(model, example_inputs)
+    if found is None:
+        return None
+    form, made = found.only, {"samples": Wanted.samples}
+    if form is None:
+        return made
+    told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    told |= {"below": None if form.below is None else int(form.below.min())}
+    return made | {key: value for key, value in told.items() if value is not None}
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
@@ -132,7 +154,7 @@ def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int,
 
 def _loss(outputs: Outputs, found: list[Tensor]) -> str:
     """What suits the outputs: scores of classes, embeddings of length 1, or anything else."""
-    if all(leaf.kind == "classes" for leaf in outputs.leaves):
+    if all(leaf.decides for leaf in outputs.leaves):
         return "kl"
     axes = outputs.class_axes(found)
     lengths = [o.float().norm(dim=axis) for o, axis in zip(found, axes, strict=True) if axis is not None]

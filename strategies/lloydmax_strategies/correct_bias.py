@@ -18,49 +18,54 @@ import torch
 from lloydmax import hookimpl
 from lloydmax.extend import Batch, Recovery, Source, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from lloydmax_strategies.frontier import Frontier
-from lloydmax_strategies.matching.place import Place, places
-from lloydmax_strategies.tap import forward_order
+from lloydmax_strategies.matching.place import How, Place, places
+from lloydmax_strategies.tap import What, forward_order
+
+
+class MatchingOptions(BaseModel):
+    """Options of what makes layers compute what the original's do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: PositiveInt = Field(default=256, description="inputs, drawn at random.")
+
+    batch_size: PositiveInt = Field(default=64, description="of one forward pass.")
+
+    sequential: bool = Field(
+        default=True,
+        description="correct each layer on top of the corrected layers before it; else all from the model as it "
+        "was, which corrects the same error several times in deep models.",
+    )
+
+    source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
 
 
 class CorrectBias:
     """Moves the mean output error of each compressed layer into its bias (Nagel et al. 2019).
 
-    It is the one for models without batch norm. Of recurrent layers and attention it is the mean error of the gates,
-    and of queries, keys, values and outputs. Layers without a bias in floats are named in ``without_bias``.
+    It is the one for models without batch norm. Of recurrent layers it is the mean error of the gates, of attention
+    that of queries, keys, values and outputs. Layers without a bias in floats are named in ``without_bias``.
     """
 
     needs_data = True
     name: ClassVar[str] = "correct_bias"
     scales: ClassVar[bool] = False
 
-    class Options(BaseModel):
+    class Options(MatchingOptions):
         """Options of `correct_bias`."""
-
-        model_config = ConfigDict(extra="forbid")
-
-        samples: PositiveInt = Field(default=256, description="inputs, drawn at random.")
-
-        batch_size: PositiveInt = Field(default=64, description="of one forward pass.")
 
         relative: bool = Field(
             default=True,
             description="aim at the mean of the original's outputs times the slope (at most 1) of the outputs against "
             "the original's, channel by channel, so that outputs which clustering made smaller stay in proportion; "
-            "else at the mean itself, as published, which few centroids turn into harm.",
+            "else at the mean itself, as published, which few centroids turn into harm. Gates of recurrent layers, "
+            "which keep no proportion, always get the mean itself.",
         )
 
-        sequential: bool = Field(
-            default=True,
-            description="correct each layer on top of the corrected layers before it; else all from the model as it "
-            "was, which corrects the same error several times in deep models.",
-        )
-
-        source: Literal["data", "reference_data"] = Field(default="data", description="`data` or `reference_data`.")
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MatchingOptions) -> None:
         self.options = options
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
@@ -82,23 +87,14 @@ class CorrectBias:
             source = _Held(source, order, options.batch_size)
         moved: list[float] = []
         late: list[Callable[[], None]] = []
+        how = How(self.scales, getattr(options, "relative", False), options.sequential)
         with evaluating(student, teacher):
             calls = forward_order(student, list(taken), source, order[:2])
-            models = {
-                taken[module].name: (teacher.get_submodule(taken[module].name), module, count)
-                for module, count in calls.items()
-            }
             fronts = [Frontier(model, source, order, options.batch_size) for model in (teacher, student)]
-
-            def read(place: Place) -> Iterator[tuple[Any, Any]]:
-                *both, count = models[place.name]
-                what = "call" if place.called else "output"
-                each = (f.read(m, what=what, calls=count, paired=True) for f, m in zip(fronts, both, strict=True))
-                return zip(*each, strict=True)
-
-            for index, module in enumerate(calls, start=1):
-                place, twin = taken[module], models[taken[module].name][0]
-                for change in self._changes(place, twin, partial(read, place)):
+            for index, (module, count) in enumerate(calls.items(), start=1):
+                place = taken[module]
+                twin = teacher.get_submodule(place.name)
+                for change in place.changes(twin, partial(_read, place, fronts, (twin, module), count), how):
                     late.append(change)
                     if options.sequential:
                         late.pop()()
@@ -109,14 +105,19 @@ class CorrectBias:
         figures = {"layers": len(calls), "corrected": sum(moved) / max(len(moved), 1), "samples": len(order)}
         return figures | {"without_bias": without}
 
-    def _changes(
-        self, place: Place, twin: Any, read: Callable[[], Iterator[tuple[Any, Any]]]
-    ) -> Iterator[Callable[[], None]]:
-        for _ in range(place.rounds if self.options.sequential else 1):
-            if self.scales:
-                yield from place.scaled(twin, read())
-            if place.biases:
-                yield from place.shifted(twin, read(), self.options.relative)
+
+def _read(
+    place: Place, fronts: list[Frontier], modules: tuple[nn.Module, nn.Module], calls: int
+) -> Iterator[tuple[Any, Any]]:
+    """What the module of the original and that of the student see.
+
+    Of a module that is called again and again it is what the student's sees: where it is given what it said before
+    (decoders), the original is soon somewhere else.
+    """
+    if calls > 1:
+        return ((call, call) for call in fronts[1].read(modules[1], what="call", calls=calls))
+    what: What = "call" if place.called else "output"
+    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)), strict=True)
 
 
 class MatchMoments(CorrectBias):
@@ -127,6 +128,9 @@ class MatchMoments(CorrectBias):
 
     name = "match_moments"
     scales = True
+
+    class Options(MatchingOptions):
+        """Options of `match_moments`."""
 
 
 class _Held(Source):

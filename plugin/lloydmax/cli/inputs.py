@@ -175,7 +175,7 @@ def class_numbers(folder: Path, files: Sequence[Path]) -> torch.Tensor:
 def asked_of(model: Any) -> AskedOutputs:
     """What the recipe of a compressed model says about its outputs."""
     recipe = settings(model, None, None)[0] or {}
-    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask") if key in recipe}
+    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask", "kinds") if key in recipe}
     return Recipe.load(said | {"quantize": [{"layers": "all", "quantizer": "none"}]}).asked_outputs
 
 

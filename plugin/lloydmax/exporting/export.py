@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from torch import nn
 
 from lloydmax.errors import ExportError
 from lloydmax.exporting.formats import Format, load, name_for
-from lloydmax.exporting.subject import Subject, difference, first_line, subject
+from lloydmax.exporting.subject import Subject, UntraceableError, difference, first_line, subject
 from lloydmax.network.tracing import forget_graphs
 from lloydmax.runtime.apart import apart
 from lloydmax.runtime.files import path_of, refusal, shown, telling
@@ -72,7 +73,8 @@ def export(
         format: ``"torch"``, ``"onnx"``, ``"openvino"``, ``"coreml"`` or ``"executorch"``; absent, that of the ending.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments; samples along the
             first axis. Two samples are used, or one twice.
-        dynamic_batch: any number of samples, or only as many as in the example inputs.
+        dynamic_batch: any number of samples, or only as many as in the example inputs; where the model can be traced
+            only so, it is so, with a warning.
         options: of the format. ``fold_at_load`` (onnx; default ``False``): let the runtime decode the
             weights once, when it loads the file, for speed and dense memory, instead of at every run. ``opset`` (onnx;
             default 25): 18 to 25. ``precision`` (coreml): ``"float16"`` (default) or ``"float32"``. ``most`` (coreml,
@@ -97,7 +99,7 @@ def export(
             made = Path(folder) / "made" / target.name
             made.parent.mkdir()
             try:
-                gap = apart(lambda: _written(name, chosen, prepared, made))
+                gap = _made(name, chosen, prepared, made)
             finally:
                 forget_graphs()
             size = _publish(made, target, Path(folder))
@@ -119,13 +121,29 @@ def asked_for(path: str | os.PathLike[str], format: str | None, options: dict[st
     return name, load(name, options)
 
 
+def _made(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:
+    """Write, with a fixed batch where the model can be traced only so, and compare the outputs."""
+    try:
+        return apart(lambda: _written(name, chosen, prepared, made))
+    except UntraceableError as error:
+        if not prepared.dynamic:
+            raise
+        gap = apart(lambda: _written(name, chosen, prepared.fixed(), made))
+        warnings.warn(
+            f"{shown(made.name)} takes {len(prepared.given)} samples at a time, as many as example_inputs has: for any "
+            f"number of them {str(error).removeprefix(f'{name}: ')}",
+            stacklevel=3,
+        )
+        return gap
+
+
 def _written(name: str, chosen: Format, prepared: Subject, made: Path) -> float | None:
     """Write, and compare the outputs."""
     try:
         chosen.write(prepared, made)
         return _compared(chosen, made, prepared)
     except ExportError as error:
-        raise ExportError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except Exception as error:
         if isinstance(error, shutil.Error) or (isinstance(error, OSError) and error.errno is not None):
             raise

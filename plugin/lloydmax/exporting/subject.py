@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
+from lloydmax.exporting.known import known_numbers
 from lloydmax.format.parts import check_state, ordinary
 from lloydmax.network.given import network
 from lloydmax.network.private import unwrapped
@@ -23,6 +25,10 @@ from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
 
 
+class UntraceableError(ExportError):
+    """A model that torch cannot trace for the example inputs."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model as the formats get it.
@@ -31,11 +37,13 @@ class Subject:
         model: holds codebooks; finished, in evaluation mode, on the CPU, not shared with the caller's.
         batch: example inputs; two samples if the batch is dynamic.
         dynamic: whether the first axis of the inputs, the samples, may have any length.
+        given: the example inputs as they were given.
     """
 
     model: nn.Module
     batch: Batch
     dynamic: bool
+    given: Batch
 
     def program(self, most: int | None = None) -> ExportedProgram:
         """The model as torch traces it, codes and centroids inside.
@@ -44,7 +52,7 @@ class Subject:
             most: largest number of samples, for formats that need to know.
 
         Raises:
-            ExportError: the model cannot be traced.
+            UntraceableError: the model cannot be traced.
         """
         shapes = ShapesCollection()
         if self.dynamic:
@@ -52,14 +60,17 @@ class Subject:
             for tensor in self.batch.tensors():
                 if tensor.ndim and len(tensor) == len(self.batch):
                     shapes[tensor] = {0: axis}
-        try:
-            with torch.no_grad(), quiet():
-                return torch.export.export(self.model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
-        except Exception as error:
-            hint = "; dynamic_batch=False may help" if self.dynamic else ""
-            raise ExportError(
-                f"torch.export cannot trace {type(self.model).__name__}: {first_line(error)}{hint}"
-            ) from error
+        failure: Exception | None = None
+        for how in (nullcontext(self.model), known_numbers(self.model)):
+            try:
+                with torch.no_grad(), quiet(), how as model:
+                    return torch.export.export(model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
+            except Exception as error:
+                failure = failure or error
+        assert failure is not None
+        raise UntraceableError(
+            f"torch.export cannot trace {type(self.model).__name__}: {first_line(failure)}"
+        ) from failure
 
     def outputs(self) -> list[Tensor]:
         """The tensors that the model gives for the example inputs, in order."""
@@ -69,6 +80,10 @@ class Subject:
     def first(self) -> Subject:
         """The same model with the first sample alone."""
         return replace(self, batch=self.batch[:1])
+
+    def fixed(self) -> Subject:
+        """The same model for as many samples as were given."""
+        return replace(self, batch=self.given, dynamic=False)
 
     def holders(self) -> dict[str, CodesHolder]:
         """Whatever holds codes, under all its module names."""
@@ -115,10 +130,9 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
         raise ExportError(f"cannot be exported: {error}") from error
     if not any(isinstance(module, CodesHolder) for module in model.modules()):
         raise ExportError("the model holds no codebooks; compress it first")
-    batch = _batch(example_inputs).to("cpu")
-    if dynamic:
-        batch = batch[torch.arange(2) % len(batch)]
-    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic)
+    given = _batch(example_inputs).to("cpu")
+    batch = given[torch.arange(2) % len(given)] if dynamic else given
+    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic, given)
 
 
 def _batch(example_inputs: Any) -> Batch:

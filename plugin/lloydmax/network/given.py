@@ -99,7 +99,7 @@ def _kind(given: Any) -> str:
         if isinstance(getattr(given, name, None), nn.Module):
             return f"of type {kind}, not a network: pass its .{name}"
     if callable(getattr(given, "module", None)) and hasattr(given, "graph_module"):
-        return f"of type {kind}, not a network: pass the nn.Module that it was made from"
+        return f"of type {kind}, not a network: pass its .module(), or the nn.Module that it was made from"
     if isinstance(given, (list, tuple)) and any(isinstance(item, nn.Module) for item in given):
         return f"a {kind}, not a network: pass one nn.Module, such as torch.nn.Sequential(*layers)"
     if callable(given):

@@ -12,22 +12,11 @@ from torch import Tensor
 
 from lloydmax.data.batch import Batch
 from lloydmax.errors import RecoveryError
+from lloydmax.network.kinds import IN_WORDS, Kind, Named, Place, as_written, named
 from lloydmax.network.trees import Path, child, real, written
 
 Auto = Literal["auto"]
-Kind = Literal["classes", "scores", "values", "unclear"]
-"""Of what an output tells: which class (a softmax over an axis), independent probabilities, or quantities; ``unclear``
-may be classes or quantities."""
-
-
-def _as_written(value: Any) -> Any:
-    """YAML reads ``1.0`` as a number; it means position 0 in position 1."""
-    if isinstance(value, bool):
-        raise ValueError("give a path such as logits, heads.cls or '1.0'")
-    return repr(value) if isinstance(value, float) else value
-
-
-OutputPath = Annotated[str | int, BeforeValidator(_as_written)]
+OutputPath = Annotated[str | int, BeforeValidator(as_written)]
 """Names an output, or a part of the tree of outputs: ``logits``, ``heads.cls``, ``1.0``, or a position."""
 _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
@@ -45,15 +34,18 @@ class AskedOutputs:
             :func:`class_axis`.
         mask: name of the input ``(N, T)`` whose zeros are padding; ``None``: all positions count; ``"auto"``:
             ``attention_mask``, of models with a decoder ``decoder_attention_mask``.
+        kinds: what outputs tell: a word for all, words by place, or ``None``: their values tell; see
+            :func:`~lloydmax.network.kinds.named`, which is what this attribute then holds.
         at: where one of these stands, for messages.
 
     Raises:
-        RecoveryError: ``output`` is not a path, ``classes`` not an axis, ``mask`` not a name.
+        RecoveryError: ``output`` is not a path, ``classes`` not an axis, ``mask`` not a name, ``kinds`` not words.
     """
 
     output: str | int | None = None
     classes: int | Auto | None = "auto"
     mask: str | Auto | None = "auto"
+    kinds: Any = None
     at: Callable[[str], str] = field(default=str, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +60,15 @@ class AskedOutputs:
             raise RecoveryError(f"classes is the number of an axis, 'auto' or None, not {self.classes!r}")
         if not (self.mask is None or isinstance(self.mask, str)):
             raise RecoveryError(f"mask is the name of an input, 'auto' or None, not {self.mask!r}")
+        try:
+            object.__setattr__(self, "kinds", named(self.kinds))
+        except ValueError as error:
+            raise RecoveryError(f"{self.at('kinds')}: {error}") from None
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        """What it says of the kinds of outputs, place by place."""
+        return named(self.kinds)
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,12 @@ class Leaf:
         classes: the axis of the classes likewise; ``None``: there are none; ``"auto"``: see :func:`class_axis`.
         axes: how many the tensor has for several samples; ``None``: not known.
         part: ``(axis, first, end)`` of the slice that counts, samples along the first axis; ``None``: all of it.
-        kind: what it tells, see :data:`Kind`.
-        normal: whether classes come as probabilities, else as scores before a softmax.
+        kind: what it tells, see :data:`~lloydmax.network.kinds.Kind`.
+        normal: whether classes and scores come as probabilities, else as numbers before a softmax or sigmoid.
         spread: standard deviation of what it tells, by which differences are divided where outputs add up.
+        high: the probability from which an independent score says yes.
+        blank: the class of a text that stands for nothing, between equal letters for example; ``None``: there is none,
+            and letters that are repeated are several.
     """
 
     path: Path
@@ -93,17 +97,29 @@ class Leaf:
     kind: Kind = field(default="unclear", compare=False)
     normal: bool = field(default=False, compare=False)
     spread: float = field(default=1.0, compare=False)
+    high: float = field(default=0.5, compare=False)
+    blank: int | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, as recipes have it: ``heads.cls``, ``0[:, 4:22]``."""
+        return str(Place(written(self.path), self.part))
 
     def __str__(self) -> str:
-        place = written(self.path) or "output"
-        if self.part is not None:
-            axis, first, end = self.part
-            place += f"[{', '.join([':'] * axis + [f'{first}:{end}'])}]"
-        return f"{place} {self.kind}"
+        return f"{self.place} {IN_WORDS[self.kind]}"
+
+    @property
+    def decides(self) -> bool:
+        """Whether one of several classes is meant, at every place."""
+        return self.kind in ("classes", "text")
 
     def logits(self, tensor: Tensor) -> Tensor:
         """Classes as scores before a softmax; float32."""
         return tensor.float().clamp(min=_LEAST_PROBABILITY).log() if self.normal else tensor.float()
+
+    def probabilities(self, tensor: Tensor) -> Tensor:
+        """Independent scores as probabilities; float32."""
+        return tensor.float() if self.normal else tensor.float().sigmoid()
 
     def read(self, output: Any, one: bool = False) -> Tensor:
         """The tensor with the samples along its first axis, and the classes where :func:`class_axis` has them; complex
@@ -150,6 +166,11 @@ class Outputs:
     repeat: bool = True
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
+
+    @property
+    def classify(self) -> bool:
+        """Whether one output counts, and it has classes."""
+        return len(self.leaves) == 1 and self.leaves[0].decides
 
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
@@ -223,9 +244,12 @@ class Outputs:
         return [None if leaf.classes is None else class_axis(tensor) for leaf, tensor in pairs]
 
     def scores(self, tensors: Sequence[Tensor]) -> tuple[int, int] | None:
-        """Which of these outputs has classes, the first one, and along which axis; ``None``: none has."""
-        axes = enumerate(self.class_axes(tensors))
-        return next(((place, axis) for place, axis in axes if axis is not None), None)
+        """Which of these outputs has classes, the first one, and along which axis; where none does, the first that may
+        have some. ``None``: none of either."""
+        axes = self.class_axes(tensors)
+        known = [place for place, leaf in enumerate(self.leaves) if leaf.decides]
+        maybe = [place for place, leaf in enumerate(self.leaves) if leaf.kind == "unclear"]
+        return next(((place, axis) for place in [*known, *maybe] if (axis := axes[place]) is not None), None)
 
     def _mask_of(self, inputs: Batch) -> Tensor | None:
         found = self._given_mask(inputs)

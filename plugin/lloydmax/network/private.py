@@ -22,6 +22,7 @@ from lloydmax.network.baking import bake, computed_last
 from lloydmax.network.buffers import weights_in_buffers
 from lloydmax.network.given import network
 from lloydmax.network.parameters import WeightBuffer, promote
+from lloydmax.network.rebuilding import rebuild
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.text import printable
 
@@ -37,8 +38,6 @@ _INNER = {
 """Classes of torch that wrap a model, with the attribute that holds it."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _PLAIN = (nn.Parameter, WeightBuffer)
-_EXPORTED = "torch.export._unlift"
-"""Module of torch with the class of what ``ExportedProgram.module()`` gives."""
 _private: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
 
 
@@ -50,18 +49,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def refuse_fixed(model: nn.Module) -> None:
+def refuse_scripts(model: nn.Module) -> None:
     """Refuse a model whose layers cannot be replaced in place.
 
     Raises:
-        ModelError: see :func:`~lloydmax.network.given.network`; a ScriptModule, or the module of an exported program.
+        ModelError: see :func:`~lloydmax.network.given.network`; a ScriptModule.
     """
-    inner = unwrapped(network(model))
-    _refuse_scripts(inner)
-    if any(base.__module__ == _EXPORTED for base in type(inner).__mro__):
-        raise ModelError(
-            "the model is the module of an exported program, whose layers are fixed: pass what it was made from"
-        )
+    _refuse_scripts(unwrapped(network(model)))
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -83,7 +77,8 @@ def private(model: nn.Module, runs: bool = True) -> nn.Module:
     Parameters and buffers share the memory of the caller's (buffers of up to 64 KiB, and tensors that were made in
     inference mode, are copies). All its modules are in evaluation mode. What modules compute from other parameters is
     baked, see :mod:`lloydmax.network.baking`; weights in buffers are parameters in it, see
-    :mod:`lloydmax.network.buffers`. A tree that this function made is given back as it is.
+    :mod:`lloydmax.network.buffers`, and operations of exported programs are layers, see
+    :mod:`lloydmax.network.rebuilding`. A tree that this function made is given back as it is.
 
     Args:
         model: not changed; may be wrapped, see :func:`unwrapped`.
@@ -103,6 +98,7 @@ def private(model: nn.Module, runs: bool = True) -> nn.Module:
     theirs = {id(module) for module in bare.modules()}
     if common := [name or "the model" for name, module in made.named_modules() if id(module) in theirs]:
         raise ModelError(f"{common[0]} is shared by copies of the model (its __deepcopy__ gives itself): copy it there")
+    rebuild(made)
     made.eval()
     bake(made)
     promote(made, weights_in_buffers(made))
@@ -219,12 +215,8 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
 def _place(tensor: Tensor) -> Any:
     """What tensors have in common that are one but for the Python object; of vectors, and of what has no place in
     memory, the object."""
-    if (
-        tensor.layout != torch.strided
-        or tensor.dim() < 2
-        or not tensor.numel()
-        or type(tensor) not in (Tensor, *_PLAIN)
-    ):
+    plain = type(tensor) in (Tensor, *_PLAIN) and not_dense(tensor) is None and not tensor.is_meta
+    if not plain or tensor.dim() < 2 or not tensor.numel():
         return id(tensor)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 

@@ -46,7 +46,7 @@ def counted(output: Any, key: str | int | None = None) -> dict[Path, Tensor]:
         else:
             found = {path: tensor for path, tensor in _tree(output) if not _STATE & set(path)}
     else:
-        where = _resolved(output, key)
+        where = resolved(output, key)
         if where is None:
             raise RecoveryError(f"the model's output has no tensor {key!r}; it has {described(output)}")
         found = {(*where, *path): tensor for path, tensor in _tree(_at(output, where))}
@@ -132,7 +132,7 @@ def _at(output: Any, path: Path) -> Any:
     return output
 
 
-def _resolved(output: Any, key: str | int) -> Path | None:
+def resolved(output: Any, key: str | int) -> Path | None:
     """A written path as keys; names with dots in them are looked for first. ``None``: it leads to nothing."""
     if isinstance(key, int):
         return None if child(output, key) is None else (key,)
@@ -143,6 +143,6 @@ def _resolved(output: Any, key: str | int) -> Path | None:
             continue
         if not rest:
             return (head,)
-        if (tail := _resolved(value, rest)) is not None:
+        if (tail := resolved(value, rest)) is not None:
             return (head, *tail)
     return None

@@ -23,7 +23,7 @@ from lloydmax.recipe.plain import plain
 from lloydmax.recipe.reading import read_lined
 from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
-from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage
+from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage, Synthesize
 from lloydmax.runtime.files import write_text
 from lloydmax.runtime.text import quoted
 
@@ -31,6 +31,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "quantize": Rule,
     "activations": Activations,
     "recover": Step,
+    "synthesize": Synthesize,
     "storage": Storage,
     "search": Search,
 }

@@ -15,11 +15,12 @@ from pydantic import BaseModel
 from lloydmax.hooks.registry import REGISTRIES, Registered
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
-from lloydmax.recipe.sections import Activations, Rule, Storage
+from lloydmax.recipe.sections import Activations, Rule, Storage, Synthesize
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Each rule of `quantize`, with the options of its quantizer beside these", Rule),
     ("`activations`", Activations),
+    ("`synthesize`", Synthesize),
     ("`storage`", Storage),
     ("`search`, with the options of its method beside these", Search),
     ("`search.budget`", Budget),
@@ -91,14 +92,16 @@ def _table(model: type[BaseModel], only: list[str] | None = None) -> str:
 
 def _kind(part: dict[str, Any]) -> str:
     """A JSON schema in a few words."""
-    if "anyOf" in part:
-        kinds = [_kind(option) for option in part["anyOf"] if option.get("type") != "null"]
+    if options := part.get("anyOf") or part.get("oneOf"):
+        kinds = [_kind(option) for option in options if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "enum" in part or "const" in part:
         return ", ".join(f"`{value}`" for value in part.get("enum", [part.get("const")]))
     if "$ref" in part:
         return "section"
     kind = part.get("type", "anything")
+    if kind == "object" and "additionalProperties" in part:
+        return "mapping"
     if kind == "array":
         return f"list of {_kind(part.get('items', {}))}".replace("list of section", "list of sections")
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

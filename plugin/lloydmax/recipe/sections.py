@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from lloydmax.network.kinds import Kinds
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
+from lloydmax.teacher.asking import Wanted
 
 KEEP = "none"
 """The reserved quantizer name that leaves a parameter as it is."""
@@ -125,6 +127,57 @@ class Storage(Section):
         return 2 if self.floats == "float16" else 4
 
 
+class Synthesize(Section):
+    """Inputs that are made where none are given: noise that is like pictures, sounds or texts."""
+
+    samples: int = Field(
+        default=64,
+        ge=2,
+        le=65536,
+        description="inputs, fewer where they are large; half as many of another kind are "
+        "made on which the agreement is measured.",
+    )
+
+    kind: Literal["natural", "noise"] = Field(
+        default="natural",
+        description="`natural`: pictures of things in front of each other, sounds with harmonics, words as often as in "
+        "texts; `noise`: regions and noise with such spectra, words that are all as likely.",
+    )
+
+    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None,
+        max_length=8,
+        description="of one sample of the only input; default: those of the `example_inputs`, or one that the first "
+        "layers ask for and the model takes.",
+    )
+
+    below: int | None = Field(
+        default=None,
+        ge=1,
+        description="with `shape`: whole numbers, less than this, which tables take that are larger.",
+    )
+
+    mean: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="with `shape`, of real numbers; the first batch norm knows better.",
+    )
+
+    deviation: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="the same.")
+
+    def given(self) -> Wanted:
+        """The same for those who make them."""
+        shape = None if self.shape is None else tuple(self.shape)
+        return Wanted(self.samples, self.kind, shape, self.below, self.mean, self.deviation)
+
+    @model_validator(mode="after")
+    def _of_a_shape(self) -> Synthesize:
+        told = next((name for name in ("below", "mean", "deviation") if getattr(self, name) is not None), None)
+        if told is not None and self.shape is None:
+            raise ValueError(f"'{told}' is of an input of a 'shape', which is missing")
+        return self
+
+
 def _one_line(name: str) -> str:
     if len(f"{name}x".splitlines()) > 1 or "\t" in name:
         raise ValueError("must be one line of text")
@@ -172,6 +225,11 @@ class RecipeFields(Section):
         "outputs nearer to the original's. The report says what was kept. `all`: everything is done as it is written.",
     )
 
+    synthesize: Synthesize | None = Field(
+        default=None,
+        description="make inputs where no data are given, so that importances and recovery steps work without.",
+    )
+
     output: OutputPath | None = Field(
         default=None,
         description="path of the output that counts wherever outputs are compared: keys, attributes or positions "
@@ -191,6 +249,14 @@ class RecipeFields(Section):
         default="auto",
         description="name of the input `(N, T)` whose zeros are padding, of which outputs `(N, T, C)` do not count; "
         "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
+    )
+
+    kinds: Kinds | None = Field(
+        default=None,
+        description="what outputs tell: `classes`, `scores` (independent ones), `values` (a regression), `text` (a "
+        "class at every place of a sequence), `unclear` (taken as values), or `ignore` (it does not count). One word "
+        "for all, or words by the path of an output or of a part of one: `{boxes: values, '0[:, 4:22]': scores}`. "
+        "Default: their values on the data tell.",
     )
 
     storage: Storage = Field(default_factory=Storage, description="how the file is written.")
@@ -219,7 +285,7 @@ class RecipeFields(Section):
     @property
     def asked_outputs(self) -> AskedOutputs:
         """What it says about the outputs."""
-        return AskedOutputs(self.output, self.classes, self.mask, self.at)
+        return AskedOutputs(self.output, self.classes, self.mask, self.kinds, self.at)
 
     def at(self, *where: str | int) -> str:
         """File, line and field of a part of this recipe, for messages."""

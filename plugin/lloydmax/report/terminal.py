@@ -30,6 +30,8 @@ def report_tables(report: Figures) -> list[RenderableType]:
     tables: list[RenderableType] = [sizes]
     if report.measured_on is not None or report.stages[0].score is not None:
         tables.append(stage_table(report))
+    if report.outputs:
+        tables.append(f"Outputs: {'; '.join(report.answers())}")
     if report.tried:
         tables.append(tried_table(report))
     tables += [line[:1].upper() + line[1:] for line in report.left_out()]
@@ -79,6 +81,6 @@ def stage_table(report: Figures) -> Table:
         found = stage.agreement
         alike = ("", "", "")
         if found is not None:
-            alike = (percent(found.top1), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
+            alike = (percent(found.agreed), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
         table.add_row(stage.name, *alike, *((f"{stage.score:.4f}",) if scored else ()))
     return table

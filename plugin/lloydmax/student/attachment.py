@@ -101,9 +101,13 @@ def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
     places = {name: _locate(model, name) for name in codebooks}
     held = {name: known[id(getattr(module, leaf))] for name, (module, leaf) in places.items()}
     for name, codebook in codebooks.items():
-        weight = CodebookWeight(codebook)
+        weight, before = CodebookWeight(codebook), getattr(*places[name])
+        own = type(before)(
+            before.detach(), before.requires_grad
+        )  # other models may have the same, which becomes centroids
         for _, module, leaf in held[name]:
             in_buffer = leaf in module._buffers
+            (module._buffers if in_buffer else module._parameters)[leaf] = own
             parametrize.register_parametrization(module, leaf, weight, unsafe=True)
             if in_buffer:  # the same tensor is a parameter elsewhere
                 chain: Any = module.parametrizations[leaf]  # type: ignore[index]
@@ -316,6 +320,7 @@ def _copy_of_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModu
     """A deep copy that keeps the parametrizations of a graph module; its own one does not."""
     kind = type(module)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    own["__qualname__"] = kind.__qualname__
     copied = object.__new__(type(kind)(kind.__name__, kind.__bases__, own))  # a graph that changes changes its class
     memo[id(module)] = copied
     copied.__dict__.update(copy.deepcopy(module.__dict__, memo))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import look
 from lloydmax.teacher.fisher import unsure
 from lloydmax.teacher.kept import _BATCH, Targets
+from lloydmax.teacher.likeness import share, shared
 from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Agreement:
         samples: number of inputs that were compared.
         damage: how far apart in what the outputs tell, see :func:`differences`: the mean over the outputs of the mean
             over each; ``None`` in what earlier versions wrote.
+        alike: for each output that counts, how alike in what it tells, 0 to 1, see
+            :data:`~lloydmax.network.kinds.ALIKE`; empty in what earlier versions wrote.
     """
 
     top1: float | None
@@ -44,6 +47,12 @@ class Agreement:
     mse: float
     samples: int
     damage: float | None = None
+    alike: tuple[float, ...] = ()
+
+    @property
+    def agreed(self) -> float | None:
+        """How alike in the output that is least alike, 0 to 1: of a classifier the same as ``top1``."""
+        return min(self.alike, default=self.top1)
 
     @classmethod
     def read(cls, kept: Any) -> Agreement:
@@ -52,8 +61,8 @@ class Agreement:
         Raises:
             TypeError, ValueError, OverflowError: it is something else.
         """
-        found = cls(**kept)
-        for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples):
+        found = cls(**kept | {"alike": tuple(kept.get("alike", ()))})
+        for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples, *found.alike):
             if isinstance(value, str):
                 raise TypeError(f"{value!r} is not a number")
             float(value)
@@ -106,42 +115,52 @@ class Comparison:
             told: called after every batch with the samples done, and how many this process has to do.
         """
         device, mine = device_of(student), processes.share(self.order)
-        same = decisions = done = 0
-        kl = 0.0
-        values, squared = 0, 0.0
-        apart, counts = [0.0] * len(self.outputs.leaves), [0] * len(self.outputs.leaves)
+        leaves, done = self.outputs.leaves, 0
+        of_each, of_classes = [[0.0] * 6 for _ in leaves], [0.0] * 3
         with evaluating(student, self.teacher):
             for indices, batch in self.source.batches(_BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
-                for place, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
-                    values += ours.numel() - int(torch.isinf(theirs).sum())
-                    each = differences(ours, theirs, self.outputs.leaves[place])
-                    apart[place] += float(each.double().sum())
-                    counts[place] += each.numel()
-                    ours, theirs = comparable(ours, theirs)
-                    squared += float((ours.double() - theirs.double()).square().sum())
+                now = [_sums(*pair) for pair in zip(found, wanted, leaves, strict=True)]
+                of_each = [_added(*pair) for pair in zip(of_each, now, strict=True)]
                 if (scores := self.outputs.scores(wanted)) is not None:
                     place, axis = scores
-                    ours, theirs = map(self.outputs.leaves[place].logits, (found[place], wanted[place]))
-                    same += int((ours.argmax(axis) == theirs.argmax(axis)).sum())
-                    count = theirs.numel() // theirs.shape[axis]
-                    decisions += count
-                    kl += float(divergence(ours, theirs, axis)) * count
+                    of_classes = _added(of_classes, _decisions(found[place], wanted[place], leaves[place], axis))
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
-        totals = processes.summed([kl, squared, same, decisions, values, done, *apart, *counts], device)
-        kl, squared, *rest = totals
-        same, decisions, values, done = (int(total) for total in rest[:4])
-        apart, counts = rest[4 : 4 + len(apart)], [int(total) for total in rest[4 + len(apart) :]]
-        mse = squared / max(values, 1)
-        damage = sum(total / max(count, 1) for total, count in zip(apart, counts, strict=True)) / len(apart)
+        totals = processes.summed([done, *of_classes, *chain(*of_each)], device)
+        done, same, kl, decisions = int(totals[0]), *totals[1:4]
+        each = [totals[start : start + 6] for start in range(4, len(totals), 6)]
+        damage = sum(sums[0] / max(sums[1], 1) for sums in each) / len(each)
+        mse = sum(sums[4] for sums in each) / max(sum(sums[5] for sums in each), 1)
+        alike = tuple(share(*sums[2:4]) for sums in each)
         if not decisions:
-            return Agreement(None, None, mse, done, damage)
-        return Agreement(same / decisions, kl / decisions, mse, done, damage)
+            return Agreement(None, None, mse, done, damage, alike)
+        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike)
+
+
+def _sums(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:
+    """Of two outputs: the sum of the differences and their number, what is shared and could be, the squared differences
+    and the number of values."""
+    apart, both = differences(student, teacher, leaf), shared(student, teacher, leaf)
+    ours, theirs = comparable(student, teacher)
+    squared = float((ours.double() - theirs.double()).square().sum())
+    return [float(apart.double().sum()), apart.numel(), *both, squared, teacher.numel() - int(teacher.isinf().sum())]
+
+
+def _decisions(student: Tensor, teacher: Tensor, leaf: Leaf, axis: int) -> list[float]:
+    """Decisions with the same top-1, the sum of their divergences, and how many there are."""
+    ours, theirs = leaf.logits(student), leaf.logits(teacher)
+    count = theirs.numel() // theirs.shape[axis]
+    same = int((ours.argmax(axis) == theirs.argmax(axis)).sum())
+    return [same, float(divergence(ours, theirs, axis)) * count, count]
+
+
+def _added(sums: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [total + one for total, one in zip(sums, more, strict=True)]
 
 
 def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:
@@ -180,11 +199,11 @@ def differences(student: Tensor, teacher: Tensor, leaf: Leaf) -> Tensor:
         student, teacher: of one shape.
         leaf: what they tell.
     """
-    if leaf.kind == "classes" and (axis := class_axis(teacher)) is not None:
+    if leaf.decides and (axis := class_axis(teacher)) is not None:
         return divergences(leaf.logits(student), leaf.logits(teacher), axis)
     student, teacher = (tensor.float() for tensor in comparable(student, teacher))
     if leaf.kind == "scores":
-        p, q = unsure(teacher), unsure(student)
+        p, q = unsure(leaf.probabilities(teacher)), unsure(leaf.probabilities(student))
         return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     return (student - teacher).square() / (2 * leaf.spread**2)
 

@@ -35,11 +35,12 @@ def fisher_draw(outputs: Sequence[Tensor], generator: torch.Generator, leaves: S
 
 def _drawn(output: Tensor, leaf: Leaf, generator: torch.Generator) -> Tensor:
     each = max(1.0, output.numel() / max(1, len(output)))
-    if leaf.kind == "classes" and (axis := class_axis(output)) is not None:
+    if leaf.decides and (axis := class_axis(output)) is not None:
         return _of_classes(leaf.logits(_finite(output)), axis, generator) * math.sqrt(output.shape[axis] / each)
     values, signs = _finite(output).float(), _signs(output, generator)
     if leaf.kind == "scores":
-        p, q = unsure(values.detach()), unsure(values)
+        q = unsure(leaf.probabilities(values))
+        p = q.detach()
         return (q * signs / (p * (1 - p)).sqrt()).sum() / math.sqrt(each)
     return (values * signs).sum() / (leaf.spread * math.sqrt(each))
 
@@ -50,6 +51,16 @@ def _of_classes(scores: Tensor, axis: int, generator: torch.Generator) -> Tensor
     p = scores.detach().softmax(axis)
     spread = p.sqrt() * _signs(p, generator)
     return (scores * (spread - p * spread.sum(axis, keepdim=True))).sum()
+
+
+def gauss_newton_draw(outputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """A random scalar whose gradient ``g`` has ``E[g g^T]`` the Gauss-Newton matrix of all outputs, summed over values.
+
+    Args:
+        outputs: floating, with gradients.
+        generator: on the CPU; draws the signs.
+    """
+    return torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
 
 
 def fisher_draws(
@@ -71,7 +82,7 @@ def fisher_draws(
     else:
         output, leaf, axis = scores
         yield _of_classes(leaf.logits(_finite(output)), axis, generator)
-    yield torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
+    yield gauss_newton_draw(outputs, generator)
 
 
 def unsure(scores: Tensor) -> Tensor:

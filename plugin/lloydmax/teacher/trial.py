@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lloydmax.data import Batch, Source
 from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.guard import guarded
+from lloydmax.network.kinds import ROOT
 from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs
-from lloydmax.network.trees import Path, counted, described, written
+from lloydmax.network.trees import Path, counted, described, resolved, written
 from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import device_of, evaluating
@@ -91,9 +92,23 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
 
 def _of_kinds(found: Outputs, model: nn.Module, inputs: Batch, output: Any) -> Outputs:
     """The same outputs, in parts that tell one kind of thing each."""
-    known = vocabularies_of(model)
-    each = zip(found.leaves, _without_padding(found, output, inputs), strict=True)
-    return replace(found, leaves=tuple(part for leaf, tensor in each for part in kinds(leaf, tensor, known)))
+    known, asked = vocabularies_of(model), found.asked
+    for one in asked.named:
+        path = one.place.path
+        if path and not (path == ROOT and isinstance(output, Tensor)) and resolved(output, path) is None:
+            raise RecoveryError(
+                f"{asked.at('kinds')}: the model's output has no tensor {path!r}; it has {described(output)}"
+            )
+    leaves: list[Leaf] = []
+    for leaf, tensor in zip(found.leaves, _without_padding(found, output, inputs), strict=True):
+        said = [one for one in asked.named if one.place.covers(written(leaf.path))]
+        try:
+            leaves += kinds(leaf, tensor, known, said)
+        except RecoveryError as error:
+            raise RecoveryError(f"{asked.at('kinds')}: {error}") from None
+    if not leaves:
+        raise RecoveryError(f"{asked.at('kinds')}: every output is ignored: at least one has to count")
+    return replace(found, leaves=tuple(leaves))
 
 
 def _without_padding(found: Outputs, output: Any, inputs: Batch) -> list[Tensor]:

@@ -95,6 +95,8 @@ def _centroids(values: NDArray[np.float32], mass: Floats | None, k: int, dtype: 
     if len(many):
         own_weight = None if weight is None else weight[many]
         centroids[many] = _means(ordered[many], own_weight, k, dtype)
+    for row in many[(centroids[many, 1:] == centroids[many, :-1]).any(axis=1)]:
+        centroids[row] = _distinct(ordered[row], None if weight is None else weight[row], k, dtype)
     return torch.from_numpy(centroids).to(dtype), int(min(k, distinct.max()))
 
 
@@ -129,3 +131,13 @@ def _means(ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: t
         limits = thresholds(torch.from_numpy(centroids).to(dtype))
         borders[:, 1:-1] = torch.searchsorted(table, limits, right=True).numpy()
     return np.sort(centroids, axis=1)
+
+
+def _distinct(values: NDArray[np.float32], weight: Floats | None, k: int, dtype: torch.dtype) -> Floats:
+    """Centroids ``(k,)`` of one row, no two of them equal but for the last: its distinct values and how often they
+    occur; between equal values there are no borders then."""
+    own, first = np.unique(values, return_index=True)
+    counts = np.add.reduceat(np.ones(len(values)) if weight is None else weight, first)
+    own, counts = own[counts > 0], counts[counts > 0]
+    found = np.unique(own if len(own) <= k else _means(own[None], counts[None], k, dtype))
+    return np.concatenate([found, np.full(k - len(found), found[-1])])

@@ -37,11 +37,6 @@ class Pair:
         self._mean, self._squares, self._products = mean, squares, products
         self.count += count
 
-    @property
-    def channels(self) -> int:
-        """How many there are."""
-        return self._mean.shape[1]
-
     def shift(self, relative: bool) -> Tensor:
         """What the bias of the layer lacks, ``(channels,)``."""
         wanted, found = self._mean
@@ -51,18 +46,20 @@ class Pair:
         slope = (self._products + constant) / (self._squares[0] + constant)
         return wanted * slope.clamp(0, 1) - found
 
-    def ratio(self, owners: Tensor) -> Tensor:
-        """By what the products of the layer have to be multiplied to have the deviation of those of the original,
-        for each codebook, ``(codebooks,)``.
+    def variances(self) -> Tensor:
+        """Of what the original and the layer compute, ``(2, channels)``."""
+        return self._squares / max(self.count, 1)
 
-        Args:
-            owners: number of the codebook of every channel, int64 ``(channels,)``.
-        """
-        sums = torch.zeros((2, int(owners.max()) + 1), dtype=torch.float64, device=owners.device)
-        wanted, found = sums.index_add_(1, owners, self._squares.to(owners.device))
-        ratio = (wanted / found.clamp(min=_TINY)).sqrt().clamp(1 / _MOST, _MOST)
-        return torch.where((wanted > _TINY) & (found > _TINY), ratio, 1)
 
-    def variance(self) -> Tensor:
-        """Of what the original computes, ``(channels,)``."""
-        return self._squares[0] / self.count
+def ratio(variances: Tensor, owners: Tensor) -> Tensor:
+    """By what the products of a layer are multiplied to have the deviation of those of the original, for each codebook,
+    ``(codebooks,)``.
+
+    Args:
+        variances: of both, ``(2, channels)``.
+        owners: number of the codebook of every channel, int64 ``(channels,)``.
+    """
+    sums = torch.zeros((2, int(owners.max()) + 1), dtype=torch.float64, device=owners.device)
+    wanted, found = sums.index_add_(1, owners, variances.to(owners.device))
+    factor = (wanted / found.clamp(min=_TINY)).sqrt().clamp(1 / _MOST, _MOST)
+    return torch.where((wanted > _TINY) & (found > _TINY), factor, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,27 @@ import torch
 from lloydmax.extend import Attached, attached
 from torch import Tensor, nn
 
-from lloydmax_strategies.matching.pair import Pair
-from lloydmax_strategies.matching.preactivations import Stage, Sum, stages, tensor_at
+from lloydmax_strategies.matching.pair import Pair, ratio
+from lloydmax_strategies.matching.preactivations import Products, Stage, Sum, stages, tensor_at
 
 Seen = tuple[Any, Any]
-"""What was read of one call of the original and of the layer; ``None`` in place of a call that was not made."""
+"""What was read of one call of the original and of the layer."""
 Change = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class How:
+    """What is made like the original's.
+
+    Attributes:
+        scales: the deviation of products, too.
+        relative: see :meth:`Pair.shift`; of gates it is always the mean itself, as sigmoids keep no proportion.
+        rounds: whether changes that have an effect on themselves are made twice.
+    """
+
+    scales: bool
+    relative: bool
+    rounds: bool
 
 
 class Place:
@@ -32,73 +48,90 @@ class Place:
     Attributes:
         biases: of each sum that can be shifted, the name of a bias in floats.
         called: whether it is told by its calls, not by its outputs.
-        rounds: how often its changes are made, each on top of the last.
         moved: by how much the sums were shifted last, root mean square, in deviations of the original's.
     """
 
     def __init__(
         self, name: str, module: nn.Module, run: list[Stage], codebooks: dict[str, Attached], alone: dict[str, Attached]
     ) -> None:
-        self.name, self.called, self.rounds, self.moved = name, run[0].called, 1 + run[0].again, 0.0
-        self._module, self._stages, self.alone = module, run, alone
+        self.name, self.called, self.moved = name, run[0].called, 0.0
+        self._module, self._stages, self._alone = module, run, alone
         self.biases: dict[Sum, str] = {}
         for one in (one for stage in run for one in stage.sums):
             free = [bias for bias in one.biases if bias not in codebooks and tensor_at(module, bias) is not None]
             if free and codebooks.keys() & set(one.weights):
                 self.biases[one] = free[0]
 
-    def scaled(self, twin: nn.Module, seen: Iterable[Seen]) -> Iterator[Change]:
-        """Changes that give each product the deviation of the original's.
+    def changes(self, twin: nn.Module, read: Callable[[], Iterable[Seen]], how: How) -> Iterator[Change]:
+        """Changes that make the layer compute what the original does; each may be made before the next is asked for.
 
         Args:
             twin: the module in the original.
-            seen: what was read of both.
+            read: gives what both modules see, call by call, anew whenever it is called.
+            how: it is done.
         """
-        for stage, part in self._walk(twin, seen):
-            pairs = {name: Pair() for one in stage.sums for name in one.weights if name in self.alone}
-            for wanted, had in part:
-                products = stage.products(twin, wanted), stage.products(self._module, had)
-                for name, pair in pairs.items():
-                    if _alike(*(of.get(name) for of in products)):
-                        pair.add(*(of[name] for of in products))
-            for name, pair in pairs.items():
-                if pair.count:
-                    yield partial(_scale, self.alone[name], pair)
+        moved: list[list[Tensor]] = []
+        for stage in self._stages:
+            last = stage is self._stages[-1]
+            kept = [] if last else list(read())
+            read = read if last else partial(iter, kept)
+            known: list[Products] = []
+            for _ in range(1 + (stage.again and how.rounds)):
+                if how.scales:
+                    yield from self._scaled(stage, self._both(stage, twin, read(), known))
+                for change, *figures in self._shifted(stage, self._both(stage, twin, read(), known), twin, how):
+                    moved.append(figures)
+                    yield change
+            if not last:
+                kept = [(stage.after(twin, wanted), stage.after(self._module, had)) for wanted, had in kept]
+                read = partial(iter, kept)
+        if moved:
+            shifts, variances = map(torch.cat, zip(*moved, strict=True))
+            self.moved = float((shifts.square().mean() / variances.mean().clamp(min=1e-30)).sqrt())
 
-    def shifted(self, twin: nn.Module, seen: Iterable[Seen], relative: bool) -> Iterator[Change]:
-        """Changes that give each sum the mean of the original's.
+    def _both(
+        self, stage: Stage, twin: nn.Module, seen: Iterable[Seen], known: list[Products]
+    ) -> Iterator[tuple[Products, Products]]:
+        """What the weights of both give; that of the original is computed once where it is needed again and again."""
+        for number, (wanted, had) in enumerate(seen):
+            theirs = known[number] if number < len(known) else stage.products(twin, wanted)
+            if stage.again and wanted is not had and number == len(known):
+                known.append(theirs)
+            yield theirs, stage.products(self._module, had)
 
-        Args:
-            twin: the module in the original.
-            seen: what was read of both.
-            relative: see :meth:`Pair.shift`.
-        """
-        shifts, variances = [], []
-        for stage, part in self._walk(twin, seen):
-            pairs = [Pair() for _ in stage.sums]
-            for wanted, had in part:
-                totals = stage.totals(twin, wanted), stage.totals(self._module, had)
-                for pair, *both in zip(pairs, *totals, strict=True):
-                    if _alike(*both):
-                        pair.add(*both)
-            for one, pair in zip(stage.sums, pairs, strict=True):
-                if one in self.biases and pair.count:
-                    shifts.append(pair.shift(relative))
-                    variances.append(pair.variance())
-                    yield partial(_shift, tensor_at(self._module, self.biases[one]), one.channels, shifts[-1])
-        if shifts:
-            self.moved = float(
-                (torch.cat(shifts).square().mean() / torch.cat(variances).mean().clamp(min=1e-30)).sqrt()
-            )
+    def _scaled(self, stage: Stage, both: Iterable[tuple[Products, Products]]) -> Iterator[Change]:
+        names = [(number, name) for number, one in enumerate(stage.sums) for name in one.weights if name in self._alone]
+        pairs = {key: Pair() for key in names}
+        for theirs, ours in both if pairs else ():
+            for (number, name), pair in pairs.items():
+                pair.add(theirs[number][name], ours[number][name])
+        parts: dict[str, list[Tensor]] = {}
+        for (_, name), pair in pairs.items():  # sums are in the order of the channels of each weight
+            parts.setdefault(name, []).append(pair.variances())
+        for name, part in parts.items():
+            yield partial(_scale, self._alone[name], torch.cat(part, 1))
 
-    def _walk(self, twin: nn.Module, seen: Iterable[Seen]) -> Iterator[tuple[Stage, Iterable[Seen]]]:
-        """Each stage with what it gets; the one after it sees what was changed meanwhile."""
-        part = (both for both in seen if all(one is not None for one in both))
-        for stage in self._stages[:-1]:
-            kept = list(part)
-            yield stage, kept
-            part = [(stage.after(twin, wanted), stage.after(self._module, had)) for wanted, had in kept]
-        yield self._stages[-1], part
+    def _shifted(
+        self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module, how: How
+    ) -> Iterator[tuple[Change, Tensor, Tensor]]:
+        pairs = {number: Pair() for number, one in enumerate(stage.sums) if one in self.biases}
+        for theirs, ours in both if pairs else ():
+            for number, pair in pairs.items():
+                one = stage.sums[number]
+                pair.add(_total(twin, stage, one, theirs[number]), _total(self._module, stage, one, ours[number]))
+        for number, pair in pairs.items():
+            one, shift = stage.sums[number], pair.shift(how.relative and not stage.again)
+            bias = tensor_at(self._module, self.biases[one])
+            assert bias is not None
+            yield partial(_shift, bias[one.channels], shift), shift, pair.variances()[0]
+
+
+def _total(module: nn.Module, stage: Stage, one: Sum, products: dict[str, Tensor]) -> Tensor:
+    """A sum of a module, ``(channels, n)``, from what its weights give."""
+    first, *others = products.values()
+    biases = [] if stage.biased else [tensor_at(module, name) for name in one.biases]
+    others += [bias[one.channels, None].float() for bias in biases if bias is not None]
+    return sum(others, start=first)
 
 
 def places(student: nn.Module) -> dict[nn.Module, Place]:
@@ -124,17 +157,14 @@ def _alone(held: dict[str, Attached], uses: Counter[int]) -> dict[str, Attached]
     return {name: one for name, one in held.items() if uses[id(one.weight)] == 1}
 
 
-def _alike(wanted: Tensor | None, had: Tensor | None) -> bool:
-    return wanted is not None and had is not None and wanted.shape == had.shape
-
-
 @torch.no_grad()
-def _scale(held: Attached, pair: Pair) -> None:
+def _scale(held: Attached, variances: Tensor) -> None:
     owners = held.weight.layout.owners(held.centroids.device)
-    ratio = pair.ratio(owners.repeat(pair.channels // len(owners)))  # groups of transposed convolutions share an axis
-    held.centroids.mul_(ratio.view(-1, *[1] * (held.centroids.dim() - 1)).to(held.centroids))
+    owners = owners.repeat(variances.shape[1] // len(owners))  # groups of transposed convolutions share an axis
+    factor = ratio(variances, owners)
+    held.centroids.mul_(factor.view(-1, *[1] * (held.centroids.dim() - 1)).to(held.centroids))
 
 
 @torch.no_grad()
-def _shift(bias: Tensor, channels: slice, shift: Tensor) -> None:
-    bias[channels].add_(shift.to(bias))
+def _shift(bias: Tensor, shift: Tensor) -> None:
+    bias.add_(shift.to(bias))

@@ -7,6 +7,7 @@ computed anew from what they are called with, layer by layer and direction by di
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+_ROWS = 4096
+"""Steps of a call whose gates are looked at, at most: enough for means."""
 _RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 _CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _ATTENTION = (nn.MultiheadAttention,)
@@ -44,26 +47,33 @@ class Sum:
         return slice(self.start, self.stop)
 
 
+Products = list[dict[str, Tensor]]
+"""Of each sum: what each of its weights gives, ``(channels, n)``."""
+
+
 class Stage(ABC):
     """Sums of a module that depend on no other sum of it but those of the stages before, and on themselves over time.
 
     Attributes:
-        sums: in the order of :meth:`totals`.
-        called: whether the module is told by what it is called with, a :class:`Batch`; else by its output.
-        again: whether a sum changes what is multiplied by its own weights later on, so that a second round pays.
+        sums: of the stage.
+        called: whether it is told by what the module is called with, else by what it returns.
+        again: whether a sum changes what its weights are multiplied by later on, so that a second round pays.
+        biased: whether what the weights give has the biases in it.
     """
 
     sums: tuple[Sum, ...]
     called = True
     again = False
+    biased = False
 
     @abstractmethod
-    def totals(self, module: Any, seen: Any) -> list[Tensor]:
-        """Each sum, ``(channels, n)``, for one call."""
+    def products(self, module: Any, seen: Any) -> Products:
+        """What the weights give for one call: ``seen`` is a :class:`Batch`, or what the module returned."""
 
-    @abstractmethod
-    def products(self, module: Any, seen: Any) -> dict[str, Tensor]:
-        """What each weight gives, ``(channels, n)``, with or without a bias, for one call."""
+    def operands(self, module: Any, seen: Any) -> dict[str, Tensor]:
+        """What each weight multiplies, ``(groups, n, columns)``, each group for as many rows of the weight; of weights
+        that are missing, others have to know."""
+        return {}
 
     def after(self, module: Any, seen: Any) -> Any:
         """What the next stage gets in place of ``seen``."""
@@ -80,7 +90,7 @@ def stages(module: nn.Module) -> list[Stage]:
         return []
     if isinstance(module, nn.RNNBase):
         return [_Layer(module, number) for number in range(module.num_layers)]
-    return [_Cell(module)] if isinstance(module, nn.RNNCellBase) else [_Projections(module), _Attended(module)]
+    return [_Cell(module)] if isinstance(module, nn.RNNCellBase) else [_Projections(module), _Attended()]
 
 
 def tensor_at(module: nn.Module, name: str) -> Tensor | None:
@@ -97,16 +107,15 @@ def _by_channel(x: Tensor, axis: int = -1) -> Tensor:
 
 class _Plain(Stage):
     called = False
+    biased = True
 
     def __init__(self, module: nn.Module) -> None:
         self._spatial = len(module.kernel_size) if isinstance(module, _ConvNd) else None
         self.sums = (Sum(("weight",), ("bias",)),)
 
-    def totals(self, module: Any, seen: Any) -> list[Tensor]:
-        return [_by_channel(seen, -1 if self._spatial is None else seen.dim() - self._spatial - 1)]
-
-    def products(self, module: Any, seen: Any) -> dict[str, Tensor]:
-        return {"weight": self.totals(module, seen)[0]}
+    def products(self, module: Any, seen: Any) -> Products:
+        y = module.forward(*seen.args, **seen.kwargs) if isinstance(seen, Batch) else seen
+        return [{"weight": _by_channel(y, -1 if self._spatial is None else y.dim() - self._spatial - 1)}]
 
 
 class _Gates:
@@ -117,28 +126,24 @@ class _Gates:
     """
 
     def __init__(self, module: Any, suffix: str = "") -> None:
-        self._names = [f"{kind}_{part}{suffix}" for kind in ("weight", "bias") for part in ("ih", "hh")]
-        ih, hh, bias_ih, bias_hh = self._names
+        ih, hh, bias_ih, bias_hh = (f"{kind}_{part}{suffix}" for kind in ("weight", "bias") for part in ("ih", "hh"))
+        self._weights = ih, hh
         self.sums = [Sum((ih, hh), (bias_ih, bias_hh))]
         if isinstance(module, (nn.GRU, nn.GRUCell)):
             late = 2 * module.hidden_size
             both = Sum((ih, hh), (bias_ih, bias_hh), stop=late)
             self.sums = [both, Sum((ih,), (bias_ih,), late), Sum((hh,), (bias_hh,), late)]
 
-    def products(self, module: Any, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+    def operands(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
         """Of inputs ``(n, inputs)`` and states ``(n, states)``."""
-        return {
-            name: F.linear(given, getattr(module, name)).T.float()
-            for name, given in zip(self._names[:2], (x, h), strict=True)
-        }
+        step = -(-len(x) // _ROWS)
+        return dict(zip(self._weights, (x[None, ::step], h[None, ::step]), strict=True))
 
-    def totals(self, module: Any, products: dict[str, Tensor]) -> list[Tensor]:
-        biases = dict(zip(self._names[:2], self._names[2:], strict=True))
-        totals = []
-        for one in self.sums:
-            parts = [products[name] + getattr(module, biases[name])[:, None] for name in one.weights]
-            totals.append(sum(parts[1:], start=parts[0])[one.channels])
-        return totals
+    def products(self, module: Any, x: Tensor, h: Tensor) -> Products:
+        """Of inputs ``(n, inputs)`` and states ``(n, states)``."""
+        given = self.operands(x, h).items()
+        every = {name: F.linear(rows[0], getattr(module, name)).T.float() for name, rows in given}
+        return [{name: every[name][one.channels] for name in one.weights} for one in self.sums]
 
 
 class _Cell(Stage):
@@ -148,15 +153,19 @@ class _Cell(Stage):
         self._gates = _Gates(module)
         self.sums = tuple(self._gates.sums)
 
-    def products(self, module: Any, seen: Batch) -> dict[str, Tensor]:
+    def products(self, module: Any, seen: Batch) -> Products:
+        return self._gates.products(module, *self._given(module, seen))
+
+    def operands(self, module: Any, seen: Batch) -> dict[str, Tensor]:
+        return self._gates.operands(*self._given(module, seen))
+
+    @staticmethod
+    def _given(module: Any, seen: Batch) -> tuple[Tensor, Tensor]:
         given = dict(zip(("input", "hx"), seen.args, strict=False)) | seen.kwargs
         x, state = given["input"], given.get("hx")
         h = state[0] if isinstance(state, (tuple, list)) else state
         h = x.new_zeros(*x.shape[:-1], module.hidden_size) if h is None else h
-        return self._gates.products(module, x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1]))
-
-    def totals(self, module: Any, seen: Batch) -> list[Tensor]:
-        return self._gates.totals(module, self.products(module, seen))
+        return x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -206,18 +215,20 @@ class _Layer(Stage):
         self._gates = [_Gates(module, suffix) for suffix in self._suffixes]
         self.sums = tuple(one for gates in self._gates for one in gates.sums)
 
-    def totals(self, module: Any, seen: Any) -> list[Tensor]:
-        products = self.products(module, seen)
-        return [total for gates in self._gates for total in gates.totals(module, products)]
+    def products(self, module: Any, seen: Any) -> Products:
+        each = zip(self._gates, self._given(module, seen), strict=True)
+        return [product for gates, given in each for product in gates.products(module, *given)]
 
-    def products(self, module: Any, seen: Any) -> dict[str, Tensor]:
-        sequences, found = self._sequences(module, seen), {}
-        for direction, gates in enumerate(self._gates):
+    def operands(self, module: Any, seen: Any) -> dict[str, Tensor]:
+        each = zip(self._gates, self._given(module, seen), strict=True)
+        return {name: rows for gates, given in each for name, rows in gates.operands(*given).items()}
+
+    def _given(self, module: Any, seen: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        sequences = self._sequences(module, seen)
+        for direction in range(len(self._gates)):
             x = sequences.reversed(sequences.x) if direction else sequences.x
             output, first = self._run(module, sequences, direction)
-            h = torch.cat([first[:, None], output[:, :-1]], 1)
-            found |= gates.products(module, sequences.flat(x), sequences.flat(h))
-        return found
+            yield sequences.flat(x), sequences.flat(torch.cat([first[:, None], output[:, :-1]], 1))
 
     def after(self, module: Any, seen: Any) -> _Sequences:
         sequences = self._sequences(module, seen)
@@ -258,35 +269,32 @@ class _Projections(Stage):
         self._names = names
         self.sums = tuple(Sum((n,), ("in_proj_bias",), *part) for n, part in zip(names, parts, strict=True))
 
-    def totals(self, module: Any, seen: Batch) -> list[Tensor]:
-        biases = [module.in_proj_bias[one.channels] for one in self.sums]
-        return [one + bias[:, None] for one, bias in zip(self._each(module, seen), biases, strict=True)]
+    def products(self, module: Any, seen: Batch) -> Products:
+        rows = [one.channels if self._one else slice(None) for one in self.sums]
+        weights = [getattr(module, name)[row] for name, row in zip(self._names, rows, strict=True)]
+        found = [_by_channel(F.linear(x, weight)) for x, weight in zip(self._given(seen), weights, strict=True)]
+        return [{name: one} for name, one in zip(self._names, found, strict=True)]
 
-    def products(self, module: Any, seen: Batch) -> dict[str, Tensor]:
-        each = self._each(module, seen)
+    def operands(self, module: Any, seen: Batch) -> dict[str, Tensor]:
+        given = [x.reshape(1, -1, x.shape[-1]) for x in self._given(seen)]
         if not self._one:
-            return dict(zip(self._names, each, strict=True))
-        most = max(one.shape[1] for one in each)
-        if any(one.shape[1] != most for one in each):
-            return {}
-        return {"in_proj_weight": torch.cat(each)}
+            return dict(zip(self._names, given, strict=True))
+        return {self._names[0]: torch.cat(given)} if len({x.shape for x in given}) == 1 else {}
 
-    def _each(self, module: Any, seen: Batch) -> list[Tensor]:
+    @staticmethod
+    def _given(seen: Batch) -> list[Tensor]:
         names = ("query", "key", "value")
         given = dict(zip(names, seen.args, strict=False)) | seen.kwargs
-        rows = [one.channels if self._one else slice(None) for one in self.sums]
-        weights = [getattr(module, n)[row] for n, row in zip(self._names, rows, strict=True)]
-        return [_by_channel(F.linear(given[name], weight)) for name, weight in zip(names, weights, strict=True)]
+        return [given[name] for name in names]
 
 
 class _Attended(Stage):
     """The output of an ``nn.MultiheadAttention``."""
 
-    def __init__(self, module: Any) -> None:
+    biased = True
+
+    def __init__(self) -> None:
         self.sums = (Sum(("out_proj.weight",), ("out_proj.bias",)),)
 
-    def totals(self, module: Any, seen: Batch) -> list[Tensor]:
-        return [_by_channel(module.forward(*seen.args, **seen.kwargs)[0])]
-
-    def products(self, module: Any, seen: Batch) -> dict[str, Tensor]:
-        return {"out_proj.weight": self.totals(module, seen)[0]}
+    def products(self, module: Any, seen: Batch) -> Products:
+        return [{"out_proj.weight": _by_channel(module.forward(*seen.args, **seen.kwargs)[0])}]

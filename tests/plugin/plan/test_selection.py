@@ -75,16 +75,24 @@ def test_channels_of_a_transposed_weight_are_its_columns() -> None:
     assert [p.number for p in made.values()] == [1, None, None, None, 2, 3]
 
 
-def test_a_buffer_is_meant_by_its_exact_name() -> None:
+def test_large_buffers_are_weights() -> None:
     model = InBuffers()
-    assert chosen(model, {"layers": "*", "parameter": "*"}) == ["conv.weight", "conv.bias"]
+    assert chosen(model, {"layers": "all"}) == ["out", "conv.weight", "inner.w"]
+    assert chosen(model, {"layers": "*", "parameter": "*"}) == ["out", "conv.weight", "conv.bias", "inner.w"]
+    assert chosen(model, {"layers": "all", "except": ["inner", ""]}) == ["conv.weight"]
     assert chosen(model, {"layers": "inner", "parameter": "again"}) == ["inner.w"]
-    assert chosen(model, {"layers": "all"}, {"layers": ["", "inner"], "parameter": "out"}) == ["out", "conv.weight"]
-    assert "out" in dict(model.named_buffers())
+    assert {"out", "inner.w", "inner.again"} <= set(dict(model.named_buffers(remove_duplicate=False)))
     weight = model.conv.weight.detach()
     del model.conv.weight
     model.conv.register_buffer("weight", weight)
-    assert chosen(model, {"layers": "all"}) == ["conv.weight"]
+    assert chosen(model, {"layers": "all", "parameter": "weight", "except": ["inner", ""]}) == ["conv.weight"]
+
+
+def test_a_small_buffer_is_meant_by_its_exact_name() -> None:
+    model = nn.Sequential(nn.Linear(64, 64))
+    model.register_buffer("small", torch.randn(4, 4))
+    assert chosen(model, {"layers": "*", "parameter": "*"}) == ["0.weight", "0.bias"]
+    assert chosen(model, {"layers": "", "parameter": "small"}) == ["small"]
 
 
 def test_globs_leave_normalization_layers_alone(small_net: nn.Module) -> None:

@@ -10,7 +10,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from foreign_layers import Classifier, Conv1D, Experts, InBuffers
+from foreign_layers import Classifier, Conv1D, Experts
 from lloydmax import Plan
 from torch import nn
 
@@ -38,6 +38,26 @@ def others() -> nn.Module:
     return model
 
 
+class Caching(nn.Module):
+    """Buffers that are no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.register_buffer("cache", torch.randn(9, 9))
+        self.register_buffer("mask", torch.tril(torch.ones(9, 9)))
+        self.register_buffer("vector", torch.randn(99))
+        self.register_buffer("bytes", torch.arange(100).view(50, 2).to(torch.int8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cache[: len(x), : x.shape[1]] = x
+        return self.layer(x)
+
+
+def buffers() -> nn.Module:
+    return Caching()
+
+
 @pytest.mark.parametrize(
     ("made", "reasons"),
     [
@@ -45,7 +65,7 @@ def others() -> nn.Module:
         (Classifier, {"positions": "its layout is not known", "cls": "its layout", "proj": "Classifier"}),
         (recurrent, {"0.weight_ih_l0": "recurrent", "0.weight_hh_l0": "GRU", "1.weight": "an embedding"}),
         (lambda: nn.Sequential(nn.LayerNorm((8, 9)), nn.Linear(9, 5)), {"0.weight": "a norm", "0.bias": "a norm"}),
-        (InBuffers, {"inner.w": "a buffer", "out": "a buffer", "mask": "infinities"}),
+        (buffers, {"cache": "forward writes", "mask": "two values", "vector": "no matrix", "bytes": "int8"}),
         (
             others,
             {"own_complex": "complex64", "own_double": "float64", "own_integers": "int8", "own_vector": "its layout"},
@@ -104,9 +124,14 @@ def test_a_number_of_bits_is_for_the_whole_model(text_net: TextNet) -> None:
     assert "embed.weight" not in told
 
 
-def test_no_budget_can_be_kept_beside_what_is_skipped() -> None:
-    with pytest.raises(lloydmax.BudgetError, match=r"fills alone .* parameters \(inner\.w, out\)"):
-        lloydmax.plan(InBuffers(), {"quantize": [{"layers": "all"}], "bits": 4, "storage": {"codes": "entropy"}})
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [(recurrent, r"parameters \(0.weight_hh_l0, 0.weight_ih_l0"), (buffers, r"bytes: it is int8.* parameters \(cache")],
+)
+def test_no_budget_can_be_kept_beside_what_is_skipped(made: Callable[[], nn.Module], reason: str) -> None:
+    recipe = {"quantize": [{"layers": "all"}], "bits": 1, "storage": {"codes": "entropy"}}
+    with pytest.raises(lloydmax.BudgetError, match=f"fills alone .*{reason}"):
+        lloydmax.plan(made(), recipe)
 
 
 def test_int8_layers_are_convolutions_and_linear_layers_only() -> None:

@@ -18,7 +18,7 @@ from lloydmax.errors import CheckpointError, IntegrationError
 from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.network.given import refuse_lazy
-from lloydmax.network.private import refuse_fixed
+from lloydmax.network.private import refuse_scripts
 from lloydmax.runtime.files import made_folder, path_of, shown, write_bytes, write_text
 from lloydmax.runtime.text import printable
 from lloydmax.student.attachment import codebooks
@@ -121,7 +121,7 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
         OutputError: the folder or a file in it cannot be written. IntegrationError: the model cannot be exported.
         ModelError: it is no network.
     """
-    refuse_fixed(model)
+    refuse_scripts(model)
     refuse_lazy(model)
     place = made_folder(folder)
     try:

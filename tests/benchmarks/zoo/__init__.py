@@ -1,0 +1,1 @@
+"""Real trained networks of many tasks, each with inputs and its own measure: ``run.py`` compresses them all."""
