@@ -38,12 +38,14 @@ class Family:
         finer: a parameter of such a plan with so many bits a weight more, nearly.
         packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
             change them.
+        by_channel: whether channels have codebooks of their own.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
     packed: bool = False
+    by_channel: bool = False
 
 
 @dataclass(frozen=True)
