@@ -275,9 +275,8 @@ class _Run:
                 break
         if not best.stopped:
             self._recover(best, first, len(self.late))
-        self.tried = [replace(one, kept=one.name == best.name) for one in self.tried]
-        for entry in entries:
-            self.tried += [one if entry is best else replace(one, kept=False) for one in entry.tried]
+        self.tried += [one for entry in entries for one in entry.tried]
+        self.tried = [replace(one, kept=one.kept and one.after == best.name) for one in self.tried]
         self.stages, self.said = self.stages + best.stages, self.said + best.said
         return best
 
@@ -294,8 +293,7 @@ class _Run:
                     run = partial(entry.keeping.run, student.model, partial(self._step, step))
                     entry.said.append(said := kept.step(number, student.model, run))
                     if "kept" in said:
-                        name = f"{step[0]} after {entry.name}"
-                        entry.tried.append(Tried("step", name, said["damage"], said["kept"]))
+                        entry.tried.append(Tried("step", step[0], said["damage"], said["kept"], entry.name))
                 except KeyboardInterrupt:
                     entry.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
                     entry.stopped = True
@@ -379,9 +377,8 @@ class _Run:
         if self.unseen is None:
             return None
         most = MOST_JUDGED if self.recipe.keep == "best" else AGREEMENT_SAMPLES
-        return Comparison(
-            self.teacher, self.unseen, most, self.seed, self.outputs, cache=self.cache, events=self.events
-        )
+        given = (self.teacher, self.unseen, most, self.seed, self.outputs)
+        return Comparison(*given, cache=self.cache, events=self.events)
 
     def _data(self) -> dict[str, dict[str, Any]]:
         """How many samples there were, and which were left out, told once more where no warning did."""

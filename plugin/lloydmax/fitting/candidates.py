@@ -44,12 +44,14 @@ class Tried:
         name: for people.
         damage: of the outputs, all alike, as a share of that of the same answer to all inputs.
         kept: whether it is in the model.
+        after: of a step, the codebooks that it worked on; of codebooks, their own name.
     """
 
     what: str
     name: str
     damage: float
     kept: bool
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class _Contest:
         second = min(others, key=lambda entry: entry[2].mean, default=best)
         close = second is not best and second[2].mean < _CLOSE * best[2].mean
         finalists = [best, second] if close else [best]
-        tried = (Tried("codebooks", one.name, damage.mean, one is best[0]) for one, _, damage in self._entries)
+        tried = (Tried("codebooks", one.name, damage.mean, True, one.name) for one, _, damage in self._entries)
         return Choice(tuple((one.name, sized.plan) for one, sized, _ in finalists), tuple(tried))
 
     def _add(self, family: Family, sized: Sized) -> None:
