@@ -21,7 +21,7 @@ from lloydmax.fitting.candidates import Tried
 from lloydmax.fitting.fit import fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
-from lloydmax.hooks.events import heard
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.guard import guarded
 from lloydmax.network.parameters import weight_of
@@ -35,7 +35,16 @@ from lloydmax.recovery.keeping import Keeping
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
-from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
+from lloydmax.recovery.steps import (
+    NamedStep,
+    folder,
+    needs_data,
+    open_source,
+    recover,
+    recovery_steps,
+    running,
+    settling,
+)
 from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
@@ -173,6 +182,7 @@ class _Run:
         steps = recovery_steps(self.recipe)
         self.early = [step for step in steps if getattr(step[1], "before_fit", False)]
         self.late = steps[len(self.early) :]
+        self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
             self.data, self.reference = (
@@ -231,11 +241,14 @@ class _Run:
         return student, choice.plan
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
-        """What codebooks do to a model."""
+        """What codebooks do to a model, after the steps that only settle it."""
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
                 weight_of(student, name).copy_(codebook.dequantize())
+        recovery = replace(self.recovery, student=student, original=original, events=Events())
+        for _, step in self.settling:
+            step.run(recovery)
         return judge.damage(student)
 
     def recover(self, student: Student) -> None:
