@@ -38,7 +38,7 @@ from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
-_SETTLED = 64
+_SETTLED = 32
 """Inputs by which a step that settles is run to compare codebooks."""
 _SPENT = "backward through the graph a second time"
 """What torch says of a tensor whose history is used up."""

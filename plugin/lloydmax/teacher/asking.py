@@ -93,8 +93,8 @@ class Wanted:
 
     Attributes:
         samples: at most; fewer where they are large.
-        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: regions and
-            noise with the spectrum of these, words that are all as likely.
+        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
+            things on regions, noise with the spectrum of sounds, words that are all as likely.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
