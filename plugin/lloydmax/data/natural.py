@@ -21,7 +21,7 @@ _SHAPES = 80
 _FEW, _LIT, _SLOW = 24, 0.5, 2.0
 """Things in the other kind of pictures; how much the light changes, and the power of its spectrum."""
 _TEXTURE, _LEVELS, _STEEP = 0.4, 6, 1.3
-"""Noise on top, in deviations of what lies below; regions, and the power of the spectrum of the noise that makes them."""
+"""Noise on top, in deviations of what lies below; regions, and the power of the spectrum of their noise."""
 _FEWEST = 8
 """Length of the sides of a picture, from which on there are things in it."""
 _HARMONICS, _FIRST = 12, (0.002, 0.06)
