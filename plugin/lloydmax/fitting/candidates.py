@@ -27,6 +27,8 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
+_CLOSE = 1.5
+"""How many times the least damage another kind of codebooks may do that is still compared after recovery."""
 _NEARLY = 0.01
 """Share of the size that may be missing in a candidate."""
 _NEAR = 0.25
@@ -42,19 +44,21 @@ class Tried:
         name: for people.
         damage: of the outputs, all alike, as a share of that of the same answer to all inputs.
         kept: whether it is in the model.
+        after: of a step, the codebooks that it worked on; of codebooks, their own name.
     """
 
     what: str
     name: str
     damage: float
     kept: bool
+    after: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, and what it was compared with."""
+    """Plans with their names, the best of each kind, the best one first; and what they were compared with."""
 
-    plan: Plan
+    best: tuple[tuple[str, Plan], ...]
     tried: tuple[Tried, ...] = ()
 
 
@@ -95,7 +99,7 @@ def chosen(
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
     if judge is None:
-        return Choice(found.plan)
+        return Choice(((name, found.plan),))
     contest = _Contest(sizing, judge, plan, family, found)
     for name, others in ways:
         contest.enter(prices(name, plan, others), others)
@@ -140,10 +144,15 @@ class _Contest:
             self.layers = layers
 
     def result(self) -> Choice:
-        """The best of them, of the right size."""
-        family, sized, _ = self._best()
-        tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
-        return Choice(sized.plan, tried)
+        """The best of them; if its codebooks are of channels, the best with others, too, and the other way round: which
+        is better after recovery is not told by now."""
+        best = self._best()
+        others = [entry for entry in self._entries if entry[0].by_channel != best[0].by_channel]
+        second = min(others, key=lambda entry: entry[2].mean, default=best)
+        close = second is not best and second[2].mean < _CLOSE * best[2].mean
+        finalists = [best, second] if close else [best]
+        tried = (Tried("codebooks", one.name, damage.mean, True, one.name) for one, _, damage in self._entries)
+        return Choice(tuple((one.name, sized.plan) for one, sized, _ in finalists), tuple(tried))
 
     def _add(self, family: Family, sized: Sized) -> None:
         """Judge it as if its file had the size: a bit a weight is worth a factor of four."""

@@ -22,7 +22,7 @@ _MORE = 12
 """The same where none of them fits."""
 _CLOSE = (2e-3, 4e-3)
 """Shares of the size that may be missing: recovery can make the file a little larger."""
-_FULL, _FINER, _HALVINGS = 0.99, 2.0, 5
+_FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
 Fitted = Callable[[Plan], "dict[str, Codebook]"]
@@ -38,12 +38,14 @@ class Family:
         finer: a parameter of such a plan with so many bits a weight more, nearly.
         packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
             change them.
+        by_channel: whether channels have codebooks of their own.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
     packed: bool = False
+    by_channel: bool = False
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,14 @@ def tried(report: Figures) -> str:
     if not report.tried:
         return ""
     rows = "".join(
-        f"<tr><th scope=row class=word>{escape(one.name)}</th><td>{escape(one.what)}</td><td>{one.damage:.3g}</td>"
+        f"<tr><th scope=row class=word>{escape(one.name)}</th>"
+        f"<td>{escape(f'after {one.after}' if one.what == 'step' else one.what)}</td><td>{one.damage:.3g}</td>"
         f"<td>{'yes' if one.kept else NONE}</td></tr>"
         for one in report.tried
     )
     return (
         "<h4>What was tried</h4><div class='scroll'><table><thead><tr><th class=word scope=col>way</th>"
-        "<th scope=col>of</th><th scope=col>damage</th><th scope=col>kept</th></tr></thead>"
+        "<th scope=col></th><th scope=col>damage</th><th scope=col>kept</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
         "<p class=small>The damage to the outputs, as a share of that of the same answer to all inputs.</p>"
     )

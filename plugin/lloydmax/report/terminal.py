@@ -65,7 +65,12 @@ def tried_table(report: Figures) -> Table:
     table.add_column("damage", justify="right")
     table.add_column("kept")
     for one in report.tried:
-        table.add_row(one.what, one.name, f"{one.damage:.3g}", "yes" if one.kept else "")
+        table.add_row(
+            one.what,
+            one.name + (f" after {one.after}" if one.what == "step" else ""),
+            f"{one.damage:.3g}",
+            "yes" if one.kept else "",
+        )
     return table
 
 
