@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.data import Source
-from lloydmax.errors import DataError, RecipeError, RecoveryError
+from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.candidates import Tried
 from lloydmax.fitting.fit import fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
-from lloydmax.hooks.events import heard
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
@@ -29,12 +28,21 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.sections import Synthesize
 from lloydmax.recovery.keeping import Keeping
+from lloydmax.recovery.made import made_inputs, unknown
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
-from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
+from lloydmax.recovery.steps import (
+    NamedStep,
+    folder,
+    needs_data,
+    open_source,
+    recover,
+    recovery_steps,
+    running,
+    settling,
+)
 from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
@@ -48,7 +56,6 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
-from lloydmax.teacher import made
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
@@ -190,6 +197,7 @@ class _Run:
         steps = recovery_steps(self.recipe)
         self.early = [step for step in steps if getattr(step[1], "before_fit", False)]
         self.late = steps[len(self.early) :]
+        self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
             self.data, self.reference = (
@@ -199,7 +207,7 @@ class _Run:
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
             self.source, self.unseen = self.data, self.reference or self.data
             if self.data is None and self.recipe.synthesize is not None:
-                self.data, other = self._made(self.recipe.synthesize)
+                self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
                 self.source, self.unseen = self.data, self.reference or other
             elif self.data is not None and self.reference is None and self.recipe.keep == "best":
                 self.source, self.unseen = held_out(self.data, self.seed, self.cache)
@@ -256,11 +264,14 @@ class _Run:
         return self.late[: next(trains, len(self.late))]
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
-        """What codebooks do to a model."""
+        """What codebooks do to a model, after the steps that only settle it."""
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
                 weight_of(student, name).copy_(codebook.dequantize())
+        recovery = replace(self.recovery, student=student, original=original, events=Events())
+        for _, step in self.settling:
+            step.run(recovery)
         return judge.damage(student)
 
     def recover(self, entries: list[_Entry]) -> _Entry:
@@ -338,34 +349,12 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=(*plan.notes, *self._unknown(plan)),
+            notes=(*plan.notes, *unknown(plan, self.source or self.reference)),
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
         )
         return Result(model, report, plan)
-
-    def _unknown(self, plan: Plan) -> list[str]:
-        """That bits went where they usually matter, for want of inputs that would tell where."""
-        if self.recipe.bits is None or any(p.importance is not None for p in plan.parameters.values()):
-            return []
-        if self.source is not None or self.reference is not None:
-            return []
-        return [
-            "no inputs were given, and the recipe makes none: weights count by what is usual for their depth and "
-            "width, not by what they do to the outputs; give data=..., or recipe_for(..., example_inputs=...)"
-        ]
-
-    def _made(self, asked: Synthesize) -> tuple[Source, Source]:
-        """Inputs of two kinds where none were given.
-
-        Raises:
-            DataError: none can be made.
-        """
-        try:
-            return made.sources(self.teacher, asked.given(), self.example_inputs, self.seed, self.events)
-        except DataError as error:
-            raise DataError(f"{self.recipe.at('synthesize')}: {error}") from None
 
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""

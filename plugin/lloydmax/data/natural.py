@@ -18,8 +18,10 @@ from torch import Generator, Tensor
 PICTURE_CHANNELS = (1, 3, 4)
 _SHAPES = 80
 """Things in a picture."""
+_FEW, _LIT, _SLOW = 24, 0.5, 2.0
+"""Things in the other kind of pictures; how much the light changes, and the power of its spectrum."""
 _TEXTURE, _LEVELS, _STEEP = 0.4, 6, 1.3
-"""Noise on top of regions, in their deviations; regions of noise, and the power of the spectrum that makes these."""
+"""Noise on top, in deviations of what lies below; regions, and the power of the spectrum of their noise."""
 _FEWEST = 8
 """Length of the sides of a picture, from which on there are things in it."""
 _HARMONICS, _FIRST = 12, (0.002, 0.06)
@@ -76,7 +78,7 @@ def values_of(form: Form, samples: int, generator: Generator, *, structured: boo
         samples: how many.
         generator: on the CPU.
         structured: pictures of things, sounds with harmonics, features that depend on each other, and words as often as
-            in texts; else the other kind: regions of noise, noise with the spectrum of sounds, and independent
+            in texts; else the other kind: few things on regions, noise with the spectrum of sounds, and independent
             features and words.
     """
     if form.below is not None:
@@ -88,7 +90,7 @@ def values_of(form: Form, samples: int, generator: Generator, *, structured: boo
     if not axes:
         make = _features if structured else _independent
     elif len(axes) == 2 and min(axes) >= _FEWEST:
-        make = _things if structured else _regions
+        make = _things if structured else _scenes
     else:
         make = _sounds if structured and len(axes) == 1 else coloured
     made = _standard(make((samples, form.width, *axes), generator)).reshape(shape)
@@ -139,12 +141,28 @@ def _features(shape: Sequence[int], generator: Generator) -> Tensor:
 
 def _things(shape: Sequence[int], generator: Generator) -> Tensor:
     """Discs and bars of every size, one in front of the other, each of one colour, and noise on them."""
+    return _coloured_in(_seen(shape, _SHAPES, generator), _SHAPES + 1, shape, generator)
+
+
+def _scenes(shape: Sequence[int], generator: Generator) -> Tensor:
+    """Few things in front of a ground of regions, lit from somewhere."""
     samples, _, *space = shape
-    places = torch.rand(samples, _SHAPES, 4, generator=generator, dtype=torch.float64)
+    field = 1.5 * coloured((1, samples, *space), generator, _STEEP)[0]
+    first = torch.rand(samples, 1, 1, generator=generator) * _LEVELS
+    ground = ((field + first) % _LEVELS).long().clamp(max=_LEVELS - 1)
+    things = _seen(shape, _FEW, generator)
+    numbers = torch.where(things > 0, things + _LEVELS - 1, ground)
+    light = coloured((samples, 1, *space), generator, _SLOW)
+    return _coloured_in(numbers, _LEVELS + _FEW, shape, generator) + _LIT * light
+
+
+def _seen(shape: Sequence[int], count: int, generator: Generator) -> Tensor:
+    """The numbers of the things that are seen, 1 for the farthest; 0: none."""
+    samples, _, *space = shape
+    places = torch.rand(samples, count, 4, generator=generator, dtype=torch.float64)
     small, large = max(0.5, min(space) / 64), min(space) / 1.5
     sizes = (1 / (1 / small - (1 / small - 1 / large) * places[..., 0])).sort(1, descending=True).values
-    shown = torch.stack([_shown(one.numpy(), at.numpy(), space) for one, at in zip(sizes, places, strict=True)])
-    return _coloured_in(shown, _SHAPES + 1, shape, generator)
+    return torch.stack([_shown(one.numpy(), at.numpy(), space) for one, at in zip(sizes, places, strict=True)])
 
 
 def _shown(sizes: NDArray[np.float64], places: NDArray[np.float64], space: Sequence[int]) -> Tensor:
@@ -163,15 +181,6 @@ def _shown(sizes: NDArray[np.float64], places: NDArray[np.float64], space: Seque
             inside = (abs(across) < 0.7 * size) & (abs(along * math.cos(turn) - down * math.sin(turn)) < 0.5 * size)
         seen[window][inside] = number
     return torch.from_numpy(seen)
-
-
-def _regions(shape: Sequence[int], generator: Generator) -> Tensor:
-    """Noise, cut into regions at levels, each of one colour, and noise on them."""
-    samples, _, *space = shape
-    field = 1.5 * coloured((1, samples, *space), generator, _STEEP)[0]
-    first = torch.rand(samples, 1, 1, generator=generator) * _LEVELS
-    levels = ((field + first) % _LEVELS).long().clamp(max=_LEVELS - 1)
-    return _coloured_in(levels, _LEVELS, shape, generator)
 
 
 def _coloured_in(numbers: Tensor, count: int, shape: Sequence[int], generator: Generator) -> Tensor:

@@ -65,6 +65,8 @@ class RecoveryStep(Protocol):
     where it changes the weights that the codebooks are then fitted to. Such a step runs on an uncompressed copy of
     the teacher, and comes first in ``recover``. If it changes which parameters there are, it has a method
     ``restructure(model)`` that does so in place without data, for :func:`lloydmax.plan`; ``run`` calls it, too.
+    ``settles = True`` is for a quick step with an option ``samples`` that only takes up what clustering shifts as a
+    whole: codebooks are then compared with it.
     """
 
     Options: ClassVar[type[BaseModel]]

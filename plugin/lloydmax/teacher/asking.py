@@ -27,7 +27,7 @@ _STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 
 _MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
 _WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
 _STEPS = (32, 64, 16, 50, 8, 100, 128, 10, 160, 256, 512, 4, 2)
-_TEXTS = (1024, 2048, 4096)
+_TEXTS, _FRAMES = (1024, 2048, 4096), (64, *_STEPS)
 _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
 _VAIN, _HEAVY = 3, 1 << 26
@@ -93,8 +93,8 @@ class Wanted:
 
     Attributes:
         samples: at most; fewer where they are large.
-        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: regions and
-            noise with the spectrum of these, words that are all as likely.
+        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
+            things on regions, noise with the spectrum of sounds, words that are all as likely.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
@@ -243,7 +243,7 @@ def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[l
     if isinstance(module, nn.Embedding):
         return [[_numbered(min(tables), (length,)) for length in _STEPS], [_numbered(min(tables), ())]]
     if isinstance(module, nn.RNNBase):
-        return [[Form((length, module.input_size), None) for length in _STEPS]]
+        return [[Form((length, module.input_size), None) for length in _FRAMES]]
     width = getattr(module, "in_features", None) if isinstance(module, nn.Linear) else None
     if isinstance(module, _BatchNorm) and not hasattr(module, "in_features"):
         width = module.num_features

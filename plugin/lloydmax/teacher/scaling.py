@@ -28,8 +28,10 @@ _MIXED = 4
 """Channels that are mixed at most: those of pictures are much alike."""
 _BRIGHT, _SPREAD = 0.5, 0.25
 """Mean and deviation of values from 0 to 1."""
-_BYTES, _LARGE = 255.0, 8.0
-"""Range of pictures whose first layer asks for such a deviation."""
+_BYTES, _LARGE, _NORMAL = 255.0, 16.0, 2.0
+"""Range of pictures whose first layer asks for such a deviation; what normalized ones have at most."""
+_GOLDEN = 0.618
+"""Step through loudness: any few samples in a row have all of it."""
 _USUAL = 0.5
 """Deviation of what the first layer of a trained network makes of its inputs, without its bias."""
 
@@ -59,6 +61,8 @@ def scaled(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -
 
 def _of_pictures(raw: Tensor, wanted: float) -> Tensor:
     """From 0 to 255 where such a deviation is wanted; else half of them normalized, and half from 0 to 1."""
+    if _NORMAL < wanted < _LARGE:
+        return _of_others(raw, wanted)
     bright = (_BRIGHT + _SPREAD * raw).clamp(0, 1)
     if wanted >= _LARGE:
         return bright * _BYTES
@@ -68,11 +72,12 @@ def _of_pictures(raw: Tensor, wanted: float) -> Tensor:
 
 
 def _of_others(raw: Tensor, wanted: float) -> Tensor:
-    """Of this deviation, half of them positive and with a long tail, as powers are."""
+    """Of about this deviation, half to twice as loud; half of them positive and with a long tail, as powers are."""
     made = raw.clone()
     powers = raw[1::2].exp()
     made[1::2] = powers / powers.std(correction=0).clamp(min=1e-12) if len(powers) else powers
-    return made * wanted
+    loud = 2 ** (2 * (_GOLDEN * torch.arange(len(raw)) % 1) - 1)
+    return made * wanted * loud.reshape(-1, *(1,) * (raw.dim() - 1))
 
 
 def _by_first_layer(model: nn.Module, raw: Tensor, call: Call) -> float:

@@ -2,8 +2,8 @@
 
 ZeroQ (Cai et al., CVPR 2020) starts from noise and matches the statistics. DeepInversion (Yin et al., CVPR 2020) adds a
 class for every image to be of, total variation, and random flips and shifts, so that the statistics are matched by
-pictures, not by one pattern of pixels. Images that start as things in the colours of the first batch norm are so near that
-a tenth of the steps will do.
+pictures, not by one pattern of pixels. Images that start as things in the colours of the first batch norm are so near
+that a tenth of the steps will do.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "pictures": (lambda: pooled(nn.Conv2d(3, 4, 3)), (3, 28, 28)),
     "large pictures": (lambda: pooled(*(nn.Conv2d(3 if i == 0 else 4, 4, 3, 2, 1) for i in range(5))), (3, 112, 112)),
     "one size": (lambda: nn.Sequential(nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.Linear(2 * 23 * 23, 2)), (3, 48, 48)),
-    "frames": (Recurrent, (32, 12)),
+    "frames": (Recurrent, (64, 12)),
     "sound": (lambda: nn.Sequential(nn.Conv1d(1, 2, 9, 4), nn.AdaptiveAvgPool1d(1)), (1, 256)),
 }
 

@@ -11,6 +11,7 @@ from lloydmax.network.batch_norm import Moments
 from lloydmax.teacher import made as made_inputs
 from lloydmax.teacher.asking import Wanted
 from lloydmax.teacher.made import sources
+from lloydmax_strategies.renormalize import Renormalize
 from torch import Tensor, nn
 
 
@@ -93,3 +94,15 @@ def test_a_shape_that_does_not_fit_is_told_with_its_line(small_net: SmallNet) ->
         lloydmax.compress(small_net, recipe, progress=False)
     with pytest.raises(lloydmax.RecipeError, match="'below' is of an input of a 'shape'"):
         lloydmax.Recipe.load(recipe | {"synthesize": {"below": 4}})
+
+
+def test_codebooks_are_compared_with_the_step_that_settles_them(
+    small_net: SmallNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
+    ran: list[nn.Module] = []
+    run = Renormalize.run
+    monkeypatch.setattr(Renormalize, "run", lambda step, recovery: ran.append(recovery.student) or run(step, recovery))
+    tried = lloydmax.compress(small_net, recipe, progress=False).report.tried
+    assert len(ran) == len({id(student) for student in ran}) == len(tried) > 2  # the last is the step itself
