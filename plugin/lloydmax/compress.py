@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,39 +15,47 @@ from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.data import Source
-from lloydmax.errors import DataError, RecipeError, RecoveryError
+from lloydmax.errors import RecipeError, RecoveryError
 from lloydmax.fitting.candidates import Tried
 from lloydmax.fitting.fit import fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
-from lloydmax.hooks.events import heard
+from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.guard import guarded
 from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.sections import Synthesize
 from lloydmax.recovery.keeping import Keeping
+from lloydmax.recovery.made import made_inputs, unknown
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
+from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
-from lloydmax.recovery.steps import NamedStep, folder, needs_data, open_source, recover, recovery_steps, running
-from lloydmax.report.figures import Stage
+from lloydmax.recovery.steps import (
+    NamedStep,
+    folder,
+    needs_data,
+    open_source,
+    recover,
+    recovery_steps,
+    running,
+    settling,
+)
+from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
+from lloydmax.report.score import Evaluate, scored
 from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import model_fingerprint
-from lloydmax.runtime.modes import evaluating, own_modes
+from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.seeding import check_seed
 from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
-from lloydmax.teacher import made
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
@@ -56,7 +64,6 @@ from lloydmax.teacher.trial import tried
 
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
-Evaluate = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -135,8 +142,8 @@ def compress(
                 f"evaluate is a function of a model that gives a number, not of type {type(evaluate).__name__}"
             )
         planned = make_plan(teacher, recipe, example_inputs)
-        makes = recipe.synthesize is not None
-        if data is None and reference_data is None and not makes and (needy := needs_data(recipe)):
+        given_none = data is None and reference_data is None
+        if given_none and recipe.synthesize is None and (needy := needs_data(recipe)):
             raise RecoveryError(f"{needy[0]} needs unlabelled inputs: pass data=...")
         check_state(teacher)
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
@@ -146,9 +153,27 @@ def compress(
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
-            student, plan = run.fit(original, plan)
-            run.recover(student)
-            return run.assemble(student, original, plan)
+            best = run.recover(run.fit(original, plan))
+            return run.assemble(best.student, original, replace(best.plan, outputs=run.told()))
+
+
+@dataclass
+class _Entry:
+    """A student that recovery works on, and what was measured of it."""
+
+    name: str
+    plan: Plan
+    student: Student
+    keeping: Keeping
+    stages: list[Stage]
+    said: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def damage(self) -> float:
+        """To the outputs, now."""
+        return self.keeping.damage(self.student.model).mean
 
 
 @dataclass
@@ -172,6 +197,7 @@ class _Run:
         steps = recovery_steps(self.recipe)
         self.early = [step for step in steps if getattr(step[1], "before_fit", False)]
         self.late = steps[len(self.early) :]
+        self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
             self.data, self.reference = (
@@ -181,15 +207,20 @@ class _Run:
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
             self.source, self.unseen = self.data, self.reference or self.data
             if self.data is None and self.recipe.synthesize is not None:
-                self.data, other = self._made(self.recipe.synthesize)
+                self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
                 self.source, self.unseen = self.data, self.reference or other
             elif self.data is not None and self.reference is None and self.recipe.keep == "best":
                 self.source, self.unseen = held_out(self.data, self.seed, self.cache)
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            for source in filter(None, (self.data, self.reference)):
+            given = (None if data is None else self.data, self.reference)
+            for source in filter(None, given):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
             yield
+
+    def told(self) -> tuple[str, ...]:
+        """What the outputs tell, in words."""
+        return () if self.outputs is None else tuple(map(str, self.outputs.leaves))
 
     def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
         """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
@@ -209,68 +240,100 @@ class _Run:
         )  # fmt: skip
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
-            self.measure(figures["step"], self.student)
+            self.stages.append(self.measure(figures["step"], self.student))
         return to_be_fitted(self.teacher, self.student, plan, bool(self.early), self.example_inputs)
 
-    def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
-        """The student with its codebooks, and the plan of what these are."""
-        trained = any(hasattr(getattr(step, "options", None), "epochs") for _, step in self.late)
+    def fit(self, original: nn.Module, plan: Plan) -> list[_Entry]:
+        """The students with their codebooks: one, or the best of several kinds, which recovery decides between."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
-        choice, found = fit_best(original, plan, self.source, self.events, self.cache, judge, trained)
-        self.tried += choice.tried
-        calibration = self.source or self.reference
-        student = student_of(self.student, choice.plan, found, gradients(original), calibration, self.seed, self.events)
-        self.recovery.student, self.recovery.original = student.model, original
-        self.measure("compressed", student.model)
-        return student, choice.plan
+        trained = len(self._untrained()) < len(self.late)
+        fitted = fit_best(original, plan, self.source, self.events, self.cache, judge, trained)
+        self.tried += fitted.tried
+        calibration, made = self.source or self.reference, []
+        for number, (name, chosen, found) in enumerate(fitted.best, start=1):
+            model = self.student if number == len(fitted.best) else own(self.student)
+            student = student_of(model, chosen, found, gradients(original), calibration, self.seed, self.events)
+            stage = self.measure("compressed", student.model)
+            made.append(_Entry(name, chosen, student, Keeping(self.judge), [stage]))
+        self.recovery.original = original
+        return made
+
+    def _untrained(self) -> list[NamedStep]:
+        """The steps after the fit up to the first that trains."""
+        trains = (n for n, (_, step) in enumerate(self.late) if hasattr(getattr(step, "options", None), "epochs"))
+        return self.late[: next(trains, len(self.late))]
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
-        """What codebooks do to a model."""
+        """What codebooks do to a model, after the steps that only settle it."""
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
                 weight_of(student, name).copy_(codebook.dequantize())
+        recovery = replace(self.recovery, student=student, original=original, events=Events())
+        for _, step in self.settling:
+            step.run(recovery)
         return judge.damage(student)
 
-    def recover(self, student: Student) -> None:
-        """The steps after the fit, each kept, so that the run can go on after a kill."""
+    def recover(self, entries: list[_Entry]) -> _Entry:
+        """The steps after the fit; the student that is best after those that do not train goes on alone."""
+        first = len(self._untrained()) if len(entries) > 1 else 0
+        best = entries[0]
+        for entry in entries if first else ():
+            self._recover(entry, 0, first)
+            if entry is best or entry.damage < best.damage or entry.stopped:
+                best = entry
+            if entry.stopped:
+                break
+        if not best.stopped:
+            self._recover(best, first, len(self.late))
+        self.tried += [one for entry in entries for one in entry.tried]
+        self.tried = [replace(one, kept=one.kept and one.after == best.name) for one in self.tried]
+        self.stages, self.said = self.stages + best.stages, self.said + best.said
+        return best
+
+    def _recover(self, entry: _Entry, first: int, end: int) -> None:
+        """Some of the steps after the fit, each kept, so that the run can go on after a kill."""
+        student = entry.student
+        self.recovery.student = student.model
         self.recovery.traces = traces = Traces((self.data, self.reference, self.history))
         kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
-        keeping = Keeping(self.judge)
         with kept.alone():
-            for number, step in enumerate(self.late, start=1):
+            for number, step in enumerate(self.late[first:end], start=first + 1):
                 self.recovery.part = kept.part(number)
                 try:
-                    run = partial(keeping.run, student.model, partial(self._step, step))
-                    self.said.append(said := kept.step(number, student.model, run))
+                    run = partial(entry.keeping.run, student.model, partial(self._step, step))
+                    entry.said.append(said := kept.step(number, student.model, run))
                     if "kept" in said:
-                        self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
+                        entry.tried.append(Tried("step", step[0], said["damage"], said["kept"], entry.name))
                 except KeyboardInterrupt:
-                    self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
-                    warnings.warn(_interrupted(step[0], kept), stacklevel=3)
+                    entry.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
+                    entry.stopped = True
+                    warnings.warn(_interrupted(step[0], kept), stacklevel=4)
                     break
                 if number < len(self.late) or student.finished_as is not None:
-                    self.measure(step[0], student.model)
+                    entry.stages.append(self.measure(step[0], student.model))
 
-    def measure(self, stage: str, model: nn.Module) -> None:
+    def measure(self, stage: str, model: nn.Module) -> Stage:
         """Agreement with the teacher, and the caller's own score."""
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
             agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
             if agreement is not None:
-                figures |= {"agreement": agreement.top1, "kl": agreement.kl, "mse": agreement.mse}
+                figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
             figures |= {} if score is None else {"score": score}
-        self.stages.append(Stage(stage, agreement, score))
+        return Stage(stage, agreement, score)
 
     def assemble(self, student: Student, original: nn.Module, plan: Plan) -> Result:
         """The finished model, and the report."""
         with self.events.stage("finish") as figures:
             self.events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
             model = sealed(student.finish(), plan)
+            measured = partial(accountings, tell=partial(self.events.step, "finish"))
+            sizes = measured(model) if self.recipe.bits is None else within(model, plan.predicted_bytes, measured)
+            sizes = replace(sizes, original=plan.original_bytes)
             last = self.late[-1][0] if self.late else "finished"
-            self.measure(student.finished_as or last, model)
-            sizes = replace(accountings(model, tell=partial(self.events.step, "finish")), original=plan.original_bytes)
+            self.stages.append(self.measure(student.finished_as or last, model))
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
         warn_of_size(sizes.file, plan)
@@ -286,22 +349,12 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=tuple(plan.notes),
+            notes=(*plan.notes, *unknown(plan, self.source or self.reference)),
             data=self._data(),
+            outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
         )
         return Result(model, report, plan)
-
-    def _made(self, asked: Synthesize) -> tuple[Source, Source]:
-        """Inputs of two kinds where none were given.
-
-        Raises:
-            DataError: none can be made.
-        """
-        try:
-            return made.sources(self.teacher, asked.given(), self.example_inputs, self.seed, self.events)
-        except DataError as error:
-            raise DataError(f"{self.recipe.at('synthesize')}: {error}") from None
 
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""
@@ -313,9 +366,8 @@ class _Run:
         if self.unseen is None:
             return None
         most = MOST_JUDGED if self.recipe.keep == "best" else AGREEMENT_SAMPLES
-        return Comparison(
-            self.teacher, self.unseen, most, self.seed, self.outputs, cache=self.cache, events=self.events
-        )
+        given = (self.teacher, self.unseen, most, self.seed, self.outputs)
+        return Comparison(*given, cache=self.cache, events=self.events)
 
     def _data(self) -> dict[str, dict[str, Any]]:
         """How many samples there were, and which were left out, told once more where no warning did."""
@@ -325,18 +377,7 @@ class _Run:
         return {name: source.figures() for name, source in sources.items() if source is not None}
 
     def _score(self, model: nn.Module) -> float | None:
-        if self.evaluate is None:
-            return None
-        with evaluating(model):
-            if model is self.teacher and self.outputs is None:  # no trial has run it before
-                found = guarded(model, partial(self.evaluate, model))
-            else:
-                found = self.evaluate(model)
-        try:
-            return float(found)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            kind = type(found).__name__
-            raise RecoveryError(f"evaluate has to give one number, not what is of type {kind}: {error}") from error
+        return scored(self.evaluate, model, first=model is self.teacher and self.outputs is None)
 
     def _step(self, step: NamedStep) -> dict[str, Any]:
         return next(recover(self.recovery, [step])) | self.history.take(step[0])

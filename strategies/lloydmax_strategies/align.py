@@ -211,14 +211,14 @@ class AlignedTraining(Training):
         student = self.recovery.student
         found: dict[str, float | None] = {}
         if self.comparison is not None:
-            found["foreign_agreement"] = self.comparison.measure(student).top1
+            found["foreign_agreement"] = self.comparison.measure(student).agreed
         if self.statistics is not None:
             if len(self.held_out):
                 found["statistics_gap"] = self.statistics.measure(student, self.source, self.held_out)
             return found
         assert self.reference is not None
         if self.reference.comparison is not None:
-            found["reference_agreement"] = self.reference.comparison.measure(student).top1
+            found["reference_agreement"] = self.reference.comparison.measure(student).agreed
             if self.comparison is not None:
                 reference, foreign = (self.reference.source, self.source)
                 found["discriminator_accuracy"] = separability(

@@ -25,7 +25,9 @@ from lloydmax_strategies.matching.place import How, Place, places
 from lloydmax_strategies.tap import What, forward_order
 
 
-class _Options(BaseModel):
+class MatchingOptions(BaseModel):
+    """Options of what makes layers compute what the original's do."""
+
     model_config = ConfigDict(extra="forbid")
 
     samples: PositiveInt = Field(default=256, description="inputs, drawn at random.")
@@ -52,7 +54,7 @@ class CorrectBias:
     name: ClassVar[str] = "correct_bias"
     scales: ClassVar[bool] = False
 
-    class Options(_Options):
+    class Options(MatchingOptions):
         """Options of `correct_bias`."""
 
         relative: bool = Field(
@@ -63,7 +65,7 @@ class CorrectBias:
             "which keep no proportion, always get the mean itself.",
         )
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, options: MatchingOptions) -> None:
         self.options = options
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class MatchMoments(CorrectBias):
     name = "match_moments"
     scales = True
 
-    class Options(_Options):  # type: ignore[assignment]
+    class Options(MatchingOptions):
         """Options of `match_moments`."""
 
 

@@ -10,7 +10,7 @@ import torch
 from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
-from lloydmax_strategies.tap import What, read
+from lloydmax_strategies.tap import What, given, read
 
 MEMORY = 2 << 30
 """Bytes that the activations kept between two layers may take."""
@@ -47,9 +47,7 @@ class Frontier:
         """Whether activations can be kept at all."""
         return self._walk is not None
 
-    def read(
-        self, module: nn.Module, *, what: What = "input", calls: int = 1, paired: bool = False
-    ) -> Iterator[Any]:
+    def read(self, module: nn.Module, *, what: What = "input", calls: int = 1) -> Iterator[Any]:
         """What is read of one module, call by call; see :func:`~lloydmax_strategies.tap.read`.
 
         After the last one this module may change, and no other until the next is read.
@@ -58,13 +56,12 @@ class Frontier:
             module: of the model.
             what: is read.
             calls: how often one forward pass calls the module.
-            paired: whether calls that a pass does not make give ``None``.
         """
         place = None if self._walk is None else self._walk.places.get(module)
         if self._walk is None or place is None or calls > 1:
             self._kept, self._at = [], 0
             order, size = self._order, self._batch_size
-            yield from read(self._model, module, self._source, order, size, what=what, calls=calls, paired=paired)
+            yield from read(self._model, module, self._source, order, size, what=what, calls=calls)
             return
         keep = self._walk.live[place] * len(self._order) <= self._memory
         kept: list[_Values] = []
@@ -146,7 +143,7 @@ class _Walk(nn.Module):
             return self._run(node, values)
         self._interpreter.env = values
         args, kwargs = self._interpreter.fetch_args_kwargs_from_env(node)
-        return Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
+        return given(what, args, kwargs)
 
     def weigh(self, values: _Values, samples: int) -> Any:
         """Fill ``live`` on the way from the inputs to the output of the model, which is returned."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import pydantic
 import torch
-from lloydmax import Codebook, hookimpl
+from lloydmax import Codebook, FitError, hookimpl
 from lloydmax.extend import Granularity, Layout, code_dtype
 from torch import Tensor
 
 from lloydmax_strategies.clustering.gain import unbiased
 from lloydmax_strategies.clustering.histogram import Histogram
-from lloydmax_strategies.clustering.priced import fit_priced, rate
+from lloydmax_strategies.clustering.priced import PricedPoints, fit_priced
 from lloydmax_strategies.clustering.rows import fit_rows
 from lloydmax_strategies.clustering.vectors import fit_blocks
 from lloydmax_strategies.clustering.zeros import with_zeros
@@ -46,6 +46,12 @@ class KMeans:
             "error + price x bits, with at most so many centroids; 0: no price. The recipe's bits choose it",
         )
 
+        multiples: list[pydantic.PositiveFloat] | None = pydantic.Field(
+            None,
+            description="with a price, and granularity channel or group:N: all codebooks are one, times these numbers; "
+            "where a gate of a recurrent layer matters more than others, the recipe's bits choose them",
+        )
+
         unbiased: bool = pydantic.Field(
             False,
             description="divide the centroids by what the means of their members make a weight smaller, so that errors "
@@ -61,8 +67,10 @@ class KMeans:
 
         @pydantic.model_validator(mode="after")
         def _fits(self) -> KMeans.Options:
-            if self.price and (self.granularity != "tensor" or self.block > 1):
+            if self.price and ((self.granularity != "tensor" and self.multiples is None) or self.block > 1):
                 raise ValueError("a price needs granularity 'tensor' and block 1")
+            if self.multiples is not None and self.granularity == "tensor":
+                raise ValueError("'multiples' are for granularity channel or group:N")
             return self
 
     def __init__(self, options: Options) -> None:
@@ -94,7 +102,7 @@ class KMeans:
         if weight.dim() == 0:
             granularity = "tensor"
         if self.options.price:
-            return fit_priced(weight, k, self.options.price)
+            return Rate(self, weight, axis).means(self.options.price)
         weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis, self.options.block)
         if layout.block > 1:
             return fit_blocks(weight, importance, layout)
@@ -126,15 +134,58 @@ class KMeans:
         options = [self.options.model_copy(update={"centroids": k}) for k in centroids]
         return [type(self)(option).fit(weight, importance=importance, axis=axis) for option in options]
 
-    def rate(self, weight: Tensor) -> Callable[[float], tuple[float, float]]:
-        """What a price of more than 0 leads to: bits a weight of entropy-coded codes and their codebook, and the gain,
-        1 less the error's share of the mean square before the centroids are divided by the gain. One pass serves all
-        prices.
+    def rate(self, weight: Tensor) -> Rate:
+        """What prices lead to; one pass over the weight serves all of them.
 
         Args:
             weight: see :meth:`fit`.
         """
-        return rate(Histogram.of(weight.detach()).points, self.options.centroids)
+        return Rate(self, weight)
+
+
+class Rate:
+    """What prices of a bit lead to, for one weight.
+
+    Args:
+        quantizer: with the other options.
+        weight, axis: see :meth:`KMeans.fit`.
+
+    Raises:
+        FitError: the option ``multiples`` does not have one for each codebook.
+    """
+
+    def __init__(self, quantizer: KMeans, weight: Tensor, axis: int = 0) -> None:
+        options, self._weight = quantizer.options, weight.detach()
+        self._quantizer, self._layout, self._multiples = quantizer, None, None
+        self._scaled = self._weight
+        if options.multiples is not None and weight.dim():
+            self._layout = Layout(tuple(weight.shape), options.centroids, options.granularity, axis)
+            self._multiples = torch.tensor(options.multiples, dtype=torch.float64, device=weight.device)
+            if len(self._multiples) != self._layout.codebooks:
+                raise FitError(f"{len(self._multiples)} 'multiples' for {self._layout.codebooks} codebooks")
+            each = self._multiples[self._layout.owners(weight.device)]
+            each = each.view([-1 if a == axis else 1 for a in range(weight.dim())])
+            self._scaled = (self._weight.double() / each).to(torch.float32)
+        self._points = PricedPoints(Histogram.of(self._scaled).points, options.centroids)
+
+    def __call__(self, price: float) -> tuple[float, float]:
+        """Bits a weight of entropy-coded codes and their codebook, and the gain, 1 less the error's share of the mean
+        square before the centroids are divided by the gain; nearly. The price is more than 0."""
+        return self._points.rate(price)
+
+    def fit(self, price: float) -> Codebook:
+        """What :meth:`KMeans.fit` gives at this price."""
+        options = self._quantizer.options.model_copy(update={"price": price})
+        return KMeans(options)._finished(self.means(price), self._weight, None)
+
+    def means(self, price: float) -> Codebook:
+        """The same before its centroids are divided by the gain."""
+        found = fit_priced(self._scaled, self._points, price)
+        if self._layout is None or self._multiples is None:
+            return found
+        centroids = (self._multiples[:, None] * found.centroids.double()).to(self._weight.dtype)
+        price *= float(self._multiples.square().mean())
+        return Codebook(centroids, found.codes, self._layout.granularity, self._layout.axis, price=price)
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:

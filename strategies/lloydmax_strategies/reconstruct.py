@@ -8,7 +8,9 @@ and Chou, Lookabaugh & Gray (1989), "Entropy-constrained vector quantization", i
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,9 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lloydmax_strategies.frontier import Frontier
+from lloydmax_strategies.matching.preactivations import stages
 from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
-from lloydmax_strategies.reconstruction.gram import Gram, NotPlain
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.reconstruction.gram import Gram, LayerGram, NotPlain
+from lloydmax_strategies.tap import forward_order
 
 _ROUNDS, _TOLERANCE = 8, 0.005
 """Until codes whose bits have a price have the entropy from before, or a little less."""
@@ -32,10 +36,11 @@ class Reconstruct:
     """Chooses the codes of each layer anew, so that its outputs stay: the weights of an output channel make up for each
     other's errors (Frantar et al. 2023, GPTQ).
 
-    Convolutions and linear layers with one code for each weight, one after the other on the outputs of the compressed
-    layers before. Where bits have a price, the codes keep their entropy, if need be by a larger distance of all
-    centroids (a higher price where these are not trained), and bits go to the inputs that matter most. The others,
-    transposed convolutions, blocks of weights, tied weights, recurrent layers and attention, are named in ``skipped``.
+    Convolutions, linear layers, the gates of recurrent ones and queries, keys and values of attention, with one code
+    for each weight, one after the other on the outputs of the compressed layers before. Where bits have a price, the
+    codes keep their entropy, if need be by a larger distance of all centroids (a higher price where these are not
+    trained), and bits go to the inputs that matter most. The others, transposed convolutions, blocks of weights and
+    tied weights, are named in ``skipped``.
     Put it before the steps that train. It comes close to the weights that the codebooks were fitted to; where only a
     host knows these (``run_step``), it takes the decoded ones for them, and changes nothing.
     """
@@ -88,44 +93,74 @@ class Reconstruct:
         changed = codes = 0
         with evaluating(student):
             calls = forward_order(student, list(found), source, order[:2])
+            front = Frontier(student, source, order, options.batch_size)
             for index, module in enumerate(calls, start=1):
-                target = found[module]
-                gram = Gram(module, target.decoded())
-                try:
-                    for inputs in read(student, module, source, order, options.batch_size, calls=calls[module]):
-                        gram.add(inputs)
-                except NotPlain:
-                    continue
-                before = target.holder.codes.clone()
-                errors.append(target.reconstruct(gram, options))
-                changed += int((target.holder.codes != before).sum())
-                codes += before.numel()
-                target.done = True
-                recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1]})
-        names = {target.name for target in found.values() if target.done}
-        done = {id(target.holder) for target in found.values() if target.done}
+                inputs = partial(front.read, module, calls=calls[module])
+                for target, gram in _grams(module, found[module], inputs):
+                    before = target.holder.codes.clone()
+                    errors.append(target.reconstruct(gram, options))
+                    changed += int((target.holder.codes != before).sum())
+                    codes += before.numel()
+                    target.done = True
+                recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1] if errors else 0.0})
+        ready = [target for targets in found.values() for target in targets.values() if target.done]
+        names, done = {target.name for target in ready}, {id(target.holder) for target in ready}
         skipped = [held.name for held in attached(student) if id(held.weight) not in done]
         if not names:
             warnings.warn(
-                "reconstruct: no convolution or linear layer could be done, so nothing was: " + ", ".join(skipped),
+                "reconstruct: nothing could be done: " + ", ".join(skipped),
                 stacklevel=2,
             )
         first, last = zip(*errors, strict=True) if errors else ((0.0,), (0.0,))
         figures: dict[str, Any] = {"layers": len(names), "samples": len(order), "skipped": skipped}
         if options.refit:
-            figures["frozen"] = [t.name for t in found.values() if t.done and not t.refittable()]
+            figures["frozen"] = [t.name for t in ready if not t.refittable()]
         figures |= {"error_before": sum(first) / len(first), "error": sum(last) / len(last)}
         return figures | {"codes_changed": changed / max(codes, 1)}
+
+
+def _grams(
+    module: nn.Module, targets: dict[str, _Target], read: Callable[..., Iterator[Any]]
+) -> Iterator[tuple[_Target, Gram]]:
+    """The weights of one module that can be done, each with what it multiplies once those before it are done."""
+    if _is_plain(module):
+        target = targets["weight"]
+        gram: Gram = LayerGram(module, target.decoded())
+        try:
+            for inputs in read():
+                gram.add(inputs)
+        except NotPlain:
+            return
+        yield target, gram
+        return
+    run, seen = stages(module), list(read(what="call"))
+    for stage in run:
+        grams: dict[str, Gram] = {}
+        for one in seen:
+            for leaf, rows in stage.operands(module, one).items():
+                if leaf in targets:
+                    grams.setdefault(leaf, Gram(len(rows), rows.shape[2], rows.device)).add(rows)
+        for leaf, gram in grams.items():
+            targets[leaf].groups = len(gram.moments()[1])
+            yield targets[leaf], gram
+        if stage is not run[-1]:
+            seen = [stage.after(module, one) for one in seen]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
 
 
 @dataclass
 class _Target:
     name: str
     module: nn.Module
+    leaf: str
     holder: CodebookWeight
     centroids: Tensor
     weight: Tensor
     done: bool = False
+    groups: int = 1
 
     def codebook(self) -> Codebook:
         return self.holder.holding(self.centroids)
@@ -141,7 +176,7 @@ class _Target:
         moments, means = gram.moments()
         if not bool(torch.isfinite(moments).all()):
             raise RecoveryError(f"reconstruct: the inputs of {self.name!r} are not finite")
-        bias = self.module._parameters.get("bias") if options.bias else None
+        bias = self.module._parameters.get(self.leaf.replace("weight", "bias")) if options.bias else None
         power = max(float(output_errors(self._grouped(self.weight), moments).sum()), 1e-30)
         first = float(self._errors(self.codebook(), moments).sum()) / power
         if bias is not None:
@@ -158,7 +193,9 @@ class _Target:
         return first, float(self._errors(self.codebook(), moments).sum()) / power
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        return Channels(self.module).by_group(weight.float()).flatten(2)
+        if _is_plain(self.module):
+            return Channels(self.module).by_group(weight.float()).flatten(2)
+        return weight.float().unflatten(0, (self.groups, -1))
 
     def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
         held, weight = self.codebook(), self._grouped(self.weight)
@@ -169,6 +206,10 @@ class _Target:
         given = None
         if held.zeros:
             given = self._grouped(held.zeros_kept(self.weight, torch.full(held.shape, -1, device=weight.device))).long()
+
+        units = self._units(held).view(*weight.shape[:2], 1) if held.price and held.granularity != "tensor" else None
+        if units is not None:
+            weight, table = weight / units, table / units
 
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
@@ -184,8 +225,14 @@ class _Target:
             if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
                 break
             step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
-        errors = [float(self._errors(book, moments).sum()) for book in (tried, held)]
+        each = 1.0 if units is None else units.flatten() ** 2
+        errors = [float((self._errors(book, moments) / each).sum()) for book in (tried, held)]
         return tried if tried.entropy <= wanted and errors[0] < errors[1] else held
+
+    @staticmethod
+    def _units(held: Codebook) -> Tensor:
+        """By which an output channel is divided so that a bit has the same price in all of them, ``(rows,)``."""
+        return (held.prices() / held.price).sqrt().float()[held.layout.owners(held.codes.device)]
 
     def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
         """With the codes from before for output channels that have no less error with the new ones."""
@@ -214,26 +261,30 @@ class _Target:
         self.centroids.copy_(found)
 
 
-def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> dict[nn.Module, _Target]:
-    """The layers that can be done, with the weights to come close to."""
+def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> dict[nn.Module, dict[str, _Target]]:
+    """The weights that can be done, by their names in each module, with what to come close to."""
     weights = {} if original is None else dict(original.named_parameters())
     places = list(attached(student))
     uses: dict[int, int] = {}
     for place in places:
         uses[id(place.weight)] = uses.get(id(place.weight), 0) + 1
-    found = {}
+    found: dict[nn.Module, dict[str, _Target]] = {}
     for name, module, leaf, holder, centroids in places:
-        plain = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
-        if not plain or leaf != "weight" or holder.layout.block > 1 or uses[id(holder)] > 1:
-            continue
-        if holder.codes[0].numel() > columns:
+        known = leaf == "weight" if _is_plain(module) else _is_gated(module, leaf)
+        if not known or holder.layout.block > 1 or uses[id(holder)] > 1 or holder.codes[0].numel() > columns:
             continue
         kept = weights.get(name)
         fits = kept is not None and tuple(kept.shape) == holder.layout.shape
         weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
-        found[module] = _Target(name, module, holder, centroids, weight)
+        found.setdefault(module, {})[leaf] = _Target(name, module, leaf, holder, centroids, weight)
     return found
+
+
+def _is_gated(module: nn.Module, leaf: str) -> bool:
+    if isinstance(module, _ConvNd):
+        return False
+    return any(leaf in one.weights for stage in stages(module) for one in stage.sums)
 
 
 @hookimpl

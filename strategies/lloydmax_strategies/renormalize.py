@@ -32,6 +32,7 @@ class Renormalize:
     """Re-estimates the batch-norm statistics on the compressed model (He & Cheng 2018)."""
 
     needs_data = True
+    settles = True
 
     class Options(BaseModel):
         """Options of `renormalize`."""

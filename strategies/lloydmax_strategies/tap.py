@@ -48,7 +48,6 @@ def read(
     *,
     what: What = "input",
     calls: int = 1,
-    paired: bool = False,
 ) -> Iterator[Any]:
     """What is read of one module, call by call; each forward pass ends there.
 
@@ -60,13 +59,17 @@ def read(
         batch_size: samples of one pass.
         what: is read.
         calls: how often one forward pass calls the module.
-        paired: give ``None`` for a call that a pass does not make (loops that end early), so that what is read of two
-            models stays side by side.
     """
     seen: list[Any] = []
 
     def look(_: nn.Module, args: Any, kwargs: Any, result: Any = None) -> None:
-        value = result if what == "output" else Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
+        value = (
+            result
+            if what == "output"
+            else Batch(args, kwargs)
+            if what == "call"
+            else next(iter((*args, *kwargs.values())))
+        )
         seen.append(_kept(value) if calls > 1 else value)
         if len(seen) == calls:
             raise _Enough
@@ -81,11 +84,14 @@ def read(
             with suppress(_Enough):
                 batch.to(device_of(model), channels_last=True).run(model)
             yield from seen
-            if paired:
-                yield from [None] * (calls - len(seen))
             seen.clear()
     finally:
         hook.remove()
+
+
+def given(what: What, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is read of the arguments of a call."""
+    return Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
 
 
 def _kept(value: Any) -> Any:

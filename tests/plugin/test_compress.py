@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import DataError, RecipeError, RecoveryError, hookimpl
-from lloydmax.compress import _harm
 from lloydmax.network.folding import Folded
+from lloydmax.report.harm import _harm
 from lloydmax.teacher.agreement import Agreement
 from torch import Tensor, nn
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import DataError, RecoveryError
-from lloydmax.compress import _harm
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.recovery.steps import recover
+from lloydmax.report.harm import _harm
 from lloydmax.teacher import Agreement
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -82,11 +82,30 @@ def test_embeddings_are_not_taken_for_classes() -> None:
     assert steps(lloydmax.recipe_for(classes, 8, data))["distill"]["loss"] == "kl"
 
 
-def test_without_data_nothing_is_measured(small_net: SmallNet) -> None:
+def test_without_data_inputs_are_made_and_nothing_is_trained(small_net: SmallNet) -> None:
     recipe = lloydmax.recipe_for(small_net, 20)
-    assert recipe.recover == [] and all(rule.importance is None for rule in recipe.quantize)
+    assert recipe.data()["synthesize"] == {"samples": 64, "shape": [3, 28, 28]}
+    assert list(steps(recipe)) == ["renormalize"] and {rule.importance for rule in recipe.quantize} == {"fisher"}
+    as_given = lloydmax.recipe_for(small_net, 20, example_inputs=2 + torch.randn(4, 3, 12, 12))
+    made = as_given.data()["synthesize"]
+    assert made["shape"] == [3, 12, 12] and abs(made["mean"] - 2) < 0.3 and abs(made["deviation"] - 1) < 0.3
     quick = lloydmax.recipe_for(small_net, 20, torch.randn(8, 3, 12, 12), effort=0)
-    assert list(steps(quick)) == ["renormalize"]
+    assert list(steps(quick)) == ["renormalize"] and quick.synthesize is None
+
+
+def test_where_nothing_can_be_made_nothing_is_measured() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(40, 40)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.layer(x) * mask
+
+    recipe = lloydmax.recipe_for(Odd(), 8)
+    assert recipe.synthesize is None and {rule.importance for rule in recipe.quantize} == {None}
+    report = lloydmax.compress(Odd(), recipe, progress=False).report
+    assert any("no inputs" in note for note in report.notes)
 
 
 def test_the_recipe_can_be_saved_and_read_again(small_net: SmallNet, pictures: Tensor, tmp_path: Path) -> None:

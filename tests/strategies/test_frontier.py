@@ -79,7 +79,9 @@ def test_what_is_written_to_later_is_read_as_it_was(pictures: Tensor) -> None:
         hook = model.shared.register_forward_hook(lambda _, __, result: heard.append(result.clone()))
         model(pictures)
         hook.remove()
-        found = list(read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, what="output", calls=2))
+        found = list(
+            read(model, model.shared, unlabelled(pictures, model), torch.arange(96), 96, what="output", calls=2)
+        )
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, heard, strict=True))
 
 

@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,8 +35,8 @@ from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import device_of, evaluation_mode
-from lloydmax.teacher.agreement import Agreement, Comparison, divergence
-from lloydmax.teacher.fisher import fisher_draws
+from lloydmax.teacher.agreement import Agreement, Comparison, differences
+from lloydmax.teacher.fisher import fisher_draw, gauss_newton_draw
 from lloydmax.teacher.refusal import ask
 
 Floats = NDArray[np.float64]
@@ -46,6 +46,23 @@ _DRAWS = 64
 """Random projections of the Fisher information: an estimate of a sum of squares is within 20 % or so."""
 _PIECES, _GRADIENT_BYTES, _PARTS = 16, 1 << 30, 4
 """Draws whose gradients are held at once at most, the memory for them, and the share of it for errors of weights."""
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Arrays ``(draws, options)``, float64, whose squares, summed over the draws, are what each option alone does.
+
+    Attributes:
+        kl: the KL divergence in nats; ``None`` where what counts is not one output that has, or may have, classes.
+        apart: how far apart in what the outputs tell.
+        mse: the mean squared difference of the outputs.
+        power: their mean square.
+    """
+
+    kl: Floats | None
+    apart: Floats
+    mse: Floats
+    power: float
 
 
 class Bench:
@@ -86,6 +103,9 @@ class Bench:
         self.journal, self.events, self.cache = journal, events, cache or Cache()
         self.comparison = Comparison(teacher, source, samples, seed, outputs, cache=cache, events=events)
         self.outputs = self.comparison.outputs
+        self._drawn = self.outputs.leaves
+        if len(self._drawn) == 1 and self._drawn[0].kind == "unclear" and self._drawn[0].classes is not None:
+            self._drawn = (replace(self._drawn[0], kind="classes"),)  # the other draw is that of quantities
         self.original = original
         self.student = copy.deepcopy(original).requires_grad_(False).eval()
         self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
@@ -137,9 +157,7 @@ class Bench:
                 values += output.numel()
         return squared / max(values, 1)
 
-    def projections(
-        self, options: Sequence[tuple[str, int]], draws: int = _DRAWS
-    ) -> tuple[Floats | None, Floats, float]:
+    def projections(self, options: Sequence[tuple[str, int]], draws: int = _DRAWS) -> Projections:
         """What :meth:`measure` would say for each option alone, up to second order, as sums of squares.
 
         Args:
@@ -147,10 +165,7 @@ class Bench:
             draws: backward passes at least, where there are as many samples.
 
         Returns:
-            Two arrays ``(draws, len(options))``, float64: the squares of the first, summed over the draws, are the
-            KL divergences in nats, those of the second the mean squared differences of the outputs (so sums over
-            options before squaring give what they do together); the first is ``None`` without classes. And the mean
-            square of the outputs.
+            Sums over options before squaring tell what they do together.
         """
         order = self.comparison.order
         size = max(1, len(order) // draws)
@@ -162,20 +177,28 @@ class Bench:
         with self.events.stage("estimate", total=len(chunks)):
             for number, chunk in enumerate(chunks):
                 draw = partial(self._project, chunk, options, number)
-                key, take = f"project {len(options)} {size} {step} {number}", partial(_row, options=len(options))
+                key, take = (
+                    f"project by kind {len(options)} {size} {step} {number}",
+                    partial(_row, options=len(options)),
+                )
                 rows.append(self.journal.get(key, draw, take))
                 self.events.step("estimate", number + 1, len(chunks), {})
-        decisions, values = (sum(row[key] for row in rows) for key in ("decisions", "values"))
-        kl, mse = (np.array([draw for row in rows for draw in row[key]]) for key in ("kl", "mse"))
+        samples, values = (sum(row[key] for row in rows) for key in ("samples", "values"))
+        apart, mse = (np.array([draw for row in rows for draw in row[key]]) for key in ("apart", "mse"))
         power = sum(row["power"] for row in rows) / values
-        return kl / math.sqrt(2 * decisions) if decisions else None, mse / math.sqrt(values), power
+        leaf, *others = self.outputs.leaves
+        apart, mse = apart / math.sqrt(2 * samples * len(self.outputs.leaves)), mse / math.sqrt(values)
+        kl = apart if not others and any(row["decisions"] for row in rows) else None
+        if not others and leaf.kind == "unclear":
+            apart = mse / (math.sqrt(2) * leaf.spread)
+        return Projections(kl, apart, mse, power)
 
     def _project(self, pieces: list[Tensor], options: Sequence[tuple[str, int]], number: int) -> dict[str, Any]:
         """Draws from pieces of the samples, each projected on the error of every option."""
         generator = torch.Generator().manual_seed(((self.seed << 20) + number) % 2**63)
         names = list(self.plan.parameters)
         parameters = [self.student.get_parameter(name) for name in names]
-        found: dict[str, Any] = {"decisions": 0, "values": 0, "power": 0.0}
+        found: dict[str, Any] = {"samples": 0, "decisions": 0, "values": 0, "power": 0.0}
         device, drawn = device_of(self.student), 0
         gradients = [torch.zeros(2 * len(pieces), p.numel(), device=p.device) for p in parameters]
         with self._differentiable(parameters):
@@ -186,8 +209,9 @@ class Bench:
                     for output in outputs:
                         found["values"] += output.numel()
                         found["power"] += float(comparable(output, output)[1].detach().double().square().sum())
-                    found["decisions"] += self._decisions(outputs)
-                    for loss in fisher_draws(outputs, generator, self.outputs.leaves):
+                    found["samples"] += len(outputs[0])
+                    found["decisions"] += self.outputs.scores(outputs) is not None
+                    for loss in (fisher_draw(outputs, generator, self._drawn), gauss_newton_draw(outputs, generator)):
                         if drawn == len(gradients[0]):  # batches that stay as they came may be more than the pieces
                             gradients = [torch.cat([kept, torch.zeros_like(kept)]) for kept in gradients]
                         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -204,7 +228,7 @@ class Bench:
                 some = columns[start : start + at_once]
                 errors = torch.stack([self.error(name, options[column][1]).reshape(-1) for column in some])
                 projected[:, some] = (kept[:drawn] @ errors.T).double().cpu().numpy()
-        found["kl"], found["mse"] = projected[0::2].tolist(), projected[1::2].tolist()
+        found["apart"], found["mse"] = projected[0::2].tolist(), projected[1::2].tolist()
         return found
 
     def slopes(self, choice: Mapping[str, int], options: Sequence[tuple[str, int]]) -> Floats:
@@ -215,7 +239,7 @@ class Bench:
             options: pairs of a parameter and its centroids.
 
         Returns:
-            float64 ``(len(options),)``: change of the KL divergence, or of the mean squared difference without classes.
+            float64 ``(len(options),)``: change of :attr:`~lloydmax.teacher.agreement.Agreement.damage`.
         """
         key = f"slopes {len(options)} " + " ".join(f"{name}={choice[name]}" for name in sorted(choice))
         found: Floats = self.journal.get(
@@ -246,18 +270,8 @@ class Bench:
         return self.comparison.targets.of(indices, batch.to(device, channels_last=True))
 
     def _distance(self, outputs: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        if (scores := self.outputs.scores(wanted)) is not None:
-            place, axis = scores
-            logits = self.outputs.leaves[place].logits
-            return divergence(logits(outputs[place]), logits(wanted[place]), axis)
-        squared = sum((o.float() - t.float()).square().sum() for o, t in map(comparable, outputs, wanted))
-        return torch.as_tensor(squared) / sum(o.numel() for o in outputs)
-
-    def _decisions(self, outputs: Sequence[Tensor]) -> int:
-        if (scores := self.outputs.scores(outputs)) is None:
-            return 0
-        place, axis = scores
-        return outputs[place].numel() // outputs[place].shape[axis]
+        each = zip(outputs, wanted, self.outputs.leaves, strict=True)
+        return torch.stack([differences(*one).mean() for one in each]).mean()
 
     def _outputs(self, batch: Batch, device: torch.device) -> list[Tensor]:
         inputs = batch.to(device, channels_last=True)
@@ -332,9 +346,9 @@ def _numbers(kept: Any, shape: tuple[int, ...]) -> Floats:
 
 def _row(kept: Any, options: int) -> dict[str, Any]:
     """What :meth:`Bench._project` gave; raises as :func:`_numbers` where it is something else."""
-    for key in ("decisions", "values", "power"):
+    for key in ("samples", "decisions", "values", "power"):
         _numbers(kept[key], ())
-    for key in ("kl", "mse"):
+    for key in ("apart", "mse"):
         for draw in kept[key]:
             _numbers(draw, (options,))
     row: dict[str, Any] = kept

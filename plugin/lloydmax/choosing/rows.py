@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Units = Literal["parameters", "rules"]
+
+
+IN_NATS = "KL to the original (nats)"
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,13 @@ class Row:
         centroids: of one codebook.
         bits: fixed-width code bits of one weight.
         bytes: codes and codebooks as stored.
-        kl: mean KL divergence from the teacher in nats; ``None`` where the outputs are not classes.
+        kl: mean KL divergence from the teacher in nats; ``None`` where what counts is not one output that has, or may
+            have, classes.
         agreement: share of decisions with the teacher's top-1; ``None`` likewise.
         snr: signal-to-noise ratio of the outputs in dB; infinite where they are the same.
         measured: whether it was measured; else estimated (see :mod:`lloydmax.choosing.damage`).
+        apart: how far apart in what the outputs tell, see :func:`lloydmax.teacher.agreement.differences`; of classes
+            the KL divergence. ``None`` in what earlier versions wrote.
     """
 
     unit: str
@@ -35,8 +42,18 @@ class Row:
     agreement: float | None
     snr: float
     measured: bool
+    apart: float | None = None
 
     @property
     def damage(self) -> float:
-        """The KL divergence; without classes, the noise over the signal of the outputs."""
-        return self.kl if self.kl is not None else 10 ** (-self.snr / 10)
+        """What a search adds up: how far apart in what the outputs tell."""
+        known = (value for value in (self.apart, self.kl) if value is not None)
+        return next(known, 10 ** (-self.snr / 10))
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """What the damage of these rows is, for the axis of a picture."""
+    if all(row.kl is not None and row.damage == row.kl for row in rows):
+        return IN_NATS
+    old = any(row.apart is None for row in rows)
+    return "noise over signal of the outputs" if old else "how far the outputs are apart, by their own spread"

@@ -216,6 +216,6 @@ def _tables(result: SearchResult) -> list[RenderableType]:
         found = trial.measured
         table.add_row(
             name, f"{trial.bits:.3f}", size(trial.file_bytes), percent(trial.reduction), f"{trial.predicted:.3g}",
-            "–" if found.kl is None else f"{found.kl:.5f}", percent(found.top1), f"{found.mse:.3g}",
+            "–" if found.kl is None else f"{found.kl:.5f}", percent(found.agreed), f"{found.mse:.3g}",
         )  # fmt: skip
     return [choice, table]

@@ -45,8 +45,8 @@ class Trial:
 
     @property
     def damage(self) -> float:
-        """The measured KL divergence in nats; without classes, the mean squared difference of the outputs."""
-        return self.measured.mse if self.measured.kl is None else self.measured.kl
+        """How far apart in what the outputs tell: of classes the KL divergence in nats."""
+        return self.measured.damage or 0.0
 
 
 class Searcher:
@@ -88,12 +88,10 @@ class Searcher:
         self._most += math.ceil(math.log2(_PRECISION)) + len(self._numbers())
         low, high = (sum(end(o.bytes for o in unit.options) for unit in self.units) for end in (min, max))
         best = self._measured(self.method.choose(self.units, high))
-        if best.measured.top1 is None:
-            raise BudgetError("an agreement needs outputs with classes, which this model has not: give another budget")
         if not self._agrees(best, target):
             raise BudgetError(
                 f"no choice reaches an agreement of {target}: with the most centroids allowed it is "
-                f"{best.measured.top1:.4f} before recovery; allow more centroids or lower the budget"
+                f"{best.measured.agreed or 0.0:.4f} before recovery; allow more centroids or lower the budget"
             )
         while high - low > max(1, high // _PRECISION):
             middle = (low + high) // 2
@@ -120,7 +118,7 @@ class Searcher:
 
     @staticmethod
     def _agrees(trial: Trial, target: float) -> bool:
-        return trial.measured.top1 is not None and trial.measured.top1 >= target
+        return (trial.measured.agreed or 0.0) >= target
 
     def _room(self, budget: Budget) -> int:
         """Bytes that codes and codebooks may take."""
@@ -208,7 +206,7 @@ class Searcher:
                 total_bytes(self.units, choice) * 8 / self.weights,
             )
             done, least = len(self.trials), min(trial.damage for trial in self.trials.values())
-            name = "mse" if self.trials[key].measured.kl is None else "kl"
+            name = "kl" if self.setup.bench.outputs.classify else "damage"
             self.setup.bench.events.step("search", done, max(done, self._most), {name: least})
         return self.trials[key]
 

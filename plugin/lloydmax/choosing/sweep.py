@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lloydmax.choosing.rows import Row
+from lloydmax.choosing.rows import Row, meaning
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.units import Option, Unit
@@ -153,7 +153,7 @@ def _plot(sweep: Sweep, path: str | Path) -> None:
             label=unit,
         )
     axes.set(xscale="log", yscale="log", xlabel="bytes of codes and codebook")
-    axes.set_ylabel("KL to the original (nats)" if sweep.rows[0].kl is not None else "noise / signal of the outputs")
+    axes.set_ylabel(meaning(sweep.rows))
     axes.set_title(f"{sweep.model}: one layer at a time, each point a number of centroids")
     if len(units) <= _LEGEND:
         axes.legend(fontsize="small")

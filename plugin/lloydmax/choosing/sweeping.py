@@ -225,10 +225,9 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
     if trials.estimate:
         options = [(name, k) for name, ks in bench.tried.items() for k in ks]
         column = {option: n for n, option in enumerate(options)}
-        kl, mse, power = bench.projections(options)
-        mse = _together(mse, choices, column)
-        kl = None if kl is None else _together(kl, choices, column)
-        projected = mse if kl is None else kl
+        drawn = bench.projections(options)
+        power, projected, mse = drawn.power, *(_together(one, choices, column) for one in (drawn.apart, drawn.mse))
+        kl = None if drawn.kl is None else _together(drawn.kl, choices, column)
         checked = _to_check(np.square(projected).sum(0))
     else:
         checked, power = list(range(len(pairs))), bench.power()
@@ -237,14 +236,17 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
         for done, number in enumerate(checked, start=1):
             found[number] = bench.measure(choices[number])
             bench.events.step("sweep", done, len(checked), _told(found[number]))
-    rows = []
+    rows, one = [], len(bench.outputs.leaves) == 1
     law = _agreement_law(found.values())
     for number, ((unit, k), choice) in enumerate(zip(pairs, choices, strict=True)):
         numbers = [trials.plan.parameters[name].number for name in choice]
         if (measured := found.get(number)) is not None:
-            divergence = None if measured.kl is None else max(measured.kl, 0.0)  # rounding may leave -1e-8
-            agreement, noise = measured.top1, measured.mse
+            damage = max(measured.damage or 0.0, 0.0)  # rounding may leave -1e-8
+            divergence = max(measured.kl, 0.0) if one and measured.kl is not None else None
+            agreement, noise = measured.top1 if one else None, measured.mse
         else:
+            assert projected is not None
+            damage = float(np.square(projected[:, number]).sum())
             divergence = None if kl is None else float(np.square(kl[:, number]).sum())
             agreement = None if divergence is None else law(divergence)
             noise = float(np.square(mse[:, number]).sum())
@@ -260,6 +262,7 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
                 agreement,
                 10 * math.log10(power / noise) if noise > 0 and power > 0 else math.inf,
                 measured is not None,
+                damage,
             )
         )
     sweep = Sweep(
@@ -271,7 +274,7 @@ def swept(trials: Trials) -> tuple[Sweep, Floats | None]:
 
 def _told(found: Agreement) -> dict[str, float]:
     """What matters of a measurement, for events."""
-    return {"mse": found.mse} if found.kl is None else {"kl": found.kl}
+    return {"damage": found.damage or 0.0} if found.kl is None else {"kl": found.kl}
 
 
 def _together(projected: Floats, choices: Sequence[Mapping[str, int]], column: Mapping[tuple[str, int], int]) -> Floats:

@@ -106,7 +106,7 @@ def compress(
     check_state(teacher)
     propose = partial(recipe_for, teacher, bits or 0.0)
     check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
-    if read is not None and data is None and reference_data is None and (needy := needs_data(read)):
+    if read is not None and read.synthesize is data is reference_data is None and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
     read = read or propose(reference if inputs is None else inputs, effort)
@@ -267,7 +267,8 @@ def evaluate(
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     outputs = trial(teacher, source, asked_of(small))
     found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
-    result = {"agreement": found.top1, "kl": found.kl, "mse": found.mse, "samples": found.samples}
+    result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
+    result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)
         result["accuracy_original"] = accuracy(teacher, source, classes, outputs)

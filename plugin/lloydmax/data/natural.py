@@ -10,13 +10,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+PICTURE_CHANNELS = (1, 3, 4)
 _SHAPES = 80
 """Things in a picture."""
+_FEW, _LIT, _SLOW = 24, 0.5, 2.0
+"""Things in the other kind of pictures; how much the light changes, and the power of its spectrum."""
 _TEXTURE, _LEVELS, _STEEP = 0.4, 6, 1.3
-"""Noise on top of regions, in their deviations; regions of noise, and the power of the spectrum that makes these."""
+"""Noise on top, in deviations of what lies below; regions, and the power of the spectrum of their noise."""
 _FEWEST = 8
 """Length of the sides of a picture, from which on there are things in it."""
 _HARMONICS, _FIRST = 12, (0.002, 0.06)
@@ -51,6 +56,11 @@ class Form:
         """The number of channels."""
         return 1 if self.channels is None else self.shape[self.channels]
 
+    @property
+    def pictures(self) -> bool:
+        """Whether the channels may be colours, over two axes."""
+        return self.channels is not None and len(self.shape) == 3 and self.width in PICTURE_CHANNELS
+
     def split(self, values: Tensor) -> Tensor:
         """``(N, *shape)`` as ``(N, channels, *rest)``."""
         return values[:, None] if self.channels is None else values.movedim(self.channels + 1, 1)
@@ -68,7 +78,7 @@ def values_of(form: Form, samples: int, generator: Generator, *, structured: boo
         samples: how many.
         generator: on the CPU.
         structured: pictures of things, sounds with harmonics, features that depend on each other, and words as often as
-            in texts; else the other kind: regions of noise, noise with the spectrum of sounds, and independent
+            in texts; else the other kind: few things on regions, noise with the spectrum of sounds, and independent
             features and words.
     """
     if form.below is not None:
@@ -80,7 +90,7 @@ def values_of(form: Form, samples: int, generator: Generator, *, structured: boo
     if not axes:
         make = _features if structured else _independent
     elif len(axes) == 2 and min(axes) >= _FEWEST:
-        make = _things if structured else _regions
+        make = _things if structured else _scenes
     else:
         make = _sounds if structured and len(axes) == 1 else coloured
     made = _standard(make((samples, form.width, *axes), generator)).reshape(shape)
@@ -131,43 +141,54 @@ def _features(shape: Sequence[int], generator: Generator) -> Tensor:
 
 def _things(shape: Sequence[int], generator: Generator) -> Tensor:
     """Discs and bars of every size, one in front of the other, each of one colour, and noise on them."""
-    samples, width, height, length = shape
-    down, along = torch.meshgrid(torch.arange(float(height)), torch.arange(float(length)), indexing="ij")
-    made = torch.randn(samples, width, 1, 1, generator=generator).repeat(1, 1, height, length)
-    places, colours = (torch.rand(samples, _SHAPES, 4, generator=generator), _colours(shape, _SHAPES, generator))
-    small, large = max(0.5, min(height, length) / 64), min(height, length) / 1.5
-    sizes = (1 / (1 / small - (1 / small - 1 / large) * places[..., 0])).sort(1, descending=True).values
-    turns = 2 * math.pi * places[..., 3]
-    for sample in range(samples):
-        told = zip(sizes[sample].tolist(), places[sample].tolist(), turns[sample].tolist(), strict=True)
-        for number, (size, (_, y, x, _), turn) in enumerate(told):
-            y, x = y * height, x * length
-            window = slice(max(0, int(y - size)), int(y + size) + 1), slice(max(0, int(x - size)), int(x + size) + 1)
-            a, b = down[window] - y, along[window] - x
-            if number % 2:
-                inside = a * a + b * b < size * size
-            else:
-                across, beside = a * math.cos(turn) + b * math.sin(turn), b * math.cos(turn) - a * math.sin(turn)
-                inside = (across.abs() < 0.7 * size) & (beside.abs() < 0.5 * size)
-            part = made[sample][:, window[0], window[1]]
-            part.copy_(torch.where(inside, colours[sample, number][:, None, None], part))
-    return _standard(made) + _TEXTURE * coloured(shape, generator)
+    return _coloured_in(_seen(shape, _SHAPES, generator), _SHAPES + 1, shape, generator)
 
 
-def _regions(shape: Sequence[int], generator: Generator) -> Tensor:
-    """Noise, cut into regions at levels, each of one colour, and noise on them."""
-    samples, width, *space = shape
+def _scenes(shape: Sequence[int], generator: Generator) -> Tensor:
+    """Few things in front of a ground of regions, lit from somewhere."""
+    samples, _, *space = shape
     field = 1.5 * coloured((1, samples, *space), generator, _STEEP)[0]
     first = torch.rand(samples, 1, 1, generator=generator) * _LEVELS
-    levels = ((field + first) % _LEVELS).long().clamp(max=_LEVELS - 1).flatten(1)
-    colours = _colours(shape, _LEVELS, generator)
-    made = colours.gather(1, levels[..., None].expand(-1, -1, width)).transpose(1, 2).reshape(samples, width, *space)
-    return _standard(made) + _TEXTURE * coloured(shape, generator)
+    ground = ((field + first) % _LEVELS).long().clamp(max=_LEVELS - 1)
+    things = _seen(shape, _FEW, generator)
+    numbers = torch.where(things > 0, things + _LEVELS - 1, ground)
+    light = coloured((samples, 1, *space), generator, _SLOW)
+    return _coloured_in(numbers, _LEVELS + _FEW, shape, generator) + _LIT * light
 
 
-def _colours(shape: Sequence[int], count: int, generator: Generator) -> Tensor:
-    """``(N, count, C)``."""
-    return torch.randn(shape[0], count, shape[1], generator=generator)
+def _seen(shape: Sequence[int], count: int, generator: Generator) -> Tensor:
+    """The numbers of the things that are seen, 1 for the farthest; 0: none."""
+    samples, _, *space = shape
+    places = torch.rand(samples, count, 4, generator=generator, dtype=torch.float64)
+    small, large = max(0.5, min(space) / 64), min(space) / 1.5
+    sizes = (1 / (1 / small - (1 / small - 1 / large) * places[..., 0])).sort(1, descending=True).values
+    return torch.stack([_shown(one.numpy(), at.numpy(), space) for one, at in zip(sizes, places, strict=True)])
+
+
+def _shown(sizes: NDArray[np.float64], places: NDArray[np.float64], space: Sequence[int]) -> Tensor:
+    """The number of the thing that is seen at each place, int64 of shape ``space``; 0: none."""
+    seen = np.zeros(space, np.int64)
+    rows, columns = (np.arange(float(side)) for side in space)
+    for number, (size, (_, y, x, turn)) in enumerate(zip(sizes, places, strict=True), start=1):
+        y, x, turn = y * space[0], x * space[1], 2 * math.pi * turn
+        top, left = max(0, int(y - size)), max(0, int(x - size))
+        window = slice(top, int(y + size) + 1), slice(left, int(x + size) + 1)
+        down, along = (rows[window[0]] - y)[:, None], columns[window[1]] - x
+        if number % 2:
+            inside = down * down + along * along < size * size
+        else:
+            across = down * math.cos(turn) + along * math.sin(turn)
+            inside = (abs(across) < 0.7 * size) & (abs(along * math.cos(turn) - down * math.sin(turn)) < 0.5 * size)
+        seen[window][inside] = number
+    return torch.from_numpy(seen)
+
+
+def _coloured_in(numbers: Tensor, count: int, shape: Sequence[int], generator: Generator) -> Tensor:
+    """A colour for each number in each sample, and noise on it."""
+    samples, width, *space = shape
+    colours = torch.randn(samples, count, width, generator=generator)
+    made = colours.gather(1, numbers.flatten(1)[..., None].expand(-1, -1, width)).transpose(1, 2)
+    return _standard(made.reshape(samples, width, *space)) + _TEXTURE * coloured(shape, generator)
 
 
 def _sounds(shape: Sequence[int], generator: Generator) -> Tensor:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lloydmax.fitting.channels import EVEN, FREE, by_channel
-from lloydmax.fitting.price import Layer, alike, layers_of, prices, weighed
+from lloydmax.fitting.gates import by_gate
+from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.plan.plan import Plan
 from lloydmax.teacher.judge import Damage
@@ -27,6 +28,10 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
+_CLOSE = 1.5
+"""How many times the least damage another kind of codebooks may do that is still compared after recovery."""
+_NEARLY = 0.01
+"""Share of the size that may be missing in a candidate."""
 _NEAR = 0.25
 """Bits a weight by which files may differ that are compared as if they were equally large."""
 
@@ -40,19 +45,21 @@ class Tried:
         name: for people.
         damage: of the outputs, all alike, as a share of that of the same answer to all inputs.
         kept: whether it is in the model.
+        after: of a step, the codebooks that it worked on; of codebooks, their own name.
     """
 
     what: str
     name: str
     damage: float
     kept: bool
+    after: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, and what it was compared with."""
+    """Plans with their names, the best of each kind, the best one first; and what they were compared with."""
 
-    plan: Plan
+    best: tuple[tuple[str, Plan], ...]
     tried: tuple[Tried, ...] = ()
 
 
@@ -61,6 +68,7 @@ def chosen(
     plan: Plan,
     importances: Mapping[str, Tensor],
     fitted: Fitted,
+    rates: Rates,
     judge: Judging | None = None,
     trained: bool = False,
 ) -> Choice:
@@ -77,6 +85,7 @@ def chosen(
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
             do on average.
         fitted: fits the codebooks of a plan.
+        rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
         trained: whether codes learn later.
 
@@ -84,16 +93,20 @@ def chosen(
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers, sizing, room = layers_of(model, plan, importances), Sizing(model, plan, fitted), 8.0 * plan.room(model)
+    layers = layers_of(model, plan, importances, rates)
+    sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
     ways = _ways(layers)
     name, first = next(ways)
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
     if judge is None:
-        return Choice(found.plan)
+        return Choice(((name, found.plan),))
     contest = _Contest(sizing, judge, plan, family, found)
     for name, others in ways:
         contest.enter(prices(name, plan, others), others)
+    if (gated := by_gate(model, plan, importances)) is not None:
+        apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
+        contest.enter(prices("a codebook for each gate", gated, apart))
     for form in (EVEN,) * (not trained) + (FREE,):
         if (channels := by_channel(form, plan, contest.layers or first, trained)) is not None:
             contest.enter(channels)
@@ -129,16 +142,21 @@ class _Contest:
 
     def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
         """Another candidate, beginning with the bits that the last one took."""
-        sized = self._sizing.closest(family, self._entries[-1][1].wanted)
+        sized = self._sizing.closest(family, self._entries[-1][1].wanted, _NEARLY)
         self._add(family, self._sizing.filled(family, sized))
         if layers is not None and self._best()[0] is family:
             self.layers = layers
 
     def result(self) -> Choice:
-        """The best of them, of the right size."""
-        family, sized, _ = self._best()
-        tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
-        return Choice(sized.plan, tried)
+        """The best of them; if its codebooks are of channels, the best with others, too, and the other way round: which
+        is better after recovery is not told by now."""
+        best = self._best()
+        others = [entry for entry in self._entries if entry[0].by_channel != best[0].by_channel]
+        second = min(others, key=lambda entry: entry[2].mean, default=best)
+        close = second is not best and second[2].mean < _CLOSE * best[2].mean
+        finalists = [best, second] if close else [best]
+        tried = (Tried("codebooks", one.name, damage.mean, True, one.name) for one, _, damage in self._entries)
+        return Choice(tuple((one.name, sized.plan) for one, sized, _ in finalists), tuple(tried))
 
     def _add(self, family: Family, sized: Sized) -> None:
         """Judge it as if its file had the size: a bit a weight is worth a factor of four."""

@@ -14,7 +14,7 @@ from lloydmax.plan.plan import Plan, PlannedParameter
 
 _SHARE = 0.2
 """Of the bits of a parameter that its codebooks may take."""
-_MOST_CHANNELS = 4096
+_MOST_CHANNELS = 1024
 """For which free centroids are fitted: each takes about a millisecond."""
 
 
@@ -97,4 +97,4 @@ def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer], trained: boo
     shaped = [p for p in at(room).parameters.values() if p.granularity == "channel"]
     if not shaped or (not form.even and sum(p.shape[p.axis] for p in shaped) > _MOST_CHANNELS):
         return None
-    return Family(form.name, at, form.finer, packed=trained)
+    return Family(form.name, at, form.finer, packed=trained, by_channel=True)

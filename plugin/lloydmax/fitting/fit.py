@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, PluginError, RecoveryError
-from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
+from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, Tried, chosen
 from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
@@ -27,6 +27,19 @@ from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was fitted.
+
+    Attributes:
+        best: names for people, plans, and their codebooks by parameter name; the best of each kind, the best one first.
+        tried: what they were compared with.
+    """
+
+    best: list[tuple[str, Plan, dict[str, Codebook]]]
+    tried: tuple[Tried, ...]
 
 
 def fit(
@@ -48,7 +61,7 @@ def fit(
     Raises:
         FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
     """
-    return fit_best(model, plan, source, events, cache)[1]
+    return fit_best(model, plan, source, events, cache).best[0][2]
 
 
 def fit_best(
@@ -59,7 +72,7 @@ def fit_best(
     cache: Cache | None = None,
     judge: Judging | None = None,
     trained: bool = False,
-) -> tuple[Choice, dict[str, Codebook]]:
+) -> Fit:
     """The same where the recipe's ``bits`` leave open what the codebooks are like.
 
     Args:
@@ -72,21 +85,29 @@ def fit_best(
             ``None``: nothing is compared.
         trained: whether codes learn later.
 
-    Returns:
-        What was fitted, with what it was compared with, and the codebooks by parameter name.
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
     weighted = importances(model, plan, source, events)
     cache = cache or (None if plan.recipe.bits is None else Cache())
 
+    rates: dict[tuple[str, str], Any] = {}
+
+    def rate(p: PlannedParameter) -> Any:
+        key = p.name, p.granularity
+        if key not in rates:
+            rates[key] = registry.make("quantizer", p.quantizer, p.options).rate(weights[p.name])
+        return rates[key]
+
     def fitted(p: PlannedParameter) -> Codebook:
+        known = rates.get((p.name, p.granularity)) if getattr(p.options, "price", 0.0) else None
+        at_price = getattr(known, "fit", None)
         try:
-            return _fitted(p, weights[p.name], weighted.get(p.name), cache)
+            return _fitted(p, weights[p.name], weighted.get(p.name), cache, at_price)
         except FitError as error:
             raise FitError(f"{p.name}: {error}") from None
 
-    choice = Choice(plan)
+    choice = Choice((("as planned", plan),))
     if plan.recipe.bits is not None:
         with events.stage("price"):
             means, weighted = weighted, {}
@@ -101,13 +122,17 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
-            choice = chosen(model, plan, means, attempt, judge, trained)
-    found: dict[str, Codebook] = {}
+            choice = chosen(model, plan, means, attempt, rate, judge, trained)
+    best: list[tuple[str, Plan, dict[str, Codebook]]] = []
     with events.stage("fit", total=len(plan.parameters)):
-        for index, p in enumerate(choice.plan.parameters.values(), start=1):
-            found[p.name] = fitted(p)
-            events.fitted(p.name, found[p.name], index, len(plan.parameters))
-    return choice, found
+        for way, planned in choice.best:
+            found = {}
+            for index, p in enumerate(planned.parameters.values(), start=1):
+                found[p.name] = fitted(p)
+                if not best:
+                    events.fitted(p.name, found[p.name], index, len(plan.parameters))
+            best.append((way, planned, found))
+    return Fit(best, choice.tried)
 
 
 def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
@@ -165,8 +190,16 @@ class _Heard(Source):
         return self._source.batches(batch_size, order, drop_last)
 
 
-def _fitted(p: PlannedParameter, weight: Tensor, importance: Tensor | None, cache: Cache | None) -> Codebook:
+def _fitted(
+    p: PlannedParameter,
+    weight: Tensor,
+    importance: Tensor | None,
+    cache: Cache | None,
+    at_price: Callable[[float], Codebook] | None = None,
+) -> Codebook:
     def make() -> Codebook:
+        if at_price is not None:
+            return at_price(p.options.price)  # type: ignore[attr-defined]
         check_weight(weight, importance)
         found: Codebook = registry.make("quantizer", p.quantizer, p.options).fit(
             weight, importance=importance, axis=p.axis

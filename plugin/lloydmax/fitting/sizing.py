@@ -22,7 +22,7 @@ _MORE = 12
 """The same where none of them fits."""
 _CLOSE = (2e-3, 4e-3)
 """Shares of the size that may be missing: recovery can make the file a little larger."""
-_FULL, _FINER, _HALVINGS = 0.99, 2.0, 5
+_FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
 Fitted = Callable[[Plan], "dict[str, Codebook]"]
@@ -38,12 +38,14 @@ class Family:
         finer: a parameter of such a plan with so many bits a weight more, nearly.
         packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
             change them.
+        by_channel: whether channels have codebooks of their own.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
     packed: bool = False
+    by_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,25 +80,25 @@ class Sizing:
         """Bytes that are aimed at, at most."""
         return (1 - _CLOSE[0]) * self.budget
 
-    def closest(self, family: Family, wanted: float, rounds: int = ROUNDS) -> Sized:
+    def closest(self, family: Family, wanted: float, missing: float = _CLOSE[1]) -> Sized:
         """The largest file found that is not too large; where there is none, the smallest.
 
         Args:
             family: of plans.
             wanted: bits of codes and codebooks to begin with.
-            rounds: sets of codebooks that are fitted, unless none of them fits.
+            missing: share of the size that is near enough.
         """
         best: Sized | None = None
         few, many = 0.0, math.inf
-        for turn in range(max(rounds, _MORE)):
-            if turn >= rounds and best is not None and best.size <= self.budget:
+        for turn in range(_MORE):
+            if turn >= ROUNDS and best is not None and best.size <= self.budget:
                 break
             tried = self._sized(family, family.at(wanted), wanted)
             best = tried if best is None or self._rank(tried) < self._rank(best) else best
-            missing = self.budget - tried.size
-            if _CLOSE[0] <= missing / self.budget <= _CLOSE[1]:
+            left = self.budget - tried.size
+            if _CLOSE[0] <= left / self.budget <= missing:
                 break
-            short = missing - sum(_CLOSE) / 2 * self.budget
+            short = left - sum(_CLOSE) / 2 * self.budget
             few, many = (max(few, wanted), many) if short > 0 else (few, min(many, wanted))
             wanted += 8 * short
             if not few < wanted < many:

@@ -31,7 +31,8 @@ class Quantizer(Protocol):
 
     A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``. One with an option
     ``price`` (of a bit, in squared units of the weight) has a method ``rate(weight)`` that returns a function: price ->
-    bits a weight of its entropy-coded codes; a recipe's ``bits`` takes such quantizers.
+    bits a weight of its entropy-coded codes, and the gain; a recipe's ``bits`` takes such quantizers. Where that function
+    has a method ``fit(price)``, too, it gives what the quantizer's own would.
     """
 
     Options: ClassVar[type[BaseModel]]
@@ -64,6 +65,8 @@ class RecoveryStep(Protocol):
     where it changes the weights that the codebooks are then fitted to. Such a step runs on an uncompressed copy of
     the teacher, and comes first in ``recover``. If it changes which parameters there are, it has a method
     ``restructure(model)`` that does so in place without data, for :func:`lloydmax.plan`; ``run`` calls it, too.
+    ``settles = True`` is for a quick step with an option ``samples`` that only takes up what clustering shifts as a
+    whole: codebooks are then compared with it.
     """
 
     Options: ClassVar[type[BaseModel]]

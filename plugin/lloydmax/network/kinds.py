@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
@@ -31,7 +32,9 @@ ALIKE: dict[str, str] = {
 """How alike two models answer: what is shared, 0 to 1."""
 ROOT = "output"
 """The path of an output that is one tensor."""
-_PLACE = re.compile(r"(?P<path>.*?)\s*\[(?P<before>(?:\s*:\s*,)+)\s*(?P<first>\d{1,9})\s*:\s*(?P<end>\d{1,9})\s*\]", re.S)
+_PLACE = re.compile(
+    r"(?P<path>.*?)\s*\[(?P<before>(?:\s*:\s*,)+)\s*(?P<first>\d{1,9})\s*:\s*(?P<end>\d{1,9})\s*\]", re.S
+)
 _MOST = 1000
 
 
@@ -138,7 +141,7 @@ def named(given: Any) -> tuple[Named, ...]:
         error = failure.errors(include_url=False)[0]
         said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         raise ValueError(": ".join([*map(str, error["loc"][1:2]), said])) from None
-    each = {"": words} if isinstance(words, str) else words
+    each: dict[str, Word] = words if isinstance(words, dict) else {"": words}
     found = tuple(Named(Place.read(place), word) for place, word in each.items())
     for one, other in _pairs(found):
         if one[0] != other[0] or one[2] > other[1]:
@@ -150,4 +153,4 @@ def _pairs(found: tuple[Named, ...]) -> Iterator[tuple[tuple[int, int, int], tup
     """Parts of one output and the next of them."""
     for path in {one.place.path for one in found}:
         parts = sorted(one.place.part for one in found if one.place.path == path and one.place.part is not None)
-        yield from zip(parts, parts[1:], strict=False)
+        yield from pairwise(parts)

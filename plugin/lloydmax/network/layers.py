@@ -95,6 +95,20 @@ def output_axis(module: nn.Module, leaf: str) -> int | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def gates(module: nn.Module, leaf: str) -> int:
+    """How many gates the rows of a weight make, one after the other; 0: it is not one of a recurrent layer.
+
+    Args:
+        module: that owns the weight.
+        leaf: name of the weight within the module.
+    """
+    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or not leaf.startswith(("weight_ih", "weight_hh")):
+        return 0
+    size: Any = module.hidden_size
+    rows = getattr(module, leaf).shape[0]
+    return int(rows) // int(size)
+
+
 def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
     """All modules that own parameters or persistent buffers of floats, in forward order (registration order without
     ``example_inputs``).

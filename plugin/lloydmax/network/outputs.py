@@ -167,6 +167,11 @@ class Outputs:
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
 
+    @property
+    def classify(self) -> bool:
+        """Whether one output counts, and it has classes."""
+        return len(self.leaves) == 1 and self.leaves[0].decides
+
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
 

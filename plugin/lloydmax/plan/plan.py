@@ -55,6 +55,7 @@ class Plan:
         structure: what becomes of zeros, rows for padding, computed parameters, and what cannot have a codebook, in
             words.
         warned: what of this people are warned of.
+        outputs: what counts in what the model returns, and what it tells, in words; empty where no data was seen.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Plan:
     skipped: tuple[Skipped, ...] = ()
     structure: tuple[str, ...] = ()
     warned: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -140,6 +142,7 @@ class Plan:
             "parameters": list(self.rows()),
             "trainable": sorted(self.trainable),
             "notes": self.notes,
+            "outputs": list(self.outputs),
         }
 
     def __str__(self) -> str:
@@ -150,6 +153,7 @@ class Plan:
             f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
             f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
         )
+        summary += f"\nOutputs: {', '.join(self.outputs)}" if self.outputs else ""
         table = render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
         return "\n\n".join([table, paragraphs(self.notes)]) if self.notes else table
 

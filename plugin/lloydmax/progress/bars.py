@@ -29,6 +29,7 @@ UNITS = {
     "calibrate": "samples",
     "ranges": "samples",
     "correct_bias": "layers",
+    "match_moments": "layers",
     "renormalize": "layers",
     "reconstruct": "layers",
     "finish": "layers",

@@ -92,8 +92,8 @@ def _table(model: type[BaseModel], only: list[str] | None = None) -> str:
 
 def _kind(part: dict[str, Any]) -> str:
     """A JSON schema in a few words."""
-    if "anyOf" in part or "oneOf" in part:
-        kinds = [_kind(option) for option in part.get("anyOf", part.get("oneOf")) if option.get("type") != "null"]
+    if options := part.get("anyOf") or part.get("oneOf"):
+        kinds = [_kind(option) for option in options if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "enum" in part or "const" in part:
         return ", ".join(f"`{value}`" for value in part.get("enum", [part.get("const")]))

@@ -24,7 +24,8 @@ class Budget(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="share of decisions with the teacher's top-1 at least, 0 to 1; the smallest file is looked for.",
+        description="how alike the answers of both models are at least, 0 to 1: of classes the share of decisions with "
+        "the teacher's top-1; the smallest file is looked for.",
     )
 
     bytes: int | None = Field(default=None, gt=0, lt=2**63, description="size of the file at most.")

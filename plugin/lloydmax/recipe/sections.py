@@ -141,7 +141,7 @@ class Synthesize(Section):
     kind: Literal["natural", "noise"] = Field(
         default="natural",
         description="`natural`: pictures of things in front of each other, sounds with harmonics, words as often as in "
-        "texts; `noise`: regions and noise with such spectra, words that are all as likely.",
+        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely.",
     )
 
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(

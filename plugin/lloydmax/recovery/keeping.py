@@ -21,7 +21,7 @@ class Keeping:
 
     def __init__(self, judge: Judge | None) -> None:
         self._judge = judge
-        self._now: tuple[nn.Module, Damage] | None = None
+        self._now: Damage | None = None
 
     def run(self, student: nn.Module, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a step measured, and beside it ``damage_before``, ``damage`` and ``kept``.
@@ -32,13 +32,20 @@ class Keeping:
         """
         if self._judge is None:
             return step()
-        known = self._now is not None and self._now[0] is student
-        before = self._now[1] if known and self._now else self._judge.damage(student)
+        before = self.damage(student)
         state = copy.deepcopy(student_state(student))
         figures = step()
-        after = self._judge.damage(student)
+        self._now = None
+        after = self.damage(student)
         kept = after.mean < before.mean and after.spares_all(before)
         if not kept:
             load_student(student, state)
-        self._now = student, after if kept else before
+            self._now = before
         return figures | {"damage_before": before.mean, "damage": after.mean, "kept": kept}
+
+    def damage(self, student: nn.Module) -> Damage:
+        """What the student does to the outputs now; there has to be a judge."""
+        assert self._judge is not None
+        if self._now is None:
+            self._now = self._judge.damage(student)
+        return self._now

@@ -38,6 +38,8 @@ from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
+_SETTLED = 32
+"""Inputs by which a step that settles is run to compare codebooks."""
 _SPENT = "backward through the graph a second time"
 """What torch says of a tensor whose history is used up."""
 
@@ -67,6 +69,16 @@ def running(model: nn.Module, seed: int, progress: bool, listeners: Sequence[obj
 def recovery_steps(recipe: Recipe) -> list[NamedStep]:
     """The recovery steps of a recipe, built."""
     return [(step.step, registry.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
+
+
+def settling(step: NamedStep) -> NamedStep | None:
+    """The step with few inputs, if it only takes up what clustering shifts as a whole: codebooks are then compared with
+    it, not without; else ``None``."""
+    name, made = step
+    if not getattr(made, "settles", False):
+        return None
+    options = made.options  # type: ignore[attr-defined]
+    return name, type(made)(options.model_copy(update={"samples": min(options.samples, _SETTLED)}))
 
 
 def needs_data(recipe: Recipe) -> list[str]:

@@ -180,8 +180,8 @@ class TrainingLoop:
             "held_out_samples": 0 if self.best is None else self.best.samples,
             "mse_before": self.first and self.first.mse,
             "mse": self.best and self.best.mse,
-            "agreement_before": self.first and self.first.top1,
-            "agreement": self.best and self.best.top1,
+            "agreement_before": self.first and self.first.agreed,
+            "agreement": self.best and self.best.agreed,
             "stopped": self._stopped,
         }
 
@@ -327,8 +327,8 @@ class TrainingLoop:
 
     def _measured(self) -> Agreement | None:
         found = self.measure()
-        if found is not None and found.top1 is not None:
-            self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.top1})
+        if found is not None and found.agreed is not None:
+            self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.agreed})
         return found
 
     def _share_of_a_batch(self) -> int:

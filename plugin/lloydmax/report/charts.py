@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lloydmax.choosing.rows import meaning
 from lloydmax.codebook.layout import code_bits
 from lloydmax.format.sizes import Sizes
 from lloydmax.report.curves import DamageCurves
@@ -88,7 +89,7 @@ def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
     """Agreement (``what = "agreement"``) or the caller's score through the stages; the axis holds ``span``."""
     names, values = [], []
     for stage in report.stages[what == "agreement" :]:
-        value = stage.score if what == "score" else stage.top1
+        value = stage.score if what == "score" else stage.agreed
         if value is not None and math.isfinite(value):
             names.append(stage.name)
             values.append(value)
@@ -209,7 +210,7 @@ def damage(curves: DamageCurves) -> Spec:
         }
         for row in curves.rows
     ]
-    what = "KL to the original (nats)" if curves.classes else "noise over signal of the outputs"
+    what = meaning(curves.rows)
     x, y = (
         span(max(value, least) for value in values)
         for values, least in (([row.bytes for row in curves.rows], 1), ([row.damage for row in curves.rows], floor))

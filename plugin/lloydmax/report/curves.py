@@ -101,11 +101,6 @@ class DamageCurves:
         """The units in forward order."""
         return list(dict.fromkeys(row.unit for row in self.rows))
 
-    @property
-    def classes(self) -> bool:
-        """Whether the damage is a KL divergence in nats; else it is the noise over the signal of the outputs."""
-        return all(row.kl is not None for row in self.rows)
-
     def damage(self, unit: str, centroids: int) -> float | None:
         """Damage that a unit alone does with this number of centroids; ``None`` where it was not tried."""
         return next((r.damage for r in self.rows if (r.unit, r.centroids) == (unit, centroids)), None)

@@ -8,9 +8,12 @@ from typing import Any
 
 from lloydmax.fitting.candidates import Tried
 from lloydmax.format.sizes import Sizes
+from lloydmax.network.kinds import ALIKE, IN_WORDS
+from lloydmax.network.outputs import Leaf
 from lloydmax.report.layers import LayerReport
 from lloydmax.report.machine import environment
 from lloydmax.runtime import files
+from lloydmax.runtime.text import percent
 from lloydmax.teacher.agreement import Agreement
 
 VERSION = 1
@@ -28,6 +31,29 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One output that counts.
+
+    Attributes:
+        output: where it is, as a recipe's ``kinds`` has it.
+        kind: what it tells: ``classes``, ``scores``, ``values``, ``text`` or ``unclear``.
+        alike: what ``alike`` in the agreement of a stage is the share of, in words.
+    """
+
+    output: str
+    kind: str
+    alike: str
+
+    @classmethod
+    def of(cls, leaf: Leaf) -> Answer:
+        """As a trial found it."""
+        return cls(leaf.place, leaf.kind, ALIKE[leaf.kind])
+
+    def __str__(self) -> str:
+        return f"{self.output} {IN_WORDS.get(self.kind, self.kind)}"
+
+
+@dataclass(frozen=True)
 class Stage:
     """How good the model is at one stage.
 
@@ -42,9 +68,9 @@ class Stage:
     score: float | None
 
     @property
-    def top1(self) -> float | None:
-        """Share of inputs with the teacher's top-1, where it was measured."""
-        return None if self.agreement is None else self.agreement.top1
+    def agreed(self) -> float | None:
+        """How alike the outputs are, in what they tell, 0 to 1, where it was measured."""
+        return None if self.agreement is None else self.agreement.agreed
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,7 @@ class Figures:
             ``left_out``, because they could not be read or are not finite, and ``which``: the reasons by index.
         tried: with ``keep: best``, the codebooks and steps that were compared, with the damage that each did to the
             outputs, and whether it was kept.
+        outputs: what counts in what the model returns, and what it tells; empty without data.
     """
 
     recipe: str
@@ -86,6 +113,7 @@ class Figures:
     notes: tuple[str, ...] = ()
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
+    outputs: list[Answer] = field(default_factory=list)
 
     @property
     def reduction(self) -> float:
@@ -97,6 +125,12 @@ class Figures:
         """Share of inputs with the teacher's top-1, 0 to 1, before and after recovery."""
         before, after = self._before_and_after()
         return BeforeAfter(before.top1 if before else None, after.top1 if after else None)
+
+    @property
+    def alike(self) -> BeforeAfter:
+        """How alike the outputs are, in what they tell, before and after recovery, 0 to 1: of several outputs that
+        which is least alike; of a classifier the same as :attr:`agreement`."""
+        return BeforeAfter(self.stages[1].agreed, self.stages[-1].agreed)
 
     @property
     def kl(self) -> BeforeAfter:
@@ -113,6 +147,17 @@ class Figures:
             if found["left_out"]
         ]
 
+    def answers(self) -> list[str]:
+        """What each output tells, and how alike it is at the end, in words."""
+        last = self.stages[-1].agreement
+        if last is None or len(last.alike) != len(self.outputs):
+            return [str(one) for one in self.outputs]
+        pairs = zip(self.outputs, last.alike, strict=True)
+        said = [f"{one}: {percent(alike)}, {one.alike}" for one, alike in pairs]
+        if last.top1 is not None and all(one.kind == "unclear" for one in self.outputs):
+            said[0] += f"; {percent(last.top1, 1)} with the same top-1, if it has classes"
+        return said
+
     def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
         return self.stages[1].agreement, self.stages[-1].agreement
 
@@ -122,6 +167,7 @@ class Figures:
             "bytes": self.bytes.to_dict(),
             "reduction": self.reduction,
             "agreement": self.agreement,
+            "alike": self.alike,
             "kl": self.kl,
         }
         plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}

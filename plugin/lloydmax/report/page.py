@@ -98,7 +98,7 @@ class _Page:
 
     def _stages(self) -> str:
         title = "Accuracy through the stages"
-        agreements = charts.span(s.top1 for r in self.reports for s in r.stages)
+        agreements = charts.span(s.agreed for r in self.reports for s in r.stages)
         scores = charts.span(s.score for r in self.reports for s in r.stages)
         if not agreements and not scores and all(report.measured_on is None for report in self.reports):
             return _section(title, "Not measured: this run had no data and no evaluate.", "")
@@ -109,17 +109,20 @@ class _Page:
                 ("agreement", "Agreement with the original", agreements),
                 ("score", "Your score", scores),
             ):
-                if charts.span(stage.score if what == "score" else stage.top1 for stage in report.stages):
+                if charts.span(stage.score if what == "score" else stage.agreed for stage in report.stages):
                     parts.append(self._chart(f"{what}-{side}", charts.stages(report, what, span), title))
                 elif span:
                     parts.append(f"<div><h4>{title}</h4><p class=small>Not measured in this run.</p></div>")
             measured = f"<p class=small>Measured on {escape(report.measured_on)}.</p>" if report.measured_on else ""
+            told = f"<p class=small>Outputs: {escape('; '.join(report.answers()))}.</p>" if report.outputs else ""
             missing = "".join(f"<p class=small>{escape(line)}.</p>" for line in report.left_out())
-            return f"<div class=pair>{''.join(parts)}</div>{tables.stages(report)}{measured}{missing}"
+            exact = f"{tables.stages(report)}{measured}{told}{missing}{tables.tried(report)}"
+            return f"<div class=pair>{''.join(parts)}</div>{exact}"
 
         return _section(
             title,
-            "Agreement is the share of inputs on which the compressed model answers as the original does.",
+            "Agreement is the share of inputs on which the compressed model answers as the original does; of outputs "
+            "that do not decide, how alike they are, and of several that of the least alike.",
             self._sides(side),
         )
 

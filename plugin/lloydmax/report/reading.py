@@ -143,9 +143,11 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
 
 def _with_infinities(data: dict[str, Any], name: str) -> Any:
     """The value of a field; an infinite ``snr`` of a layer or ``mse`` of a stage is ``null`` in JSON."""
-    value = data.get(name, {} if name == "data" else None)  # 0.1 did not write which samples were left out
+    value = data.get(name, {"data": {}, "tried": [], "outputs": []}.get(name))  # 0.1 did not write these
     if name == "layers" and isinstance(value, list):
         return [infinite(layer, "snr") for layer in value]
+    if name == "tried":
+        return [infinite(one, "damage") for one in value] if isinstance(value, list) else value
     if name == "stages" and isinstance(value, list):
         return [
             {**stage, "agreement": infinite(stage.get("agreement"), "mse")} if isinstance(stage, dict) else stage

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from html import escape
 
+from lloydmax.choosing.rows import IN_NATS, meaning
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.figures import Figures
 from lloydmax.report.layers import LayerReport
@@ -19,7 +20,7 @@ _LONG = 24
 
 def key_figures(report: Figures) -> str:
     """What matters most, in large type."""
-    agreement, last, first = report.agreement, report.stages[-1].score, report.stages[0].score
+    agreement, last, first = report.alike, report.stages[-1].score, report.stages[0].score
     entries = [
         (
             "Smaller",
@@ -50,7 +51,7 @@ def compared(a: Figures, b: Figures) -> str:
         ("Size of the file", a.bytes.file, b.bytes.file, size, True),
         ("Times smaller", a.bytes.original / a.bytes.file, b.bytes.original / b.bytes.file, lambda v: f"{v:.1f}", True),
         ("Bits of a weight", bits(a), bits(b), lambda v: f"{v:.2f}", False),
-        ("Agreement", a.agreement.after, b.agreement.after, lambda v: percent(v, 1), False),
+        ("Agreement", a.alike.after, b.alike.after, lambda v: percent(v, 1), False),
         ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
         ("Your score", a.stages[-1].score, b.stages[-1].score, lambda v: f"{v:.4f}", False),
         ("Time", sum(a.seconds.values()), sum(b.seconds.values()), seconds, True),
@@ -85,13 +86,31 @@ def stages(report: Figures) -> str:
         found = stage.agreement
         cells = [NONE] * 3
         if found is not None:
-            cells = [percent(found.top1), NONE if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}"]
+            cells = [percent(found.agreed), NONE if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}"]
         score = [f"{stage.score:.4f}" if stage.score is not None else NONE] if scored else []
         rows.append(f"<tr><th scope=row class=word>{escape(stage.name)}</th>{_cells('td', cells + score)}</tr>")
     heads = _cells("th scope=col", ["agreement", "KL (nats)", "output MSE", *(["your score"] if scored else [])])
     return (
         f"<div class='scroll stages'><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def tried(report: Figures) -> str:
+    """What was compared, and what of it is in the model; empty where nothing was."""
+    if not report.tried:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row class=word>{escape(one.name)}</th>"
+        f"<td>{escape(f'after {one.after}' if one.what == 'step' else one.what)}</td><td>{one.damage:.3g}</td>"
+        f"<td>{'yes' if one.kept else NONE}</td></tr>"
+        for one in report.tried
+    )
+    return (
+        "<h4>What was tried</h4><div class='scroll'><table><thead><tr><th class=word scope=col>way</th>"
+        "<th scope=col></th><th scope=col>damage</th><th scope=col>kept</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+        "<p class=small>The damage to the outputs, as a share of that of the same answer to all inputs.</p>"
     )
 
 
@@ -106,7 +125,7 @@ def layers(report: Figures, curves: DamageCurves | None) -> str:
         curves.damage(layer.name, layer.centroids) is not None for layer in report.layers
     )
     finer = any(layer.granularity != "tensor" for layer in report.layers)
-    damage = "KL alone" if curves and curves.classes else "damage alone"
+    damage = "KL alone" if curves and meaning(curves.rows) == IN_NATS else "damage alone"
     heads = [("#", "wide"), ("parameter", "word"), ("shape", "wide"), ("centroids", "")]
     heads += [("granularity", "wide")] if finer else []
     heads += [("bits", "wide"), ("bytes", ""), ("SNR (dB)", "")]

@@ -30,6 +30,10 @@ def report_tables(report: Figures) -> list[RenderableType]:
     tables: list[RenderableType] = [sizes]
     if report.measured_on is not None or report.stages[0].score is not None:
         tables.append(stage_table(report))
+    if report.outputs:
+        tables.append(f"Outputs: {'; '.join(report.answers())}")
+    if report.tried:
+        tables.append(tried_table(report))
     tables += [line[:1].upper() + line[1:] for line in report.left_out()]
     layers = new_table(title="Compressed parameters")
     layers.add_column("parameter", overflow="fold")
@@ -53,6 +57,23 @@ def report_tables(report: Figures) -> list[RenderableType]:
     return tables
 
 
+def tried_table(report: Figures) -> Table:
+    """What was compared, and what of it is in the model."""
+    table = new_table(title=f"Tried, and judged by the outputs on {report.measured_on}")
+    for name in ("what", "way"):
+        table.add_column(name)
+    table.add_column("damage", justify="right")
+    table.add_column("kept")
+    for one in report.tried:
+        table.add_row(
+            one.what,
+            one.name + (f" after {one.after}" if one.what == "step" else ""),
+            f"{one.damage:.3g}",
+            "yes" if one.kept else "",
+        )
+    return table
+
+
 def stage_table(report: Figures) -> Table:
     """Agreement with the original and the caller's score through the stages."""
     scored = report.stages[0].score is not None
@@ -65,6 +86,6 @@ def stage_table(report: Figures) -> Table:
         found = stage.agreement
         alike = ("", "", "")
         if found is not None:
-            alike = (percent(found.top1), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
+            alike = (percent(found.agreed), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
         table.add_row(stage.name, *alike, *((f"{stage.score:.4f}",) if scored else ()))
     return table

@@ -172,6 +172,23 @@ def codebooks(model: nn.Module) -> dict[str, Codebook]:
     return found
 
 
+def recode(model: nn.Module, name: str, codes: Tensor) -> None:
+    """Give a parameter of a finished model other codes, in place.
+
+    Args:
+        model: that holds a codebook for it.
+        name: of the parameter.
+        codes: in the shape of its codes.
+    """
+    prefix, _, leaf = name.rpartition(".")
+    module = model.get_submodule(prefix)
+    layer = isinstance(module, CodebookLayer) and leaf in module.codebooks
+    holder = module.codebooks[leaf] if layer else module.parametrizations[leaf][0]  # type: ignore[index]
+    assert isinstance(holder, CodesHolder)
+    holder.codes.copy_(codes)
+    holder.set_cache(holder.cached)
+
+
 def finish(model: nn.Module) -> nn.Module:
     """Freeze every codebook, turn the standard modules into codebook modules, and weights of buffers into buffers.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -124,8 +123,8 @@ class Comparison:
                 given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
-                pairs = zip(of_each, found, wanted, leaves, strict=True)
-                of_each = [_added(sums, _sums(*pair)) for sums, *pair in pairs]
+                now = [_sums(*pair) for pair in zip(found, wanted, leaves, strict=True)]
+                of_each = [_added(*pair) for pair in zip(of_each, now, strict=True)]
                 if (scores := self.outputs.scores(wanted)) is not None:
                     place, axis = scores
                     of_classes = _added(of_classes, _decisions(found[place], wanted[place], leaves[place], axis))
@@ -138,8 +137,9 @@ class Comparison:
         damage = sum(sums[0] / max(sums[1], 1) for sums in each) / len(each)
         mse = sum(sums[4] for sums in each) / max(sum(sums[5] for sums in each), 1)
         alike = tuple(share(*sums[2:4]) for sums in each)
-        top1, kl = (same / decisions, kl / decisions) if decisions else (None, None)
-        return Agreement(top1, kl, mse, done, damage, alike)
+        if not decisions:
+            return Agreement(None, None, mse, done, damage, alike)
+        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike)
 
 
 def _sums(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.natural import Form, values_of
+from lloydmax.data.natural import PICTURE_CHANNELS, Form, values_of
 from lloydmax.errors import ModelError
 from lloydmax.network.guard import guarded
 from lloydmax.network.trees import output_tensors
@@ -22,19 +22,20 @@ from lloydmax.runtime.modes import device_of, evaluating
 
 _SAMPLES, _TELLING = 3, 16
 """Of a trial; of one that tells columns apart."""
-_SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 416, 448, 512, 640)
-_STRIPS = ((32, 100), (32, 128), (48, 320), (64, 256), (80, 160), (40, 100), (64, 101))
+_SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 352, 384, 416, 448, 512, 640)
+_STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 128), (128, 64), (240, 320), (480, 640))
 _MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
-_WAVES = (256, 512, 1000, 2000, 4000, 8000, 16000, 32000)
-_STEPS = (32, 50, 16, 64, 8, 100, 128, 10, 160, 256, 512, 4, 2)
+_WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
+_STEPS = (32, 64, 16, 50, 8, 100, 128, 10, 160, 256, 512, 4, 2)
+_TEXTS, _FRAMES = (1024, 2048, 4096), (64, *_STEPS)
 _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
+_VAIN, _HEAVY = 3, 1 << 26
+"""Sizes that are tried after one that fits, and values within the network, from which on no larger size is tried."""
 _FIRST = 3
 """Layers that are asked, of different kinds."""
 _BYTES = 256
 """Whole numbers that a model without tables is tried with are less."""
-_FEW = (1, 3, 4)
-"""Channels of pictures."""
 _NAMED = ("input_ids", "pixel_values", "input_values", "input_features")
 """What the inputs of some libraries are called."""
 _DECODER = "decoder_input_ids"
@@ -92,8 +93,8 @@ class Wanted:
 
     Attributes:
         samples: at most; fewer where they are large.
-        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: regions and
-            noise with the spectrum of these, words that are all as likely.
+        kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
+            things on regions, noise with the spectrum of sounds, words that are all as likely.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
@@ -120,29 +121,31 @@ def asked(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = 
         return _of_recipe(model, wanted, wanted.shape)
     if example_inputs is not None:
         return _of_examples(model, example_inputs)
-    for found in _candidates(model):
-        best = None
-        for tried in found:
-            least = _smallest_map(model, tried)
-            if least is None and best is not None:
-                break
-            if least is not None:
-                best = tried
-                if least >= _WIDE:
-                    break
-        if best is not None:
-            return best
-    return None
+    return next(filter(None, (_best(model, tries) for tries in _candidates(model))), None)
+
+
+def _best(model: nn.Module, tries: Sequence[Asked]) -> Asked | None:
+    """The first that fits and is large enough; the largest that fits where none is."""
+    best, vain = None, 0
+    for tried in tries:
+        seen = _seen(model, tried)
+        if seen.runs:
+            best, vain = tried, 0
+        vain += not seen.runs and best is not None
+        if (seen.runs and seen.least >= _WIDE) or vain == _VAIN or seen.values > _HEAVY:
+            break
+    return best
 
 
 def _of_recipe(model: nn.Module, wanted: Wanted, shape: tuple[int, ...]) -> Asked | None:
     tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
     real = Form(shape, _channels(model, shape), mean=wanted.mean, deviation=wanted.deviation)
     numbers = _numbered(wanted.below or min(tables, default=_BYTES), shape)
-    for form in [numbers] if wanted.below is not None else [real, numbers]:
+    short = replace(numbers, dtype=torch.int32)
+    for form in [numbers, short] if wanted.below is not None else [real, numbers, short]:
         for way in _ways(model):
             found = Asked(way(form))
-            if _smallest_map(model, found) is not None:
+            if _seen(model, found).runs:
                 return _ranged(model, found) or found
     return None
 
@@ -175,7 +178,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> Asked | None:
         return None
     wider = _ranged(model, found)
     tries = [found] if wider is None else [wider, found]
-    return next((each for each in tries if _smallest_map(model, each) is not None), None)
+    return next((each for each in tries if _seen(model, each).runs), None)
 
 
 def _is_plain(numbers: Tensor) -> bool:
@@ -193,7 +196,7 @@ def _channels(model: nn.Module, shape: Sequence[int]) -> int | None:
     if len(shape) == 2:
         return 0 if shape[0] < _MAPS[-1] else None
     last = len(shape) - 1
-    return last if len(shape) > 2 and shape[-1] in _FEW and shape[0] not in _FEW else 0
+    return last if len(shape) > 2 and shape[-1] in PICTURE_CHANNELS and shape[0] not in PICTURE_CHANNELS else 0
 
 
 def _candidates(model: nn.Module) -> Iterator[list[Asked]]:
@@ -229,7 +232,9 @@ def _forms(model: nn.Module) -> Iterator[list[Form]]:
         if len(kinds) == _FIRST:
             break
     if not tables:
-        yield [_numbered(_BYTES, (length,)) for length in _STEPS]
+        lengths = (*_STEPS, *_TEXTS)
+        for dtype in (torch.int64, torch.int32):
+            yield [replace(_numbered(_BYTES, (length,)), dtype=dtype) for length in lengths]
 
 
 def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[list[Form]]:
@@ -238,7 +243,7 @@ def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[l
     if isinstance(module, nn.Embedding):
         return [[_numbered(min(tables), (length,)) for length in _STEPS], [_numbered(min(tables), ())]]
     if isinstance(module, nn.RNNBase):
-        return [[Form((length, module.input_size), None) for length in _STEPS]]
+        return [[Form((length, module.input_size), None) for length in _FRAMES]]
     width = getattr(module, "in_features", None) if isinstance(module, nn.Linear) else None
     if isinstance(module, _BatchNorm) and not hasattr(module, "in_features"):
         width = module.num_features
@@ -257,7 +262,8 @@ def _of_convolution(module: _ConvNd) -> list[list[Form]]:
         squares = [Form((width, side, side)) for side in sides]
         flat = [Form(form.shape[1:], None) for form in squares] if width == 1 else []
         strips = [Form((width, height, length)) for height, length in _STRIPS]
-        return [found for found in (squares, flat, strips) if found]
+        sounds = [Form((length,), None) for length in _WAVES] if width == 1 else []
+        return [found for found in (squares, flat, strips, sounds) if found]
     if axes == 1 and width == 1:
         return [[Form((1, length)) for length in _WAVES], [Form((length,), None) for length in _WAVES]]
     if axes == 1:
@@ -269,19 +275,36 @@ def _numbered(below: int, shape: tuple[int, ...]) -> Form:
     return Form(shape, None, torch.tensor(below), torch.int64)
 
 
-def _smallest_map(model: nn.Module, tried: Asked) -> float | None:
-    """The shortest side of what reaches the convolutions; ``None``: the model does not take these inputs."""
-    sides: list[float] = []
+@dataclass
+class _Seen:
+    """What a trial shows.
+
+    Attributes:
+        runs: whether the model takes the inputs, and gives finite values.
+        least: the shortest side of what reaches a convolution; as large as it should be where there are none.
+        values: that reached convolutions.
+    """
+
+    runs: bool = False
+    least: int = _WIDE
+    values: int = 0
+
+
+def _seen(model: nn.Module, tried: Asked) -> _Seen:
+    seen, sides = _Seen(), []
 
     def look(module: nn.Module, args: Any) -> None:
+        seen.values += args[0].numel() * module.out_channels // module.in_channels
         if max(module.kernel_size) > 1:  # type: ignore[arg-type]
-            sides.append(min(args[0].shape[2:]))
+            sides.append(min(side for side in args[0].shape[2:]))
 
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
                 stack.callback(module.register_forward_pre_hook(look).remove)
-        return min(sides, default=float(_WIDE)) if _runs(model, _noise(tried)) else None
+        seen.runs = _runs(model, _noise(tried))
+    seen.least = min(sides, default=_WIDE)
+    return seen
 
 
 def _noise(tried: Asked, samples: int = _SAMPLES) -> Batch:

@@ -53,6 +53,16 @@ def _of_classes(scores: Tensor, axis: int, generator: torch.Generator) -> Tensor
     return (scores * (spread - p * spread.sum(axis, keepdim=True))).sum()
 
 
+def gauss_newton_draw(outputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """A random scalar whose gradient ``g`` has ``E[g g^T]`` the Gauss-Newton matrix of all outputs, summed over values.
+
+    Args:
+        outputs: floating, with gradients.
+        generator: on the CPU; draws the signs.
+    """
+    return torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
+
+
 def fisher_draws(
     outputs: Sequence[Tensor], generator: torch.Generator, leaves: Sequence[Leaf] | None = None
 ) -> Iterator[Tensor]:
@@ -72,7 +82,7 @@ def fisher_draws(
     else:
         output, leaf, axis = scores
         yield _of_classes(leaf.logits(_finite(output)), axis, generator)
-    yield torch.stack([(_finite(o).float() * _signs(o, generator)).sum() for o in outputs]).sum()
+    yield gauss_newton_draw(outputs, generator)
 
 
 def unsure(scores: Tensor) -> Tensor:

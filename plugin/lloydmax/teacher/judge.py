@@ -113,7 +113,7 @@ class Judge:
 
 def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
     """The mean of probabilities ``(classes,)``, or of values, 0-dim."""
-    axis = class_axis(wanted) if leaf.kind == "classes" else None
+    axis = class_axis(wanted) if leaf.decides else None
     if axis is None:
         values = wanted.double()
         return values[values.isfinite()].mean().nan_to_num()
@@ -122,7 +122,7 @@ def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
 
 def _alike(mean: Tensor, wanted: Tensor, leaf: Leaf) -> Tensor:
     """That mean as the answer to all inputs."""
-    axis = class_axis(wanted) if leaf.kind == "classes" else None
+    axis = class_axis(wanted) if leaf.decides else None
     if axis is None:
         return mean.to(wanted.dtype).expand_as(wanted)
     answer = mean if leaf.normal else mean.clamp(min=_LEAST).log()

@@ -31,19 +31,19 @@ _WIDEST = 50.0
 """Standard deviation of scores before a softmax; quantities in pixels have more."""
 _COMMON = 0.5
 """Variance of the mean of scores of classes, over that of as many independent quantities."""
+_MOST_COMMON, _MANY, _OUT = 4.0, 20, 1.5
+"""The same where one of so many scores stands out: so much larger than among normal numbers, and than the least."""
 _DECISIONS = 8
 """So many are needed to tell how the mean of the scores varies."""
 _UNDECIDED = 0.1
 """Mean of ``p (1 - p)`` of scores that say yes or no; colours have more."""
 _BLANK, _LONG, _LETTERS = 0.2, 3, 8
-"""Share of the places of a text that are blank at least, the mean length of a letter, and how many letters there are."""
+"""Of a text: share of blank places at least, places that a letter takes at most, and letters that there are."""
 _SHORT = 2
 """Texts, and vectors of length 1, are longer than this."""
 
 
-def kinds(
-    leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()
-) -> list[Leaf]:
+def kinds(leaf: Leaf, tensor: Tensor, vocabularies: Collection[int] = (), said: Sequence[Named] = ()) -> list[Leaf]:
     """The parts of one output, each with what it tells; without those that are said not to count.
 
     Args:
@@ -63,9 +63,9 @@ def kinds(
     if whole is not None:
         return [] if whole.word == "ignore" else [_called(leaf, values, whole.word, vocabularies)]
     found = _told(leaf, values, vocabularies)
-    if found.decides or not (slices := _parts(values)):
+    if found.decides or any(_of_length_one(values, axis) for axis in _axes(values)):
         return [found]
-    return [_told(replace(leaf, classes=None, part=part), _narrow(values, part), ()) for part in slices]
+    return [_told_part(leaf, values, part) for part in _parts(values)] or [found]
 
 
 def vocabularies_of(model: nn.Module) -> set[int]:
@@ -91,9 +91,17 @@ def _named_parts(
     for part in ((axis, first, end) for first, end in pairwise(edges)):
         one, held = parts.get(part, whole), _narrow(values, part)
         if one is None:
-            yield _told(replace(leaf, classes=None, part=part), held, ())
+            yield _told_part(leaf, values, part)
         elif one.word != "ignore":
             yield _called(replace(leaf, part=part), held, one.word, ())
+
+
+def _told_part(leaf: Leaf, values: Tensor, part: tuple[int, int, int]) -> Leaf:
+    """One of several parts: classes only where they are probabilities, along the axis that is divided."""
+    held = _narrow(values, part)
+    if _normal(held, part[0]):
+        return _of_classes(replace(_measured(leaf, held), part=part), held, part[0], False)
+    return _told(replace(leaf, classes=None, part=part), held, ())
 
 
 def _called(leaf: Leaf, values: Tensor, word: Word, vocabularies: Collection[int]) -> Leaf:
@@ -216,8 +224,22 @@ def _decides(values: Tensor, axis: int) -> bool:
         return False
     if len(rows) < _DECISIONS:
         return True
-    own = float(rows.var(0).mean())
-    return own > 0 and classes * float(rows.mean(1).var()) <= _COMMON * own
+    own, common = float(rows.var(0).mean()), classes * float(rows.mean(1).var())
+    return own > 0 and (common <= _COMMON * own or (common <= _MOST_COMMON * own and _stands_out(rows)))
+
+
+def _stands_out(rows: Tensor) -> bool:
+    """Whether one of many scores is far above the others, and none far below."""
+    moved = rows - rows.mean(0)
+    deviation, mean = moved.std(1).clamp(min=1e-30), moved.mean(1)
+    above, below = (moved.amax(1) - mean) / deviation, (mean - moved.amin(1)) / deviation
+    usual = math.sqrt(2 * math.log(rows.shape[1]))  # the largest of as many normal numbers
+    return (
+        rows.shape[1] >= _MANY
+        and bool((rows < 0).any())
+        and float(above.mean()) > _OUT * max(usual, float(below.mean()))
+        and len(rows.argmax(1).unique()) > len(rows) // _MOST_PARTS
+    )
 
 
 def _parts(values: Tensor) -> list[tuple[int, int, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from lloydmax.network.outputs import Leaf, class_axis, comparable
@@ -43,4 +42,6 @@ def _text(letters: Sequence[int], blank: int | None) -> list[int]:
 
 def share(common: float, most: float) -> float:
     """A part of the whole, 0 to 1; of nothing all, of what is not a number nothing."""
-    return max(0.0, min(1.0, common / most)) if most else 1.0
+    if not most:
+        return 1.0
+    return min(1.0, common / most) if common > 0 else 0.0

@@ -17,7 +17,7 @@ from lloydmax import Codebook
 from lloydmax.extend import cheapest, code_dtype
 from torch import Tensor
 
-from lloydmax_strategies.clustering.histogram import Histogram, Points
+from lloydmax_strategies.clustering.histogram import Points
 from lloydmax_strategies.clustering.partition import Floats
 
 _ROUNDS, _FEW, _SETTLED = 100, 12, 1e-5  # rounds of a fit and of a rate, at most; how far centroids still move
@@ -43,15 +43,15 @@ class Priced:
     gain: float
 
 
-def fit_priced(weight: Tensor, k: int, price: float) -> Codebook:
-    """The codebook of a weight, granularity ``tensor``, with at most k centroids, each the exact mean of its members.
+def fit_priced(weight: Tensor, points: PricedPoints, price: float) -> Codebook:
+    """The codebook of a weight, granularity ``tensor``, each centroid the exact mean of its members.
 
     Args:
         weight: finite, not empty, any shape and device.
-        k: centroids at most.
+        points: of the weight, and how many centroids there are at most.
         price: of one bit, in squared units of the weight, greater than 0.
     """
-    found = solve(Histogram.of(weight).points, k, price)
+    found = solve(points.points, points.k, price, points.start)
     limits = torch.from_numpy(found.thresholds)
     codes = torch.empty(weight.numel(), dtype=code_dtype(len(found.centroids)))
     count, total = (torch.zeros(len(found.centroids), dtype=torch.float64) for _ in range(2))
@@ -79,15 +79,22 @@ def unpriced(points: Points, k: int) -> Floats:
     return found
 
 
-def rate(points: Points, k: int) -> Callable[[float], tuple[float, float]]:
-    """What :class:`Priced` calls bits and gain, nearly, at any price of more than 0."""
-    start = functools.cache(lambda: unpriced(points, k))
+class PricedPoints:
+    """The points of a weight, and what serves all prices of a bit.
 
-    def at(price: float) -> tuple[float, float]:
-        found = solve(points, k, price, start, _FEW)
+    Args:
+        points: of the weight.
+        k: centroids at most.
+    """
+
+    def __init__(self, points: Points, k: int) -> None:
+        self.points, self.k = points, k
+        self.start = functools.cache(lambda: unpriced(points, k))
+
+    def rate(self, price: float) -> tuple[float, float]:
+        """What :class:`Priced` calls bits and gain, nearly, at a price of more than 0."""
+        found = solve(self.points, self.k, price, self.start, _FEW)
         return found.bits, found.gain
-
-    return at
 
 
 def solve(

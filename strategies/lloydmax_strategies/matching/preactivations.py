@@ -7,6 +7,7 @@ computed anew from what they are called with, layer by layer and direction by di
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,11 @@ class Stage(ABC):
     def products(self, module: Any, seen: Any) -> Products:
         """What the weights give for one call: ``seen`` is a :class:`Batch`, or what the module returned."""
 
+    def operands(self, module: Any, seen: Any) -> dict[str, Tensor]:
+        """What each weight multiplies, ``(groups, n, columns)``, each group for as many rows of the weight; of weights
+        that are missing, others have to know."""
+        return {}
+
     def after(self, module: Any, seen: Any) -> Any:
         """What the next stage gets in place of ``seen``."""
         return seen
@@ -128,11 +134,15 @@ class _Gates:
             both = Sum((ih, hh), (bias_ih, bias_hh), stop=late)
             self.sums = [both, Sum((ih,), (bias_ih,), late), Sum((hh,), (bias_hh,), late)]
 
-    def products(self, module: Any, x: Tensor, h: Tensor) -> Products:
+    def operands(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
         """Of inputs ``(n, inputs)`` and states ``(n, states)``."""
         step = -(-len(x) // _ROWS)
-        given = dict(zip(self._weights, (x[::step], h[::step]), strict=True))
-        every = {name: F.linear(rows, getattr(module, name)).T.float() for name, rows in given.items()}
+        return dict(zip(self._weights, (x[None, ::step], h[None, ::step]), strict=True))
+
+    def products(self, module: Any, x: Tensor, h: Tensor) -> Products:
+        """Of inputs ``(n, inputs)`` and states ``(n, states)``."""
+        given = self.operands(x, h).items()
+        every = {name: F.linear(rows[0], getattr(module, name)).T.float() for name, rows in given}
         return [{name: every[name][one.channels] for name in one.weights} for one in self.sums]
 
 
@@ -144,11 +154,18 @@ class _Cell(Stage):
         self.sums = tuple(self._gates.sums)
 
     def products(self, module: Any, seen: Batch) -> Products:
+        return self._gates.products(module, *self._given(module, seen))
+
+    def operands(self, module: Any, seen: Batch) -> dict[str, Tensor]:
+        return self._gates.operands(*self._given(module, seen))
+
+    @staticmethod
+    def _given(module: Any, seen: Batch) -> tuple[Tensor, Tensor]:
         given = dict(zip(("input", "hx"), seen.args, strict=False)) | seen.kwargs
         x, state = given["input"], given.get("hx")
         h = state[0] if isinstance(state, (tuple, list)) else state
         h = x.new_zeros(*x.shape[:-1], module.hidden_size) if h is None else h
-        return self._gates.products(module, x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1]))
+        return x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -199,13 +216,19 @@ class _Layer(Stage):
         self.sums = tuple(one for gates in self._gates for one in gates.sums)
 
     def products(self, module: Any, seen: Any) -> Products:
-        sequences, found = self._sequences(module, seen), []
-        for direction, gates in enumerate(self._gates):
+        each = zip(self._gates, self._given(module, seen), strict=True)
+        return [product for gates, given in each for product in gates.products(module, *given)]
+
+    def operands(self, module: Any, seen: Any) -> dict[str, Tensor]:
+        each = zip(self._gates, self._given(module, seen), strict=True)
+        return {name: rows for gates, given in each for name, rows in gates.operands(*given).items()}
+
+    def _given(self, module: Any, seen: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        sequences = self._sequences(module, seen)
+        for direction in range(len(self._gates)):
             x = sequences.reversed(sequences.x) if direction else sequences.x
             output, first = self._run(module, sequences, direction)
-            h = torch.cat([first[:, None], output[:, :-1]], 1)
-            found += gates.products(module, sequences.flat(x), sequences.flat(h))
-        return found
+            yield sequences.flat(x), sequences.flat(torch.cat([first[:, None], output[:, :-1]], 1))
 
     def after(self, module: Any, seen: Any) -> _Sequences:
         sequences = self._sequences(module, seen)
@@ -247,12 +270,22 @@ class _Projections(Stage):
         self.sums = tuple(Sum((n,), ("in_proj_bias",), *part) for n, part in zip(names, parts, strict=True))
 
     def products(self, module: Any, seen: Batch) -> Products:
-        names = ("query", "key", "value")
-        given = dict(zip(names, seen.args, strict=False)) | seen.kwargs
         rows = [one.channels if self._one else slice(None) for one in self.sums]
         weights = [getattr(module, name)[row] for name, row in zip(self._names, rows, strict=True)]
-        found = [_by_channel(F.linear(given[name], weight)) for name, weight in zip(names, weights, strict=True)]
+        found = [_by_channel(F.linear(x, weight)) for x, weight in zip(self._given(seen), weights, strict=True)]
         return [{name: one} for name, one in zip(self._names, found, strict=True)]
+
+    def operands(self, module: Any, seen: Batch) -> dict[str, Tensor]:
+        given = [x.reshape(1, -1, x.shape[-1]) for x in self._given(seen)]
+        if not self._one:
+            return dict(zip(self._names, given, strict=True))
+        return {self._names[0]: torch.cat(given)} if len({x.shape for x in given}) == 1 else {}
+
+    @staticmethod
+    def _given(seen: Batch) -> list[Tensor]:
+        names = ("query", "key", "value")
+        given = dict(zip(names, seen.args, strict=False)) | seen.kwargs
+        return [given[name] for name in names]
 
 
 class _Attended(Stage):

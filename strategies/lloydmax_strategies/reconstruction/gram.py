@@ -23,6 +23,33 @@ class NotPlain(Exception):
 
 
 class Gram:
+    """``X^T X`` of a weight, for each group of its rows.
+
+    A column of ``X`` is what one weight of a row multiplies, a row of ``X`` one position of one sample.
+
+    Args:
+        groups, columns: of the weight.
+        device: where it is.
+    """
+
+    def __init__(self, groups: int, columns: int, device: torch.device) -> None:
+        self._products = torch.zeros((groups, columns, columns), dtype=torch.float64, device=device)
+        self._sums = torch.zeros((groups, columns), dtype=torch.float64, device=device)
+        self._rows = 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in rows ``(groups, n, columns)``."""
+        rows = x.detach().float()
+        self._products += rows.mT @ rows
+        self._sums += rows.sum(1, dtype=torch.float64)
+        self._rows += rows.shape[1]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean of ``x x^T``, ``(groups, columns, columns)``, and of ``x``, ``(groups, columns)``; float64."""
+        return self._products / max(self._rows, 1), self._sums / max(self._rows, 1)
+
+
+class LayerGram(Gram):
     """``X^T X`` of a convolution or linear layer, for each group of its channels.
 
     A column of ``X`` is what one weight of an output channel multiplies, a row one position of one sample, as the layer
@@ -36,9 +63,7 @@ class Gram:
     def __init__(self, layer: nn.Module, weight: Tensor) -> None:
         self._layer, self._weight = layer, weight
         groups, _, columns = Channels(layer).by_group(weight).flatten(2).shape
-        self._products = torch.zeros((groups, columns, columns), dtype=torch.float64, device=weight.device)
-        self._sums = torch.zeros((groups, columns), dtype=torch.float64, device=weight.device)
-        self._rows = 0
+        super().__init__(groups, columns, weight.device)
 
     def add(self, x: Tensor) -> None:
         """Take in one input of the layer.
@@ -59,14 +84,7 @@ class Gram:
         padded = _padded(given, spatial, call)
         each = padded[0].numel() * self._weight[0, 0].numel()
         for part in padded.split(max(1, _FLOATS // max(each, 1))):
-            rows = _unfolded(part, spatial, call).float()
-            self._products += rows.mT @ rows
-            self._sums += rows.sum(1, dtype=torch.float64)
-            self._rows += rows.shape[1]
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """The mean of ``x x^T``, ``(groups, columns, columns)``, and of ``x``, ``(groups, columns)``; float64."""
-        return self._products / max(self._rows, 1), self._sums / max(self._rows, 1)
+            super().add(_unfolded(part, spatial, call))
 
 
 class _Calls(TorchFunctionMode):

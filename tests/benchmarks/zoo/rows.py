@@ -59,10 +59,34 @@ def noise(inputs: Tensor) -> Tensor:
 
 def plain(loaded: Loaded, bits: int) -> Made:
     """k-means alone, ``2 ** bits`` centroids for each output channel, codes entropy coded."""
-    recipe = lloydmax.recipe_for(loaded.model, bits).data()
-    rules = [rule | {"centroids": 2**bits, "granularity": "channel"} for rule in recipe["quantize"]]
-    kept = {key: recipe[key] for key in ("version", "storage") if key in recipe}
-    return _saved(lloydmax.compress(loaded.model, kept | {"quantize": rules}, progress=False))
+    return _plain(loaded, 2**bits, "channel")
+
+
+def plain_fitting(loaded: Loaded, bits: int) -> Made:
+    """The same with as many centroids as a file of so many bits a weight has room for, for each output channel; where
+    there is no room for two, for each tensor."""
+    sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)})
+    for granularity in ("channel", "tensor"):
+        fitting: list[Made] = []
+        low, high = 0, len(sizes)
+        while low < high:
+            middle = (low + high) // 2
+            made = _plain(loaded, sizes[middle], granularity)
+            if made.bytes <= bits / 8 * weights(loaded.model):
+                fitting, low = [made], middle + 1
+            else:
+                high = middle
+        if fitting:
+            return fitting[0]
+    raise RuntimeError("no file is small enough")
+
+
+def _plain(loaded: Loaded, centroids: int, granularity: str) -> Made:
+    recipe = lloydmax.recipe_for(loaded.model, 8).data()
+    named = [{key: rule[key] for key in ("layers", "parameter") if key in rule} for rule in recipe["quantize"]]
+    rules = [rule | {"centroids": centroids, "granularity": granularity} for rule in named]
+    alone = {"version": 1, "quantize": rules, "storage": recipe["storage"]}
+    return _saved(lloydmax.compress(loaded.model, alone, progress=False))
 
 
 def peer(loaded: Loaded, bits: int, name: str) -> Made:
@@ -92,6 +116,7 @@ ROWS: dict[str, tuple[str, Callable[[Loaded, int], Made]]] = {
     "effort0": ("data, effort 0", lambda loaded, bits: ours(loaded, bits, loaded.inputs, 0.0)),
     "effort1": ("data, effort 1", lambda loaded, bits: ours(loaded, bits, loaded.inputs, 1.0)),
     "plain": ("plain k-means a channel", plain),
+    "plain-fitting": ("plain k-means of that size", plain_fitting),
     "coremltools": ("coremltools, a codebook a tensor", partial(peer, name="coremltools-tensor")),
     "coremltools-channel": ("coremltools, a codebook a channel", partial(peer, name="coremltools-channel")),
     "rtn": ("even grid a channel", rtn),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -99,33 +98,24 @@ class TwiceAsLarge(nn.Module):
 
 def larger() -> Loaded:
     path = checkpoint("carn_m.pth", "nmhkahn/CARN-pytorch", "checkpoint/carn_m.pth")
-    stored, state = torch.load(path, map_location="cpu", weights_only=True), {}
-    for name, value in stored.items():
-        part, _, rest = name.partition(".")
-        if part in ("entry", "exit"):
+    state = {}
+    for name, value in torch.load(path, map_location="cpu", weights_only=True).items():
+        parts = [part for part in name.split(".") if part != "body"]
+        leaf = ".".join(parts[-2:])
+        if parts[0] in ("entry", "exit"):
             state[name] = value
-        elif name.startswith("upsample.up2.body."):
-            state[f"up.{rest.removeprefix('up2.body.')}"] = value
-        elif part in ("b1", "b2", "b3") and rest.startswith("b1."):
-            state |= {f"body.{part}.b{number}.{rest.removeprefix('b1.')}": value for number in (1, 2, 3)}
-        elif part in ("b1", "b2", "b3", "c1", "c2", "c3"):
-            state[
-                f"body.{name}".replace(".body.body.", ".body.")
-                .replace("c1.body", "c1")
-                .replace("c2.body", "c2")
-                .replace("c3.body", "c3")
-            ] = value
+        elif parts[:2] == ["upsample", "up2"]:
+            state[f"up.{leaf}"] = value
+        elif parts[0] in ("c1", "c2", "c3"):
+            state[f"body.{parts[0]}.{leaf}"] = value
+        elif parts[1] == "b1":  # the three stages of a cascade are one
+            state |= {f"body.{parts[0]}.b{number}.body.{leaf}": value for number in (1, 2, 3)}
+        elif parts[0] in ("b1", "b2", "b3"):
+            state[f"body.{parts[0]}.{parts[1]}.{leaf}"] = value
     model = TwiceAsLarge()
-    state["mean"] = model.mean
-    model.load_state_dict(state)
+    model.load_state_dict(state | {"mean": model.mean})
     x, test = (inputs.crops(count, (40, 40), bool(test), 0.8) for test, count in enumerate((48, 32)))
     return against(model.eval(), x, test, scores.decibels(1.0))
-
-
-def _network(
-    name: str, task: str, source: str, measure: str, load: Callable[[], Loaded], percent: bool = True
-) -> Network:
-    return Network(name, task, source, measure, load, percent)
 
 
 NETWORKS = (

@@ -1,0 +1,108 @@
+"""Inputs made for a model without data."""
+
+from __future__ import annotations
+
+import lloydmax
+import pytest
+import torch
+from conftest import SmallNet
+from lloydmax import DataError
+from lloydmax.network.batch_norm import Moments
+from lloydmax.teacher import made as made_inputs
+from lloydmax.teacher.asking import Wanted
+from lloydmax.teacher.made import sources
+from lloydmax_strategies.renormalize import Renormalize
+from torch import Tensor, nn
+
+
+def values(model: nn.Module, wanted: Wanted, example: object = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    made, other = (next(iter(found.batches(10_000)))[1] for found in sources(model, wanted, example, seed))
+    return made.args[0], other.args[0]
+
+
+def test_two_kinds_are_made_the_same_for_the_same_seed(small_net: SmallNet) -> None:
+    wanted = Wanted(16, shape=(3, 20, 20))
+    first = sources(small_net, wanted)
+    made, other = (next(iter(found.batches(100)))[1].args[0] for found in first)
+    assert made.shape == (16, 3, 20, 20) and other.shape == (8, 3, 20, 20)
+    again, anew = values(small_net, wanted), values(small_net, wanted, seed=1)
+    assert torch.equal(made, again[0]) and torch.equal(other, again[1])
+    assert not torch.equal(made, anew[0]) and not torch.equal(made[:8], other)
+    described = [source.describe() for source in first]
+    assert ["natural" in text for text in described] == [True, False] and "made without data" in described[0]
+
+
+def test_the_first_batch_norm_tells_means_and_mixture_of_the_channels(small_net: SmallNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bright = torch.tensor([90.0, 120.0, 150.0])[:, None, None]
+    x = bright + 40 * torch.randn(64, 1, 20, 20, generator=generator) + torch.randn(64, 3, 20, 20, generator=generator)
+    small_net.bn1.momentum = 1.0
+    with torch.no_grad():
+        small_net.train()(x)
+    made = values(small_net.eval(), Wanted(16, shape=(3, 20, 20)))[0]
+    found = Moments.of(made).mean_and_variance()
+    assert bool(((found[0] - bright.flatten()).abs() < 20).all()) and bool((found[1].sqrt() < 120).all())
+    assert torch.corrcoef(made.movedim(1, 0).flatten(1)).min() > 0.2
+
+
+def test_without_batch_norm_examples_or_the_first_layer_tell_the_scale() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    made = values(model, Wanted(16), 7 + 3 * torch.randn(4, 3, 12, 12))[0]
+    assert made.shape == (16, 3, 12, 12) and abs(made.mean() - 7) < 1 and abs(made.std() - 3) < 1
+    with torch.no_grad():
+        model[0].weight /= 200
+    bytes_of = values(model, Wanted(16))[0]
+    assert bytes_of.min() >= 0 and 100 < bytes_of.mean() < 155
+    lstm = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 2))
+    with torch.no_grad():
+        lstm[0].weight *= 50
+        assert 0.2 < (lstm[0](values(lstm, Wanted(16))[0]) - lstm[0].bias).std() < 1.5
+
+
+def test_numbers_are_made_and_large_samples_are_few(text_net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = values(text_net, Wanted(16), seed=3)[0]
+    assert numbers.dtype == torch.int64 and len(numbers) == 16
+    monkeypatch.setattr(made_inputs, "MOST_VALUES", 3 * 300)
+    assert len(sources(nn.Conv2d(3, 1, 1), Wanted(64, shape=(3, 10, 10)))[0]) == 3
+
+
+def test_what_no_inputs_can_be_made_for_is_told() -> None:
+    class Odd(nn.Module):
+        def forward(self, mask: Tensor, other: Tensor) -> Tensor:
+            return mask + other
+
+    with pytest.raises(DataError, match=r"no inputs can be made for Odd.*example_inputs"):
+        sources(Odd(), Wanted())
+
+
+def test_the_agreement_says_that_it_was_measured_on_made_inputs(small_net: SmallNet) -> None:
+    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
+    first, again = (lloydmax.compress(small_net, recipe, progress=False) for _ in range(2))
+    assert (first.report.measured_on or "").startswith("4 samples made without data (noise)")
+    assert first.report.stages[-1].agreement is not None and first.report.recovery[0]["samples"] == 8
+    pairs = zip(*(lloydmax.codebooks(found.model).values() for found in (first, again)), strict=True)
+    assert all(torch.equal(one.codes, other.codes) for one, other in pairs)
+    given = lloydmax.compress(small_net, recipe, torch.randn(6, 3, 12, 12), progress=False)
+    assert "made" not in (given.report.measured_on or "")
+
+
+def test_a_shape_that_does_not_fit_is_told_with_its_line(small_net: SmallNet) -> None:
+    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe["synthesize"] = {"shape": [7, 12, 12]}
+    with pytest.raises(DataError, match=r"synthesize: no inputs can be made for SmallNet"):
+        lloydmax.compress(small_net, recipe, progress=False)
+    with pytest.raises(lloydmax.RecipeError, match="'below' is of an input of a 'shape'"):
+        lloydmax.Recipe.load(recipe | {"synthesize": {"below": 4}})
+
+
+def test_codebooks_are_compared_with_the_step_that_settles_them(
+    small_net: SmallNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
+    ran: list[nn.Module] = []
+    run = Renormalize.run
+    monkeypatch.setattr(Renormalize, "run", lambda step, recovery: ran.append(recovery.student) or run(step, recovery))
+    tried = lloydmax.compress(small_net, recipe, progress=False).report.tried
+    assert len(ran) == len({id(student) for student in ran}) == len(tried) > 2  # the last is the step itself
