@@ -100,6 +100,14 @@ def test_a_buffer_that_is_not_finite_stays(tmp_path: Path) -> None:
     assert torch.equal(reloaded(result, model, tmp_path / "m").mask, model.mask)
 
 
+def test_weights_in_buffers_beside_int8_activations(tmp_path: Path) -> None:
+    model = made(InBuffers)
+    rules = {"quantize": [{"layers": "all", "quantizer": "uniform", "bits": 8}], "activations": {"bits": 8}}
+    result = lloydmax.compress(model, {**rules, **LEARNING}, inputs(model), progress=False)
+    assert list(lloydmax.codebooks(result.model)) == ["conv.weight"] and not list(result.model.parameters())
+    reloaded(result, model, tmp_path / "m")
+
+
 def test_a_search_chooses_for_them_too() -> None:
     model = made(gpt)
     recipe = {"quantize": [{"layers": "all"}]}

@@ -1,4 +1,4 @@
-"""How graph modules use weights that no layer owns: the axis of their outputs, told from the operation that reads them."""
+"""How graph modules use weights that no layer owns: the axis of their outputs, told from what reads them."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ def _outputs(node: fx.Node, order: tuple[int, ...], modules: Mapping[str, nn.Mod
                 yield order[1 if "transpose" in name else 0]
         elif name in _PRODUCTS and len(order) > 1:
             if position == _PRODUCTS[name] + 1:
-                turned = getattr(modules.get(str(user.target)), "trans_b", False)
-                yield order[-2 if turned else -1]
+                yield order[-2 if getattr(modules.get(str(user.target)), "trans_b", False) else -1]
             elif position == _PRODUCTS[name]:
                 yield order[-2]
 

@@ -75,6 +75,9 @@ def test_torchao(model: nn.Module) -> None:
     assert len(told) == 1 and "2.up" in told[0]
     torchao.quantize_(model, config, filter_fn=None)
     assert shapes(model) == SHAPES
+    with pytest.warns(UserWarning, match=r"out, inner\.w: weights in buffers stay as they are"):
+        torchao.quantize_(buffers := InBuffers(), recipe_to_config(CHANNELS, buffers), filter_fn=None)
+    assert list(lloydmax.codebooks(buffers)) == ["conv.weight"]
     named = {"quantize": [{"layers": "inner", "parameter": "w", "centroids": 4}]}
     with pytest.raises(lloydmax.IntegrationError, match=r"inner\.w is a buffer"):
         recipe_to_config(named, InBuffers())

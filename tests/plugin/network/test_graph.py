@@ -180,3 +180,8 @@ def test_the_demo_network() -> None:
     model = demo.network()
     assert len(conv_bn_pairs(model)) == 15
     assert links_of(model) == []
+
+
+def test_graph_modules_are_traced() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    assert conv_bn_pairs(torch.fx.symbolic_trace(layers)) == [("0", "1")]

@@ -126,7 +126,7 @@ def test_a_number_of_bits_is_for_the_whole_model(text_net: TextNet) -> None:
 
 @pytest.mark.parametrize(
     ("made", "reason"),
-    [(recurrent, r"parameters \(0.weight_hh_l0, 0.weight_ih_l0"), (buffers, r"bytes: it is int8.* parameters \(cache")],
+    [(recurrent, r"parameters \(0.weight_hh_l0, 0.weight_ih_l0"), (buffers, r"bytes: it is int8.* \(vector, cache")],
 )
 def test_no_budget_can_be_kept_beside_what_is_skipped(made: Callable[[], nn.Module], reason: str) -> None:
     recipe = {"quantize": [{"layers": "all"}], "bits": 1, "storage": {"codes": "entropy"}}
