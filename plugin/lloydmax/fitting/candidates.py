@@ -28,8 +28,10 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
-_CLOSE = 1.5
-"""How many times the least damage another kind of codebooks may do that is still compared after recovery."""
+_CLOSE = 1.25
+"""How many times the least damage another candidate may do that is still compared after recovery."""
+_FEW_WEIGHTS, _FINALISTS = 200_000, 4
+"""In a model of so few weights chance decides which candidate is the best: so many are compared after recovery."""
 _NEARLY = 0.01
 """Share of the size that may be missing in a candidate."""
 _NEAR = 0.25
@@ -148,13 +150,14 @@ class _Contest:
             self.layers = layers
 
     def result(self) -> Choice:
-        """The best of them; if its codebooks are of channels, the best with others, too, and the other way round: which
-        is better after recovery is not told by now."""
+        """The best of them, and those that are close: which is better after recovery is not told by now. In a large
+        model that is the best with codebooks of channels, if that of the best are others, or the other way round."""
         best = self._best()
-        others = [entry for entry in self._entries if entry[0].by_channel != best[0].by_channel]
-        second = min(others, key=lambda entry: entry[2].mean, default=best)
-        close = second is not best and second[2].mean < _CLOSE * best[2].mean
-        finalists = [best, second] if close else [best]
+        close = [entry for entry in self._entries if entry is not best and entry[2].mean < _CLOSE * best[2].mean]
+        close.sort(key=lambda entry: (entry[0].by_channel == best[0].by_channel, entry[2].mean))
+        if self._weights > _FEW_WEIGHTS:
+            close = [entry for entry in close[:1] if entry[0].by_channel != best[0].by_channel]
+        finalists = [best, *close[: _FINALISTS - 1]]
         tried = (Tried("codebooks", one.name, damage.mean, True, one.name) for one, _, damage in self._entries)
         return Choice(tuple((one.name, sized.plan) for one, sized, _ in finalists), tuple(tried))
 
