@@ -93,11 +93,10 @@ def recipe_for(
         if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            steps = [
-                {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS},
-                {"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "match_moments"},
-            ]
-            if effort and source is not None:
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "match_moments"}]
+            if not effort or source is None:  # codes that learn begin anew
+                steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS})
+            else:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
             recipe |= {"keep": "best"}
