@@ -32,6 +32,7 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
+_LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
@@ -93,8 +94,10 @@ def recipe_for(
         if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "correct_bias"}]
-            if effort and source is not None:
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "match_moments"}]
+            if not effort or source is None:  # codes that learn begin anew
+                steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS})
+            else:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
             recipe |= {"keep": "best"}

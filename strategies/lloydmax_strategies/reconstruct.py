@@ -62,6 +62,12 @@ class Reconstruct:
             default=0.01, description="of the mean second moment of a layer's inputs, is added to all of them."
         )
 
+        rows: PositiveInt | None = Field(
+            default=None,
+            description="positions of a layer's inputs, in all samples, that are looked at, nearly, evenly spaced; "
+            "`null`: all.",
+        )
+
         columns: PositiveInt = Field(
             default=4096,
             description="of the largest layer that is done, weights of an output channel; larger ones stay as they "
@@ -96,7 +102,9 @@ class Reconstruct:
             front = Frontier(student, source, order, options.batch_size)
             for index, module in enumerate(calls, start=1):
                 inputs = partial(front.read, module, calls=calls[module])
-                for target, gram in _grams(module, found[module], inputs):
+                passes = -(-len(order) // options.batch_size) * calls[module]
+                most = None if options.rows is None else max(1, options.rows // passes)
+                for target, gram in _grams(module, found[module], inputs, most):
                     before = target.holder.codes.clone()
                     errors.append(target.reconstruct(gram, options))
                     changed += int((target.holder.codes != before).sum())
@@ -120,12 +128,12 @@ class Reconstruct:
 
 
 def _grams(
-    module: nn.Module, targets: dict[str, _Target], read: Callable[..., Iterator[Any]]
+    module: nn.Module, targets: dict[str, _Target], read: Callable[..., Iterator[Any]], most: int | None
 ) -> Iterator[tuple[_Target, Gram]]:
     """The weights of one module that can be done, each with what it multiplies once those before it are done."""
     if _is_plain(module):
         target = targets["weight"]
-        gram: Gram = LayerGram(module, target.decoded())
+        gram: Gram = LayerGram(module, target.decoded(), most)
         try:
             for inputs in read():
                 gram.add(inputs)

@@ -85,12 +85,13 @@ def test_embeddings_are_not_taken_for_classes() -> None:
 def test_without_data_inputs_are_made_and_nothing_is_trained(small_net: SmallNet) -> None:
     recipe = lloydmax.recipe_for(small_net, 20)
     assert recipe.data()["synthesize"] == {"samples": 64, "shape": [3, 28, 28]}
-    assert list(steps(recipe)) == ["renormalize"] and {rule.importance for rule in recipe.quantize} == {"fisher"}
+    assert list(steps(recipe)) == ["reconstruct", "renormalize"]
+    assert {rule.importance for rule in recipe.quantize} == {"fisher"}
     as_given = lloydmax.recipe_for(small_net, 20, example_inputs=2 + torch.randn(4, 3, 12, 12))
     made = as_given.data()["synthesize"]
     assert made["shape"] == [3, 12, 12] and abs(made["mean"] - 2) < 0.3 and abs(made["deviation"] - 1) < 0.3
     quick = lloydmax.recipe_for(small_net, 20, torch.randn(8, 3, 12, 12), effort=0)
-    assert list(steps(quick)) == ["renormalize"] and quick.synthesize is None
+    assert list(steps(quick)) == ["reconstruct", "renormalize"] and quick.synthesize is None
 
 
 def test_where_nothing_can_be_made_nothing_is_measured() -> None:

@@ -169,6 +169,16 @@ def test_frozen_centroids_stay_and_are_named(pictures: Tensor) -> None:
     assert mse(trained) < mse(frozen) < mse(frozen, 1)
 
 
+def test_a_share_of_the_positions_is_enough(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    every, some, hardly = (
+        lloydmax.compress(model, recipe(rows=rows), pictures, progress=False) for rows in (None, 1000, 3)
+    )
+    assert mse(some) < 1.1 * mse(every) < mse(every, 1)
+    assert mse(hardly) > mse(some)
+
+
 def test_what_cannot_be_done_is_named(small_net: SmallNet, text_net: TextNet, pictures: Tensor) -> None:
     made = recipe(columns=70)
     made["quantize"].append({"layers": ["stem"], "block": 3})

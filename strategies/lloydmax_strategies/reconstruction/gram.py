@@ -58,10 +58,11 @@ class LayerGram(Gram):
     Args:
         layer: called with one input.
         weight: of the layer, dense.
+        most: rows of one input that are taken in, nearly, evenly spaced; ``None``: all.
     """
 
-    def __init__(self, layer: nn.Module, weight: Tensor) -> None:
-        self._layer, self._weight = layer, weight
+    def __init__(self, layer: nn.Module, weight: Tensor, most: int | None = None) -> None:
+        self._layer, self._weight, self._most = layer, weight, most
         groups, _, columns = Channels(layer).by_group(weight).flatten(2).shape
         super().__init__(groups, columns, weight.device)
 
@@ -84,7 +85,9 @@ class LayerGram(Gram):
         padded = _padded(given, spatial, call)
         each = padded[0].numel() * self._weight[0, 0].numel()
         for part in padded.split(max(1, _FLOATS // max(each, 1))):
-            super().add(_unfolded(part, spatial, call))
+            rows = _unfolded(part, spatial, call)
+            every = rows.shape[1] * len(padded) // len(part)
+            super().add(rows if self._most is None else rows[:, :: -(-every // self._most)])
 
 
 class _Calls(TorchFunctionMode):
