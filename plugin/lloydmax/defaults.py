@@ -25,6 +25,7 @@ from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.asking import Wanted, asked
+from lloydmax.teacher.consistency import views
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -146,10 +147,7 @@ def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int,
     step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, found), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
-    images = [x for x in batch.tensors() if x.dim() == 4 and x.is_floating_point()]
-    if images:
-        step |= {"augment": ["resized_crop", "flip"], "mixup": 0.2, "cutmix": 1.0}
-    return step
+    return step | views(model, outputs, batch)
 
 
 def _loss(outputs: Outputs, found: list[Tensor]) -> str:

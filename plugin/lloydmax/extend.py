@@ -40,7 +40,6 @@ Codebooks
 
 What a student holds, as long as it is trained
     attached              every parameter that a codebook holds: name, module, codes, centroids
-    Attached              one of them
     CodebookWeight        the codes of one
     FakeQuantizers        thresholds, observers and int8 weights of a model that a host has prepared
     TrainedThreshold      one of the thresholds
@@ -85,7 +84,7 @@ from lloydmax.network.trees import output_tensors
 from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.training import TrainingLoop
 from lloydmax.runtime.modes import device_of, evaluating, evaluation_mode
-from lloydmax.student.attachment import Attached, CodebookWeight, attached
+from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax.student.observers import FakeQuantizers
 from lloydmax.student.thresholds import TrainedThreshold
 from lloydmax.teacher.agreement import Agreement, Comparison, divergences
@@ -126,7 +125,6 @@ __all__ = [  # noqa: RUF022
     "cheapest",
     # What a student holds
     "attached",
-    "Attached",
     "CodebookWeight",
     "FakeQuantizers",
     "TrainedThreshold",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pydantic
 import torch
-from lloydmax import Codebook, hookimpl
+from lloydmax import Codebook, FitError, hookimpl
 from lloydmax.extend import Granularity, Layout, code_dtype
 from torch import Tensor
 
@@ -46,6 +46,12 @@ class KMeans:
             "error + price x bits, with at most so many centroids; 0: no price. The recipe's bits choose it",
         )
 
+        multiples: list[pydantic.PositiveFloat] | None = pydantic.Field(
+            None,
+            description="with a price, and granularity channel or group:N: all codebooks are one, times these numbers; "
+            "where a gate of a recurrent layer matters more than others, the recipe's bits choose them",
+        )
+
         unbiased: bool = pydantic.Field(
             False,
             description="divide the centroids by what the means of their members make a weight smaller, so that errors "
@@ -61,8 +67,10 @@ class KMeans:
 
         @pydantic.model_validator(mode="after")
         def _fits(self) -> KMeans.Options:
-            if self.price and (self.granularity != "tensor" or self.block > 1):
+            if self.price and ((self.granularity != "tensor" and self.multiples is None) or self.block > 1):
                 raise ValueError("a price needs granularity 'tensor' and block 1")
+            if self.multiples is not None and self.granularity == "tensor":
+                raise ValueError("'multiples' are for granularity channel or group:N")
             return self
 
     def __init__(self, options: Options) -> None:
@@ -94,7 +102,7 @@ class KMeans:
         if weight.dim() == 0:
             granularity = "tensor"
         if self.options.price:
-            return fit_priced(weight, PricedPoints(Histogram.of(weight.detach()).points, k), self.options.price)
+            return Rate(self, weight, axis).means(self.options.price)
         weight, layout = weight.detach(), Layout(tuple(weight.shape), k, granularity, axis, self.options.block)
         if layout.block > 1:
             return fit_blocks(weight, importance, layout)
@@ -140,12 +148,25 @@ class Rate:
 
     Args:
         quantizer: with the other options.
-        weight: see :meth:`KMeans.fit`.
+        weight, axis: see :meth:`KMeans.fit`.
+
+    Raises:
+        FitError: the option ``multiples`` does not have one for each codebook.
     """
 
-    def __init__(self, quantizer: KMeans, weight: Tensor) -> None:
-        self._quantizer, self._weight = quantizer, weight.detach()
-        self._points = PricedPoints(Histogram.of(self._weight).points, quantizer.options.centroids)
+    def __init__(self, quantizer: KMeans, weight: Tensor, axis: int = 0) -> None:
+        options, self._weight = quantizer.options, weight.detach()
+        self._quantizer, self._layout, self._multiples = quantizer, None, None
+        self._scaled = self._weight
+        if options.multiples is not None and weight.dim():
+            self._layout = Layout(tuple(weight.shape), options.centroids, options.granularity, axis)
+            self._multiples = torch.tensor(options.multiples, dtype=torch.float64, device=weight.device)
+            if len(self._multiples) != self._layout.codebooks:
+                raise FitError(f"{len(self._multiples)} 'multiples' for {self._layout.codebooks} codebooks")
+            each = self._multiples[self._layout.owners(weight.device)]
+            each = each.view([-1 if a == axis else 1 for a in range(weight.dim())])
+            self._scaled = (self._weight.double() / each).to(torch.float32)
+        self._points = PricedPoints(Histogram.of(self._scaled).points, options.centroids)
 
     def __call__(self, price: float) -> tuple[float, float]:
         """Bits a weight of entropy-coded codes and their codebook, and the gain, 1 less the error's share of the mean
@@ -155,7 +176,16 @@ class Rate:
     def fit(self, price: float) -> Codebook:
         """What :meth:`KMeans.fit` gives at this price."""
         options = self._quantizer.options.model_copy(update={"price": price})
-        return KMeans(options)._finished(fit_priced(self._weight, self._points, price), self._weight, None)
+        return KMeans(options)._finished(self.means(price), self._weight, None)
+
+    def means(self, price: float) -> Codebook:
+        """The same before its centroids are divided by the gain."""
+        found = fit_priced(self._scaled, self._points, price)
+        if self._layout is None or self._multiples is None:
+            return found
+        centroids = (self._multiples[:, None] * found.centroids.double()).to(self._weight.dtype)
+        price *= float(self._multiples.square().mean())
+        return Codebook(centroids, found.codes, self._layout.granularity, self._layout.axis, price=price)
 
 
 def _fit_channels(weight: Tensor, importance: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lloydmax_strategies.frontier import Frontier
 from lloydmax_strategies.matching.preactivations import stages
 from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
 from lloydmax_strategies.reconstruction.gram import Gram, LayerGram, NotPlain
-from lloydmax_strategies.tap import forward_order, read
+from lloydmax_strategies.tap import forward_order
 
 _ROUNDS, _TOLERANCE = 8, 0.005
 """Until codes whose bits have a price have the entropy from before, or a little less."""
@@ -92,8 +93,9 @@ class Reconstruct:
         changed = codes = 0
         with evaluating(student):
             calls = forward_order(student, list(found), source, order[:2])
+            front = Frontier(student, source, order, options.batch_size)
             for index, module in enumerate(calls, start=1):
-                inputs = partial(read, student, module, source, order, options.batch_size, calls=calls[module])
+                inputs = partial(front.read, module, calls=calls[module])
                 for target, gram in _grams(module, found[module], inputs):
                     before = target.holder.codes.clone()
                     errors.append(target.reconstruct(gram, options))
@@ -205,6 +207,10 @@ class _Target:
         if held.zeros:
             given = self._grouped(held.zeros_kept(self.weight, torch.full(held.shape, -1, device=weight.device))).long()
 
+        units = self._units(held).view(*weight.shape[:2], 1) if held.price and held.granularity != "tensor" else None
+        if units is not None:
+            weight, table = weight / units, table / units
+
         def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
             bits = None if price is None else book.priced_bits().float()
             codes = feedback(weight, factors, table * scale, bits, price, given)
@@ -219,8 +225,14 @@ class _Target:
             if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
                 break
             step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
-        errors = [float(self._errors(book, moments).sum()) for book in (tried, held)]
+        each = 1.0 if units is None else units.flatten() ** 2
+        errors = [float((self._errors(book, moments) / each).sum()) for book in (tried, held)]
         return tried if tried.entropy <= wanted and errors[0] < errors[1] else held
+
+    @staticmethod
+    def _units(held: Codebook) -> Tensor:
+        """By which an output channel is divided so that a bit has the same price in all of them, ``(rows,)``."""
+        return (held.prices() / held.price).sqrt().float()[held.layout.owners(held.codes.device)]
 
     def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
         """With the codes from before for output channels that have no less error with the new ones."""

@@ -141,9 +141,9 @@ def test_the_layout_of_an_output_makes_no_difference(layout: str, more: dict[str
 
 def test_a_search_reads_outputs_in_any_layout() -> None:
     wide = {"budget": {"bits": 2.5}, "samples": 48, "progress": False}
-    plain = lloydmax.search(net("plain"), recipe(), X, **wide)
+    plain = lloydmax.search(net("plain"), recipe(kinds="classes"), X, **wide)
     for layout, more in (("time first", {}), ("classes second", {"classes": 1})):
-        found = lloydmax.search(net(layout), recipe(**more), X, **wide)
+        found = lloydmax.search(net(layout), recipe(kinds="classes", **more), X, **wide)
         assert found.found.choice == plain.found.choice
         assert found.measured.kl == pytest.approx(plain.measured.kl, rel=1e-4)
         for ours, theirs in zip(found.sweep.rows, plain.sweep.rows, strict=True):

@@ -143,7 +143,11 @@ def test_a_real_network_comes_closer_at_the_same_entropy() -> None:
     assert mse(result) < 0.6 * mse(result, 1)
     assert result.report.recovery[-1]["codes_changed"] > 0.1
     found = lloydmax.codebooks(result.model)
-    assert all(0.98 * entropy < found[name].entropy <= entropy for name, (_, entropy) in watcher.fitted.items())
+    fitted = {name: entropy for name, (_, entropy) in watcher.fitted.items()}
+    assert all(found[name].entropy <= entropy for name, entropy in fitted.items())
+    bits = [sum(one[name] * found[name].codes.numel() for name in found) for one in
+            (fitted, {name: book.entropy for name, book in found.items()})]  # fmt: skip
+    assert bits[1] > 0.98 * bits[0]  # a layer with hardly more weights than centroids cannot have all of them
     allowed = 2.5 / 8 * sum(parameter.numel() for parameter in model.parameters())
     assert abs(result.report.bytes.file / allowed - 1) < 0.02
 

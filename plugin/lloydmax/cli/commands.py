@@ -267,13 +267,8 @@ def evaluate(
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
     outputs = trial(teacher, source, asked_of(small))
     found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
-    result = {
-        "agreement": found.top1,
-        "alike": found.agreed,
-        "kl": found.kl,
-        "mse": found.mse,
-        "samples": found.samples,
-    }
+    result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
+    result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
     if labels is not None:
         classes = labels_of(labels, data, source)
         result["accuracy_original"] = accuracy(teacher, source, classes, outputs)

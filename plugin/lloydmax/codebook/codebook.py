@@ -40,7 +40,8 @@ class Codebook:
         axis: axis of the output channels: 0, or 1 for transposed convolutions.
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
-        price: of one bit of a code in squared units of the weight, with which weights are assigned; 0: to the nearest.
+        price: of one bit of a code in squared units of the weight, with which weights are assigned, see
+            :meth:`prices`; 0: to the nearest.
         zeros: whether zeros stay: centroids that are exactly 0 do not learn, weights that are 0 are assigned to one.
         layout: shape, k, granularity, axis and block as one value.
         centroid_bits: what a centroid costs where bits have a price; its members bear it.
@@ -221,7 +222,7 @@ class Codebook:
         limits between them, ascending, float32 ``(codebooks, n - 1)``. Codes that their price rules out are missing."""
         table, order = self.centroids.detach().float().reshape(-1, self.k).sort()
         if self.price:
-            return self._priced(table[0], order[0])
+            return self._priced(table, order)
         return order, (table[:, 1:] + table[:, :-1]) / 2
 
     def cells(self, weight: Tensor, limits: Tensor) -> Tensor:
@@ -247,14 +248,29 @@ class Codebook:
         return self.layout.with_centroids(table.shape[-1]).decode(table, codes)
 
     def priced_bits(self) -> Tensor:
-        """What has a price, for each code of a codebook of granularity ``tensor``: its bits by the present numbers of
-        members, and a member's share of those of the centroid; float64 ``(k,)``."""
-        counts = self.member_counts().double().clamp(min=0.01)
-        return self.centroid_bits / counts - (counts / self.codes.numel()).log2()
+        """What has a price, for each code, whatever its codebook: its bits by the present numbers of members, and a
+        member's share of those of the centroids; float64 ``(k,)``."""
+        members = self.member_counts().view(-1, self.k)
+        counts = members.sum(0).double().clamp(min=0.01)
+        return self.centroid_bits * len(members) / counts - (counts / self.codes.numel()).log2()
+
+    def prices(self) -> Tensor:
+        """The price of a bit for the weights of each codebook: ``price`` is that of a codebook whose centroids have the
+        mean square of all; in others it goes with theirs. Float64 ``(codebooks,)``."""
+        squares = self.centroids.detach().double().reshape(-1, self.k).square().mean(1)
+        if len(squares) == 1 or not bool(squares.any()):
+            return torch.full_like(squares, self.price)
+        return self.price * squares / squares.mean()
 
     def _priced(self, table: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        kept, limits = cheapest(table.double().cpu().numpy(), self.priced_bits()[order].cpu().numpy(), self.price)
-        return order[torch.from_numpy(kept).to(order.device)][None], torch.from_numpy(limits).to(table)[None]
+        bits, found = self.priced_bits(), []
+        for price, row, places in zip(self.prices().tolist(), table, order, strict=True):
+            kept, limits = cheapest(row.double().cpu().numpy(), bits[places].cpu().numpy(), price)
+            found.append((places[torch.from_numpy(kept).to(places.device)], torch.from_numpy(limits).to(row)))
+        most = max(len(codes) for codes, _ in found)
+        codes = [torch.cat([one, one[-1:].expand(most - len(one))]) for one, _ in found]
+        ends = [torch.cat([one, one.new_full((most - 1 - len(one),), math.inf)]) for _, one in found]
+        return torch.stack(codes), torch.stack(ends)
 
     def _blocks_reassigned(self, weight: Tensor) -> Codebook:
         groups = list(self.layout.groups(weight.detach().float()))

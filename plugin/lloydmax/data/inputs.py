@@ -107,8 +107,8 @@ class Inputs:
         self.image_channels = image_channels(model)
         first_conv = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
         self._picture_channels = first_conv.in_channels if isinstance(first_conv, nn.Conv2d) else None
-        parameters = (p for p in model.parameters() if type(p) is nn.Parameter)  # not those that are in buffers
-        self.dtype = next((p.dtype for p in parameters if p.dtype in _FLOATS), None)
+        plain = (p for p in model.parameters() if type(p) is nn.Parameter)  # not those that are in buffers
+        self.dtype = next((p.dtype for p in plain if p.dtype in _FLOATS), None)
 
     def __call__(self, item: Any) -> Batch:
         """The inputs in ``item``, as tensors that agree in their first axis.

@@ -1,7 +1,7 @@
 """Small numbers that are known while a program is traced: sizes of inputs, and constants of whole shapes.
 
-Importers compute shapes in tensors, from buffers and from ``torch.tensor(x.shape)``. A trace knows of a tensor no values,
-and so of a reshape by it no sizes. Here such tensors are what they hold: integers, and symbols of sizes.
+Importers compute shapes in tensors, from buffers and from ``torch.tensor(x.shape)``. A trace knows no values of a
+tensor, and so no sizes of a reshape by it. Here such tensors are what they hold: integers, and symbols of sizes.
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ class Numbers:
             return torch.tensor(self.values.tolist(), dtype=self.dtype, device=self.device)
         finally:
             _plainly.reset(token)
+
+    def numpy(self) -> Any:
+        """As an array; of symbols, one of objects."""
+        plain = all(isinstance(one, (bool, int, float)) for one in self.values.flat)
+        return self.values.astype(str(self.dtype).removeprefix("torch.")) if plain else self.values
 
     def item(self) -> Any:
         """The only number."""
@@ -254,6 +259,12 @@ def _integers(index: Any) -> Any:
     return _mapped(index, lambda array: array.astype(np.int64), np.ndarray)
 
 
+def _place(index: Any) -> Any:
+    """An index as numpy takes it; a list with slices is a tuple."""
+    sliced = isinstance(index, list) and any(isinstance(one, slice) for one in index)
+    return _integers(tuple(index) if sliced else index)
+
+
 def _squeezed(x: Any, dim: Any = None) -> Any:
     if dim is None:
         return x.squeeze()
@@ -279,10 +290,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "stack": lambda xs, dim=0: np.stack([np.asarray(x, object) for x in xs], dim),
     "unsqueeze": lambda x, dim: np.expand_dims(x, int(dim)), "squeeze": _squeezed,
     "reshape": _shaped, "view": _shaped, "flatten": lambda x: x.reshape(-1),
-    "__getitem__": lambda x, place: x[_integers(place)],
+    "__getitem__": lambda x, place: x[_place(place)],
     "index_select": lambda x, dim, index: np.take(x, _integers(index), dim), "unbind": lambda x, dim=0: list(x),
-    "prod": lambda x: functools.reduce(operator.mul, x.flat, 1), "sum": lambda x: functools.reduce(operator.add, x.flat),
-    "split": _halves,
+    "prod": lambda x: functools.reduce(operator.mul, x.flat, 1), "split": _halves,
+    "sum": lambda x: functools.reduce(operator.add, x.flat),
 }  # fmt: skip
 _OPERATIONS |= {"concat": _OPERATIONS["cat"], "multiply": operator.mul, "subtract": operator.sub}
 _OPERATIONS |= {f"__{name}__": _OPERATIONS[name] for name in ("add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,10 @@ from lloydmax.student.attachment import finish
 from lloydmax.student.held import contents
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
+
+_MANY = 1 << 24
+"""Most samples where a shape is compared with what stands for "to the end"."""
+_OF_VALUES = "data-dependent"
 
 
 class UntraceableError(ExportError):
@@ -54,23 +58,27 @@ class Subject:
         Raises:
             UntraceableError: the model cannot be traced.
         """
-        shapes = ShapesCollection()
-        if self.dynamic:
-            axis = Dim("batch", min=1, max=most)
-            for tensor in self.batch.tensors():
-                if tensor.ndim and len(tensor) == len(self.batch):
-                    shapes[tensor] = {0: axis}
-        failure: Exception | None = None
-        for how in (nullcontext(self.model), known_numbers(self.model)):
-            try:
-                with torch.no_grad(), quiet(), how as model:
-                    return torch.export.export(model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
-            except Exception as error:
-                failure = failure or error
-        assert failure is not None
+        try:
+            return self._traced(nullcontext(self.model), most)
+        except Exception as error:
+            failure = error
+        try:
+            return self._traced(known_numbers(self.model), most or _MANY)
+        except Exception as error:
+            if _OF_VALUES in str(failure):
+                failure = error
         raise UntraceableError(
             f"torch.export cannot trace {type(self.model).__name__}: {first_line(failure)}"
         ) from failure
+
+    def _traced(self, how: AbstractContextManager[nn.Module], most: int | None) -> ExportedProgram:
+        shapes = ShapesCollection()
+        axis = Dim("batch", min=1, max=most)
+        for tensor in self.batch.tensors() if self.dynamic else ():
+            if tensor.ndim and len(tensor) == len(self.batch):
+                shapes[tensor] = {0: axis}
+        with torch.no_grad(), quiet(), how as model:
+            return torch.export.export(model, self.batch.args, self.batch.kwargs, dynamic_shapes=shapes)
 
     def outputs(self) -> list[Tensor]:
         """The tensors that the model gives for the example inputs, in order."""

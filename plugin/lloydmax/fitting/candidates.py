@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lloydmax.fitting.channels import EVEN, FREE, by_channel
+from lloydmax.fitting.gates import by_gate
 from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, usual, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.plan.plan import Plan
@@ -105,6 +106,9 @@ def chosen(
     contest = _Contest(sizing, judge, plan, family, found)
     for name, others in ways:
         contest.enter(prices(name, plan, others), others)
+    if (gated := by_gate(model, plan, importances)) is not None:
+        apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
+        contest.enter(prices("a codebook for each gate", gated, apart))
     for form in (EVEN,) * (not trained) + (FREE,):
         if (channels := by_channel(form, plan, contest.layers or first, trained)) is not None:
             contest.enter(channels)

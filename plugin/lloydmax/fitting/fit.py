@@ -91,15 +91,17 @@ def fit_best(
     weighted = importances(model, plan, source, events)
     cache = cache or (None if plan.recipe.bits is None else Cache())
 
-    rates: dict[str, Any] = {}
+    rates: dict[tuple[str, str], Any] = {}
 
     def rate(p: PlannedParameter) -> Any:
-        if p.name not in rates:
-            rates[p.name] = registry.make("quantizer", p.quantizer, p.options).rate(weights[p.name])
-        return rates[p.name]
+        key = p.name, p.granularity
+        if key not in rates:
+            rates[key] = registry.make("quantizer", p.quantizer, p.options).rate(weights[p.name])
+        return rates[key]
 
     def fitted(p: PlannedParameter) -> Codebook:
-        at_price = getattr(rates.get(p.name), "fit", None) if getattr(p.options, "price", 0.0) else None
+        known = rates.get((p.name, p.granularity)) if getattr(p.options, "price", 0.0) else None
+        at_price = getattr(known, "fit", None)
         try:
             return _fitted(p, weights[p.name], weighted.get(p.name), cache, at_price)
         except FitError as error:

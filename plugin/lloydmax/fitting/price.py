@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
@@ -115,10 +116,19 @@ def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor], r
             check_weight(weight, importance)
         except FitError as error:
             raise FitError(f"{name}: {error}") from None
-        square = max(float(weight.double().square().mean()), 1e-30)
-        energy = 0.0 if importance is None else max(float(importance.double().mean()) * square, 1e-30)
+        units = units_of(p, weight)
+        square = max(float((weight.double() / units).square().mean()), 1e-30)
+        energy = 0.0 if importance is None else max(float((importance.double() * units**2).mean()) * square, 1e-30)
         layers[name] = Layer(p.weights, square, energy, functools.cache(rates(p)))
     return layers
+
+
+def units_of(p: PlannedParameter, weight: Tensor) -> Tensor:
+    """What the weights of each codebook are divided by, so that all of them have one; float64, to be broadcast."""
+    multiples = torch.tensor(getattr(p.options, "multiples", None) or [1.0], dtype=torch.float64, device=weight.device)
+    if len(multiples) == 1 or not weight.dim():
+        return multiples.view([1] * weight.dim())
+    return multiples[p.layout.owners(weight.device)].view([-1 if a == p.axis else 1 for a in range(weight.dim())])
 
 
 def weighed(layers: Mapping[str, Layer], temper: float) -> dict[str, Layer]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from lloydmax.network.given import network
 from lloydmax.network.guard import guarded
 from lloydmax.network.norms import is_norm
 from lloydmax.network.parameters import WeightBuffer
+from lloydmax.network.uses import output_axes
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.modes import evaluating
 from lloydmax.runtime.seeding import undrawn
@@ -25,11 +27,13 @@ _TRANSPOSED = "Conv1D"
 
 @dataclass(frozen=True)
 class Layer:
-    """A module that owns weights: its full name, itself, and the names of its class and base classes."""
+    """A module that owns weights: its full name, itself, the names of its class and base classes, and what a graph that
+    reads its weights tells of them, see :func:`~lloydmax.network.uses.output_axes`."""
 
     name: str
     module: nn.Module
     types: tuple[str, ...]
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def numbered(self) -> bool:
@@ -54,7 +58,7 @@ class Layer:
 
     def outputs(self, leaf: str) -> int | None:
         """The axis of a weight along which its outputs lie; ``None`` where the layout is not known."""
-        return None if self.norm else output_axis(self.module, leaf)
+        return None if self.norm else self.axes.get(leaf, output_axis(self.module, leaf))
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers of the module itself that are dense, by their names in it."""
@@ -91,6 +95,20 @@ def output_axis(module: nn.Module, leaf: str) -> int | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def gates(module: nn.Module, leaf: str) -> int:
+    """How many gates the rows of a weight make, one after the other; 0: it is not one of a recurrent layer.
+
+    Args:
+        module: that owns the weight.
+        leaf: name of the weight within the module.
+    """
+    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or not leaf.startswith(("weight_ih", "weight_hh")):
+        return 0
+    size: Any = module.hidden_size
+    rows = getattr(module, leaf).shape[0]
+    return int(rows) // int(size)
+
+
 def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
     """All modules that own parameters or persistent buffers of floats, in forward order (registration order without
     ``example_inputs``).
@@ -102,7 +120,10 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
     Raises:
         ModelError: see :func:`~lloydmax.network.given.network`.
     """
-    every = (Layer(name, module, _type_names(module)) for name, module in network(model).named_modules())
+    axes = output_axes(network(model))
+    every = [
+        Layer(name, module, _type_names(module), axes.get(id(module), {})) for name, module in model.named_modules()
+    ]
     found = [la for la in every if la.module._parameters or any(t.is_floating_point() for t in la.weights().values())]
     if example_inputs is None:
         return found

@@ -203,8 +203,8 @@ def _shared(model: nn.Module) -> Iterator[tuple[int, Any]]:
     for module in model.modules():
         for buffer in module._buffers.values():
             if buffer is not None and id(buffer) not in parameters and not is_lazy(buffer):
-                made = buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
-                yield id(buffer), places.setdefault(_place(buffer), made)
+                own = buffer.detach().clone() if _is_small(buffer) else _alias(buffer)
+                yield id(buffer), places.setdefault(_place(buffer), own)
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in registered:
                 yield id(value), _alias(value)

@@ -15,8 +15,8 @@ _BIAS, _RUNNING = ("weight", "bias"), ("weight", "bias", "running_mean", "runnin
 
 
 def rebuild(model: nn.Module) -> None:
-    """Make layers of the modules that graph modules only read, in place: their class is that of the layer, and the graph
-    calls them. Names, tensors and outputs stay the same, bit for bit. Exported programs get modes again.
+    """Make layers of the modules that graph modules only read, in place: their class is that of the layer, and the
+    graph calls them. Names, tensors and outputs stay the same, bit for bit. Exported programs get modes again.
 
     Args:
         model: any; the classes of graph modules in it are changed, too, so that copies keep theirs.
@@ -26,7 +26,7 @@ def rebuild(model: nn.Module) -> None:
             graph_module.__dict__.pop(refusal, None)
         calls = _calls(graph_module)
         if calls:
-            kind = type(graph_module)
+            kind: Any = type(graph_module)
             own = {name: value for name, value in vars(kind).items() if name not in _MADE_ANEW}
             own["__qualname__"] = kind.__qualname__  # by which copies know it
             graph_module.__class__ = type(kind)(kind.__name__, kind.__bases__, own)
@@ -110,7 +110,7 @@ def _become(module: nn.Module, layer: type[nn.Module], settings: Mapping[str, An
         for leaf in other:
             if leaf not in module._parameters and leaf not in module._buffers:
                 held[leaf] = None
-    module.__class__ = layer
+    module.__class__, module.training = layer, False
 
 
 def _linear(given: Mapping[str, Any], weight: Tensor) -> dict[str, Any] | None:

@@ -145,7 +145,7 @@ class _Rewriting:
         """The function, or a copy where something that it names or encloses has to be recorded."""
         if id(function) in self._copies:
             return self._copies[id(function)][1]
-        if function.__module__.partition(".")[0] == "torch":
+        if (function.__module__ or "").partition(".")[0] == "torch":
             return function
         self._copies[id(function)] = function, function  # where it reaches itself
         new = {name: value for name in _names(function.__code__) if (value := self._global(function, name)) is not None}

@@ -6,7 +6,8 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import fx, nn
 
@@ -27,7 +28,8 @@ def written(model: nn.Module) -> frozenset[str]:
         if isinstance(module, fx.GraphModule):
             found.update(f"{prefix}.{name}".lstrip(".") for name in _in_graph(module.graph))
         elif not type(module).__module__.startswith("torch.nn."):
-            found |= _in_class(type(module))
+            kind: Any = type(module)
+            found |= _in_class(kind)
     return frozenset(found)
 
 
@@ -42,7 +44,7 @@ def _in_graph(graph: fx.Graph) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _in_class(kind: type) -> frozenset[str]:
+def _in_class(kind: Any) -> frozenset[str]:
     found: set[str] = set()
     for base in kind.__mro__:
         if issubclass(base, nn.Module) and not base.__module__.startswith("torch."):
@@ -57,7 +59,7 @@ def _in_class(kind: type) -> frozenset[str]:
 def _names(tree: ast.AST) -> Iterator[str]:
     if isinstance(tree, ast.FunctionDef) and tree.name in _MADE_IN:
         return
-    inner = list(ast.iter_child_nodes(tree))
+    inner: Sequence[ast.AST] = list(ast.iter_child_nodes(tree))
     if isinstance(tree, ast.If) and any(_is_training(part) for part in _all_of(tree.test)):
         inner = tree.orelse
     for node in inner:

@@ -143,7 +143,7 @@ def validated(path: str | Path, name: str, kind: Any, value: Any) -> Any:
 
 def _with_infinities(data: dict[str, Any], name: str) -> Any:
     """The value of a field; an infinite ``snr`` of a layer or ``mse`` of a stage is ``null`` in JSON."""
-    value = data.get(name, {"data": {}, "tried": []}.get(name))  # 0.1 did not write these
+    value = data.get(name, {"data": {}, "tried": [], "outputs": []}.get(name))  # 0.1 did not write these
     if name == "layers" and isinstance(value, list):
         return [infinite(layer, "snr") for layer in value]
     if name == "tried":

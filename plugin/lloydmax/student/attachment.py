@@ -115,7 +115,7 @@ def attach_all(model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
             if isinstance(module, nn.RNNBase):
                 _refresh_flat_weights(module)
             if isinstance(module, fx.GraphModule):
-                type(module).__deepcopy__ = _copy_of_graph  # type: ignore[method-assign]
+                setattr(type(module), "__deepcopy__", _copy_of_graph)  # noqa: B010
 
 
 class Attached(NamedTuple):
@@ -318,7 +318,7 @@ def _locate(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _copy_of_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
     """A deep copy that keeps the parametrizations of a graph module; its own one does not."""
-    kind = type(module)
+    kind: Any = type(module)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     own["__qualname__"] = kind.__qualname__
     copied = object.__new__(type(kind)(kind.__name__, kind.__bases__, own))  # a graph that changes changes its class

@@ -16,7 +16,7 @@ from lloydmax.data.opening import unlabelled
 from lloydmax.data.randomness import random_order
 from lloydmax.errors import DataError
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
-from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
+from lloydmax.network.outputs import AskedOutputs, Auto, Outputs, comparable
 from lloydmax.network.private import private
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
@@ -41,6 +41,8 @@ class Fitness:
         class_use: entropy of the teacher's top-1 decisions, as a share of the most that there can be: 0: always the
             same class, 1: all classes equally often; ``None``: the teacher has no classes.
         confidence: the teacher's largest probability, the mean over decisions; ``None`` likewise.
+        variety: how much the outputs differ from input to input: their deviation over their root mean square, the mean
+            over the outputs that count; ``None``: their shapes differ, too.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Fitness:
     layers: dict[str, float]
     class_use: float | None
     confidence: float | None
+    variety: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -62,6 +65,7 @@ def data_fitness(
     seed: int = 0,
     output: str | int | None = None,
     classes: int | Auto | None = "auto",
+    kinds: Any = None,
 ) -> list[Fitness]:
     """Rank sets of unlabelled inputs by how well they suit a teacher, for recovery without labels.
 
@@ -72,10 +76,11 @@ def data_fitness(
         seed: of the draw.
         output: path of the output whose classes count, as a recipe's ``output``; default: the first with classes.
         classes: axis of its classes, as a recipe's ``classes``.
+        kinds: what outputs tell, as a recipe's ``kinds``.
 
     Returns:
-        Best first: by the distance of batch-norm statistics; by the use of classes where the model has no batch norm
-        with running statistics.
+        Best first: by the distance of batch-norm statistics; where the model has no batch norm with running statistics,
+        by the use of classes; where it has no classes either, by the variety of the outputs.
 
     Raises:
         DataError: no sets, or one that cannot be read or does not fit the model.
@@ -86,11 +91,16 @@ def data_fitness(
         )
     if not data:
         raise DataError("data_fitness needs at least one set of inputs: pass {name: data, ...}")
-    asked = AskedOutputs(output, classes)
+    asked = AskedOutputs(output, classes, kinds=kinds)
     model = private(model)
     with own_modes(), seeded(seed, model):
         found = [_measure(model, name, given, samples, seed, asked) for name, given in data.items()]
-    return sorted(found, key=lambda fitness: (_or_last(fitness.distance), -(fitness.class_use or 0.0)))
+    return sorted(found, key=_rank)
+
+
+def _rank(fitness: Fitness) -> tuple[float, float, float]:
+    distance = math.inf if fitness.distance is None else fitness.distance
+    return distance, -(fitness.class_use or 0.0), -(fitness.variety or 0.0)
 
 
 def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, asked: AskedOutputs) -> Fitness:
@@ -114,7 +124,7 @@ def _looked_at(
 ) -> Fitness:
     device = device_of(model)
     seen: dict[str, tuple[_BatchNorm, Moments]] = {}
-    decisions = _Decisions(outputs)
+    decisions, variety = _Decisions(outputs), _Variety()
 
     def hear(name: str, norm: _BatchNorm, inputs: Tensor) -> None:
         seen.setdefault(name, (norm, Moments()))[1].add(inputs)
@@ -125,6 +135,7 @@ def _looked_at(
             given = inputs.run(model)
             odd.add(indices, outputs.read(given, inputs), inputs)
             decisions.add(outputs.of(given, inputs))
+            variety.add(outputs.read(given, inputs))
     layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
     return Fitness(
         name=name,
@@ -133,6 +144,7 @@ def _looked_at(
         layers=layers,
         class_use=decisions.use(),
         confidence=decisions.confidence(),
+        variety=variety.found(),
     )
 
 
@@ -171,5 +183,30 @@ class _Decisions:
         return None if self.counts is None else self.sure / int(self.counts.sum())
 
 
-def _or_last(value: float | None) -> float:
-    return math.inf if value is None else value
+class _Variety:
+    """Sums of every number in the outputs, and of their squares, over the inputs."""
+
+    def __init__(self) -> None:
+        self.sums: list[Tensor] | None = None
+        self.squares: list[Tensor] = []
+        self.count, self.fits = 0, True
+
+    def add(self, tensors: list[Tensor]) -> None:
+        values = [comparable(tensor, tensor)[0].double() for tensor in tensors]
+        sums, squares = [value.sum(0) for value in values], [value.square().sum(0) for value in values]
+        if self.sums is not None:
+            self.fits &= [one.shape for one in sums] == [one.shape for one in self.sums]
+            if not self.fits:
+                return
+            sums = [one + more for one, more in zip(sums, self.sums, strict=True)]
+            squares = [one + more for one, more in zip(squares, self.squares, strict=True)]
+        self.sums, self.squares, self.count = sums, squares, self.count + len(tensors[0])
+
+    def found(self) -> float | None:
+        if self.sums is None or not self.fits:
+            return None
+        shares = [
+            1 - float(one.square().sum()) / self.count / max(float(square.sum()), 1e-300)
+            for one, square in zip(self.sums, self.squares, strict=True)
+        ]
+        return sum(math.sqrt(max(0.0, share)) for share in shares) / len(shares)

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 def fitness_table(sets: Sequence[Fitness]) -> Table:
     """One line for each set of inputs, in their order."""
     normed = any(fitness.distance is not None for fitness in sets)
-    by = "distance of batch-norm statistics" if normed else "use of the classes (the model has no batch norm)"
+    classes = any(fitness.class_use is not None for fitness in sets)
+    by = "distance of batch-norm statistics"
+    if not normed:
+        by = f"{'use of the classes' if classes else 'variety of the outputs'} (the model has no batch norm)"
     table = new_table(title="How well sets of inputs suit the model, best first", caption=f"By {by}")
     table.add_column("inputs", overflow="fold")
-    for name in ("distance", "class use", "confidence", "samples"):
+    for name in ("distance", "class use", "confidence", "variety", "samples"):
         table.add_column(name, justify="right")
     for fitness in sets:
         table.add_row(
@@ -27,6 +30,7 @@ def fitness_table(sets: Sequence[Fitness]) -> Table:
             "–" if fitness.distance is None else f"{fitness.distance:.4f}",
             percent(fitness.class_use, 1),
             percent(fitness.confidence, 1),
+            percent(fitness.variety, 1),
             f"{fitness.samples:,}",
         )
     return table

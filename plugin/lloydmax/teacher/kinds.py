@@ -32,7 +32,7 @@ _WIDEST = 50.0
 _COMMON = 0.5
 """Variance of the mean of scores of classes, over that of as many independent quantities."""
 _MOST_COMMON, _MANY, _OUT = 4.0, 20, 1.5
-"""The same where one of so many scores stands out: it is so much larger than among normal numbers, and than the least."""
+"""The same where one of so many scores stands out: so much larger than among normal numbers, and than the least."""
 _DECISIONS = 8
 """So many are needed to tell how the mean of the scores varies."""
 _UNDECIDED = 0.1

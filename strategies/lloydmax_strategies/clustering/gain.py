@@ -34,11 +34,10 @@ def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
     gain = common / _sums(codebook, exact.square()).clamp(min=1e-300)
     gain = torch.where(common > 0, torch.maximum(gain, own / (_MOST * common)), 1.0)
     each = gain.view(-1, *[1] * (codebook.centroids.dim() - 1)) if len(gain) > 1 else gain
-    return replace(
-        codebook,
-        centroids=(codebook.centroids.double() / each).to(codebook.centroids.dtype),
-        price=codebook.price / float(gain[0]) ** 2,
-    )
+    centroids, price = codebook.centroids.double() / each, codebook.price / float(gain[0]) ** 2
+    if len(gain) > 1:
+        price = codebook.price * float(centroids.square().mean() / codebook.centroids.double().square().mean())
+    return replace(codebook, centroids=centroids.to(codebook.centroids.dtype), price=price)
 
 
 def suited(codebook: Codebook, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lloydmax.extend import Attached, attached
+from lloydmax.extend import CodebookWeight, attached
 from torch import Tensor, nn
 
 from lloydmax_strategies.matching.pair import Pair, ratio
@@ -18,6 +18,8 @@ from lloydmax_strategies.matching.preactivations import Products, Stage, Sum, st
 Seen = tuple[Any, Any]
 """What was read of one call of the original and of the layer."""
 Change = Callable[[], None]
+Held = tuple[CodebookWeight, Tensor]
+"""Codes and centroids of a weight."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Place:
     """
 
     def __init__(
-        self, name: str, module: nn.Module, run: list[Stage], codebooks: dict[str, Attached], alone: dict[str, Attached]
+        self, name: str, module: nn.Module, run: list[Stage], codebooks: dict[str, Held], alone: dict[str, Held]
     ) -> None:
         self.name, self.called, self.moved = name, run[0].called, 0.0
         self._module, self._stages, self._alone = module, run, alone
@@ -136,11 +138,11 @@ def _total(module: nn.Module, stage: Stage, one: Sum, products: dict[str, Tensor
 
 def places(student: nn.Module) -> dict[nn.Module, Place]:
     """The modules with compressed weights whose sums are known."""
-    held: dict[nn.Module, dict[str, Attached]] = {}
+    held: dict[nn.Module, dict[str, Held]] = {}
     uses = Counter(id(one.weight) for one in attached(student))
     names = {module: name for name, module in student.named_modules()}
     for one in attached(student):
-        held.setdefault(one.module, {})[one.leaf] = one
+        held.setdefault(one.module, {})[one.leaf] = one.weight, one.centroids
     for module in names:
         if isinstance(module, nn.MultiheadAttention):
             inner = held.pop(module.out_proj, {})
@@ -153,16 +155,17 @@ def places(student: nn.Module) -> dict[nn.Module, Place]:
     }
 
 
-def _alone(held: dict[str, Attached], uses: Counter[int]) -> dict[str, Attached]:
-    return {name: one for name, one in held.items() if uses[id(one.weight)] == 1}
+def _alone(held: dict[str, Held], uses: Counter[int]) -> dict[str, Held]:
+    return {name: one for name, one in held.items() if uses[id(one[0])] == 1}
 
 
 @torch.no_grad()
-def _scale(held: Attached, variances: Tensor) -> None:
-    owners = held.weight.layout.owners(held.centroids.device)
+def _scale(held: Held, variances: Tensor) -> None:
+    weight, centroids = held
+    owners = weight.layout.owners(centroids.device)
     owners = owners.repeat(variances.shape[1] // len(owners))  # groups of transposed convolutions share an axis
     factor = ratio(variances, owners)
-    held.centroids.mul_(factor.view(-1, *[1] * (held.centroids.dim() - 1)).to(held.centroids))
+    centroids.mul_(factor.view(-1, *[1] * (centroids.dim() - 1)).to(centroids))
 
 
 @torch.no_grad()

@@ -192,5 +192,6 @@ class Latents:
 
 def _bits(counts: Tensor) -> float:
     """Entropy of so many codes, in bits altogether."""
+    counts = counts.reshape(-1, counts.shape[-1]).sum(0)
     total = counts.sum().double()
     return float(torch.special.entr(counts.double() / total).sum() * total) / math.log(2)

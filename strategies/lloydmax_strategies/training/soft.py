@@ -80,9 +80,13 @@ class Annealed(StraightThrough):
         low, high = codebook.looked_up(table, self.lower), codebook.looked_up(table, self.upper)
         limit = (low + high) / 2
         if codebook.price:
-            bits = codebook.priced_bits().float()
+            bits, price = codebook.priced_bits().float(), codebook.prices()
+            each: Tensor | float = codebook.price
+            if len(price) > 1:
+                bits = bits.expand(len(price), -1)
+                each = codebook.looked_up(price.float()[:, None].expand(-1, codebook.k), self.upper)
             more = codebook.looked_up(bits, self.upper) - codebook.looked_up(bits, self.lower)
-            limit += codebook.price / 2 * more / (high - low).clamp(min=_LEAST_GAP)
+            limit += each / 2 * more / (high - low).clamp(min=_LEAST_GAP)
         return limit
 
 

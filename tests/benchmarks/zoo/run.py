@@ -31,9 +31,9 @@ from zoo.network import Loaded, Missing, Network
 from zoo.registry import NETWORKS
 from zoo.rows import OURS, ROWS, weights
 
-MORE = 1.02
+MORE = 1.05
 """Times the bits that a file may have to be as small as another."""
-ALIKE = {True: 0.005, False: 0.002}
+ALIKE = {True: 0.01, False: 0.002}
 """Shares that differ by less are alike; other scores, by less than this share of the better one."""
 
 

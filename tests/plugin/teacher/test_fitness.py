@@ -75,3 +75,12 @@ def test_mistakes_name_the_set(trained: SmallNet, pictures: Tensor) -> None:
         lloydmax.data_fitness(trained, {})
     with pytest.raises(DataError, match="empty one: .*empty"):
         lloydmax.data_fitness(trained, {"good": pictures, "empty one": pictures[:0]})
+
+
+def test_without_classes_the_variety_of_the_outputs_decides() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    near = torch.randn(1, 8) + 0.01 * torch.randn(64, 8)
+    found = lloydmax.data_fitness(net, {"near": near, "far": torch.randn(64, 8)}, kinds="values")
+    assert [fitness.name for fitness in found] == ["far", "near"] and found[0].class_use is None
+    assert found[1].variety < 0.1 < found[0].variety <= 1

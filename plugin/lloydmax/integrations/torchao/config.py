@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,9 +79,15 @@ def recipe_to_config(
     refuse_computed(model, plan, "torchao")
     configs: OrderedDict[str, AOBaseConfig] = OrderedDict()
     buffers = dict(model.named_buffers(remove_duplicate=False))
+    left: list[str] = []
     for p in plan.parameters.values():
         if p.name in buffers:
-            raise IntegrationError(f"{p.name} is a buffer, and quantize_ sees parameters only: use lloydmax.compress")
+            if plan.recipe.quantize[p.rule].parameter == p.name.rpartition(".")[2]:
+                raise IntegrationError(
+                    f"{p.name} is a buffer, and quantize_ sees parameters only: use lloydmax.compress"
+                )
+            left.append(p.name)
+            continue
         if p.tied or p.importance is not None:
             what = f"importance {p.importance!r}" if p.importance is not None else f"tied to {', '.join(p.tied)}"
             raise IntegrationError(f"{p.name}: {what}: quantize_ sees one module at a time; use lloydmax.compress")
@@ -88,6 +95,12 @@ def recipe_to_config(
         layer, _, leaf = p.name.rpartition(".")
         name = layer if leaf == "weight" else p.name
         configs[name] = CodebookWeightConfig(p.centroids, p.granularity, p.quantizer, options, step)
+    if left:
+        warnings.warn(
+            f"{', '.join(left)}: weights in buffers stay as they are, as quantize_ sees parameters only: use "
+            "lloydmax.compress",
+            stacklevel=2,
+        )
     if default is not None:
         configs["_default"] = default
     return FqnToConfig(configs)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spacing
 from lloydmax.errors import CheckpointError
 from lloydmax.network.folding import folded
+from lloydmax.network.parameters import demote
 from lloydmax.runtime.quiet import quiet
 from lloydmax.runtime.seeding import OwnGenerator
 from lloydmax.student.int8.backend import backend_config
@@ -35,21 +36,32 @@ def converted(graph: torch.fx.GraphModule, weights: Mapping[str, QuantizedWeight
     for threshold in activation_thresholds(graph):
         scale, zero = threshold.calculate_qparams()
         activations.append((float(scale), int(zero)))
-    names = [*dict(skeleton.named_parameters()), *_persistent(skeleton)]
+    names = [*dict(skeleton.named_parameters(remove_duplicate=False)), *_persistent(skeleton)]
     used_up = [*graph.modules(), *skeleton.modules()]
     try:
         with OwnGenerator(), quiet(bars=False):
             kernels = convert(graph.cpu().eval(), backend_config=backend_config())
     finally:
         forget_models()
-    known = {f"{path}.".lstrip(".") for path, _ in kernels.named_modules()}
-    tensors = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
-    unused = {n: tensors[n].detach().cpu() for n in names if f"{n.rpartition('.')[0]}.".lstrip(".") not in known}
+    demote(kernels)
+    known = dict(kernels.named_modules())
+    tensors: dict[str, Tensor] = dict(skeleton.named_buffers(remove_duplicate=False))
+    tensors |= dict(skeleton.named_parameters(remove_duplicate=False))
+    unused = {name: tensors[name].detach().cpu() for name in names if not _is_in(known, name)}
     levels = {name: levels_of(weight) for name, weight in weights.items() if weight.even}
     found = Int8Model(kernels, names, levels, activations, folded(skeleton), unused).eval()
     _emptied(used_up, found)
     _freed(kernels)
     return found
+
+
+def _is_in(modules: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether a tensor of the float architecture is somewhere in the modules on kernels."""
+    layer, _, leaf = name.rpartition(".")
+    module = modules.get(layer)
+    if module is None:
+        return False
+    return isinstance(module, nn.Sequential) or hasattr(module, "codebooks") or hasattr(module, leaf)
 
 
 def _emptied(used_up: Sequence[nn.Module], kept: nn.Module) -> None:
