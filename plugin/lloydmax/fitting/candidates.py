@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lloydmax.fitting.channels import EVEN, FREE, by_channel
 from lloydmax.fitting.gates import by_gate
-from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, weighed
+from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, usual, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.plan.plan import Plan
 from lloydmax.teacher.judge import Damage
@@ -73,6 +73,7 @@ def chosen(
     rates: Rates,
     judge: Judging | None = None,
     trained: bool = False,
+    blind: bool = False,
 ) -> Choice:
     """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
     are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
@@ -85,11 +86,12 @@ def chosen(
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
-            do on average.
+            do on average; without any inputs the first ones count more.
         fitted: fits the codebooks of a plan.
         rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
         trained: whether codes learn later.
+        blind: whether there are no inputs at all.
 
     Raises:
         BudgetError: see :meth:`lloydmax.Plan.room`.
@@ -97,7 +99,7 @@ def chosen(
     """
     layers = layers_of(model, plan, importances, rates)
     sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
-    ways = _ways(layers)
+    ways = _ways(layers, blind)
     name, first = next(ways)
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
@@ -115,11 +117,13 @@ def chosen(
     return contest.result()
 
 
-def _ways(layers: Mapping[str, Layer]) -> Iterator[tuple[str, dict[str, Layer]]]:
+def _ways(layers: Mapping[str, Layer], blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
     """How errors of the parameters may be weighed, the usual one first."""
     if any(layer.energy for layer in layers.values()):
         yield "importances, tempered", weighed(layers, _TEMPER)
         yield "importances", weighed(layers, 1.0)
+    elif blind:
+        yield "as is usual for their depth and width", usual(layers)
     yield WHOLE, weighed(layers, 0.0)
     if len(layers) > 1:
         yield "all weights alike", alike(layers)

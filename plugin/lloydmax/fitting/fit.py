@@ -122,7 +122,7 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
-            choice = chosen(model, plan, means, attempt, rate, judge, trained)
+            choice = chosen(model, plan, means, attempt, rate, judge, trained, source is None)
     best: list[tuple[str, Plan, dict[str, Codebook]]] = []
     with events.stage("fit", total=len(plan.parameters)):
         for way, planned in choice.best:

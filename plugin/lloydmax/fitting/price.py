@@ -26,6 +26,8 @@ _EXACT = 5e-4
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
 """A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
+_DEPTH = 2.0
+"""Halvings of what errors usually do, from the first layer to the last."""
 _FLOORS = (0.5, 0.25, 0.1, 0.0)
 """Gains below which no layer falls, as long as there are bits for that: at one half the error is that of zeros."""
 
@@ -136,6 +138,16 @@ def weighed(layers: Mapping[str, Layer], temper: float) -> dict[str, Layer]:
     logs = [math.log(energy * layers[name].weights) for name, energy in known.items()]
     usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
     return {name: layer.of(known.get(name, usual / layer.weights)) for name, layer in layers.items()}
+
+
+def usual(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """The layers with the energies that are usual where nothing tells them: each counts as a whole, and the first one
+    four times as much as the last, since its errors go through all others (tests/benchmarks/priors.py compares)."""
+    last = max(1, len(layers) - 1)
+    return {
+        name: layer.of(2 ** (-_DEPTH * place / last) / layer.weights)
+        for place, (name, layer) in enumerate(layers.items())
+    }
 
 
 def alike(layers: Mapping[str, Layer]) -> dict[str, Layer]:

@@ -164,3 +164,11 @@ def test_what_has_no_file_to_aim_at_refuses(small_net: SmallNet, pictures: Tenso
         lloydmax.sweep(small_net, recipe(20), pictures, progress=False)
     with pytest.raises(RecipeError, match=r"torch\.ao\.quantization cannot aim"):
         apply_recipe(None, recipe(20), small_net)
+
+
+def test_without_any_inputs_the_first_of_equal_layers_gets_more_bits() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(3)))
+    found = lloydmax.codebooks(lloydmax.compress(model, recipe(4), progress=False).model)
+    first, middle, last = (found[f"{place}.weight"].entropy for place in range(3))
+    assert first > middle + 0.3 and middle > last + 0.3
