@@ -106,7 +106,8 @@ def compress(
     check_state(teacher)
     propose = partial(recipe_for, teacher, bits or 0.0)
     check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
-    if read is not None and read.synthesize is data is reference_data is None and (needy := needs_data(read)):
+    given_none = read is not None and read.synthesize is None and data is None and reference_data is None
+    if read is not None and given_none and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
     read = read or propose(reference if inputs is None else inputs, effort)

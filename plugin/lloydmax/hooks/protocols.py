@@ -31,8 +31,8 @@ class Quantizer(Protocol):
 
     A class may set ``even = True`` where its centroids are always ``scale * (i - zero_point)``. One with an option
     ``price`` (of a bit, in squared units of the weight) has a method ``rate(weight)`` that returns a function: price ->
-    bits a weight of its entropy-coded codes, and the gain; a recipe's ``bits`` takes such quantizers. Where that function
-    has a method ``fit(price)``, too, it gives what the quantizer's own would.
+    bits a weight of its entropy-coded codes, and the gain; a recipe's ``bits`` takes such quantizers. Where that
+    function has a method ``fit(price)``, too, it gives what the quantizer's own would.
     """
 
     Options: ClassVar[type[BaseModel]]
