@@ -153,27 +153,9 @@ def compress(
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
-            best = run.recover(run.fit(original, plan))
-            return run.assemble(best.student, original, replace(best.plan, outputs=run.told()))
-
-
-@dataclass
-class _Entry:
-    """A student that recovery works on, and what was measured of it."""
-
-    name: str
-    plan: Plan
-    student: Student
-    keeping: Keeping
-    stages: list[Stage]
-    said: list[dict[str, Any]] = field(default_factory=list)
-    tried: list[Tried] = field(default_factory=list)
-    stopped: bool = False
-
-    @property
-    def damage(self) -> float:
-        """To the outputs, now."""
-        return self.keeping.damage(self.student.model).mean
+            student, plan = run.fit(original, plan)
+            run.recover(student)
+            return run.assemble(student, original, replace(plan, outputs=run.told()))
 
 
 @dataclass
@@ -243,25 +225,17 @@ class _Run:
             self.stages.append(self.measure(figures["step"], self.student))
         return to_be_fitted(self.teacher, self.student, plan, bool(self.early), self.example_inputs)
 
-    def fit(self, original: nn.Module, plan: Plan) -> list[_Entry]:
-        """The students with their codebooks: one, or the best of several kinds, which recovery decides between."""
+    def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
+        """The student with its codebooks, and the plan of what these are."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
-        trained = len(self._untrained()) < len(self.late)
-        fitted = fit_best(original, plan, self.source, self.events, self.cache, judge, trained)
-        self.tried += fitted.tried
-        calibration, made = self.source or self.reference, []
-        for number, (name, chosen, found) in enumerate(fitted.best, start=1):
-            model = self.student if number == len(fitted.best) else own(self.student)
-            student = student_of(model, chosen, found, gradients(original), calibration, self.seed, self.events)
-            stage = self.measure("compressed", student.model)
-            made.append(_Entry(name, chosen, student, Keeping(self.judge), [stage]))
-        self.recovery.original = original
-        return made
-
-    def _untrained(self) -> list[NamedStep]:
-        """The steps after the fit up to the first that trains."""
-        trains = (n for n, (_, step) in enumerate(self.late) if hasattr(getattr(step, "options", None), "epochs"))
-        return self.late[: next(trains, len(self.late))]
+        changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
+        choice, found = fit_best(original, plan, self.source, self.events, self.cache, judge, changed)
+        self.tried += choice.tried
+        calibration = self.source or self.reference
+        student = student_of(self.student, choice.plan, found, gradients(original), calibration, self.seed, self.events)
+        self.recovery.student, self.recovery.original = student.model, original
+        self.stages.append(self.measure("compressed", student.model))
+        return student, choice.plan
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
         """What codebooks do to a model, after the steps that only settle it."""
@@ -274,44 +248,25 @@ class _Run:
             step.run(recovery)
         return judge.damage(student)
 
-    def recover(self, entries: list[_Entry]) -> _Entry:
-        """The steps after the fit; the student that is best after those that do not train goes on alone."""
-        first = len(self._untrained()) if len(entries) > 1 else 0
-        best = entries[0]
-        for entry in entries if first else ():
-            self._recover(entry, 0, first)
-            if entry is best or entry.damage < best.damage or entry.stopped:
-                best = entry
-            if entry.stopped:
-                break
-        if not best.stopped:
-            self._recover(best, first, len(self.late))
-        self.tried += [one for entry in entries for one in entry.tried]
-        self.tried = [replace(one, kept=one.kept and one.after == best.name) for one in self.tried]
-        self.stages, self.said = self.stages + best.stages, self.said + best.said
-        return best
-
-    def _recover(self, entry: _Entry, first: int, end: int) -> None:
-        """Some of the steps after the fit, each kept, so that the run can go on after a kill."""
-        student = entry.student
-        self.recovery.student = student.model
+    def recover(self, student: Student) -> None:
+        """The steps after the fit, each kept, so that the run can go on after a kill."""
         self.recovery.traces = traces = Traces((self.data, self.reference, self.history))
         kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
+        keeping = Keeping(self.judge)
         with kept.alone():
-            for number, step in enumerate(self.late[first:end], start=first + 1):
+            for number, step in enumerate(self.late, start=1):
                 self.recovery.part = kept.part(number)
                 try:
-                    run = partial(entry.keeping.run, student.model, partial(self._step, step))
-                    entry.said.append(said := kept.step(number, student.model, run))
+                    run = partial(keeping.run, student.model, partial(self._step, step))
+                    self.said.append(said := kept.step(number, student.model, run))
                     if "kept" in said:
-                        entry.tried.append(Tried("step", step[0], said["damage"], said["kept"], entry.name))
+                        self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
                 except KeyboardInterrupt:
-                    entry.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
-                    entry.stopped = True
-                    warnings.warn(_interrupted(step[0], kept), stacklevel=4)
+                    self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
+                    warnings.warn(_interrupted(step[0], kept), stacklevel=3)
                     break
                 if number < len(self.late) or student.finished_as is not None:
-                    entry.stages.append(self.measure(step[0], student.model))
+                    self.stages.append(self.measure(step[0], student.model))
 
     def measure(self, stage: str, model: nn.Module) -> Stage:
         """Agreement with the teacher, and the caller's own score."""

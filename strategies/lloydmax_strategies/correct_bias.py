@@ -51,6 +51,7 @@ class CorrectBias:
     """
 
     needs_data = True
+    keeps_codes: ClassVar[bool] = True
     name: ClassVar[str] = "correct_bias"
     scales: ClassVar[bool] = False
 
@@ -127,6 +128,7 @@ class MatchMoments(CorrectBias):
     """
 
     name = "match_moments"
+    keeps_codes = False
     scales = True
 
     class Options(MatchingOptions):

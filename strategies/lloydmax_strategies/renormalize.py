@@ -33,6 +33,7 @@ class Renormalize:
 
     needs_data = True
     settles = True
+    keeps_codes = True
 
     class Options(BaseModel):
         """Options of `renormalize`."""

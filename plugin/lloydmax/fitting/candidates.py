@@ -28,14 +28,10 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
-_CLOSE = 1.25
-"""How many times the least damage another candidate may do that is still compared after recovery."""
-_FEW_WEIGHTS, _FINALISTS = 200_000, 4
-"""In a model of so few weights chance decides which candidate is the best: so many are compared after recovery."""
 _NEARLY = 0.01
 """Share of the size that may be missing in a candidate."""
-_NEAR = 0.25
-"""Bits a weight by which files may differ that are compared as if they were equally large."""
+_NEAR, _OVER = 0.05, 0.25
+"""Bits a weight by which a file may be too small, and too large, and is compared as if it had the size."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +43,19 @@ class Tried:
         name: for people.
         damage: of the outputs, all alike, as a share of that of the same answer to all inputs.
         kept: whether it is in the model.
-        after: of a step, the codebooks that it worked on; of codebooks, their own name.
     """
 
     what: str
     name: str
     damage: float
     kept: bool
-    after: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Plans with their names, the best of each kind, the best one first; and what they were compared with."""
+    """A plan, and what it was compared with."""
 
-    best: tuple[tuple[str, Plan], ...]
+    plan: Plan
     tried: tuple[Tried, ...] = ()
 
 
@@ -72,12 +66,13 @@ def chosen(
     fitted: Fitted,
     rates: Rates,
     judge: Judging | None = None,
-    trained: bool = False,
+    changed: bool = False,
     blind: bool = False,
 ) -> Choice:
     """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
     are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
-    alike; then, weighed as in the best of these, an even grid and the centroids of k-means for each channel.
+    alike; then, weighed as in the best of these, an even grid and the centroids of k-means for each channel, unless
+    recovery changes codes: only those whose bits have a price keep their entropy then.
 
     That the coder needs more than the entropy, and what codebooks and header take, is learned from codebooks that are
     fitted on the way. Without a judge nothing is compared: the first candidate is taken.
@@ -90,7 +85,7 @@ def chosen(
         fitted: fits the codebooks of a plan.
         rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
-        trained: whether codes learn later.
+        changed: whether recovery changes codes.
         blind: whether there are no inputs at all.
 
     Raises:
@@ -104,15 +99,15 @@ def chosen(
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
     if judge is None:
-        return Choice(((name, found.plan),))
+        return Choice(found.plan)
     contest = _Contest(sizing, judge, plan, family, found)
     for name, others in ways:
         contest.enter(prices(name, plan, others), others)
     if (gated := by_gate(model, plan, importances)) is not None:
         apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
         contest.enter(prices("a codebook for each gate", gated, apart))
-    for form in (EVEN,) * (not trained) + (FREE,):
-        if (channels := by_channel(form, plan, contest.layers or first, trained)) is not None:
+    for form in () if changed else (EVEN, FREE):
+        if (channels := by_channel(form, plan, contest.layers or first)) is not None:
             contest.enter(channels)
     return contest.result()
 
@@ -154,21 +149,15 @@ class _Contest:
             self.layers = layers
 
     def result(self) -> Choice:
-        """The best of them, and those that are close: which is better after recovery is not told by now. In a large
-        model that is the best with codebooks of channels, if that of the best are others, or the other way round."""
-        best = self._best()
-        close = [entry for entry in self._entries if entry is not best and entry[2].mean < _CLOSE * best[2].mean]
-        close.sort(key=lambda entry: (entry[0].by_channel == best[0].by_channel, entry[2].mean))
-        if self._weights > _FEW_WEIGHTS:
-            close = [entry for entry in close[:1] if entry[0].by_channel != best[0].by_channel]
-        finalists = [best, *close[: _FINALISTS - 1]]
-        tried = (Tried("codebooks", one.name, damage.mean, True, one.name) for one, _, damage in self._entries)
-        return Choice(tuple((one.name, sized.plan) for one, sized, _ in finalists), tuple(tried))
+        """The best of them, of the right size."""
+        family, sized, _ = self._best()
+        tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
+        return Choice(sized.plan, tried)
 
     def _add(self, family: Family, sized: Sized) -> None:
-        """Judge it as if its file had the size: a bit a weight is worth a factor of four."""
-        missing = 8 * (sized.size - self._sizing.most) / self._weights
-        factor = 4.0 ** min(max(missing, -_NEAR), _NEAR)
+        """Judge it as if its file had the size, where it nearly has: a bit a weight is worth a factor of four."""
+        over = 8 * (sized.size - self._sizing.most) / self._weights
+        factor = 4.0 ** min(max(over, -_NEAR), _OVER)
         self._entries.append((family, sized, self._judge(sized.codebooks).times(factor)))
 
     def _best(self) -> tuple[Family, Sized, Damage]:

@@ -70,7 +70,7 @@ EVEN = Form("an even grid a channel", "uniform", range(3, 256, 2), lambda k: {"l
 FREE = Form("k-means a channel", "kmeans", range(2, 257), lambda k: {"centroids": k, "unbiased": True}, 0.2)
 
 
-def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer], trained: bool) -> Family | None:
+def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer]) -> Family | None:
     """Plans in which parameters have a codebook for each channel where that pays, and a price of a bit elsewhere; every
     parameter takes the bits that it would at one price of a bit.
 
@@ -78,7 +78,6 @@ def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer], trained: boo
         form: of the codebooks.
         plan: of a recipe with ``bits``.
         layers: its parameters.
-        trained: whether codes learn later, with nothing to keep their entropy: then they count with their fixed width.
 
     Returns:
         ``None`` where they pay nowhere, or would take too long.
@@ -97,4 +96,4 @@ def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer], trained: boo
     shaped = [p for p in at(room).parameters.values() if p.granularity == "channel"]
     if not shaped or (not form.even and sum(p.shape[p.axis] for p in shaped) > _MOST_CHANNELS):
         return None
-    return Family(form.name, at, form.finer, packed=trained, by_channel=True)
+    return Family(form.name, at, form.finer)

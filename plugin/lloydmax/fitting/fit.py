@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, PluginError, RecoveryError
-from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, Tried, chosen
+from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
 from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
@@ -27,19 +27,6 @@ from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What was fitted.
-
-    Attributes:
-        best: names for people, plans, and their codebooks by parameter name; the best of each kind, the best one first.
-        tried: what they were compared with.
-    """
-
-    best: list[tuple[str, Plan, dict[str, Codebook]]]
-    tried: tuple[Tried, ...]
 
 
 def fit(
@@ -61,7 +48,7 @@ def fit(
     Raises:
         FitError: names a parameter that no codebook can be fitted to. RecoveryError: an importance without data.
     """
-    return fit_best(model, plan, source, events, cache).best[0][2]
+    return fit_best(model, plan, source, events, cache)[1]
 
 
 def fit_best(
@@ -71,8 +58,8 @@ def fit_best(
     events: Events | None = None,
     cache: Cache | None = None,
     judge: Judging | None = None,
-    trained: bool = False,
-) -> Fit:
+    changed: bool = False,
+) -> tuple[Choice, dict[str, Codebook]]:
     """The same where the recipe's ``bits`` leave open what the codebooks are like.
 
     Args:
@@ -83,8 +70,10 @@ def fit_best(
         cache: see :func:`fit`.
         judge: the damage that codebooks do, by which they are chosen, see :func:`~lloydmax.fitting.candidates.chosen`;
             ``None``: nothing is compared.
-        trained: whether codes learn later.
+        changed: whether recovery changes codes.
 
+    Returns:
+        The plan, with what it was compared with, and its codebooks.
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
@@ -107,7 +96,7 @@ def fit_best(
         except FitError as error:
             raise FitError(f"{p.name}: {error}") from None
 
-    choice = Choice((("as planned", plan),))
+    choice = Choice(plan)
     if plan.recipe.bits is not None:
         with events.stage("price"):
             means, weighted = weighted, {}
@@ -122,17 +111,13 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
-            choice = chosen(model, plan, means, attempt, rate, judge, trained, source is None)
-    best: list[tuple[str, Plan, dict[str, Codebook]]] = []
+            choice = chosen(model, plan, means, attempt, rate, judge, changed, source is None)
+    found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
-        for way, planned in choice.best:
-            found = {}
-            for index, p in enumerate(planned.parameters.values(), start=1):
-                found[p.name] = fitted(p)
-                if not best:
-                    events.fitted(p.name, found[p.name], index, len(plan.parameters))
-            best.append((way, planned, found))
-    return Fit(best, choice.tried)
+        for index, p in enumerate(choice.plan.parameters.values(), start=1):
+            found[p.name] = fitted(p)
+            events.fitted(p.name, found[p.name], index, len(plan.parameters))
+    return choice, found
 
 
 def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:

@@ -36,16 +36,11 @@ class Family:
         name: for people.
         at: the plan whose codes and codebooks take nearly so many bits in all.
         finer: a parameter of such a plan with so many bits a weight more, nearly.
-        packed: whether codes of parameters whose bits have no price count with their fixed width, because training may
-            change them.
-        by_channel: whether channels have codebooks of their own.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
-    packed: bool = False
-    by_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class Sizing:
         for turn in range(_MORE):
             if turn >= ROUNDS and best is not None and best.size <= self.budget:
                 break
-            tried = self._sized(family, family.at(wanted), wanted)
+            tried = self._sized(family.at(wanted), wanted)
             best = tried if best is None or self._rank(tried) < self._rank(best) else best
             left = self.budget - tried.size
             if _CLOSE[0] <= left / self.budget <= missing:
@@ -120,22 +115,18 @@ class Sizing:
             for _ in range(_HALVINGS if sized.size < _FULL * self.budget else 0):
                 middle = (low + high) / 2
                 parameters = dict(sized.plan.parameters) | {p.name: family.finer(p, middle)}
-                tried = self._sized(family, replace(sized.plan, parameters=parameters), sized.wanted)
+                tried = self._sized(replace(sized.plan, parameters=parameters), sized.wanted)
                 if sized.size < tried.size <= self.most:
                     sized = tried
                 low, high = (middle, high) if tried.size <= self.most else (low, middle)
         return sized
 
-    def _sized(self, family: Family, plan: Plan, wanted: float) -> Sized:
+    def _sized(self, plan: Plan, wanted: float) -> Sized:
         codebooks = self.fitted(plan)
-        return Sized(plan, codebooks, self._file_bytes(family, plan, codebooks), wanted)
+        return Sized(plan, codebooks, self._file_bytes(plan, codebooks), wanted)
 
-    def _file_bytes(self, family: Family, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
-        streams = {
-            name: self._stream(plan.parameters[name], held)
-            for name, held in codebooks.items()
-            if held.price or not family.packed
-        }
+    def _file_bytes(self, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
+        streams = {name: self._stream(plan.parameters[name], held) for name, held in codebooks.items()}
         stored = {name: p.with_centroids(codebooks[name].k).record() for name, p in plan.parameters.items()}
         return predicted_size(self.model, stored, plan.recipe.data(), plan.recipe.storage, streams)
 

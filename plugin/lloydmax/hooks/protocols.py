@@ -66,7 +66,7 @@ class RecoveryStep(Protocol):
     the teacher, and comes first in ``recover``. If it changes which parameters there are, it has a method
     ``restructure(model)`` that does so in place without data, for :func:`lloydmax.plan`; ``run`` calls it, too.
     ``settles = True`` is for a quick step with an option ``samples`` that only takes up what clustering shifts as a
-    whole: codebooks are then compared with it.
+    whole: codebooks are then compared with it. ``keeps_codes = True`` says that codes and centroids stay as they are.
     """
 
     Options: ClassVar[type[BaseModel]]

@@ -102,7 +102,7 @@ def tried(report: Figures) -> str:
         return ""
     rows = "".join(
         f"<tr><th scope=row class=word>{escape(one.name)}</th>"
-        f"<td>{escape(f'after {one.after}' if one.what == 'step' else one.what)}</td><td>{one.damage:.3g}</td>"
+        f"<td>{one.what}</td><td>{one.damage:.3g}</td>"
         f"<td>{'yes' if one.kept else NONE}</td></tr>"
         for one in report.tried
     )

@@ -67,7 +67,7 @@ def tried_table(report: Figures) -> Table:
     for one in report.tried:
         table.add_row(
             one.what,
-            one.name + (f" after {one.after}" if one.what == "step" else ""),
+            one.name,
             f"{one.damage:.3g}",
             "yes" if one.kept else "",
         )

@@ -19,8 +19,8 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.agreement import Comparison, differences
 from lloydmax.teacher.kept import _BATCH
 
-_SHARE, _FEWEST, MOST_JUDGED = 0.2, 4, 128
-"""Share of the inputs that are held out, how few (of very few inputs half), and how many at most."""
+_SHARE, _FEWEST, MOST_JUDGED = 0.2, 24, 128
+"""Share of the inputs that are held out, how few (but a third of the inputs at most), and how many at most."""
 _WORSE = 1.5
 """How much worse one output may become where others become better."""
 _LEAST = 1e-12
@@ -132,14 +132,15 @@ def _alike(mean: Tensor, wanted: Tensor, leaf: Leaf) -> Tensor:
 def held_out(source: Source, seed: int, cache: Cache | None = None) -> tuple[Source, Source]:
     """A source in two: inputs to work with, and inputs to judge by.
 
-    A fifth judges, at most 128 and at least 4, of fewer than 8 inputs half. A single input does both, with a warning.
+    A fifth judges, at most 128 and at least 24 or a third. A single input does both, with a warning.
 
     Args:
         source: unlabelled inputs.
         seed: of the draw.
         cache: runs that share it and the source share the parts.
     """
-    count = min(max(int(_SHARE * len(source)), min(_FEWEST, len(source) // 2)), MOST_JUDGED)
+    few = min(_FEWEST, -(-len(source) // 3), len(source) - 1)
+    count = min(max(int(_SHARE * len(source)), few), MOST_JUDGED)
     if not count:
         warnings.warn(
             "the data hold one input, none can be held out: what is kept is judged by the input that it was made with; "
