@@ -252,7 +252,7 @@ class _Run:
         """The steps after the fit, each kept, so that the run can go on after a kill."""
         self.recovery.traces = traces = Traces((self.data, self.reference, self.history))
         kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
-        keeping = Keeping(self.judge)
+        keeping = Keeping(self.judge, self.recovery.original)
         with kept.alone():
             for number, step in enumerate(self.late, start=1):
                 self.recovery.part = kept.part(number)

@@ -33,6 +33,7 @@ _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
+_MATCHED = 64  # inputs by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
@@ -94,7 +95,8 @@ def recipe_for(
         if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else {"step": "match_moments"}]
+            matched = {"step": "match_moments", "samples": _MATCHED}
+            steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else matched]
             if not effort or source is None:  # codes that learn begin anew
                 steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS})
             else:

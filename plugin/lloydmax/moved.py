@@ -22,7 +22,7 @@ MOVED = {
     "checks": "recipe.checks recipe.choices recipe.sections",
     "choosing.allocation": "hooks.units",
     "choosing.budget": "recipe.search",
-    "choosing.rates": "fitting.price",
+    "choosing.rates": "fitting.candidates",
     "choosing.sweep": "choosing.sweeping choosing.rows",
     "codebook": "codebook.codebook codebook.layout codebook.weight fitting.codebook",
     "compact": "format.compact",
@@ -50,7 +50,7 @@ MOVED = {
     "meta": "network.meta",
     "models": "cli.models",
     "norms": "network.merging",
-    "outputs": "network.outputs teacher.agreement teacher.kept teacher.fisher",
+    "outputs": "network.outputs network.trees teacher.agreement teacher.kept teacher.fisher",
     "packing": "format.packing",
     "plan": "plan.plan",
     "planned": "plan.parameter",
@@ -80,6 +80,7 @@ MOVED = {
 """Old module -> the modules that have its names now, in the order in which they are asked; all below ``lloydmax``."""
 
 RENAMED = {
+    ("choosing.rates", "priced"): "chosen",
     ("document", "Document"): "LinedData",
     ("document", "read_document"): "read_lined",
     ("envelope", "envelope"): "cheapest",

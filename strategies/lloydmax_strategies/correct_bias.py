@@ -71,7 +71,8 @@ class CorrectBias:
 
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Shift every bias in floats that is added to what a compressed weight gives."""
-        student, teacher, options = recovery.student, recovery.teacher, self.options
+        student, options = recovery.student, self.options
+        original = recovery.original or recovery.teacher
         source = recovery.source(options.source)
         found = places(student)
         without = [place.name for place in found.values() if not place.biases]
@@ -89,12 +90,12 @@ class CorrectBias:
         moved: list[float] = []
         late: list[Callable[[], None]] = []
         how = How(self.scales, getattr(options, "relative", False), options.sequential)
-        with evaluating(student, teacher):
+        with evaluating(student, original):
             calls = forward_order(student, list(taken), source, order[:2])
-            fronts = [Frontier(model, source, order, options.batch_size) for model in (teacher, student)]
+            fronts = [Frontier(model, source, order, options.batch_size) for model in (original, student)]
             for index, (module, count) in enumerate(calls.items(), start=1):
                 place = taken[module]
-                twin = teacher.get_submodule(place.name)
+                twin = original.get_submodule(place.name)
                 for change in place.changes(twin, partial(_read, place, fronts, (twin, module), count), how):
                     late.append(change)
                     if options.sequential:

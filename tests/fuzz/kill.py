@@ -118,7 +118,11 @@ JOBS |= {
     "distill, a model that draws": _compress(_LOOP, _LOOP | {"loss": "kl", "epochs": 2}, net=lambda: Net(True)),
     "align": _compress({"step": "align", "epochs": 2, "batch_size": 16, "precision": "float32"}, reference=True),
     "reconstruct": _compress(
-        {"step": "fold_batch_norm"}, {"step": "equalize"}, {"step": "reconstruct"}, {"step": "correct_bias"}
+        {"step": "fold_batch_norm"},
+        {"step": "equalize"},
+        {"step": "reconstruct"},
+        {"step": "correct_bias"},
+        {"step": "match_moments"},
     ),
     "train_thresholds": _compress({"step": "train_thresholds", "epochs": 2, "batch_size": 16}, **_INT8),
     "train_multipliers": _compress({"step": "train_multipliers", "epochs": 2, "batch_size": 16}, **_INT8),

@@ -13,6 +13,7 @@ from lloydmax.fitting.channels import EVEN, FREE, by_channel
 from lloydmax.fitting.gates import by_gate
 from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, usual, weighed
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
+from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan
 from lloydmax.teacher.judge import Damage
 
@@ -158,7 +159,16 @@ class _Contest:
         """Judge it as if its file had the size, where it nearly has: a bit a weight is worth a factor of four."""
         over = 8 * (sized.size - self._sizing.most) / self._weights
         factor = 4.0 ** min(max(over, -_NEAR), _OVER)
+        factor = math.inf if self._starves(sized) else factor
         self._entries.append((family, sized, self._judge(sized.codebooks).times(factor)))
+
+    def _starves(self, sized: Sized) -> bool:
+        """Whether zeros would be nearer to the weights of some parameter."""
+        for name, codebook in sized.codebooks.items():
+            weight = weight_of(self._sizing.model, name).detach()
+            if (codebook.dequantize() - weight).square().sum() > weight.square().sum():
+                return True
+        return False
 
     def _best(self) -> tuple[Family, Sized, Damage]:
         """The least damage, of those that spare every output where the candidate without importances does; the first

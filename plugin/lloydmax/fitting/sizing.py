@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from lloydmax.format import packing
 from lloydmax.format.sizes import predicted_size
+from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan, PlannedParameter
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Sizing:
     """
 
     def __init__(self, model: nn.Module, plan: Plan, fitted: Fitted) -> None:
-        self.model, self.budget, self.fitted = model, plan.predicted_bytes, fitted
+        self.model = _varied(model, plan) if plan.recipe.recover else model
+        self.budget, self.fitted = plan.predicted_bytes, fitted
         self._streams: dict[tuple[str, str], int] = {}
 
     @property
@@ -135,3 +138,13 @@ class Sizing:
         if key not in self._streams:
             self._streams[key] = len(packing.entropy_encode(codebook.codes, codebook.bits))
         return self._streams[key]
+
+
+def _varied(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy in which no parameter in floats is constant: what recovery changes takes bytes."""
+    varied = own(model)
+    with torch.no_grad():
+        for name, parameter in varied.named_parameters():
+            if name not in plan.parameters and parameter.numel() > 1 and bool((parameter == parameter.max()).all()):
+                parameter[(0,) * parameter.dim()] += 1
+    return varied

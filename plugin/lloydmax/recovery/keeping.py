@@ -6,9 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from lloydmax.recovery.resume import load_student, student_state
+from lloydmax.student.attachment import attached
 from lloydmax.teacher.judge import Damage, Judge
 
 
@@ -17,10 +19,11 @@ class Keeping:
 
     Args:
         judge: of the student; ``None``: every step stays.
+        original: what the codebooks were fitted to.
     """
 
-    def __init__(self, judge: Judge | None) -> None:
-        self._judge = judge
+    def __init__(self, judge: Judge | None, original: nn.Module | None = None) -> None:
+        self._judge, self._original = judge, original
         self._now: Damage | None = None
 
     def run(self, student: nn.Module, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -32,16 +35,30 @@ class Keeping:
         """
         if self._judge is None:
             return step()
-        before = self.damage(student)
+        before, starved = self.damage(student), self._starved(student)
         state = copy.deepcopy(student_state(student))
         figures = step()
         self._now = None
         after = self.damage(student)
-        kept = after.mean < before.mean and after.spares_all(before)
+        kept = after.mean < before.mean and after.spares_all(before) and self._starved(student) <= starved
         if not kept:
             load_student(student, state)
             self._now = before
         return figures | {"damage_before": before.mean, "damage": after.mean, "kept": kept}
+
+    @torch.no_grad()
+    def _starved(self, student: nn.Module) -> set[str]:
+        """Names of the parameters to which zeros would be nearer than their codebooks are."""
+        weights = {} if self._original is None else dict(self._original.named_parameters())
+        found = set()
+        for one in attached(student):
+            original = weights.get(one.name)
+            if (
+                original is not None
+                and (one.codebook().dequantize() - original).square().sum() > original.square().sum()
+            ):
+                found.add(one.name)
+        return found
 
     def damage(self, student: nn.Module) -> Damage:
         """What the student does to the outputs now; there has to be a judge."""

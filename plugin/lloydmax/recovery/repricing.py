@@ -31,7 +31,8 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes]) 
     for step in range(_FIRST, _LAST if held else _FIRST):
         for name, one in held.items():
             cheaper = replace(one, price=one.price * 2 ** (step / 2)).reassigned(one.dequantize())
-            recode(model, name, cheaper.codes)
+            if bool((cheaper.codes != cheaper.codes.view(-1)[0]).any()):  # not all weights become one
+                recode(model, name, cheaper.codes)
         sizes = measured(model)
         if sizes.file <= most:
             break

@@ -80,7 +80,7 @@ class Place:
             known: list[Products] = []
             for _ in range(1 + (stage.again and how.rounds)):
                 if how.scales:
-                    yield from self._scaled(stage, self._both(stage, twin, read(), known))
+                    yield from self._scaled(stage, self._both(stage, twin, read(), known), twin)
                 for change, *figures in self._shifted(stage, self._both(stage, twin, read(), known), twin, how):
                     moved.append(figures)
                     yield change
@@ -101,7 +101,7 @@ class Place:
                 known.append(theirs)
             yield theirs, stage.products(self._module, had)
 
-    def _scaled(self, stage: Stage, both: Iterable[tuple[Products, Products]]) -> Iterator[Change]:
+    def _scaled(self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module) -> Iterator[Change]:
         names = [(number, name) for number, one in enumerate(stage.sums) for name in one.weights if name in self._alone]
         pairs = {key: Pair() for key in names}
         for theirs, ours in both if pairs else ():
@@ -111,7 +111,7 @@ class Place:
         for (_, name), pair in pairs.items():  # sums are in the order of the channels of each weight
             parts.setdefault(name, []).append(pair.variances())
         for name, part in parts.items():
-            yield partial(_scale, self._alone[name], torch.cat(part, 1))
+            yield partial(_scale, self._alone[name], torch.cat(part, 1), tensor_at(twin, name))
 
     def _shifted(
         self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module, how: How
@@ -160,12 +160,15 @@ def _alone(held: dict[str, Held], uses: Counter[int]) -> dict[str, Held]:
 
 
 @torch.no_grad()
-def _scale(held: Held, variances: Tensor) -> None:
+def _scale(held: Held, variances: Tensor, original: Tensor | None) -> None:
+    """Unless zeros would be nearer to the original weights."""
     weight, centroids = held
     owners = weight.layout.owners(centroids.device)
     owners = owners.repeat(variances.shape[1] // len(owners))  # groups of transposed convolutions share an axis
     factor = ratio(variances, owners)
-    centroids.mul_(factor.view(-1, *[1] * (centroids.dim() - 1)).to(centroids))
+    scaled = centroids * factor.view(-1, *[1] * (centroids.dim() - 1)).to(centroids)
+    if original is None or (weight(scaled) - original).square().sum() <= original.square().sum():
+        centroids.copy_(scaled)
 
 
 @torch.no_grad()

@@ -118,7 +118,7 @@ def test_file_and_calibration_have_numbers_while_they_run(small_net: SmallNet, p
 def test_the_search_and_a_recipe_of_bits_have_lines(small_net: SmallNet, pictures: Tensor) -> None:
     quiet = {"centroids": [2, 4, 16], "progress": False}
     text = drawn(lambda bars: lloydmax.search(small_net, RECIPE, pictures, {"bits": 5}, listeners=[bars], **quiet))
-    assert re.search(r"choices/s .* kl \S+", last_line(text, "search"))
+    assert re.search(r"choices/s .* damage \S+", last_line(text, "search"))
     assert re.search(r"choices/s", last_line(text, "sweep"))
     priced = {"quantize": [{"layers": "all", "centroids": 64}], "bits": 12, "storage": {"codes": "entropy"}}
     text = drawn(lambda bars: compress(small_net, pictures, priced, bars))

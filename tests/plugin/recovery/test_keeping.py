@@ -52,9 +52,9 @@ class Shoves:
 def registered() -> Iterator[None]:
     """The step is known."""
     plugin = Shoves()
-    registry.manager().register(plugin)
+    registry.register(plugin)
     yield
-    registry.manager().unregister(plugin)
+    registry.unregister(plugin)
 
 
 def compressed(model: SmallNet, pictures: Tensor, keep: str, *by: float, **more: Any) -> lloydmax.Result:

@@ -21,6 +21,11 @@ from torch import Tensor, nn
 G = torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    torch.manual_seed(0)
+
+
 def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=G)
 
