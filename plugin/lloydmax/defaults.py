@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
+from lloydmax.network.batch_norm import tracked
 from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
@@ -108,13 +109,16 @@ def recipe_for(
 
 
 def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
-    """What the recipe says of inputs that are made; ``None``: none can be."""
+    """What the recipe says of inputs that are made; ``None``: none can be, or they are vectors whose size and mean
+    nothing tells."""
     found = asked(model, example_inputs)
     if found is None:
         return None
     form, made = found.only, {"samples": Wanted.samples}
     if form is None:
         return made
+    if len(form.shape) == 1 and form.below is None and form.mean is None and not tracked(model):
+        return None
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}

@@ -130,3 +130,11 @@ def test_wrong_bits_are_refused(small_net: SmallNet, pictures: Tensor, bits: flo
 def test_a_model_without_weights_is_refused() -> None:
     with pytest.raises(RecipeError, match="nothing to compress"):
         lloydmax.recipe_for(nn.ReLU(), 4)
+
+
+def test_vectors_of_an_unknown_size_are_not_made() -> None:
+    plain = nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 8))
+    normed = nn.Sequential(nn.BatchNorm1d(16), *plain)
+    assert lloydmax.recipe_for(plain, 4).synthesize is None
+    assert lloydmax.recipe_for(plain, 4, example_inputs=torch.randn(2, 16)).synthesize is not None
+    assert lloydmax.recipe_for(normed, 4).synthesize is not None
