@@ -117,7 +117,8 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     form, made = found.only, {"samples": Wanted.samples}
     if form is None:
         return made
-    if len(form.shape) == 1 and form.below is None and form.mean is None and not tracked(model):
+    vectors = len(form.shape) == 1 and form.channels is not None and form.below is None
+    if vectors and form.mean is None and not tracked(model):
         return None
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
     told |= {"below": None if form.below is None else int(form.below.min())}

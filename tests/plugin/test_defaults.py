@@ -138,3 +138,9 @@ def test_vectors_of_an_unknown_size_are_not_made() -> None:
     assert lloydmax.recipe_for(plain, 4).synthesize is None
     assert lloydmax.recipe_for(plain, 4, example_inputs=torch.randn(2, 16)).synthesize is not None
     assert lloydmax.recipe_for(normed, 4).synthesize is not None
+
+
+def test_a_buffer_without_entries_is_left() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3))
+    model.register_buffer("nothing", torch.zeros(0, 4))
+    assert lloydmax.compress(model, lloydmax.recipe_for(model, 6), progress=False).model.nothing.shape == (0, 4)

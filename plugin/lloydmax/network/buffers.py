@@ -64,5 +64,5 @@ def _is_large(held: Tensor, total: int) -> bool:
 def _distinct(held: Tensor) -> int:
     """How many values there are; more than two count as three."""
     flat = held.reshape(-1)
-    other = flat[flat != flat[0]]
+    other = flat[flat != flat[0]] if len(flat) else flat
     return 1 if not len(other) else 3 if bool((other != other[0]).any()) else 2

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.natural import PICTURE_CHANNELS, Form, values_of
+from lloydmax.data.natural import PICTURE_CHANNELS, Form
 from lloydmax.errors import ModelError
 from lloydmax.network.guard import guarded
 from lloydmax.network.trees import output_tensors
@@ -74,10 +74,6 @@ class Asked:
 
         args, kwargs = (map_leaves(part, fill, (Form, Tensor)) for part in (self.template.args, self.template.kwargs))
         return Batch(args, kwargs)
-
-    def made(self, samples: int, generator: Generator, *, structured: bool) -> Batch:
-        """A batch of noise, see :func:`~lloydmax.data.natural.values_of`."""
-        return self.filled(lambda form: values_of(form, samples, generator, structured=structured), samples)
 
     def with_form(self, one: Form, other: Form) -> Asked:
         """The same with another form in place of one."""
@@ -308,7 +304,15 @@ def _seen(model: nn.Module, tried: Asked) -> _Seen:
 
 
 def _noise(tried: Asked, samples: int = _SAMPLES) -> Batch:
-    return tried.made(samples, Generator().manual_seed(0), structured=False)
+    """Values that cost nothing: what fits is asked, not what is likely."""
+    generator = Generator().manual_seed(0)
+
+    def draw(form: Form) -> Tensor:
+        if form.below is None:
+            return torch.randn((samples, *form.shape), generator=generator).to(form.dtype)
+        return (torch.rand((samples, *form.shape), generator=generator) * form.below).to(form.dtype)
+
+    return tried.filled(draw, samples)
 
 
 def _runs(model: nn.Module, batch: Batch) -> bool:

@@ -90,7 +90,7 @@ def test_masks_and_types_of_examples_stay_and_the_rest_is_made() -> None:
     examples["picture"] = 2 + torch.randn(2, 3, 9, 9)
     found = asked(Pair(), examples)
     assert found is not None
-    batch = found.made(5, torch.Generator().manual_seed(0), structured=True)
+    batch = found.filled(lambda form: torch.zeros(5, *form.shape, dtype=form.dtype), 5)
     assert torch.equal(batch.kwargs["attention_mask"], mask[[0, 1, 0, 1, 0]])
     assert batch.kwargs["input_ids"].shape == (5, 4) and batch.kwargs["picture"].shape == (5, 3, 9, 9)
     numbers, picture = found.forms
