@@ -7,6 +7,7 @@ import errno
 import os
 import pickle
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,20 @@ def in_a_child(work: Callable[..., Any], *given: Any) -> Any:
     reading, writing = os.pipe()
     if not (child := os.fork()):
         torch.set_num_threads(1)
+        try:
+            made = work(*given)
+        except BaseException:
+            made = traceback.format_exc()
         with os.fdopen(writing, "wb") as pipe, contextlib.suppress(BaseException):
-            pipe.write(pickle.dumps(work(*given)))
+            pipe.write(pickle.dumps(made))
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     assert os.waitpid(child, 0)[1] == 0 and answer
-    return pickle.loads(answer)
+    made = pickle.loads(answer)
+    assert not isinstance(made, str), made
+    return made
 
 
 def test_no_file_can_grow(tmp_path: Path) -> None:
