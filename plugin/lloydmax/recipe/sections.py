@@ -220,8 +220,8 @@ class RecipeFields(Section):
 
     keep: Literal["all", "best"] = Field(
         default="all",
-        description="`best`: on inputs that are held out, several ways to spend the `bits` are compared, codebooks of "
-        "every channel among them, and the best is taken; and each recovery step is undone where it did not bring the "
+        description="`best`: on inputs that are held out, several ways to spend the `bits` are compared, and "
+        "the best is taken; and each recovery step is undone where it did not bring the "
         "outputs nearer to the original's. The report says what was kept. `all`: everything is done as it is written.",
     )
 
