@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import pickle
+import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import disk
 import lloydmax
 import pytest
 import torch
-from disk import written
 from lloydmax.errors import CheckpointError, ExportError, OutputError
 from lloydmax.runtime import files
 from lloydmax.runtime.mapped import Mapped
@@ -37,29 +35,10 @@ EXPECTED = {
 }
 
 
-def in_a_child(work: Callable[..., Any], *given: Any) -> Any:
-    """What a function gives in a forked process, which has to survive it."""
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        torch.set_num_threads(1)
-        try:
-            made = work(*given)
-        except BaseException:
-            made = traceback.format_exc()
-        with os.fdopen(writing, "wb") as pipe, contextlib.suppress(BaseException):
-            pipe.write(pickle.dumps(made))
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0 and answer
-    made = pickle.loads(answer)
-    assert not isinstance(made, str), made
-    return made
-
-
 def test_no_file_can_grow(tmp_path: Path) -> None:
-    found = in_a_child(written, tmp_path)
+    child = subprocess.run([sys.executable, disk.__file__, tmp_path], capture_output=True, timeout=300)
+    assert child.returncode == 0, child.stderr.decode()
+    found = pickle.loads(child.stdout)
     assert {name: error for name, (error, *_) in found.items()} == EXPECTED
     for name, (_, message, kept, left) in found.items():
         assert "File too large" in message and name in message and len(message.splitlines()) == 1, message
