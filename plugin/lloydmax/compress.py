@@ -290,7 +290,7 @@ class _Run:
             last = self.late[-1][0] if self.late else "finished"
             self.stages.append(self.measure(student.finished_as or last, model))
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
-        warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as)
+        warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as, self.judge is not None)
         warn_of_size(sizes.file, plan)
         weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(

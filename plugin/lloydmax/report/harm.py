@@ -25,15 +25,16 @@ def warn_of_size(size: int, plan: Plan) -> None:
         )
 
 
-def warn_of_harm(stages: Sequence[Stage], converted: str | None) -> None:
+def warn_of_harm(stages: Sequence[Stage], converted: str | None, judged: bool = False) -> None:
     """Warn of each stage that moved the outputs away from the original's.
 
     Args:
         stages: from the compressed model on.
         converted: the name of the stage that converts to int8, or ``None``.
+        judged: whether steps that did harm were undone; then only the conversion can have done any.
     """
     for before, after in pairwise(stages):
-        if before.agreement is None or after.agreement is None:
+        if before.agreement is None or after.agreement is None or (judged and after.name != converted):
             continue
         if harm := _harm(before.agreement, after.agreement):
             what = f"recovery step {after.name!r}"
