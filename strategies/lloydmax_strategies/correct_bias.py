@@ -72,7 +72,7 @@ class CorrectBias:
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Shift every bias in floats that is added to what a compressed weight gives."""
         student, options = recovery.student, self.options
-        original = recovery.original or recovery.teacher
+        original = recovery.teacher if recovery.original is None else recovery.original
         source = recovery.source(options.source)
         found = places(student)
         without = [place.name for place in found.values() if not place.biases]
