@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -113,6 +114,12 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     nothing tells."""
     found = asked(model, example_inputs)
     if found is None:
+        if example_inputs is not None:
+            warnings.warn(
+                f"no inputs can be made from example_inputs: {type(model).__name__} does not run with inputs of their "
+                "shapes, or nothing in them can be made anew; the recipe makes none",
+                stacklevel=3,
+            )
         return None
     form, made = found.only, {"samples": Wanted.samples}
     if form is None:

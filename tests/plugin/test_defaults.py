@@ -144,3 +144,8 @@ def test_a_buffer_without_entries_is_left() -> None:
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3))
     model.register_buffer("nothing", torch.zeros(0, 4))
     assert lloydmax.compress(model, lloydmax.recipe_for(model, 6), progress=False).model.nothing.shape == (0, 4)
+
+
+def test_examples_that_do_not_fit_are_told(small_net: SmallNet) -> None:
+    with pytest.warns(UserWarning, match="no inputs can be made from example_inputs: SmallNet does not run"):
+        assert lloydmax.recipe_for(small_net, 12, example_inputs=torch.randn(2, 9)).synthesize is None
