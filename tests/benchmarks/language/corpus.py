@@ -1,7 +1,7 @@
-"""Text that is at hand wherever the benchmarks run: the documentation inside Python and inside the packages they need.
+"""Text that is at hand wherever the benchmarks run: the documentation inside Python and the packages they need.
 
-The language reference of Python (PSF licence), and the docstrings of the standard library, of torch, numpy, scikit-learn
-(BSD) and transformers (Apache 2.0). Which document goes where depends on its text alone.
+The language reference of Python (PSF licence), and the docstrings of the standard library, of torch, numpy,
+scikit-learn (BSD) and transformers (Apache 2.0). Which document goes where depends on its text alone.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ class _Divergence:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         divergence = surprise = agreed = 0.0
-        for ids, wanted, ours in zip(self._test.split(_BATCH), self._wanted, _distributions(model, self._test), strict=True):
+        for ids, wanted, ours in zip(
+            self._test.split(_BATCH), self._wanted, _distributions(model, self._test), strict=True
+        ):
             divergence += float((wanted.exp() * (wanted - ours)).sum())
             agreed += float((wanted.argmax(2) == ours.argmax(2)).sum())
             surprise -= float(ours[:, :-1].gather(2, ids[:, 1:, None]).sum())

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/language/train.py llama|gpt2 [--folder build/language] [--seconds 240]
 
-Resumable: what has been trained is kept in FOLDER every 50 steps, so that it can run in pieces. Prints losses.
+Resumable: what has been trained is kept in FOLDER every 25 steps, so that it can run in pieces. Prints losses.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language.corpus import LENGTH, Corpus
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-STEPS, BATCH = 900, 16
+from language.corpus import LENGTH, Corpus
+
+STEPS, BATCH = {"llama": 900, "gpt2": 600}, 16
 RATE, WARM, DECAY = 3e-3, 100, 0.1
 VOCABULARY = 4096
-_KEPT = 50
+_KEPT = 25
 
 
 def network(name: str) -> nn.Module:
@@ -41,18 +42,18 @@ def trained(name: str, folder: Path, seconds: float = math.inf) -> nn.Module | N
     """The model, trained if need be; ``None``: time was up."""
     path, model = folder / f"{name}.pt", network(name)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.95), weight_decay=DECAY)
-    begin, stop = 0, time.monotonic() + seconds
+    begin, steps, stop = 0, STEPS[name], time.monotonic() + seconds
     if path.exists():
         state = torch.load(path)
         begin = state["step"]
         model.load_state_dict(state["model"])
-        if begin < STEPS:
+        if begin < steps:
             optimizer.load_state_dict(state["optimizer"])
-    if begin < STEPS:
+    if begin < steps:
         tokens = Corpus(folder, VOCABULARY).train
         order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1)).repeat(8)
-    for step in range(begin, STEPS):
-        warm, along = min(1.0, (step + 1) / WARM), step / STEPS
+    for step in range(begin, steps):
+        warm, along = min(1.0, (step + 1) / WARM), step / steps
         for group in optimizer.param_groups:
             group["lr"] = RATE * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * along)) / 2)
         ids = tokens[order[step * BATCH : (step + 1) * BATCH]]
@@ -62,10 +63,12 @@ def trained(name: str, folder: Path, seconds: float = math.inf) -> nn.Module | N
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % _KEPT == 0 or step + 1 == STEPS:
-            print(f"{name} {step + 1}/{STEPS} loss {float(loss):.3f}", flush=True)
-            last = step + 1 == STEPS
-            kept = {"step": step + 1, "model": model.state_dict()} | ({} if last else {"optimizer": optimizer.state_dict()})
+        if (step + 1) % _KEPT == 0 or step + 1 == steps:
+            print(f"{name} {step + 1}/{steps} loss {float(loss):.3f}", flush=True)
+            last = step + 1 == steps
+            kept = {"step": step + 1, "model": model.state_dict()} | (
+                {} if last else {"optimizer": optimizer.state_dict()}
+            )
             torch.save(kept, path)
             if not last and time.monotonic() > stop:
                 return None

@@ -23,7 +23,7 @@ def size(bits: int, group: int) -> float:
 
 
 def grids(rows: Tensor, bits: int, group: int, shrink: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """Scale and zero of every weight's group, asymmetric, from the smallest to the largest value: both like ``rows``."""
+    """Scale and zero of every weight's group, asymmetric, from the smallest to the largest value; like ``rows``."""
     parts = rows.reshape(len(rows), -1, group)
     low, high = (parts.amin(2).clamp(max=0) * shrink, parts.amax(2).clamp(min=0) * shrink)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-8).half().float()
@@ -66,7 +66,9 @@ def awq(rows: Tensor, moments: Tensor, bits: int, group: int) -> Rounded:
     large = moments.diagonal().float().sqrt().clamp(min=1e-8)
     best = min(
         ((large / large.mean()).pow(power).clamp(min=1e-4) for power in _POWERS),
-        key=lambda scales: _error(rows, on_grid(rows * scales, *grids(rows * scales, bits, group), bits) / scales, moments),
+        key=lambda scales: _error(
+            rows, on_grid(rows * scales, *grids(rows * scales, bits, group), bits) / scales, moments
+        ),
     )
     scaled = rows * best
     own = (moments.float() / best[:, None] / best).diagonal()
