@@ -23,7 +23,8 @@ _TOGETHER = 32
 """Texts of one forward pass."""
 _SAME = 1e-3
 """Of the scores' deviation: by which they differ at most where nothing that counts has changed."""
-_REMEMBERS = {"past_key_values", "use_cache"}
+_STATES = ("cache", "past_key_values")
+"""What a model that goes on from where it was calls what it remembers, among its arguments and in its output."""
 
 
 def writes(model: nn.Module, found: Asked) -> bool:
@@ -49,7 +50,7 @@ def texts(model: nn.Module, found: Asked, samples: int, generator: Generator) ->
 
     Args:
         model: :func:`writes`; runs in evaluation mode, once for each place of a text: with what it remembers of those
-            before (``past_key_values``), where it does.
+            before, where it can.
         found: what it takes.
         samples: how many.
         generator: on the CPU.
@@ -58,24 +59,43 @@ def texts(model: nn.Module, found: Asked, samples: int, generator: Generator) ->
     assert form is not None
     begun = values_of(form, samples, generator, structured=False)
     with evaluating(model), torch.no_grad():
-        return torch.cat([_written(model, found, form, ids, generator) for ids in begun.split(_TOGETHER)])
+        state = _state(model, found, form, begun[:2])
+        parts = begun.split(_TOGETHER)
+        return torch.cat([_written(model, found, form, ids, generator, state) for ids in parts])
 
 
-def _written(model: nn.Module, found: Asked, form: Form, ids: Tensor, generator: Generator) -> Tensor:
+def _written(
+    model: nn.Module, found: Asked, form: Form, ids: Tensor, generator: Generator, state: str | None
+) -> Tensor:
     """The rest of texts, after the first tokens of ``ids``."""
-    remembers = Inputs(model).names >= _REMEMBERS
     past, read, places = None, 0, ids.shape[1]
     for place in range(min(_PROMPT, places - 1), places):
-        more = {"past_key_values": past, "use_cache": True} if remembers else {}
-        output = _called(model, found, ids[:, read:place] if remembers else ids, **more)
-        past = child(output, "past_key_values") if remembers else None
+        more = {} if state is None else {state: past, "use_cache": True}
+        output = _called(model, found, ids if state is None else ids[:, read:place], **more)
         scores = _scores(output, form)
         assert scores is not None and form.below is not None
         last = scores[:, place - 1 - read, : int(form.below)].float().cpu()
         last[:, list(form.without)] = -torch.inf
         ids[:, place] = torch.multinomial(last.softmax(1), 1, generator=generator)[:, 0].to(ids)
-        read = 0 if past is None else place
+        past, read = (None, 0) if state is None else (child(output, state), place)
     return ids
+
+
+def _state(model: nn.Module, found: Asked, form: Form, ids: Tensor) -> str | None:
+    """By which name a model takes and gives what it remembers; ``None``: it does not, or answers otherwise then."""
+    names = Inputs(model).names
+    state = next((name for name in _STATES if {name, "use_cache"} <= names), None)
+    if state is None:
+        return None
+    try:
+        past = child(_called(model, found, ids[:, :-1], use_cache=True), state)
+        rest = _called(model, found, ids[:, -1:], **{state: past, "use_cache": True})
+        scores, whole = (_scores(output, form) for output in (rest, _called(model, found, ids)))
+    except Exception:
+        return None
+    if past is None or scores is None or whole is None:
+        return None
+    return state if bool((scores[:, -1] - whole[:, -1]).abs().max() <= _SAME * whole.std()) else None
 
 
 def _tokens(found: Asked) -> Form | None:

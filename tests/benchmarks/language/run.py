@@ -7,8 +7,9 @@
 Resumable: each run leaves one small file in FOLDER, and with ``--seconds`` no more are begun after that time. Every
 method may use the same 128 sequences of 128 tokens (others 64 of them), and is measured on 128 held out: KL divergence
 from the original in nats a token, and perplexity; MiniLM by the squared error of its vectors as a share of their
-spread. Bits are those of the whole file (lloydmax: as written), for each parameter. Prints Markdown; the last columns say what
-lloydmax does at the same bits, on the line through the logarithms of its own runs, and how many times less that is.
+spread. Bits are those of the whole file (lloydmax: as written), for each parameter. Prints Markdown; the last columns
+say what lloydmax does at the same bits, on the line through the logarithms of its own runs, and how many times less that
+is.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from language.corpus import LENGTH, Corpus
 
-STEPS, BATCH = {"llama": 900, "gpt2": 600}, 16
+STEPS, BATCH = {"llama": 650, "gpt2": 400}, 16
 RATE, WARM, DECAY = 3e-3, 100, 0.1
 VOCABULARY = 4096
 _KEPT = 25
