@@ -172,3 +172,24 @@ def test_without_any_inputs_the_first_of_equal_layers_gets_more_bits() -> None:
     found = lloydmax.codebooks(lloydmax.compress(model, recipe(4), progress=False).model)
     first, middle, last = (found[f"{place}.weight"].entropy for place in range(3))
     assert first > middle + 0.3 and middle > last + 0.3
+
+
+class Tokens(nn.Module):
+    """A large table, one layer, and a head of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.layer, self.head = nn.Embedding(300, 32), nn.Linear(32, 32), nn.Linear(32, 300)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.layer(self.table(ids)))
+        return found
+
+
+def test_without_inputs_tables_of_tokens_and_heads_get_more_bits_than_others() -> None:
+    rules = [{"layers": ["table", "layer", "head"], "centroids": 256}]
+    result = lloydmax.compress(Tokens(), recipe(4) | {"quantize": rules}, progress=False)
+    found = lloydmax.codebooks(result.model)
+    assert found["table.weight"].entropy > found["layer.weight"].entropy + 1
+    assert abs(found["table.weight"].entropy - found["head.weight"].entropy) < 0.5
