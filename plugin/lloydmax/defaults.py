@@ -109,6 +109,21 @@ def recipe_for(
         return Recipe.load(recipe | {"storage": _STORAGE})
 
 
+def plain_recipe(model: nn.Module, bits: float = 4.0) -> Recipe:
+    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run.
+
+    Raises:
+        RecipeError: as there.
+    """
+    bits = number("bits", bits, RecipeError, above=True)
+    with own_modes():
+        rules = _rules(private(model, runs=False), _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
+    if not rules:
+        raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
+    recipe = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits, "quantize": rules}
+    return Recipe.load(recipe | {"storage": _STORAGE})
+
+
 def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     """What the recipe says of inputs that are made; ``None``: none can be, or they are vectors whose size and mean
     nothing tells."""

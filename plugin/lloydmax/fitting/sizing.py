@@ -142,11 +142,13 @@ class Sizing:
         if key not in self._streams:
             codes, bits = codebook.codes, codebook.bits
             if p.name in self._plain:
-                self._streams[key] = packing.plain_bytes(codes, bits)
+                size = packing.plain_bytes(codes, bits)
             else:
-                self._streams[key] = len(packing.entropy_encode(codes, bits))
-                if codes.numel() > _LARGE and self._streams[key] == packing.plain_bytes(codes, bits):
+                size = len(packing.entropy_encode(codes, bits))
+                if codes.numel() > _LARGE and size == packing.plain_bytes(codes, bits):
                     self._plain.add(p.name)
+            all_codes = p.layout.codes  # the codebook may be that of some channels
+            self._streams[key] = size if codes.numel() == all_codes else round(size * all_codes / codes.numel())
         return self._streams[key]
 
 
