@@ -19,7 +19,7 @@ from torch import Tensor
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact, packing
-from lloydmax.format.document import Document, header_of
+from lloydmax.format.document import Document, file_size, header_of
 from lloydmax.format.parts import entered, round_value
 from lloydmax.format.tensor_table import Entry, file_order
 from lloydmax.runtime.files import replacing
@@ -43,12 +43,11 @@ def streamed(
     Raises:
         OutputError: see :func:`~lloydmax.runtime.files.replacing`. CheckpointError: no codebook was added.
     """
-    with replacing(path, 2 * needed) as temporary:
-        with (temporary.parent / "parts").open("w+b") as parts:
-            file = StreamedFile(document, storage, parts)
-            yield file
-            with temporary.open("wb") as made:
-                file.finish(made)
+    with replacing(path, 2 * needed) as temporary, (temporary.parent / "parts").open("w+b") as parts:
+        file = StreamedFile(document, storage, parts)
+        yield file
+        with temporary.open("wb") as made:
+            file.finish(made)
 
 
 class StreamedFile:
@@ -94,17 +93,25 @@ class StreamedFile:
         self._checksums[name] = f"{zlib.crc32(data):08x}"
         self._parts.write(data)
 
-    def finish(self, made: IO[bytes]) -> None:
-        """Write the file."""
-        if not self._document.parameters:
-            raise CheckpointError("no parameter has a codebook: nothing to compress")
+    def size(self) -> int:
+        """Bytes of the file as it is so far."""
+        return file_size(*self._described())
+
+    def _described(self) -> tuple[Document, list[Entry]]:
         parameters = {
             name: replace(record, coding="entropy") if name in self._entropy else record
             for name, record in self._document.parameters.items()
         }
         checksums = tuple(self._checksums[name] for name in sorted(self._checksums))
         document = replace(self._document, parameters=parameters, crc32=checksums)
-        entries = [*self._entries.values(), *document.constants.values()]
+        return document, [*self._entries.values(), *document.constants.values()]
+
+    def finish(self, made: IO[bytes]) -> None:
+        """Write the file."""
+        document, entries = self._described()
+        if not document.parameters:
+            raise CheckpointError("no parameter has a codebook: nothing to compress")
+        checksums = document.crc32
         document.check({entry.name: entry for entry in entries})
         text, ordered = document.text(entries), file_order(self._entries.values())
         before, after, seen = b"", b"", ordered

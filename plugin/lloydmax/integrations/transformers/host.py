@@ -5,7 +5,8 @@ from __future__ import annotations
 from lloydmax.errors import IntegrationError
 
 try:
-    from transformers import AutoTokenizer, PreTrainedModel
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
     from transformers.dynamic_module_utils import custom_object_save
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -15,6 +16,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "AutoConfig",
     "AutoTokenizer",
     "HfQuantizer",
     "PreTrainedModel",
@@ -22,4 +24,5 @@ __all__ = [
     "custom_object_save",
     "register_quantization_config",
     "register_quantizer",
+    "transformers",
 ]
