@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,9 +26,9 @@ _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
 
 _LEAST_PROBABILITY = 1e-8
-MOST_VALUES = 1 << 24
+MOST_VALUES = 1 << 23
 """Of the outputs of one forward pass, nearly: batches whose outputs are larger come in parts."""
-_LARGE = 1 << 22
+_LARGE = 1 << 20
 """Values of an output beyond which what is made of it is made part by part."""
 
 
@@ -199,9 +200,9 @@ class Outputs:
                     yield indices[rows], batch[rows]
 
     def at_once(self, batch: Batch) -> int:
-        """Samples like these whose outputs are not too large together; at least 1."""
+        """Samples like these whose outputs are not too large together, as far as that is known; at least 1."""
         each = self.growth * sum(tensor.numel() for tensor in batch.tensors()) / max(1, len(batch))
-        return max(1, int(MOST_VALUES // max(each, 1.0)))
+        return max(1, int(MOST_VALUES / each)) if each else sys.maxsize
 
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.

@@ -119,7 +119,7 @@ def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
     if axis is None:
         values = wanted.double()
         return values[values.isfinite()].mean().nan_to_num()
-    total, decisions = 0, wanted.numel() // wanted.shape[axis]
+    total, decisions = torch.zeros((), dtype=torch.float64, device=wanted.device), wanted.numel() // wanted.shape[axis]
     for (part,) in in_parts(leaf, wanted):
         at = class_axis(part)
         assert at is not None

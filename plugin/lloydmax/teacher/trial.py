@@ -29,6 +29,8 @@ _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
 _TELLING, _TELLING_VALUES = 32, 1 << 24
 """Samples, and values, from which it is told what the outputs are."""
+_VOCABULARY, _TOLD = 1 << 12, 1 << 21
+"""Classes that are very many, and values of such an output from which it is told what it is."""
 _OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
 """Samples of a batch that are tried in the end, to tell which a model takes."""
 _WITH_DECODER = "decoder_input_ids"
@@ -82,7 +84,10 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
         return _of_kinds(_told(_guessed(first, asked, len(usual)), first, mask, asked, usual), model, usual, first)
     found = _told(_found(first, second, asked), first, mask, asked, many)
+    del second
     size = min(_TELLING, max(_MANY, _TELLING_VALUES // max(tensor.numel() for tensor in found.read(first, many))))
+    if size == _MANY:
+        return _of_kinds(found, model, many, first)
     more = source.first(size)
     try:
         return _of_kinds(found, model, more, _run(model, more))
@@ -115,7 +120,16 @@ def _without_padding(found: Outputs, output: Any, inputs: Batch) -> list[Tensor]
     """Positions ``(N, T, C)`` that are no padding, as ``(positions, 1, C)``: all axes stay where they are."""
     whole = found.read(output, inputs)
     pairs = zip(whole, found.unpadded(whole, inputs), strict=True)
-    return [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
+    every = [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
+    return [_first(tensor) for tensor in every]
+
+
+def _first(tensor: Tensor) -> Tensor:
+    """Of an output ``(N, T, C)`` with very many classes the first positions: enough to tell what it is."""
+    if tensor.dim() != 3 or tensor.shape[2] < _VOCABULARY or tensor.numel() <= _TOLD:
+        return tensor
+    samples = max(1, min(len(tensor), _TOLD // tensor.shape[2]))
+    return tensor[:samples, : max(1, _TOLD // (samples * tensor.shape[2]))]
 
 
 def _of_one_size(model: nn.Module, source: Source) -> DataError | None:

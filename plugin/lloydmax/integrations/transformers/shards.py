@@ -28,13 +28,13 @@ from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import running
-from lloydmax.runtime.files import shown
+from lloydmax.runtime.files import path_of, shown
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.seeding import check_seed
 from lloydmax.student.held import contents
 
-_TRIES, _LESS = 3, 2e-3
-"""Times that the file is made where it comes out too large, and the share of its size that is then left free more."""
+_LESS, _MOST_LESS = 2e-3, 5e-3
+"""Share of the size that is left free where the file came out too large, and where it is taken as it comes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def compress_folder(
         RecipeError: the recipe needs inputs or training. BudgetError: ``bits`` that nothing can reach. OutputError: the
             folder cannot be written. FitError: no codebook can be fitted to a parameter.
     """
-    source = Path(os.path.abspath(os.fsdecode(path)))
+    source = path_of(path, IntegrationError)
     if (recipe is None) == (bits is None):
         raise IntegrationError("compress_folder takes bits, such as bits=3, or a recipe, one of the two")
     if is_compressed(source):
@@ -94,8 +94,8 @@ def compress_folder(
         model = skeleton(source)
         if unused := fill(model, weights.tensors):
             warnings.warn(
-                f"{shown(path)}: {type(model).__name__} has no place for {len(unused)} tensors, which are left out, such "
-                f"as {unused[0]}",
+                f"{shown(path)}: {type(model).__name__} has no place for {len(unused)} tensors, which are left out, "
+                f"such as {unused[0]}",
                 stacklevel=2,
             )
         heads = _heads(model)
@@ -116,8 +116,8 @@ def _refuse(recipe: Recipe, model: nn.Module) -> None:
     if steps or recipe.activations is not None or any(rule.importance for rule in recipe.quantize):
         what = f"the step {steps[0]!r}" if steps else "what is in it"
         raise RecipeError(
-            f"{recipe.at('recover' if steps else 'quantize')}: {what} needs the whole model and inputs: leave it out, or "
-            "compress the model in memory"
+            f"{recipe.at('recover' if steps else 'quantize')}: {what} needs the whole model and inputs: leave it out, "
+            "or compress the model in memory"
         )
     if recipe.storage.norms == "merged" and (norms := mergeable(model)):
         raise RecipeError(
@@ -137,18 +137,24 @@ def _written(
     path: Path, model: nn.Module, plan: Plan, heads: set[str], weights: MappedWeights, events: Events
 ) -> tuple[Plan, int]:
     """Write the file, in the size that the recipe names; the plan as it became, and the bytes."""
-    for number in range(_TRIES):
-        asked = plan
-        if plan.recipe.bits is not None:
-            asked = priced(model, plan, heads, number * _LESS, events, weights.let_go)
+    if plan.recipe.bits is None:
+        return plan, _fitted(path, model, plan, weights, events, None)
+    less = 0.0
+    while True:
+        asked = priced(model, plan, heads, less, events, weights.let_go)
         try:
-            return asked, _fitted(path, model, asked, weights, events, number + 1 < _TRIES)
+            most = plan.predicted_bytes if less < _MOST_LESS else None
+            return asked, _fitted(path, model, asked, weights, events, most)
         except _TooLarge:
-            continue
-    raise AssertionError("the last try is taken as it is")
+            less += _LESS
 
 
-def _fitted(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, events: Events, strict: bool) -> int:
+def _fitted(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, events: Events, most: int | None) -> int:
+    """The same at the prices of a plan.
+
+    Raises:
+        _TooLarge: the file would have more than ``most`` bytes.
+    """
     values, tied = contents(model)
     storage = storage_options(plan.recipe.storage)
     document = new_document({}, tied, plan.recipe.data(), model, storage)
@@ -163,6 +169,6 @@ def _fitted(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, ev
                 file.add(name, codebook)
                 weights.let_go()
                 events.fitted(name, codebook, done, total)
-        if strict and plan.recipe.bits is not None and file.size() > plan.predicted_bytes:
+        if most is not None and file.size() > most:
             raise _TooLarge
     return path.stat().st_size
