@@ -129,6 +129,7 @@ class Comparison:
                         sums[:] = _added(sums, _sums(ours, theirs, leaf))
                         if scores is not None and place == scores[0]:
                             of_classes = _added(of_classes, _decisions(ours, theirs, leaf))
+                del given, wanted, found  # large ones are not to be there twice
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))

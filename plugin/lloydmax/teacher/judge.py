@@ -107,6 +107,7 @@ class Judge:
                         each = differences(ours, theirs, leaf)
                         totals[place] += float(each.double().sum())
                         counts[place] += each.numel()
+                del wanted, pairs, all_ours, all_theirs, ours, theirs  # large ones are not to be there twice
         summed = processes.summed([*totals, *counts], device)
         return [
             total / max(count, 1) for total, count in zip(summed[: len(leaves)], summed[len(leaves) :], strict=True)
