@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.attachment import CodebookWeight
+from lloydmax.student.attachment import CodebookWeight, attach_all
 from lloydmax.student.layers import LAYERS, CodebookLayer, CodebookTensor
 
 _ORIGINAL = {layer: original for original, layer in LAYERS.items()}
@@ -23,6 +23,11 @@ def holds_codebooks(module: nn.Module) -> bool:
         return True
     held: Iterable[Any] = module.parametrizations.values() if parametrize.is_parametrized(module) else ()  # type: ignore[operator, union-attr]
     return any(isinstance(chain[0], CodebookWeight) for chain in held)
+
+
+def original_type(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before a codebook held a parameter of it."""
+    return _ORIGINAL.get(type(module)) or parametrize.type_before_parametrizations(module)  # type: ignore[call-overload, return-value]
 
 
 def decompressed(model: nn.Module) -> nn.Module:
@@ -47,6 +52,15 @@ def decompressed(model: nn.Module) -> nn.Module:
             if child in layers:
                 parent._modules[name] = layers[child]
     return layers.get(model, model)
+
+
+def parametrized(layer: CodebookLayer) -> nn.Module:
+    """A layer of the original's class that the same centroids and codes hold, for those who look at classes; frozen."""
+    codebooks = {leaf: tensor.codebook() for leaf, tensor in layer.codebooks.items()}  # type: ignore[operator]
+    with torch.no_grad():
+        made = _layer(layer, {})
+    attach_all(made, codebooks)
+    return made.requires_grad_(False)
 
 
 def _layer(module: CodebookLayer, known: dict[int, nn.Parameter]) -> nn.Module:

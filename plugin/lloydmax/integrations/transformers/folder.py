@@ -69,6 +69,8 @@ def mark_config(folder: Path, asked: Mapping[str, Any], config: Mapping[str, Any
         config: the original's; ``None``: the one that is there.
     """
     plain = dict(read_config(folder) if config is None else config)
+    for key in (_ASKED, _WEIGHTS):
+        plain.pop(key, None)
     plain |= {_ASKED: {"quant_method": METHOD, **asked}, _WEIGHTS: _FIRST}
     write_text(folder / CONFIG, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 

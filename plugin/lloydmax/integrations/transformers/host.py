@@ -7,6 +7,7 @@ from lloydmax.errors import IntegrationError
 try:
     from transformers import AutoTokenizer, PreTrainedModel
     from transformers.dynamic_module_utils import custom_object_save
+    from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
@@ -16,6 +17,7 @@ except ImportError as error:
 
 __all__ = [
     "AutoTokenizer",
+    "Conv1D",
     "HfQuantizer",
     "PreTrainedModel",
     "QuantizationConfigMixin",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lloydmax.checkpoint import save
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
+from lloydmax.integrations.transformers import adapters
 from lloydmax.integrations.transformers.folder import METHOD, mark_config
 from lloydmax.integrations.transformers.host import HfQuantizer, PreTrainedModel, custom_object_save
 from lloydmax.runtime.files import made_folder
@@ -104,6 +105,7 @@ def adopt(model: nn.Module, quantizer: HfQuantizer) -> None:
     """
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and any(isinstance(inner, CodesHolder) for inner in module.modules()):
+            adapters.enable()
             if not isinstance(module, CodebookModel):
                 module.__class__ = _compressed(type(module))
             vars(module).setdefault("hf_quantizer", quantizer)
@@ -141,9 +143,9 @@ def _check_saved(model: Any, state: Mapping[str, Tensor] | None, variant: str | 
     if variant is not None or options.get("distributed_checkpoint"):
         what = "a variant" if variant is not None else "a distributed checkpoint"
         raise IntegrationError(f"save_pretrained: a compressed model has no {what}: leave it out")
-    if adapters := _adapters(model):
+    if within := _adapters(model):
         raise IntegrationError(
-            f"save_pretrained: {adapters[0]} has an adapter: save adapters by the PeftModel's save_pretrained, and the "
+            f"save_pretrained: {within[0]} has an adapter: save adapters by the PeftModel's save_pretrained, and the "
             "model after unload() of that"
         )
     own = model.state_dict() if state is not None else {}
