@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -160,7 +160,8 @@ class _Contest:
         over = 8 * (sized.size - self._sizing.most) / self._weights
         factor = 4.0 ** min(max(over, -_NEAR), _OVER)
         factor = math.inf if self._starves(sized) else factor
-        self._entries.append((family, sized, self._judge(sized.codebooks).times(factor)))
+        damage = self._judge(sized.codebooks).times(factor)
+        self._entries.append((family, replace(sized, codebooks={}), damage))
 
     def _starves(self, sized: Sized) -> bool:
         """Whether zeros would be nearer to the weights of some parameter."""

@@ -28,6 +28,9 @@ from lloydmax.teacher.trial import trial
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
 
+_REMEMBERED = 1 << 28
+"""Bytes of codebooks that one run remembers, if no cache is given."""
+
 
 def fit(
     model: nn.Module,
@@ -78,7 +81,7 @@ def fit_best(
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
     weighted = importances(model, plan, source, events)
-    cache = cache or (None if plan.recipe.bits is None else Cache())
+    cache = cache or (None if plan.recipe.bits is None else Cache(_REMEMBERED))
 
     rates: dict[tuple[str, str], Any] = {}
 

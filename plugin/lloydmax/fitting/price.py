@@ -26,6 +26,8 @@ _EXACT = 5e-4
 _FEWEST, _MOST = -8, 64  # halvings of the price, by the root of two, from the mean square on
 _LEAST_GAIN = 1e-3
 """A smaller gain counts as this: the damage of a layer that is all but gone stays finite."""
+_PART = 1 << 22
+"""Weights that are handled at once."""
 _DEPTH = 2.0
 """Halvings of what errors usually do, from the first layer to the last."""
 _FLOORS = (0.5, 0.25, 0.1, 0.0)
@@ -117,10 +119,21 @@ def layers_of(model: nn.Module, plan: Plan, importances: Mapping[str, Tensor], r
         except FitError as error:
             raise FitError(f"{name}: {error}") from None
         units = units_of(p, weight)
-        square = max(float((weight.double() / units).square().mean()), 1e-30)
-        energy = 0.0 if importance is None else max(float((importance.double() * units**2).mean()) * square, 1e-30)
+        square = max(_mean(weight, lambda part, unit: (part / unit).square(), units), 1e-30)
+        mass = 0.0 if importance is None else _mean(importance, lambda part, unit: part * unit**2, units)
+        energy = 0.0 if importance is None else max(mass * square, 1e-30)
         layers[name] = Layer(p.weights, square, energy, functools.cache(rates(p)))
     return layers
+
+
+def _mean(values: Tensor, of: Callable[[Tensor, Tensor], Tensor], units: Tensor) -> float:
+    """The mean of what is made of values and units, in float64; of many values part by part."""
+    rows = max(1, _PART * len(values) // values.numel()) if values.dim() and units.numel() == 1 else 0
+    parts = values.split(rows) if rows and values.numel() > _PART else (values,)
+    if len(parts) == 1:
+        return float(of(values.double(), units).mean())
+    unit = units.reshape(1)
+    return sum(float(of(part.double(), unit).sum()) for part in parts) / values.numel()
 
 
 def units_of(p: PlannedParameter, weight: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ _CLOSE = (2e-3, 4e-3)
 _FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
+_LARGE = 1 << 20
+"""Codes of a parameter beyond which it is told once whether matches make their stream shorter."""
+
 Fitted = Callable[[Plan], "dict[str, Codebook]"]
 
 
@@ -72,6 +75,7 @@ class Sizing:
         self.model = _varied(model, plan) if plan.recipe.recover else model
         self.budget, self.fitted = plan.predicted_bytes, fitted
         self._streams: dict[tuple[str, str], int] = {}
+        self._plain: set[str] = set()  # where matches do not pay
 
     @property
     def most(self) -> float:
@@ -136,7 +140,13 @@ class Sizing:
     def _stream(self, p: PlannedParameter, codebook: Codebook) -> int:
         key = p.name, f"{p.quantizer} {p.options.model_dump_json()}"
         if key not in self._streams:
-            self._streams[key] = len(packing.entropy_encode(codebook.codes, codebook.bits))
+            codes, bits = codebook.codes, codebook.bits
+            if p.name in self._plain:
+                self._streams[key] = packing.plain_bytes(codes, bits)
+            else:
+                self._streams[key] = len(packing.entropy_encode(codes, bits))
+                if codes.numel() > _LARGE and self._streams[key] == packing.plain_bytes(codes, bits):
+                    self._plain.add(p.name)
         return self._streams[key]
 
 

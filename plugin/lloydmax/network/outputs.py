@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
@@ -15,6 +15,9 @@ from lloydmax.errors import RecoveryError
 from lloydmax.network.kinds import IN_WORDS, Kind, Named, Place, as_written, named
 from lloydmax.network.trees import Path, child, real, written
 
+if TYPE_CHECKING:
+    from lloydmax.data import Source
+
 Auto = Literal["auto"]
 OutputPath = Annotated[str | int, BeforeValidator(as_written)]
 """Names an output, or a part of the tree of outputs: ``logits``, ``heads.cls``, ``1.0``, or a position."""
@@ -22,6 +25,10 @@ _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
 
 _LEAST_PROBABILITY = 1e-8
+MOST_VALUES = 1 << 24
+"""Of the outputs of one forward pass, nearly: batches whose outputs are larger come in parts."""
+_LARGE = 1 << 22
+"""Values of an output beyond which what is made of it is made part by part."""
 
 
 @dataclass(frozen=True)
@@ -160,17 +167,41 @@ class Outputs:
         repeat: whether a sample has the same outputs whatever else is in its batch, so that they can be kept.
         mask: the input whose zeros are padding: a name, or a position; ``None``: there is none.
         asked: what was asked for.
+        growth: values of the outputs for each value of the inputs, nearly; 0: not known.
     """
 
     leaves: tuple[Leaf, ...]
     repeat: bool = True
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
+    growth: float = field(default=0.0, compare=False)
 
     @property
     def classify(self) -> bool:
         """Whether one output counts, and it has classes."""
         return len(self.leaves) == 1 and self.leaves[0].decides
+
+    def batches(self, source: Source, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
+        """What :meth:`Source.batches` gives; batches whose outputs would have more than :data:`MOST_VALUES` come in
+        parts, where a sample has the same outputs alone.
+
+        Args:
+            source: of the inputs.
+            size: samples of a batch.
+            order: see there.
+        """
+        for indices, batch in source.batches(size, order):
+            most = self.at_once(batch)
+            if len(batch) <= most or batch.whole or not self.repeat:
+                yield indices, batch
+            else:
+                for rows in torch.arange(len(batch)).split(most):
+                    yield indices[rows], batch[rows]
+
+    def at_once(self, batch: Batch) -> int:
+        """Samples like these whose outputs are not too large together; at least 1."""
+        each = self.growth * sum(tensor.numel() for tensor in batch.tensors()) / max(1, len(batch))
+        return max(1, int(MOST_VALUES // max(each, 1.0)))
 
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
@@ -276,6 +307,24 @@ def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(infinite.any()):
         return student, teacher
     return student.masked_fill(infinite, 0), teacher.masked_fill(infinite, 0)
+
+
+def in_parts(leaf: Leaf, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Outputs of one shape, samples first, in parts of some samples or positions where they are large; what is one
+    decision, or one text, stays together, and axes keep their meaning.
+
+    Args:
+        leaf: what they tell.
+        tensors: of one shape each.
+    """
+    first = tensors[0]
+    if first.numel() <= _LARGE or first.dim() < 2:
+        yield tensors
+        return
+    if first.dim() == 3 and leaf.kind != "text":
+        tensors = tuple(tensor.reshape(-1, tensor.shape[2]) for tensor in tensors)
+    rows = max(1, _LARGE // tensors[0][0].numel())
+    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def class_axis(tensor: Tensor) -> int | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lloydmax.data import random_order
 from lloydmax.errors import RecoveryError
-from lloydmax.network.outputs import Leaf, Outputs, class_axis, comparable
+from lloydmax.network.outputs import Leaf, Outputs, class_axis, comparable, in_parts
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import look
@@ -118,16 +118,17 @@ class Comparison:
         leaves, done = self.outputs.leaves, 0
         of_each, of_classes = [[0.0] * 6 for _ in leaves], [0.0] * 3
         with evaluating(student, self.teacher):
-            for indices, batch in self.source.batches(_BATCH, mine):
+            for indices, batch in self.outputs.batches(self.source, _BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 given = inputs.run(student)
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
-                now = [_sums(*pair) for pair in zip(found, wanted, leaves, strict=True)]
-                of_each = [_added(*pair) for pair in zip(of_each, now, strict=True)]
-                if (scores := self.outputs.scores(wanted)) is not None:
-                    place, axis = scores
-                    of_classes = _added(of_classes, _decisions(found[place], wanted[place], leaves[place], axis))
+                scores = self.outputs.scores(wanted)
+                for place, (leaf, sums) in enumerate(zip(leaves, of_each, strict=True)):
+                    for ours, theirs in in_parts(leaf, found[place], wanted[place]):
+                        sums[:] = _added(sums, _sums(ours, theirs, leaf))
+                        if scores is not None and place == scores[0]:
+                            of_classes = _added(of_classes, _decisions(ours, theirs, leaf))
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
@@ -151,9 +152,10 @@ def _sums(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:
     return [float(apart.double().sum()), apart.numel(), *both, squared, teacher.numel() - int(teacher.isinf().sum())]
 
 
-def _decisions(student: Tensor, teacher: Tensor, leaf: Leaf, axis: int) -> list[float]:
+def _decisions(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:
     """Decisions with the same top-1, the sum of their divergences, and how many there are."""
-    ours, theirs = leaf.logits(student), leaf.logits(teacher)
+    ours, theirs, axis = leaf.logits(student), leaf.logits(teacher), class_axis(teacher)
+    assert axis is not None
     count = theirs.numel() // theirs.shape[axis]
     same = int((ours.argmax(axis) == theirs.argmax(axis)).sum())
     return [same, float(divergence(ours, theirs, axis)) * count, count]

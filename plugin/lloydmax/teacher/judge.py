@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.data import Batch, Part, Source, random_order
-from lloydmax.network.outputs import Leaf, class_axis
+from lloydmax.network.outputs import Leaf, class_axis, in_parts
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import number
 from lloydmax.runtime.modes import device_of, evaluating
@@ -97,14 +97,16 @@ class Judge:
         comparison, leaves, device = self.comparison, self._outputs.leaves, device_of(model)
         totals, counts = [0.0] * len(leaves), [0] * len(leaves)
         with evaluating(model, comparison.teacher):
-            for indices, batch in comparison.source.batches(_BATCH, processes.share(comparison.order)):
+            mine = processes.share(comparison.order)
+            for indices, batch in comparison.outputs.batches(comparison.source, _BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 wanted = comparison.targets.of(indices, inputs)
                 pairs = zip(answers(inputs, wanted), wanted, leaves, strict=True)
-                for place, (ours, theirs, leaf) in enumerate(pairs):
-                    each = differences(ours, theirs, leaf)
-                    totals[place] += float(each.double().sum())
-                    counts[place] += each.numel()
+                for place, (all_ours, all_theirs, leaf) in enumerate(pairs):
+                    for ours, theirs in in_parts(leaf, all_ours, all_theirs):
+                        each = differences(ours, theirs, leaf)
+                        totals[place] += float(each.double().sum())
+                        counts[place] += each.numel()
         summed = processes.summed([*totals, *counts], device)
         return [
             total / max(count, 1) for total, count in zip(summed[: len(leaves)], summed[len(leaves) :], strict=True)
@@ -117,7 +119,15 @@ def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
     if axis is None:
         values = wanted.double()
         return values[values.isfinite()].mean().nan_to_num()
-    return leaf.logits(wanted).double().softmax(axis).movedim(axis, -1).reshape(-1, wanted.shape[axis]).mean(0)
+    total, decisions = 0, wanted.numel() // wanted.shape[axis]
+    for (part,) in in_parts(leaf, wanted):
+        at = class_axis(part)
+        assert at is not None
+        shares = leaf.logits(part).double().softmax(at).movedim(at, -1).reshape(-1, part.shape[at])
+        if len(shares) == decisions:
+            return shares.mean(0)
+        total = total + shares.sum(0)
+    return total / decisions
 
 
 def _alike(mean: Tensor, wanted: Tensor, leaf: Leaf) -> Tensor:

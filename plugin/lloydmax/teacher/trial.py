@@ -213,7 +213,8 @@ def _told(
             f"samples along axis {leaves[0].samples}): name another one, counted from 0 with that of the samples, or "
             "leave 'classes' out"
         )
-    found = Outputs(leaves, all(change.only for change in changes.values()), mask, asked)
+    growth = sum(tensors[path].numel() for path in changes) / max(1, sum(given.numel() for given in inputs.tensors()))
+    found = Outputs(leaves, all(change.only for change in changes.values()), mask, asked, growth)
     found.check_mask(output, inputs)
     return found
 
