@@ -96,6 +96,7 @@ def compress(
     workdir: str | Path | None = None,
     *,
     example_inputs: Any = None,
+    tokenizer: Any = None,
     listeners: Sequence[object] = (),
     cache: Cache | None = None,
 ) -> Result:
@@ -119,6 +120,8 @@ def compress(
             `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order, and inputs
             that are made (``synthesize``) have their shapes.
+        tokenizer: for data that are texts: of ``transformers`` or ``tokenizers``, or any function from a text to token
+            numbers.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
@@ -150,7 +153,7 @@ def compress(
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
             int8.refuse(planned.parameters)
-        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
+        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
             student, plan = run.fit(original, plan)
@@ -169,6 +172,7 @@ class _Run:
     evaluate: Evaluate | None
     cache: Cache | None
     example_inputs: Any
+    tokenizer: Any = None
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
@@ -183,7 +187,7 @@ class _Run:
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
             self.data, self.reference = (
-                open_source(given, self.teacher, self.workdir, self.seed, self.cache)
+                open_source(given, self.teacher, self.workdir, self.seed, self.cache, self.tokenizer)
                 for given in (data, reference_data)
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)

@@ -53,6 +53,7 @@ def recipe_for(
     mask: str | None = "auto",
     kinds: Any = None,
     example_inputs: Any = None,
+    tokenizer: Any = None,
 ) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
@@ -70,6 +71,7 @@ def recipe_for(
         example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
             deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
             Default: what the first layers ask for.
+        tokenizer: for data that are texts, see :func:`lloydmax.compress`.
 
     Raises:
         RecipeError: ``bits`` is not a finite number above 0, ``effort`` not one of 0 to 1,000,000, or the model has no
@@ -90,7 +92,7 @@ def recipe_for(
             )
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
-        source = open_source(data, model, None, 0)
+        source = open_source(data, model, None, 0, tokenizer=tokenizer)
         steps: list[dict[str, Any]] = []
         makes = _synthesize(model, example_inputs) if source is None else None
         recipe |= {} if makes is None else {"synthesize": makes}

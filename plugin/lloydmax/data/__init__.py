@@ -10,6 +10,7 @@ from lloydmax.data.opening import unlabelled
 from lloydmax.data.part import Part
 from lloydmax.data.randomness import random_order, split
 from lloydmax.data.sources import ArraySource, Source
+from lloydmax.data.texts import Texts, texts
 
 __all__ = [
     "ArraySource",
@@ -21,6 +22,7 @@ __all__ = [
     "Inputs",
     "Part",
     "Source",
+    "Texts",
     "capture_inputs",
     "image_channels",
     "images",
@@ -28,5 +30,6 @@ __all__ = [
     "random_order",
     "split",
     "spool",
+    "texts",
     "unlabelled",
 ]

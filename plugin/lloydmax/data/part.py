@@ -39,6 +39,11 @@ class Part(Source):
         return self.whole.deterministic
 
     @property
+    def varies(self) -> bool:  # type: ignore[override]
+        """That of the other source."""
+        return self.whole.varies
+
+    @property
     def left_out(self) -> LeftOut:
         """That of the other source."""
         return self.whole.left_out

@@ -7,22 +7,27 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.student.attachment import CodebookWeight
+from lloydmax.student.attachment import CodebookWeight, attach_all
 from lloydmax.student.layers import LAYERS, CodebookLayer, CodebookTensor
 
-_ORIGINAL = {layer: original for original, layer in LAYERS.items()}
+_ORIGINAL: dict[type, type[nn.Module]] = {layer: original for original, layer in LAYERS.items()}
 
 
 def holds_codebooks(module: nn.Module) -> bool:
     """Whether a codebook holds a parameter of the module itself, in training or finished."""
     if isinstance(module, CodebookLayer):
         return True
-    held: Iterable[Any] = module.parametrizations.values() if parametrize.is_parametrized(module) else ()  # type: ignore[operator, union-attr]
+    held: Iterable[Any] = module.parametrizations.values() if parametrize.is_parametrized(module) else ()  # type: ignore[operator]
     return any(isinstance(chain[0], CodebookWeight) for chain in held)
+
+
+def original_type(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before a codebook held a parameter of it."""
+    return _ORIGINAL.get(type(module)) or parametrize.type_before_parametrizations(module)
 
 
 def decompressed(model: nn.Module) -> nn.Module:
@@ -49,6 +54,15 @@ def decompressed(model: nn.Module) -> nn.Module:
     return layers.get(model, model)
 
 
+def parametrized(layer: CodebookLayer) -> nn.Module:
+    """A layer of the original's class that the same centroids and codes hold, for those who look at classes; frozen."""
+    codebooks = {leaf: tensor.codebook() for leaf, tensor in layer.codebooks.items()}  # type: ignore[operator]
+    with torch.no_grad():
+        made = _layer(layer, {})
+    attach_all(made, codebooks)
+    return made.requires_grad_(False)
+
+
 def _layer(module: CodebookLayer, known: dict[int, nn.Parameter]) -> nn.Module:
     kind: Any = _ORIGINAL[type(module)]
     wanted = inspect.signature(kind.__init__).parameters
@@ -71,8 +85,8 @@ def _bake(module: nn.Module, known: dict[int, nn.Parameter]) -> None:
         if isinstance(chain[0], CodebookWeight):
             in_buffer = "original" in chain._buffers
             del chains[leaf]
-            decoded: Tensor = _decoded(chain[0].holding(chain.original), known)
-            (module._buffers if in_buffer else module._parameters)[leaf] = decoded  # type: ignore[index]
+            holder: Any = module._buffers if in_buffer else module._parameters
+            holder[leaf] = _decoded(chain[0].holding(chain.original), known)
     if not len(chains):
         module.__class__ = parametrize.type_before_parametrizations(module)
         del module._modules["parametrizations"]

@@ -75,13 +75,13 @@ class TeacherOutputs:
         cache: Cache | None = None,
         events: Events | None = None,
     ) -> TeacherOutputs | None:
-        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, outputs that depend on the
-        batch, or too many of them.
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, or are padded to the length
+        of what else is in the batch, outputs that depend on the batch, or too many of them.
 
         With a ``cache``, runs that share it and the source, and whose teachers have the same
         modules, attributes and values, share them.
         """
-        if not (outputs.repeat and source.deterministic):
+        if not (outputs.repeat and source.deterministic) or source.varies:
             return None
         try:
             if cache is None:

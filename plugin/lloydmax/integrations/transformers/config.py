@@ -50,7 +50,7 @@ class LloydmaxConfig(QuantizationConfigMixin):
         **unknown: Any,
     ) -> None:
         if unknown:
-            known = ("bits", "data", "recipe", "effort", "tokenizer", "reference_data", "seed", "progress")
+            known = ["bits", "data", "recipe", "effort", "tokenizer", "reference_data", "seed", "progress"]
             first = next(iter(unknown))
             raise IntegrationError(f"LloydmaxConfig has no option {first!r}{spelling_hint(first, known)}")
         if bits is not None and recipe is not None:

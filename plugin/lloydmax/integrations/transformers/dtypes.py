@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lloydmax.format.inspection import inspect
 
@@ -18,7 +18,7 @@ def like_file(model: nn.Module, file: Path) -> None:
         CheckpointError: the file cannot be read.
     """
     found = inspect(file)
-    dtypes = {item.name: item.dtype for item in (*found.parameters, *found.tensors)}
+    dtypes = {item.name: item.dtype for item in found.parameters} | {item.name: item.dtype for item in found.tensors}
     dtypes |= {name: dtypes[own] for name, own in found.tied.items() if own in dtypes}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         wanted = getattr(torch, dtypes.get(name, ""), None)

@@ -12,17 +12,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lloydmax.errors import IntegrationError, OutputError
+from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
-from lloydmax.runtime.files import made_folder, shown, telling, write_text
-from lloydmax.runtime.temporary import beside, sweep
+from lloydmax.runtime.files import shown, telling, write_text
 
 METHOD = "lloydmax"
 """``quant_method`` in config.json."""
@@ -69,6 +66,8 @@ def mark_config(folder: Path, asked: Mapping[str, Any], config: Mapping[str, Any
         config: the original's; ``None``: the one that is there.
     """
     plain = dict(read_config(folder) if config is None else config)
+    for key in (_ASKED, _WEIGHTS):
+        plain.pop(key, None)
     plain |= {_ASKED: {"quant_method": METHOD, **asked}, _WEIGHTS: _FIRST}
     write_text(folder / CONFIG, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
@@ -97,40 +96,6 @@ def _is_left(path: Path) -> bool:
     return path.is_file() and (path.suffix in _OTHER_WEIGHTS or name.endswith(_INDEX))
 
 
-def check_new(out: str | os.PathLike[str]) -> Path:
-    """Refuse a folder that cannot be made, or holds something.
-
-    Raises:
-        OutputError: it says why; nothing is left behind.
-    """
-    folder = Path(os.path.abspath(os.fsdecode(out)))
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        kind = "is not empty" if folder.is_dir() else "is a file"
-        raise OutputError(f"{shown(out)}: {kind}: name a folder that does not exist yet")
-    return made_folder(out, keep=False)
-
-
-@contextmanager
-def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to fill, which becomes ``out`` when the block ends, whole or not at all.
-
-    Raises:
-        OutputError: see :func:`check_new`.
-    """
-    check_new(out)
-    target = Path(os.path.realpath(os.fsdecode(out)))
-    made_folder(target.parent)
-    sweep(target.parent)
-    filled = beside(target.parent)
-    with telling(out):
-        filled.mkdir()
-        try:
-            yield filled
-            filled.replace(target)
-        finally:
-            shutil.rmtree(filled, ignore_errors=True)
-
-
 def compressed_beside(source: Path, folder: Path, asked: Mapping[str, Any]) -> None:
     """Complete a folder that holds a compressed file by what the original's folder has; its ``config.json`` last.
 
@@ -147,11 +112,9 @@ __all__ = [
     "CONFIG",
     "IN_FOLDER",
     "METHOD",
-    "check_new",
     "compressed_beside",
     "copy_rest",
     "is_compressed",
     "mark_config",
-    "new_folder",
     "read_config",
 ]

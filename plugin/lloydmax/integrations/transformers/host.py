@@ -8,6 +8,7 @@ try:
     import transformers
     from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
     from transformers.dynamic_module_utils import custom_object_save
+    from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
@@ -18,6 +19,7 @@ except ImportError as error:
 __all__ = [
     "AutoConfig",
     "AutoTokenizer",
+    "Conv1D",
     "HfQuantizer",
     "PreTrainedModel",
     "QuantizationConfigMixin",

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from lloydmax.checkpoint import save
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
+from lloydmax.integrations.transformers import adapters
 from lloydmax.integrations.transformers.folder import METHOD, mark_config
 from lloydmax.integrations.transformers.host import HfQuantizer, PreTrainedModel, custom_object_save
 from lloydmax.runtime.files import made_folder
 from lloydmax.student.layers import CodesHolder
+
+_FOR_THE_HUB = ("repo_id", "commit_message", "token", "create_pr")
 
 
 class CodebookModel:
@@ -62,7 +65,7 @@ class CodebookModel:
             save(model, folder / IN_FOLDER)
             _save_config(model, folder)
         if push_to_hub:
-            wanted = {key: options[key] for key in ("repo_id", "commit_message", "token", "create_pr") if key in options}
+            wanted = {key: options[key] for key in _FOR_THE_HUB if key in options}
             model.push_to_hub(**{"repo_id": Path(save_directory).name, **wanted})
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
@@ -70,11 +73,13 @@ class CodebookModel:
 
     def half(self) -> Any:
         """Centroids, and all that is not in codebooks, in float16."""
-        return nn.Module.half(self)  # type: ignore[arg-type]
+        model: Any = self
+        return nn.Module.half(model)
 
     def float(self) -> Any:
         """Centroids, and all that is not in codebooks, in float32."""
-        return nn.Module.float(self)  # type: ignore[arg-type]
+        model: Any = self
+        return nn.Module.float(model)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Where a ``Trainer`` begins to train.
@@ -91,7 +96,8 @@ class CodebookModel:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For copies and pickles: classes that were made cannot be found by their names."""
-        _, _, *rest = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        _, _, *rest = reduced
         return _without_values, (architecture(type(self)),), *rest
 
 
@@ -104,8 +110,10 @@ def adopt(model: nn.Module, quantizer: HfQuantizer) -> None:
     """
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and any(isinstance(inner, CodesHolder) for inner in module.modules()):
+            adapters.enable()
             if not isinstance(module, CodebookModel):
-                module.__class__ = _compressed(type(module))
+                kind: Any = type(module)
+                module.__class__ = _compressed(kind)
             vars(module).setdefault("hf_quantizer", quantizer)
             vars(module).update(is_quantized=True, quantization_method=METHOD)
 
@@ -126,7 +134,7 @@ def architecture(kind: type) -> type:
 
 
 @functools.cache
-def _compressed(kind: type) -> type:
+def _compressed(kind: Any) -> type:
     names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
     made: type = type(kind)(kind.__name__, (CodebookModel, kind), names)
     return made
@@ -137,13 +145,13 @@ def _without_values(kind: type) -> Any:
     return compressed.__new__(compressed)
 
 
-def _check_saved(model: Any, state: Mapping[str, Tensor] | None, variant: str | None, options: Mapping[str, Any]) -> None:
+def _check_saved(model: Any, state: Mapping[str, Any] | None, variant: str | None, options: Mapping[str, Any]) -> None:
     if variant is not None or options.get("distributed_checkpoint"):
         what = "a variant" if variant is not None else "a distributed checkpoint"
         raise IntegrationError(f"save_pretrained: a compressed model has no {what}: leave it out")
-    if adapters := _adapters(model):
+    if within := _adapters(model):
         raise IntegrationError(
-            f"save_pretrained: {adapters[0]} has an adapter: save adapters by the PeftModel's save_pretrained, and the "
+            f"save_pretrained: {within[0]} has an adapter: save adapters by the PeftModel's save_pretrained, and the "
             "model after unload() of that"
         )
     own = model.state_dict() if state is not None else {}

@@ -20,7 +20,7 @@ from lloydmax.integrations.transformers.dtypes import cast, like_file
 from lloydmax.integrations.transformers.folder import METHOD
 from lloydmax.integrations.transformers.host import HfQuantizer, register_quantizer
 from lloydmax.integrations.transformers.model import abandon, adopt
-from lloydmax.integrations.transformers.tokens import inputs_of
+from lloydmax.integrations.transformers.tokens import tokenizer_in
 from lloydmax.runtime.temporary import TemporaryFolder
 from lloydmax.student.dense import decompressed
 
@@ -107,13 +107,16 @@ class LloydmaxQuantizer(HfQuantizer):
 
     def _compress(self, model: Any) -> None:
         """In place: what was compressed goes through a file, so that a model is now what it will be when it is read."""
-        config = self.quantization_config
-        data, reference = (inputs_of(given, model, config.tokenizer) for given in (config.data, config.reference_data))
-        recipe = config.recipe
+        config, recipe = self.quantization_config, self.quantization_config.recipe
+        data, reference, tokenizer = config.data, config.reference_data, config.tokenizer
+        known = reference if data is None else data
+        if tokenizer is None and known is not None:
+            tokenizer = tokenizer_in(model.config.name_or_path)
         if config.bits is not None:
-            known = data if data is not None else reference
-            recipe = recipe_for(model, config.bits, known, 1.0 if config.effort is None else config.effort)
-        result = compress(model, recipe, data, reference, seed=config.seed, progress=config.progress)
+            effort = 1.0 if config.effort is None else config.effort
+            recipe = recipe_for(model, config.bits, known, effort, tokenizer=tokenizer)
+        given = {"seed": config.seed, "progress": config.progress, "tokenizer": tokenizer}
+        result = compress(model, recipe, data, reference, **given)
         folder = TemporaryFolder()
         try:
             file = folder.path / IN_FOLDER
