@@ -5,7 +5,6 @@ from __future__ import annotations
 from lloydmax.errors import IntegrationError
 
 try:
-    import transformers
     from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
     from transformers.dynamic_module_utils import custom_object_save
     from transformers.pytorch_utils import Conv1D
@@ -26,5 +25,4 @@ __all__ = [
     "custom_object_save",
     "register_quantization_config",
     "register_quantizer",
-    "transformers",
 ]

@@ -18,7 +18,7 @@ from lloydmax.format.folder import IN_FOLDER
 from lloydmax.format.parts import new_document, storage_options
 from lloydmax.format.streaming import streamed
 from lloydmax.hooks.events import Events
-from lloydmax.integrations.transformers.folder import compressed_beside, is_compressed, new_folder
+from lloydmax.integrations.transformers.folder import compressed_beside, is_compressed
 from lloydmax.integrations.transformers.mapped import MappedWeights, fill
 from lloydmax.integrations.transformers.skeleton import skeleton
 from lloydmax.network.merging import mergeable
@@ -29,6 +29,7 @@ from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import running
 from lloydmax.runtime.files import path_of, shown
+from lloydmax.runtime.folders import new_folder
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.seeding import check_seed
 from lloydmax.student.held import contents

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lloydmax.errors import IntegrationError
+from lloydmax.integrations.transformers.architectures import class_of
 from lloydmax.integrations.transformers.folder import read_config
-from lloydmax.integrations.transformers.host import AutoConfig, PreTrainedModel, transformers
-from lloydmax.runtime.files import shown
+from lloydmax.integrations.transformers.host import AutoConfig, PreTrainedModel
 
 
 def skeleton(folder: Path) -> Any:
@@ -19,19 +18,14 @@ def skeleton(folder: Path) -> Any:
     values. All else is to be filled before it runs.
 
     Raises:
-        IntegrationError: no config, or the class is not one of transformers' own.
+        IntegrationError: no config, or transformers has no such class.
     """
-    named = read_config(folder).get("architectures") or []
-    kind = getattr(transformers, str(named[0]), None) if named else None
-    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        what = f"{str(named[0])[:80]!r}, which is not one of transformers' own" if named else "none"
-        raise IntegrationError(
-            f"{shown(folder)}: of the architectures in config.json the first is {what}: load the model yourself and "
-            "compress it in memory"
-        )
-    config = AutoConfig.from_pretrained(folder)
+    kind, config = class_of(read_config(folder), folder), AutoConfig.from_pretrained(folder)
+    dtype = getattr(config, "dtype", None) or torch.float32
     with torch.device("meta"):
-        model = kind._from_config(config, dtype=getattr(config, "dtype", None) or torch.float32)
+        model = (
+            kind._from_config(config, dtype=dtype) if issubclass(kind, PreTrainedModel) else kind.from_config(config)
+        )
     _fill(model, model)
     model.tie_weights()
     return model.eval()
