@@ -80,7 +80,7 @@ class TokenOutputs:
     @classmethod
     def of(cls, model: nn.Module, source: Source, outputs: Outputs) -> TokenOutputs | None:
         """As the model tells, which is run on a sample and on the same with another last token; ``None``: no output with
-        classes has an entry for each token.
+        with classes has an entry for each token.
 
         Args:
             model: run in evaluation mode, left as it was.
