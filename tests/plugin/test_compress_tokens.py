@@ -21,16 +21,17 @@ from lloydmax.teacher.judge import Judge
 from lloydmax.teacher.trial import trial
 
 IDS = made.tokens(30, shortest=1, longest=14)
+FEW = IDS[:9]
 STEPS: list[dict[str, Any]] = [
-    {"step": "reconstruct", "samples": 16},
-    {"step": "correct_bias", "samples": 16},
-    {"step": "distill", "steps": 2, "batch_size": 8, "loss": "kl", "features": 1.0},
+    {"step": "reconstruct", "samples": 6},
+    {"step": "correct_bias", "samples": 6},
+    {"step": "distill", "steps": 1, "batch_size": 6, "loss": "kl", "features": 1.0},
 ]
 
 
 def recipe(importance: str | None = "fisher", steps: list[dict[str, Any]] = STEPS) -> dict[str, Any]:
     rule = {"layers": "all", "centroids": 4} | ({} if importance is None else {"importance": importance})
-    return {"quantize": [rule], "recover": steps, "keep": "best"}
+    return {"quantize": [rule], "recover": steps}
 
 
 def compressed(model: Any, data: Any, whole: dict[str, Any], **options: Any) -> lloydmax.Result:
@@ -88,17 +89,17 @@ def test_fisher_information_is_measured_without_padding(monkeypatch: pytest.Monk
     assert sum(int(mask.sum()) for mask in masks if mask.all()) >= sum(map(len, IDS))
 
 
-@pytest.mark.parametrize("build", [made.gpt2, made.bert, made.t5, made.Encoder])
+@pytest.mark.parametrize("build", [made.gpt2, made.t5, made.Encoder])
 def test_no_byte_depends_on_what_padding_holds(build: Callable[[], Any], tmp_path: Path) -> None:
     files = []
     for content in (0, 7):
-        given: dict[str, Any] = made.padded(IDS, "left" if build is made.gpt2 else "right", content)
+        given: dict[str, Any] = made.padded(FEW, "left" if build is made.gpt2 else "right", content)
         if build is made.t5:
-            labels = made.padded([ids[:5] for ids in IDS], content=-100)["input_ids"]
+            labels = made.padded([ids[:5] for ids in FEW], content=-100)["input_ids"]
             given["labels"] = labels
         if build is made.Encoder:
             given = {"ids": given["input_ids"], "src_key_padding_mask": given["attention_mask"] == 0}
-        result = compressed(build(), given, recipe())
+        result = compressed(build(), given, recipe(steps=STEPS[1:] if build is made.t5 else STEPS))
         result.save(tmp_path / f"{content}.safetensors")
         files.append((tmp_path / f"{content}.safetensors").read_bytes())
         assert result.report.stages[-1].agreement is not None
@@ -108,17 +109,15 @@ def test_no_byte_depends_on_what_padding_holds(build: Callable[[], Any], tmp_pat
 def test_layers_see_no_padding() -> None:
     """The student is fitted as without it: reconstruction and bias correction on the same rows."""
     steps = STEPS[:2]
-    by_length = sorted(IDS, key=len)
-    one = compressed(made.bert(), made.padded(by_length), recipe(None, steps) | {"keep": "all"})
-    alone = [{"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids)).long()} for ids in by_length]
-    two = compressed(made.bert(), alone, recipe(None, steps) | {"keep": "all"})
+    one = compressed(made.bert(), made.padded(FEW), recipe(None, steps))
+    two = compressed(made.bert(), [{"input_ids": torch.tensor([ids])} for ids in FEW], recipe(None, steps))
     for ours, theirs in zip(one.report.recovery, two.report.recovery, strict=True):
         figures = {key: value for key, value in ours.items() if isinstance(value, float)}
         assert figures == pytest.approx({key: theirs[key] for key in figures}, rel=1e-3)
 
 
 def test_recipe_for_takes_texts() -> None:
-    model, texts = made.gpt2(), made.sentences(60)
+    model, texts = made.gpt2(), made.sentences(30)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = lloydmax.recipe_for(model, 3.5, texts, effort=0, tokenizer=made.tokenizer())
@@ -127,10 +126,10 @@ def test_recipe_for_takes_texts() -> None:
 
 
 def test_a_run_goes_on_with_batches_of_several_lengths(tmp_path: Path) -> None:
-    whole = recipe(None, STEPS[2:])
-    one = compressed(made.bert(), IDS, whole)
-    two = compressed(made.bert(), IDS, whole, workdir=tmp_path)
-    again = compressed(made.bert(), IDS, whole, workdir=tmp_path)
+    whole = recipe(None, STEPS[2:]) | {"keep": "best"}
+    one = compressed(made.gpt2(), FEW, whole)
+    two = compressed(made.gpt2(), FEW, whole, workdir=tmp_path)
+    again = compressed(made.gpt2(), FEW, whole, workdir=tmp_path)
     for name, value in one.model.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, two.model.state_dict()[name])

@@ -177,7 +177,11 @@ def test_a_decoder_reads_the_labels_one_later(build: Any) -> None:
 
 def test_sequences_that_do_not_go_together_are_named() -> None:
     with pytest.raises(DataError, match="other inputs"):
-        next(unlabelled([{"input_ids": IDS[0]}, {"input_ids": IDS[1], "token_type_ids": [0] * 3}], made.bert()).batches(2))
+        next(
+            unlabelled([{"input_ids": IDS[0]}, {"input_ids": IDS[1], "token_type_ids": [0] * 3}], made.bert()).batches(
+                2
+            )
+        )
 
 
 def test_a_sample_that_is_none_of_them_is_left_out() -> None:
