@@ -281,9 +281,12 @@ class _Run:
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
-            agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
+            told = partial(self.events.step, "measure")
+            agreement = comparison.measure(model, told, tokens=True) if comparison else None
             if agreement is not None:
                 figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
+                if agreement.tokens is not None and agreement.tokens.perplexity is not None:
+                    figures["perplexity"] = agreement.tokens.perplexity
             figures |= {} if score is None else {"score": score}
         return Stage(stage, agreement, score)
 

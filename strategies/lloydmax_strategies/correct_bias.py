@@ -73,7 +73,7 @@ class CorrectBias:
         """Shift every bias in floats that is added to what a compressed weight gives."""
         student, options = recovery.student, self.options
         original = recovery.teacher if recovery.original is None else recovery.original
-        source = recovery.source(options.source)
+        source = recovery.source(options.source, padded=False)
         found = places(student)
         without = [place.name for place in found.values() if not place.biases]
         taken = {module: place for module, place in found.items() if place.biases or self.scales}

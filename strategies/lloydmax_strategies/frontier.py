@@ -173,7 +173,7 @@ def _walk(model: nn.Module, source: Source, few: Tensor) -> _Walk | None:
         walk = _Walk(model)
         batch.run(walk)
         walk.end = 0
-        found = output_tensors(walk.weigh(batch.run(walk), len(few)))
+        found = output_tensors(walk.weigh(batch.run(walk), len(batch)))
     except Exception:
         return None
     same = len(found) == len(expected) and all(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
-from lloydmax.data import Batch, Source
+from lloydmax.data import Batch, Source, even
 from lloydmax.errors import FitError, PluginError, RecoveryError
 from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
 from lloydmax.fitting.sizing import ROUNDS
@@ -136,7 +136,7 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
-            heard = _Heard(source, partial(events.step, stage))
+            heard = _Heard(even(source, model), partial(events.step, stage))
             measure = registry.make("importance", kind, {}).measure
             reads = "outputs" in inspect.signature(measure).parameters
             more = {"outputs": trial(model, source, plan.recipe.asked_outputs)} if reads else {}

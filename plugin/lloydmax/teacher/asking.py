@@ -336,7 +336,7 @@ def _ranged(model: nn.Module, tried: Asked, trim: bool = False) -> Asked | None:
     numbers = [form for form in tried.forms if form.below is not None]
     if not numbers:
         return None
-    batch = _noise(tried, _TELLING)
+    batch = Inputs(model).padding.tidied(_noise(tried, _TELLING))
     values = [t for t in batch.tensors() if not t.is_floating_point()]
     heard: list[tuple[Tensor, int]] = []
 

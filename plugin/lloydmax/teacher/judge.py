@@ -78,15 +78,18 @@ class Judge:
     def _of_one_answer(self) -> list[float]:
         """The damage of what the teacher gives on average."""
         teacher, leaves = self.comparison.teacher, self._outputs.leaves
-        seen: list[list[Tensor]] = [[] for _ in leaves]
+        seen: list[list[tuple[Tensor, int]]] = [[] for _ in leaves]
 
         def see(_: Batch, wanted: Answers) -> Answers:
             for found, one, leaf in zip(seen, wanted, leaves, strict=True):
-                found.append(_typical(one, leaf))
+                found.append((_typical(one, leaf), one.numel()))
             return wanted
 
         self._apart(teacher, see)
-        means = [torch.stack(found).mean(0) for found in seen]
+        means = [
+            torch.stack([one * count for one, count in found]).sum(0) / sum(count for _, count in found)
+            for found in seen
+        ]
         usual = self._apart(
             teacher, lambda _, wanted: [_alike(*each) for each in zip(means, wanted, leaves, strict=True)]
         )
