@@ -103,7 +103,8 @@ def _selected(
     beyond: bool,
 ) -> Iterable[Layer]:  # fmt: skip
     if selector == "all":
-        return allowed if rule.types else [la for la in allowed if la.numbered or (beyond and la.projects)]
+        chosen = [la for la in allowed if not (beyond and la.routes and la.types[0] not in rule.types)]
+        return chosen if rule.types else [la for la in chosen if la.numbered or (beyond and la.projects)]
     by_name = [layer for layer in allowed if layer.name == selector]
     if (span := _RANGE.fullmatch(selector)) and not by_name:
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))
