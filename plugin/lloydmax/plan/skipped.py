@@ -134,7 +134,7 @@ def _reason(layer: Layer, leaf: str, held: Tensor, beyond: bool) -> str:
     if layer.routes and beyond:
         return "it belongs to a router, which a rule has to name"
     if isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag)) and not (beyond and layer.meant(leaf)):
-        return f"it is an embedding{f' of fewer than {SMALLEST} values' * beyond}, which a rule has to name"
+        return "it is an embedding, which a rule has to name"
     if isinstance(layer.module, (nn.RNNBase, nn.RNNCellBase)):
         return f"it belongs to a recurrent layer ({kind}), which a rule has to name"
     if layer.meant(leaf):
