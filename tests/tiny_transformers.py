@@ -68,14 +68,9 @@ WAVES = {
     "vocab_size": 32, **SIZE, "conv_dim": (32, 32), "conv_stride": (5, 4), "conv_kernel": (10, 8),
     "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "num_feat_extract_layers": 2,
 }  # fmt: skip
-DISTILLED = {
-    "vocab_size": 512,
-    "dim": 64,
-    "n_layers": 1,
-    "n_heads": 4,
-    "hidden_dim": 128,
-    "max_position_embeddings": 64,
-}
+SHORT = {"vocab_size": 512, "max_position_embeddings": 64}
+DISTILLED = {**SHORT, "dim": 64, "n_layers": 1, "n_heads": 4, "hidden_dim": 128}
+VISION = {**SIZE, "intermediate_size": 256, "image_size": 32, "patch_size": 4}
 NETWORKS = {
     "gpt2": causal("GPT2", model="GPT2LMHeadModel", **GPT2),
     "opt": causal("OPT", **BASE, ffn_dim=256, max_position_embeddings=64, word_embed_proj_dim=64),
@@ -104,7 +99,7 @@ NETWORKS = {
         vision_config={**SIZE, "image_size": 32, "patch_size": 8},
         projection_dim=32,
     ),
-    "vit": other("ViTForImageClassification", "ViTConfig", IMAGES, **{**SIZE, "intermediate_size": 256}, image_size=32, patch_size=4),
+    "vit": other("ViTForImageClassification", "ViTConfig", IMAGES, **VISION),
     "whisper": other(
         "WhisperForConditionalGeneration", "WhisperConfig", SPEECH, **D_MODEL, **BOTH, **FEED, num_mel_bins=16,
         max_source_positions=32, max_target_positions=32,

@@ -65,8 +65,8 @@ class To(Format):
             layout = codebook.layout
             if layout.channels is not None and layout.matrices not in (1, codebook.shape[0]):
                 raise ExportError(
-                    f"{name}, shape {codebook.shape}, holds {layout.matrices} matrices of several rows; lookup tables of "
-                    "Core ML go along axes: compress it with granularity: tensor"
+                    f"{name}, shape {codebook.shape}, holds {layout.matrices} matrices of several rows; lookup tables "
+                    "of Core ML go along axes: compress it with granularity: tensor"
                 )
 
     def write(self, subject: Subject, path: Path) -> None:

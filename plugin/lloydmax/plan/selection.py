@@ -24,7 +24,7 @@ _NAMED = 3
 def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: bool = True) -> list[tuple[Layer, str]]:
     """The ``(layer, name of a weight within it)`` pairs that rule number ``index`` means.
 
-    ``parameter: weight`` means every weight of a known layout, whatever it is called (``in_proj_weight``), and every
+    ``parameter: weight`` means all that a rule for all means, whatever it is called (``in_proj_weight``), with every
     large one that the model keeps in a buffer; any other buffer is meant where the rule has its exact name.
 
     Args:
