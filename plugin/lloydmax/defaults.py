@@ -16,7 +16,7 @@ from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.batch_norm import tracked
 from lloydmax.network.buffers import why_not
-from lloydmax.network.layers import Layer, layers_of
+from lloydmax.network.layers import SMALLEST, Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
@@ -32,7 +32,6 @@ from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
-_SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
 _MATCHED = 64  # inputs by which means and deviations are matched
@@ -88,7 +87,7 @@ def recipe_for(
         rules = _rules(model, centroids)
         if not rules:
             raise RecipeError(
-                f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress"
+                f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress"
             )
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
@@ -167,11 +166,11 @@ def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
 
 
 def _is_large(layer: Layer, leaf: str, held: Tensor, writes: Collection[str]) -> bool:
-    if layer.norm or layer.meant(leaf) or is_lazy(held):
+    if layer.norm or layer.routes or layer.meant(leaf) or is_lazy(held):
         return False
     if leaf in layer.module._buffers and (leaf in writes or why_not(held) is not None):
         return False
-    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
+    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= SMALLEST
 
 
 def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int, rate: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.plan.quantizing import laid_out, quantize
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import evaluating
@@ -187,16 +188,20 @@ def _fitted(
 ) -> Codebook:
     def make() -> Codebook:
         if at_price is not None:
-            return at_price(p.options.price)  # type: ignore[attr-defined]
+            return laid_out(p, at_price(p.options.price))  # type: ignore[attr-defined]
         check_weight(weight, importance)
-        found: Codebook = registry.make("quantizer", p.quantizer, p.options).fit(
-            weight, importance=importance, axis=p.axis
-        )
-        return found
+        return quantize(p, weight, importance)
 
     if cache is None:
         return make()
     tensors = [weight] if importance is None else [weight, importance]
-    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
+    key = (
+        "codebook",
+        fingerprint(tensors),
+        p.quantizer,
+        p.options.model_dump_json(),
+        p.layout.channel_axes,
+        weight.device,
+    )
     found = cache.get(key, make)
     return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())

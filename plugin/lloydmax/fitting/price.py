@@ -141,7 +141,7 @@ def units_of(p: PlannedParameter, weight: Tensor) -> Tensor:
     multiples = torch.tensor(getattr(p.options, "multiples", None) or [1.0], dtype=torch.float64, device=weight.device)
     if len(multiples) == 1 or not weight.dim():
         return multiples.view([1] * weight.dim())
-    return multiples[p.layout.owners(weight.device)].view([-1 if a == p.axis else 1 for a in range(weight.dim())])
+    return p.layout.spread(multiples[p.layout.owners(weight.device)])
 
 
 def weighed(layers: Mapping[str, Layer], temper: float) -> dict[str, Layer]:
