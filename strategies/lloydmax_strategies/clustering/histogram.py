@@ -52,6 +52,16 @@ class Points:
         return float(self.middle[self.start])
 
     @cached_property
+    def energy(self) -> float:
+        """Sum of squares of the means."""
+        return float((self.mass * np.square(self.middle)).sum())
+
+    @cached_property
+    def mean(self) -> float:
+        """Of everything."""
+        return float((self.mass * self.middle).sum() / self.total[-1])
+
+    @cached_property
     def total(self) -> Floats:
         """Cumulative mass, from 0."""
         return prefix(self.mass)

@@ -140,8 +140,7 @@ def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Pr
         if settled:
             break
     kept, limits = cheapest(centroids, bits, price)
-    energy = float((points.mass * np.square(points.middle)).sum())
-    gain = float((mass * centroids**2).sum()) / energy if energy else 1.0
+    gain = float((mass * centroids**2).sum()) / points.energy if points.energy else 1.0
     return Priced(centroids[kept], limits, float((mass * bits).sum() / everything), gain)
 
 
@@ -154,5 +153,6 @@ def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:
 
 def _evenly(points: Points, step: float) -> Floats:
     """Those of the evenly spaced centroids that are the nearest to some point, ascending."""
-    centre = float((points.mass * points.middle).sum() / points.total[-1])
-    return centre + step * np.unique(np.rint((points.middle - centre) / step))
+    nearest = np.rint((points.middle - points.mean) / step)
+    first = np.append(True, nearest[1:] != nearest[:-1])
+    return points.mean + step * nearest[first]
