@@ -48,7 +48,6 @@ Facts about a network
     Network               a traced model: its graph, the batch norms behind its layers, the links between these
     Link                  two layers between which channels can be scaled
     Channels              the channels of a layer, and its weight seen by them
-    is_linear_layer       whether what a layer gives is linear in its weight
     fold_batch_norms      merge batch norms into the layers before them
     folded                what was merged
     Moments               mean and variance of what reaches a layer, merged over batches
@@ -74,7 +73,7 @@ from lloydmax.hooks.protocols import Importance, Quantizer, Recovery, RecoverySt
 from lloydmax.hooks.registry import register, spelling_hint, unregister
 from lloydmax.hooks.units import Unit, smallest
 from lloydmax.network.batch_norm import Moments, statistics_gap
-from lloydmax.network.channels import Channels, is_linear_layer
+from lloydmax.network.channels import Channels
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, Network
 from lloydmax.network.outputs import Leaf as Leaf
@@ -133,7 +132,6 @@ __all__ = [  # noqa: RUF022
     "Network",
     "Link",
     "Channels",
-    "is_linear_layer",
     "fold_batch_norms",
     "folded",
     "Moments",

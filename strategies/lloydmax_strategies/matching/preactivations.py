@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lloydmax.extend import Batch, is_linear_layer
+from lloydmax.extend import Batch, Channels
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
@@ -118,7 +118,7 @@ class _Plain(Stage):
         self.sums = (Sum(("weight",), ("bias",)),)
 
     def linear(self, module: nn.Module) -> bool:
-        return is_linear_layer(module)
+        return Channels(module).linear
 
     def products(self, module: Any, seen: Any) -> Products:
         y = module.forward(*seen.args, **seen.kwargs) if isinstance(seen, Batch) else seen
