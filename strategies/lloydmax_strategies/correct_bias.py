@@ -92,7 +92,8 @@ class CorrectBias:
         how = How(self.scales, getattr(options, "relative", False), options.sequential)
         with evaluating(student, original):
             calls = forward_order(student, list(taken), source, order[:2])
-            fronts = [Frontier(model, source, order, options.batch_size) for model in (original, student)]
+            still = Frontier(original, source, order, options.batch_size, still=True)
+            fronts = [still, Frontier(student, source, order, options.batch_size)]
             for index, (module, count) in enumerate(calls.items(), start=1):
                 place = taken[module]
                 twin = original.get_submodule(place.name)

@@ -23,6 +23,8 @@ _SHARE, _FEWEST, MOST_JUDGED = 0.2, 24, 128
 """Share of the inputs that are held out, how few (but a third of the inputs at most), and how many at most."""
 _WORSE = 1.5
 """How much worse one output may become where others become better."""
+_NOTHING = 1e-6
+"""Of the damage of one answer to all inputs: what is left then is that of the last digits of half floats."""
 _LEAST = 1e-12
 """Of the damage of one answer to all inputs: outputs that never change are not divided by zero."""
 
@@ -47,6 +49,11 @@ class Damage:
         """All outputs count alike; infinite where one is not a number."""
         mean = sum(self.each) / len(self.each)
         return math.inf if math.isnan(mean) else mean
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is so small that nothing can be won back."""
+        return max(self.each) < _NOTHING
 
     def spares_all(self, other: Damage) -> bool:
         """Whether no output is much worse than in another student."""
