@@ -70,7 +70,7 @@ class Fisher:
                     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                     for kept, gradient in zip(total, gradients, strict=True):
                         if gradient is not None:
-                            kept += gradient.float().square()
+                            kept += gradient.float().square().nan_to_num(0.0, 0.0, 0.0)  # the root of 0 has none
         finally:
             for parameter, needed in zip(model.parameters(), wanted, strict=True):
                 parameter.requires_grad_(needed)
