@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
-from lloydmax.network.batch_norm import tracked
 from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import SMALLEST, Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
@@ -140,9 +139,6 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     form, made = found.only, {"samples": Wanted.samples}
     if form is None:
         return made
-    vectors = len(form.shape) == 1 and form.channels is not None and form.below is None
-    if vectors and form.mean is None and not tracked(model):
-        return None
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}
