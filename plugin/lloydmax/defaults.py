@@ -27,6 +27,7 @@ from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.asking import Wanted, asked
 from lloydmax.teacher.consistency import views
+from lloydmax.teacher.texts import writes
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -136,7 +137,9 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
                 stacklevel=3,
             )
         return None
-    form, made = found.only, {"samples": Wanted.samples}
+    form = found.only
+    made: dict[str, Any] = {"samples": Wanted.samples}
+    made |= {"kind": "written"} if writes(model, found) else {}
     if form is None:
         return made
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}

@@ -138,10 +138,11 @@ class Synthesize(Section):
         "made on which the agreement is measured.",
     )
 
-    kind: Literal["natural", "noise"] = Field(
+    kind: Literal["natural", "noise", "written"] = Field(
         default="natural",
         description="`natural`: pictures of things in front of each other, sounds with harmonics, words as often as in "
-        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely.",
+        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely; "
+        "`written`: texts that the model itself writes, token by token, where it is a language model, else `natural`.",
     )
 
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(

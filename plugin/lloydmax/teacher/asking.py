@@ -82,7 +82,7 @@ class Asked:
         return Asked(self.filled(lambda form: other if form is one else form))
 
 
-Kind = Literal["natural", "noise"]
+Kind = Literal["natural", "noise", "written"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Wanted:
     Attributes:
         samples: at most; fewer where they are large.
         kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
-            things on regions, noise with the spectrum of sounds, words that are all as likely.
+            things on regions, noise with the spectrum of sounds, words that are all as likely. ``written``: by the
+            model itself where it is a language model, else ``natural``.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
@@ -116,10 +117,27 @@ def asked(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = 
         wanted: what a recipe says; a shape goes before the examples.
     """
     if wanted is not None and wanted.shape is not None:
-        return _of_recipe(model, wanted, wanted.shape)
-    if example_inputs is not None:
-        return _of_examples(model, example_inputs)
-    return next(filter(None, (_best(model, tries) for tries in _candidates(model))), None)
+        found = _of_recipe(model, wanted, wanted.shape)
+    elif example_inputs is not None:
+        found = _of_examples(model, example_inputs)
+    else:
+        found = next(filter(None, (_best(model, tries) for tries in _candidates(model))), None)
+    return None if found is None else _words(model, found)
+
+
+def _words(model: nn.Module, found: Asked) -> Asked:
+    """The same without the tokens that a configuration in the manner of transformers names: beginnings, ends, pads."""
+    config = getattr(model, "config", None)
+    places = vars(config) if hasattr(config, "__dict__") else {}
+    named = [value for name, value in places.items() if name.endswith("_token_id")]
+    numbers = {one for value in named for one in (value if isinstance(value, (list, tuple)) else [value])}
+    for form in {id(form): form for form in found.forms}.values():
+        if form.below is not None and not form.below.dim():
+            most = int(form.below)
+            left_out = tuple(sorted(one for one in numbers if isinstance(one, int) and 0 <= one < most))
+            if left_out and 2 * len(left_out) < most:
+                found = found.with_form(form, replace(form, without=left_out))
+    return found
 
 
 def _best(model: nn.Module, tries: Sequence[Asked]) -> Asked | None:
