@@ -5,7 +5,8 @@ here checks dtypes and sizes first. Every function has a twin in torch or numpy,
 codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
 """
 
+from lloydmax.native.histogram import count_keys, float_keys, look_up, solve_points
 from lloydmax.native.library import active, path
 from lloydmax.native.rows import fit_rows
 
-__all__ = ["active", "fit_rows", "path"]
+__all__ = ["active", "count_keys", "fit_rows", "float_keys", "look_up", "path", "solve_points"]

@@ -8,6 +8,7 @@ import importlib.machinery
 import os
 from pathlib import Path
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 PATHS = ("portable", "avx2", "avx512")
@@ -33,6 +34,7 @@ def core() -> ctypes.CDLL | None:
                 continue
             found.lm_take_path(PATHS.index(wanted) if wanted in PATHS else len(PATHS))
             found.lm_fit_rows.restype = ctypes.c_int64
+            found.lm_keys.restype = found.lm_solve.restype = ctypes.c_double
             return found
     return None
 
@@ -50,7 +52,24 @@ def path() -> str:
     return "neon" if found.lm_neon() else PATHS[found.lm_path_taken()]
 
 
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where the values of a contiguous tensor on the CPU begin; 0 for none."""
-    assert tensor is None or (tensor.is_contiguous() and tensor.device.type == "cpu")
-    return ctypes.c_void_p(0 if tensor is None else tensor.data_ptr())
+def ready() -> ctypes.CDLL:
+    """The core, where it is :func:`active`."""
+    found = core()
+    assert found is not None
+    return found
+
+
+def address(values: Tensor | NDArray | None) -> ctypes.c_void_p:
+    """Where contiguous values on the CPU begin; 0 for none."""
+    if values is None:
+        return ctypes.c_void_p(0)
+    if isinstance(values, Tensor):
+        assert values.is_contiguous() and values.device.type == "cpu"
+        return ctypes.c_void_p(values.data_ptr())
+    assert values.flags.c_contiguous
+    return ctypes.c_void_p(values.ctypes.data)
+
+
+def size(number: int) -> ctypes.c_int64:
+    """A number as the core takes it."""
+    return ctypes.c_int64(number)

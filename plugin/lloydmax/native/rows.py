@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from lloydmax.native.library import address, core
+from lloydmax.native.library import address, ready, size
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 """The number by which the core knows a dtype."""
@@ -34,13 +33,12 @@ def fit_rows(
     if mass is not None and mass.shape != values.shape:
         raise ValueError(f"importance has shape {tuple(mass.shape)}, the rows {tuple(values.shape)}")
     centroids, codes = torch.empty((n, k)), torch.empty((n, m), dtype=code_dtype)
-    library = core()
-    assert library is not None
+    library = ready()
 
     def work(part: slice) -> int:
         found: int = library.lm_fit_rows(
-            address(values[part]), address(None if mass is None else mass[part]), _size(len(values[part])), _size(m),
-            _size(k), DTYPES[rows.dtype], int(n > 1), address(centroids[part]), address(codes[part]),
+            address(values[part]), address(None if mass is None else mass[part]), size(len(values[part])), size(m),
+            size(k), DTYPES[rows.dtype], int(n > 1), address(centroids[part]), address(codes[part]),
             codes.element_size(),
         )  # fmt: skip
         if not found:
@@ -56,6 +54,3 @@ def fit_rows(
         used = work(slice(0, n))
     return centroids[:, :used].contiguous().to(rows.dtype), codes
 
-
-def _size(number: int) -> ctypes.c_int64:
-    return ctypes.c_int64(number)
