@@ -249,7 +249,8 @@ class RecipeFields(Section):
     mask: str | None = Field(
         default="auto",
         description="name of the input `(N, T)` whose zeros are padding, of which outputs `(N, T, C)` do not count; "
-        "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
+        "`null`: all count. `auto`: `attention_mask`, `padding_mask`, or `src_key_padding_mask` and "
+        "`key_padding_mask`, which are true at padding; of models with a decoder its own, or what the labels tell.",
     )
 
     kinds: Kinds | None = Field(

@@ -23,6 +23,8 @@ from lloydmax.runtime.modes import device_of, evaluating
 _SAMPLES, _TELLING = 3, 16
 """Of a trial; of one that tells columns apart."""
 _SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 352, 384, 416, 448, 512, 640)
+_GREY = 28
+"""A side that pictures in colour do not have."""
 _STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 128), (128, 64), (240, 320), (480, 640))
 _MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
 _WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
@@ -273,11 +275,13 @@ def _of_convolution(module: _ConvNd) -> list[list[Form]]:
     width, axes = module.in_channels, len(module.kernel_size)
     if axes == 2:
         sides = _MAPS if isinstance(module, _ConvTransposeNd) else _SIDES
-        squares = [Form((width, side, side)) for side in sides]
+        squares = [Form((width, side, side)) for side in sides if side != _GREY or width == 1]
         flat = [Form(form.shape[1:], None) for form in squares] if width == 1 else []
         strips = [Form((width, height, length)) for height, length in _STRIPS]
         sounds = [Form((length,), None) for length in _WAVES] if width == 1 else []
-        return [found for found in (squares, flat, strips, sounds) if found]
+        tall, wide = module.kernel_size
+        oblong = not isinstance(module, _ConvTransposeNd) and min(tall, wide) > 1 and tall != wide
+        return [found for found in (*((strips, squares) if oblong else (squares,)), flat, strips, sounds) if found]
     if axes == 1 and width == 1:
         return [[Form((1, length)) for length in _WAVES], [Form((length,), None) for length in _WAVES]]
     if axes == 1:
@@ -354,7 +358,7 @@ def _ranged(model: nn.Module, tried: Asked, trim: bool = False) -> Asked | None:
     numbers = [form for form in tried.forms if form.below is not None]
     if not numbers:
         return None
-    batch = _noise(tried, _TELLING)
+    batch = Inputs(model).padding.tidied(_noise(tried, _TELLING))
     values = [t for t in batch.tensors() if not t.is_floating_point()]
     heard: list[tuple[Tensor, int]] = []
 
