@@ -15,7 +15,7 @@ def test_where_codes_end_up_farther_from_the_weights_than_zeros_the_damping_grow
     signs = replace(lloydmax.fit_codebook(weight, 2), centroids=torch.tensor([-1.5, 1.5]))
     held = replace(signs, codes=(weight > 0).to(signs.codes.dtype))
     common = torch.randn(200, 1, generator=generator) @ torch.randn(1, 32, generator=generator)
-    inputs = (common + 0.5 * torch.randn(200, 32, generator=generator)).double()
+    inputs = (common + 0.3 * torch.randn(200, 32, generator=generator)).double()
     moments, idle = (inputs.T @ inputs / 200)[None], torch.zeros(1, dtype=torch.bool)
     given = weight[None], weight, held, moments, 0.01, False, idle
     bold, found = _chosen(*given), choice(*given)
