@@ -23,8 +23,6 @@ from lloydmax.runtime.modes import device_of, evaluating
 _SAMPLES, _TELLING = 3, 16
 """Of a trial; of one that tells columns apart."""
 _SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 352, 384, 416, 448, 512, 640)
-_GREY = 28
-"""A side that pictures in colour do not have."""
 _STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 128), (128, 64), (240, 320), (480, 640))
 _MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
 _WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
@@ -274,18 +272,16 @@ def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[l
 def _of_convolution(module: _ConvNd) -> list[list[Form]]:
     width, axes = module.in_channels, len(module.kernel_size)
     if axes == 2:
-        sides = _MAPS if isinstance(module, _ConvTransposeNd) else _SIDES
-        squares = [Form((width, side, side)) for side in sides if side != _GREY or width == 1]
+        sides = _MAPS if isinstance(module, _ConvTransposeNd) else _SIDES[width > 1 :]  # the first is of grey pictures
+        squares = [Form((width, side, side)) for side in sides]
         flat = [Form(form.shape[1:], None) for form in squares] if width == 1 else []
         strips = [Form((width, height, length)) for height, length in _STRIPS]
         sounds = [Form((length,), None) for length in _WAVES] if width == 1 else []
-        tall, wide = module.kernel_size
-        oblong = not isinstance(module, _ConvTransposeNd) and min(tall, wide) > 1 and tall != wide
-        return [found for found in (*((strips, squares) if oblong else (squares,)), flat, strips, sounds) if found]
-    if axes == 1 and width == 1:
-        return [[Form((1, length)) for length in _WAVES], [Form((length,), None) for length in _WAVES]]
+        shapes = [strips, squares, flat] if len({1, *module.kernel_size}) == 3 else [squares, flat, strips]
+        return [found for found in (*shapes, sounds) if found]
     if axes == 1:
-        return [[Form((width, length), None) for length in _LENGTHS]]
+        waves = [[Form((1, length)) for length in _WAVES], [Form((length,), None) for length in _WAVES]]
+        return waves if width == 1 else [[Form((width, length), None) for length in _LENGTHS]]
     return [[Form((width, depth, side, side)) for depth, side in ((4, 16), (8, 32), (16, 64), (16, 112), (32, 128))]]
 
 
