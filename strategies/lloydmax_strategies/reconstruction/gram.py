@@ -129,7 +129,8 @@ def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most:
     shape = [*x.shape[1 : 2 + spatial]]
     if (step := _step(math.prod(shape) * parts, most)) > 1:
         rows = torch.arange(0, math.prod(shape), step, device=x.device)
-        x = x[(slice(None), *torch.unravel_index(rows, shape))]
+        picked: list[Any] = [slice(None), *torch.unravel_index(rows, shape)]
+        x = x[tuple(picked)]
     return x.reshape(groups, -1, math.prod(x.shape[-1 - spatial :]))
 
 
