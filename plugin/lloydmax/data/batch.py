@@ -110,8 +110,8 @@ class Batch:
         return any(key in self.beside and not bool(self.beside[key].all()) for key in (REAL, DECODER_REAL))
 
     def unpadded(self, inside: Tensor, name: str = "") -> Tensor:
-        """What a model computes for these inputs, ``(N, T, ...)``, as ``(positions, ...)`` without padding; itself where
-        it has other axes, or nothing is padding.
+        """What a model computes for these inputs, ``(N, T, ...)``, as ``(positions, ...)`` without padding; itself
+        where it has other axes, or nothing is padding.
 
         Args:
             inside: any of it.
