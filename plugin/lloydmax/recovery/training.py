@@ -318,8 +318,8 @@ class TrainingLoop:
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()
         divides = self._processes == 1 and self.divides
-        parts = [*self.outputs.parts(indices, batch)] if divides else [(indices, batch)]
-        losses = added_up(self.losses, parts, self.parameters)
+        pieces = [*self.outputs.parts(indices, batch)] if divides else [(indices, batch)]
+        losses = added_up(self.losses, pieces, self.parameters)
         if shaped := [key for key, part in losses.items() if part.dim()]:
             shape = tuple(losses[shaped[0]].shape)
             raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
