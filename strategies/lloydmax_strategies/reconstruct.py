@@ -99,10 +99,11 @@ class Reconstruct:
         changed = codes = 0
         with evaluating(student):
             calls = forward_order(student, list(found), source, order[:2])
-            front = Frontier(student, source, order, options.batch_size)
+            size = recovery.batch_size(options.batch_size, source)
+            front = Frontier(student, source, order, size)
             for index, module in enumerate(calls, start=1):
                 inputs = partial(front.read, module, calls=calls[module])
-                passes = -(-len(order) // options.batch_size) * calls[module]
+                passes = -(-len(order) // size) * calls[module]
                 most = None if options.rows is None else max(1, options.rows // passes)
                 for target, gram in _grams(module, found[module], inputs, most):
                     before = target.holder.codes.clone()

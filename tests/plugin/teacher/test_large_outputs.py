@@ -220,3 +220,16 @@ def test_training_in_parts_is_training(
     found, again = trained()
     assert again == pytest.approx(loss, rel=1e-3) and torch.allclose(found, expected, atol=1e-4), options
     assert sorted(seen)[-4] <= 3, seen  # but for the trial of what the outputs are
+
+
+@pytest.mark.parametrize("step", ["match_moments", "reconstruct"])
+def test_steps_run_few_samples_at_once(pair: tuple[Tokens, Tokens], step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}], "recover": [{"step": step}]}
+    expected = lloydmax.compress(pair[0], recipe, IDS, progress=False).model(IDS)
+    monkeypatch.setattr(reading, "MOST_VALUES", 7 * 50 * 3)
+    seen: list[int] = []
+    head = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (seen.append(len(x)), head(self, x))[1])
+    found = lloydmax.compress(pair[0], recipe, IDS, progress=False).model(IDS)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert sorted(seen)[-2] <= 3, seen  # but for the trial of what the outputs are
