@@ -73,7 +73,7 @@ class Document:
     @property
     def format(self) -> int:
         """Version of the format."""
-        newer = self.compact or self.constants or self.extra or any(item.int8 for item in self.parameters.values())
+        newer = self.compact or self.constants or self.extra or any(item.newer for item in self.parameters.values())
         return 2 if newer else 1
 
     def text(self, entries: Iterable[Entry]) -> str:

@@ -16,9 +16,9 @@ from lloydmax.defaults import recipe_for
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
 from lloydmax.integrations.transformers.config import LloydmaxConfig
-from lloydmax.integrations.transformers.dtypes import cast, like_file
 from lloydmax.integrations.transformers.folder import METHOD
 from lloydmax.integrations.transformers.host import HfQuantizer, register_quantizer
+from lloydmax.integrations.transformers.loading import cast, fill
 from lloydmax.integrations.transformers.model import abandon, adopt
 from lloydmax.integrations.transformers.tokens import tokenizer_in
 from lloydmax.runtime.temporary import TemporaryFolder
@@ -42,8 +42,7 @@ class LloydmaxQuantizer(HfQuantizer):
         if not self.pre_quantized and quantization_config.bits is None and quantization_config.recipe is None:
             raise IntegrationError("LloydmaxConfig needs bits, such as bits=3, or a recipe to compress a model")
         self._device: Any = None
-        self._stored: torch.dtype | None = None
-        self._wanted: torch.dtype | None = None
+        self._wanted: Any = None
         self._file: Path | None = None
         self._undo: list[Any] = []
 
@@ -66,8 +65,6 @@ class LloydmaxQuantizer(HfQuantizer):
         """Where transformers asks about attention: the first look at the configuration, before files are looked for."""
         if self.pre_quantized:
             config.transformers_weights = IN_FOLDER
-            stored = getattr(config, "dtype", None)
-            self._stored = getattr(torch, stored, None) if isinstance(stored, str) else stored
         return config
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -97,12 +94,10 @@ class LloydmaxQuantizer(HfQuantizer):
         while self._undo:
             self._undo.pop()()
         assert self._file is not None
-        model.tie_weights()
-        like_file(model, self._file)
-        load(self._file, model)
+        fill(model, self._file)
         if self._device is not None:
             nn.Module.to(model, self._device)
-        if self._wanted != self._stored and self._wanted is not None:
+        if self._wanted not in (None, model.dtype):
             cast(model, self._wanted)
 
     def _compress(self, model: Any) -> None:
