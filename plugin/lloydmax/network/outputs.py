@@ -201,12 +201,21 @@ class Outputs:
             order: see there.
         """
         for indices, batch in source.batches(size, order):
-            most = self.at_once(batch)
-            if len(batch) <= most or batch.whole or not self.repeat:
-                yield indices, batch
-            else:
-                for rows in torch.arange(len(batch)).split(most):
-                    yield indices[rows], batch[rows]
+            yield from self.parts(indices, batch)
+
+    def parts(self, indices: Tensor, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
+        """A batch, or its parts, see :meth:`batches`.
+
+        Args:
+            indices: of its samples.
+            batch: that was read.
+        """
+        most = self.at_once(batch)
+        if len(batch) <= most or batch.whole or not self.repeat:
+            yield indices, batch
+        else:
+            for rows in torch.arange(len(batch)).split(most):
+                yield indices[rows], batch[rows]
 
     def at_once(self, batch: Batch) -> int:
         """Samples like these whose outputs are not too large together, as far as that is known; at least 1."""
