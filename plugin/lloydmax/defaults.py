@@ -120,7 +120,7 @@ def plain_recipe(model: nn.Module, bits: float = 4.0) -> Recipe:
     with own_modes():
         rules = _rules(private(model, runs=False), _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
     if not rules:
-        raise RecipeError(f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress")
+        raise RecipeError(f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress")
     recipe = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits, "quantize": rules}
     return Recipe.load(recipe | {"storage": _STORAGE})
 
