@@ -64,6 +64,7 @@ How a model is run
     spelling_hint         "; did you mean ...?" for messages
 """
 
+from lloydmax import native as native
 from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.grid import even

@@ -92,7 +92,7 @@ class Reconstruct:
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Choose the codes of every layer that can be done; names the others."""
         options, student = self.options, recovery.student
-        source = recovery.source(options.source)
+        source = recovery.source(options.source, padded=False)
         order = source.draw(options.samples, recovery.seed)
         found = targets_of(student, recovery.original, options.bias)
         errors: list[tuple[float, float]] = []

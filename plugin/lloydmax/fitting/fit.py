@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
-from lloydmax.data import Batch, Source
+from lloydmax.data import Batch, Source, even
 from lloydmax.errors import FitError, PluginError, RecoveryError
 from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
 from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
+from lloydmax.network.outputs import Outputs
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.quantizing import laid_out, quantize
@@ -28,6 +29,9 @@ from lloydmax.teacher.trial import trial
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
+
+_REMEMBERED = 1 << 28
+"""Bytes of codebooks that one run remembers, if no cache is given."""
 
 
 def fit(
@@ -60,6 +64,7 @@ def fit_best(
     cache: Cache | None = None,
     judge: Judging | None = None,
     changed: bool = False,
+    outputs: Outputs | None = None,
 ) -> tuple[Choice, dict[str, Codebook]]:
     """The same where the recipe's ``bits`` leave open what the codebooks are like.
 
@@ -72,14 +77,15 @@ def fit_best(
         judge: the damage that codebooks do, by which they are chosen, see :func:`~lloydmax.fitting.candidates.chosen`;
             ``None``: nothing is compared.
         changed: whether recovery changes codes.
+        outputs: how those of the model are read; ``None``: a trial tells.
 
     Returns:
         The plan, with what it was compared with, and its codebooks.
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
-    weighted = importances(model, plan, source, events)
-    cache = cache or (None if plan.recipe.bits is None else Cache())
+    weighted = importances(model, plan, source, events, outputs)
+    cache = cache or (None if plan.recipe.bits is None else Cache(_REMEMBERED))
 
     rates: dict[tuple[str, str], Any] = {}
 
@@ -121,8 +127,10 @@ def fit_best(
     return choice, found
 
 
-def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
-    """The importance of every weight of the parameters whose rules name one, by parameter name.
+def importances(
+    model: nn.Module, plan: Plan, source: Source | None, events: Events, outputs: Outputs | None = None
+) -> dict[str, Tensor]:
+    """The importance of every weight of the parameters whose rules name one, by parameter name; see :func:`fit_best`.
 
     Raises:
         RecoveryError: there is no data to measure it on. PluginError: the importance leaves a parameter out.
@@ -134,10 +142,10 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
-            heard = _Heard(source, partial(events.step, stage))
+            heard = _Heard(even(source, model), partial(events.step, stage))
             measure = registry.make("importance", kind, {}).measure
             reads = "outputs" in inspect.signature(measure).parameters
-            more = {"outputs": trial(model, source, plan.recipe.asked_outputs)} if reads else {}
+            more = {"outputs": outputs or trial(model, source, plan.recipe.asked_outputs)} if reads else {}
             measured = measure(model, names, heard, **more)
         if missing := [name for name in names if not isinstance(measured.get(name), Tensor)]:
             raise PluginError(

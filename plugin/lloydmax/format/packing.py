@@ -19,6 +19,8 @@ Codes = npt.NDArray[np.integer]
 
 _BLOCK = 1 << 18
 """Codes of one block: so many of any width fill whole bytes."""
+_PLAIN, _MATCHED = (9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED)
+"""Level and strategy of a stream without matches, and of one with long ones."""
 _INPUT = 1 << 16
 """Bytes of a stream that are inflated at once."""
 
@@ -79,6 +81,20 @@ def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
     )
 
 
+def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
+    """The stream of a file, and whether it is entropy coded: with the coding ``entropy`` where that is smaller.
+
+    Args:
+        codes, bits: see :func:`pack`.
+        coding: ``packed`` or ``entropy``.
+    """
+    if coding == "entropy":
+        coded = entropy_encode(codes, bits)
+        if len(coded) < packed_bytes(codes.numel(), bits):
+            return np.frombuffer(bytearray(coded), np.uint8), True
+    return pack(codes, bits), False
+
+
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 
@@ -90,18 +106,25 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
         bits: width of one code, 0 to 24.
     """
+    plain, matched = _deflated(codes, bits, _PLAIN, _MATCHED)
+    return matched if len(matched) < len(plain) and _may_hold(matched, bits, codes.numel()) else plain
+
+
+def plain_bytes(codes: Tensor, bits: int) -> int:
+    """Length of the stream without matches, the shorter one of nearly all weights, which is made far sooner."""
+    return len(_deflated(codes, bits, _PLAIN)[0])
+
+
+def _deflated(codes: Tensor, bits: int, *ways: tuple[int, int]) -> list[bytes]:
+    """The raw deflate streams of codes, one for each way."""
     flat = _flat(codes)
-    ways = [
-        zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-        for level, strategy in ((9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED))
-    ]
-    parts: list[list[bytes]] = [[], []]
+    streams = [zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy) for level, strategy in ways]
+    parts: list[list[bytes]] = [[] for _ in ways]
     for start in range(0, flat.size if bits else 0, _BLOCK):
         symbols = _to_symbols(flat[start : start + _BLOCK], bits)
-        for deflate, stream in zip(ways, parts, strict=True):
-            stream.append(deflate.compress(symbols.data))
-    plain, matched = (b"".join([*stream, deflate.flush()]) for deflate, stream in zip(ways, parts, strict=True))
-    return matched if len(matched) < len(plain) and _may_hold(matched, bits, flat.size) else plain
+        for deflate, part in zip(streams, parts, strict=True):
+            part.append(deflate.compress(symbols.data))
+    return [b"".join([*part, deflate.flush()]) for deflate, part in zip(streams, parts, strict=True)]
 
 
 def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:

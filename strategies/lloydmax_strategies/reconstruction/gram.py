@@ -85,9 +85,7 @@ class LayerRows:
         padded = _padded(given, spatial, call)
         each = padded[0].numel() * self._weight[0, 0].numel()
         for part in padded.split(max(1, _FLOATS // max(each, 1))):
-            rows = _unfolded(part, spatial, call)
-            every = rows.shape[1] * len(padded) // len(part)
-            yield rows if self._most is None else rows[:, :: -(-every // self._most)]
+            yield _unfolded(part, spatial, call, len(padded) / len(part), self._most)
 
 
 class LayerGram(Gram):
@@ -133,10 +131,11 @@ def _padded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
     return F.pad(x, sides)
 
 
-def _unfolded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
-    """``(groups, rows, columns)`` of a padded input."""
+def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most: int | None) -> Tensor:
+    """``(groups, rows, columns)`` of a padded input, one of so many parts, of all of which at most so many rows are
+    wanted, evenly spaced."""
     if not spatial:
-        return x[None]
+        return x[None, :: _step(len(x) * parts, most)]
     kernel = call["weight"].shape[2:]
     steps, spread = _each(call, "stride", spatial), _each(call, "dilation", spatial)
     for axis, (size, step, dilation) in enumerate(zip(kernel, steps, spread, strict=True), start=2):
@@ -144,7 +143,18 @@ def _unfolded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
     groups = call.get("groups", 1)
     x = x.unflatten(1, (groups, -1))  # samples, groups, inputs of a group, *positions, *kernel
     places, offsets = range(3, 3 + spatial), range(3 + spatial, 3 + 2 * spatial)
-    return x.permute(1, 0, *places, 2, *offsets).reshape(groups, -1, x.shape[2] * math.prod(kernel))
+    x = x.permute(1, 0, *places, 2, *offsets)
+    shape = tuple(x.shape[1 : 2 + spatial])
+    if (step := _step(math.prod(shape) * parts, most)) > 1:
+        rows = torch.arange(0, math.prod(shape), step, device=x.device)
+        picked: list[Any] = [slice(None), *torch.unravel_index(rows, shape)]
+        x = x[tuple(picked)]
+    return x.reshape(groups, -1, math.prod(x.shape[-1 - spatial :]))
+
+
+def _step(rows: float, most: int | None) -> int:
+    """One row in how many is wanted."""
+    return 1 if most is None else max(1, -(-round(rows) // most))
 
 
 def _each(call: dict[str, Any], name: str, spatial: int) -> list[int]:
