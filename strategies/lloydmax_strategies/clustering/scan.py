@@ -138,9 +138,7 @@ class Scan:
         return torch.from_numpy(codes), torch.from_numpy(means)
 
 
-def float_keys(
-    values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]
-) -> float:
+def float_keys(values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]) -> float:
     """Fill the keys of values; the largest distance from the centre. The twin of the native one."""
     shifted, size = np.empty((2, min(len(values), _MAP_CHUNK)), np.float32)
     top = 0.0
