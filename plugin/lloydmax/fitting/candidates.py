@@ -94,7 +94,7 @@ def chosen(
     """
     layers = layers_of(model, plan, importances, rates)
     sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
-    ways = _ways(layers, blind)
+    ways = _ways(layers, plan, blind)
     name, first = next(ways)
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
@@ -117,13 +117,13 @@ def chosen(
     return contest.result()
 
 
-def _ways(layers: Mapping[str, Layer], blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
+def _ways(layers: Mapping[str, Layer], plan: Plan, blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
     """How errors of the parameters may be weighed, the usual one first."""
     if any(layer.energy for layer in layers.values()):
         yield "importances, tempered", weighed(layers, _TEMPER)
         yield "importances", weighed(layers, 1.0)
     elif blind:
-        yield "as is usual for their depth and width", usual(layers)
+        yield "as is usual for their depth and width", usual(layers, plan)
     yield WHOLE, weighed(layers, 0.0)
     if len(layers) > 1:
         yield "all weights alike", alike(layers)

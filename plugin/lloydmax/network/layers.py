@@ -157,7 +157,7 @@ def layers_of(model: nn.Module, example_inputs: Any = None) -> list[Layer]:
         ModelError: see :func:`~lloydmax.network.given.network`.
     """
     uses = output_axes(network(model))
-    for module, read in _read(model).items():
+    for module, (_, read) in _read(model).items():
         uses.setdefault(id(module), {}).update(read)
     routing = routers(model, uses)
     every = [
@@ -189,27 +189,38 @@ def is_bias(leaf: str) -> bool:
     return leaf.startswith("bias") or leaf.endswith("_bias")
 
 
-def _read(model: nn.Module) -> dict[nn.Module, dict[str, Along]]:
-    """What forward methods tell of the weights of modules that are not standard ones: their own, else that of the
-    module around them, or around that."""
+def multiplied(model: nn.Module) -> dict[str, tuple[str, Along]]:
+    """What a forward method multiplies its inputs by, of modules that are not standard ones: full name of the weight ->
+    full name of the module whose method does it, and where the outputs lie.
+
+    Args:
+        model: uncompressed.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    return {
+        f"{names[module]}.{leaf}".lstrip("."): (names[user], along)
+        for module, (user, known) in _read(model).items()
+        for leaf, along in known.items()
+    }
+
+
+def _read(model: nn.Module) -> dict[nn.Module, tuple[nn.Module, dict[str, Along]]]:
+    """What forward methods tell of the weights of modules that are not standard ones, and whose: their own, else that
+    of the module around them, or around that."""
     around = {child: module for module in model.modules() for child in module.children()}
     told: dict[nn.Module, dict[tuple[int, str], Along]] = {}
-    found: dict[nn.Module, dict[str, Along]] = {}
+    found: dict[nn.Module, tuple[nn.Module, dict[str, Along]]] = {}
     for module in model.modules():
-        if (
-            isinstance(module, (*_STANDARD, *_RECURRENT, fx.GraphModule))
-            or is_norm(module)
-            or not _has_matrices(module)
-        ):
+        if isinstance(module, (*_STANDARD, *_RECURRENT, fx.GraphModule)) or is_norm(module):
             continue
-        user: nn.Module | None = module
+        user: nn.Module | None = module if _has_matrices(module) else None
         for _ in range(_AROUND):
             if user is None or module in found:
                 break
             if user not in told:
                 told[user] = products(user)
             if known := {leaf: one for (key, leaf), one in told[user].items() if key == id(module)}:
-                found[module] = known
+                found[module] = user, known
             user = around.get(user)
     return found
 

@@ -36,6 +36,11 @@ class Along(NamedTuple):
     axis: int
     matrices: int = 1
 
+    @property
+    def stacked(self) -> int:
+        """The matrices that the axis alone does not tell apart; 1: all rows are outputs, whosever they are."""
+        return self.matrices if self.axis else 1
+
 
 @dataclass(frozen=True)
 class _Weight:
@@ -292,7 +297,7 @@ class _Reader:
         matrices = weight.matrices
         if matrices == 1 and axis != 0 and 0 not in summed:
             matrices = weight.shape[0]
-        self._found.setdefault(weight.key, set()).add(Along(axis, matrices if axis else 1))
+        self._found.setdefault(weight.key, set()).add(Along(axis, matrices))
 
 
 def _expressions(statement: ast.stmt) -> Iterator[ast.expr]:

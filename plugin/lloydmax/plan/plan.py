@@ -350,7 +350,7 @@ def _planned(
         granularity = "tensor"
     even, block = bool(getattr(entry.cls, "even", False)), int(getattr(options, "block", 1))
     try:
-        layout = Layout(tuple(parameter.shape), wanted, granularity, along.axis, block, along.matrices)
+        layout = Layout(tuple(parameter.shape), wanted, granularity, along.axis, block, along.stacked)
     except FitError as error:
         where = recipe.at("quantize", index, "block" if block > 1 else "granularity")
         hint = f"; or leave it scalar by a later rule for {layer.name!r} without 'block'" if block > 1 else ""

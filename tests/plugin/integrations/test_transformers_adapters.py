@@ -18,7 +18,6 @@ from lloydmax.defaults import recipe_for  # noqa: E402
 from lloydmax.recipe.recipe import Recipe  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks untrained", "ignore:.*layers, all or", "ignore::UserWarning")
-WITH_EMBEDDINGS = {"quantize": [{"layers": "all", "centroids": 8}, {"types": "Embedding", "centroids": 8}]}
 CASES: list[tuple[Callable[[], Any], Any, dict[str, Any]]] = [
     (llama, ["q_proj", "down_proj"], {"task_type": "CAUSAL_LM"}),
     (llama, "all-linear", {}),

@@ -110,7 +110,7 @@ class Around(nn.Module):
 
 def test_weights_that_the_module_around_takes() -> None:
     layer = next(layer for layer in layers_of(nn.Sequential(Around())) if layer.name == "0.inner")
-    assert {leaf: layer.outputs(leaf) for leaf in ("up", "down")} == {"up": Along(0), "down": Along(1, 3)}
+    assert {leaf: layer.outputs(leaf) for leaf in ("up", "down")} == {"up": Along(0, 3), "down": Along(1, 3)}
 
 
 def test_what_cannot_be_read_is_not_known() -> None:

@@ -43,6 +43,7 @@ class LloydmaxQuantizer(HfQuantizer):
             raise IntegrationError("LloydmaxConfig needs bits, such as bits=3, or a recipe to compress a model")
         self._device: Any = None
         self._wanted: Any = None
+        self._untold = False
         self._file: Path | None = None
         self._undo: list[Any] = []
 
@@ -65,11 +66,14 @@ class LloydmaxQuantizer(HfQuantizer):
         """Where transformers asks about attention: the first look at the configuration, before files are looked for."""
         if self.pre_quantized:
             config.transformers_weights = IN_FOLDER
+            self._untold = getattr(config, "dtype", None) is None
+            if self._untold:  # else it is taken from the file, where floats may be narrower than in the model
+                config.dtype = torch.float32
         return config
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype that is asked for; a compressed model gets it when it is loaded as it is."""
-        self._wanted = dtype
+        self._wanted = None if self._untold and dtype == torch.float32 else dtype
         return dtype
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **kwargs: Any) -> None:
