@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lloydmax import native
+
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.integer]
 
@@ -91,17 +93,21 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
         bits: width of one code, 0 to 24.
     """
     flat = _flat(codes)
-    ways = [
-        zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-        for level, strategy in ((9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED))
-    ]
-    parts: list[list[bytes]] = [[], []]
-    for start in range(0, flat.size if bits else 0, _BLOCK):
-        symbols = _to_symbols(flat[start : start + _BLOCK], bits)
-        for deflate, stream in zip(ways, parts, strict=True):
-            stream.append(deflate.compress(symbols.data))
-    plain, matched = (b"".join([*stream, deflate.flush()]) for deflate, stream in zip(ways, parts, strict=True))
+    blocks = [_to_symbols(flat[start : start + _BLOCK], bits) for start in range(0, flat.size if bits else 0, _BLOCK)]
+    if native.active():
+        symbols = np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
+        plain = native.huffman(symbols)
+        if not native.repeats(symbols):
+            return plain
+    else:
+        plain = _deflated(blocks, 9, zlib.Z_HUFFMAN_ONLY)
+    matched = _deflated(blocks, 4, zlib.Z_FILTERED)
     return matched if len(matched) < len(plain) and _may_hold(matched, bits, flat.size) else plain
+
+
+def _deflated(blocks: list[Bytes], level: int, strategy: int) -> bytes:
+    deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+    return b"".join([*(deflate.compress(block.data) for block in blocks), deflate.flush()])
 
 
 def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:
@@ -209,6 +215,11 @@ def _lanes(bits: int) -> list[tuple[np.uint64, np.uint64, np.uint64]]:
 
 
 def _pack_block(codes: Codes, bits: int) -> Bytes:
+    return native.pack(codes, bits) if native.active() else pack_in_python(codes, bits)
+
+
+def pack_in_python(codes: Codes, bits: int) -> Bytes:
+    """The twin of the native ``pack``."""
     size = packed_bytes(codes.size, bits)
     if bits > 8:
         rows = np.unpackbits(codes.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
@@ -222,6 +233,13 @@ def _pack_block(codes: Codes, bits: int) -> Bytes:
 
 
 def _unpack_block(stream: Bytes, bits: int) -> Codes:
+    if native.active():
+        return native.unpack(stream, bits, 8 * stream.size // bits, _dtype(bits))
+    return unpack_in_python(stream, bits)
+
+
+def unpack_in_python(stream: Bytes, bits: int) -> Codes:
+    """The twin of the native ``unpack``, with what the last byte may hold beyond the codes."""
     if bits > 8:
         stored = np.unpackbits(stream, bitorder="little")
         rows = np.zeros((stored.size // bits, 32), np.uint8)
@@ -248,6 +266,8 @@ def _to_symbols(codes: Codes, bits: int) -> Bytes:
     if bits > 8:
         rest = bits - 8
         return np.concatenate([_pack_block(codes & ((1 << rest) - 1), rest), (codes >> rest).astype(np.uint8)])
+    if native.active() and codes.dtype == np.uint8:
+        return native.to_symbols(codes.view(np.uint8), bits)
     each = 8 // bits
     padded = np.zeros(_symbol_count(codes.size, bits) * each, np.uint8)
     padded[: codes.size] = codes
@@ -261,6 +281,8 @@ def _from_symbols(symbols: Bytes, bits: int, count: int) -> Codes:
     if bits > 8:
         rest, high = bits - 8, symbols[-count:].astype(_dtype(bits))
         return (high << rest) | _unpack_block(symbols[:-count], rest)[:count]
+    if native.active():
+        return native.from_symbols(symbols, bits, count)
     each = 8 // bits
     if int(symbols.max()) >> (bits * each):
         raise ValueError(f"a code has more than {bits} bits")
