@@ -6,7 +6,7 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.compress import Result, compress
-from lloydmax.data import images
+from lloydmax.data import images, texts
 from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
@@ -86,6 +86,7 @@ __all__ = [
     "set_kernel",
     "sweep",
     "synthesize",
+    "texts",
     "verify",
     "verify_plan",
 ]

@@ -96,6 +96,7 @@ def compress(
     workdir: str | Path | None = None,
     *,
     example_inputs: Any = None,
+    tokenizer: Any = None,
     listeners: Sequence[object] = (),
     cache: Cache | None = None,
 ) -> Result:
@@ -119,6 +120,8 @@ def compress(
             `recipes/README.md` tells what counts as the same. ``None``: the system's, and no state is kept.
         example_inputs: a tensor, tuple or dict, so that ranges in the recipe count layers in forward order, and inputs
             that are made (``synthesize``) have their shapes.
+        tokenizer: for data that are texts: of ``transformers`` or ``tokenizers``, or any function from a text to token
+            numbers.
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
@@ -150,7 +153,7 @@ def compress(
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
             int8.refuse(planned.parameters)
-        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs)
+        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
             student, plan = run.fit(original, plan)
@@ -169,6 +172,7 @@ class _Run:
     evaluate: Evaluate | None
     cache: Cache | None
     example_inputs: Any
+    tokenizer: Any = None
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
@@ -183,7 +187,7 @@ class _Run:
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
             self.data, self.reference = (
-                open_source(given, self.teacher, self.workdir, self.seed, self.cache)
+                open_source(given, self.teacher, self.workdir, self.seed, self.cache, self.tokenizer)
                 for given in (data, reference_data)
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
@@ -197,7 +201,7 @@ class _Run:
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             given = (None if data is None else self.data, self.reference)
             for source in filter(None, given):
-                tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache)
+                tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache, self.outputs)
             yield
 
     def told(self) -> tuple[str, ...]:
@@ -213,26 +217,31 @@ class _Run:
             self.judge = Judge(self.comparison) if self.comparison and self.recipe.keep == "best" else None
             if self.source is not None and self.reference is not None and self.outputs is not None:
                 look(self.teacher, self.source, self.outputs, self.source.draw(LOOKED_AT, self.seed))
-            self.student = own(self.teacher)
+            student = own(self.teacher)
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
-            self.student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache,
+            student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache,
             outputs=self.outputs,
         )  # fmt: skip
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
-            self.stages.append(self.measure(figures["step"], self.student))
-        return to_be_fitted(self.teacher, self.student, plan, bool(self.early), self.example_inputs)
+            self.stages.append(self.measure(figures["step"], student))
+        original, plan = to_be_fitted(self.teacher, student, plan, bool(self.early), self.example_inputs)
+        self.student = None if original is self.teacher else student
+        self.recovery.student = original
+        return original, plan
 
     def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
         """The student with its codebooks, and the plan of what these are."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
-        choice, found = fit_best(original, plan, self.source, self.events, self.cache, judge, changed)
+        given = (self.source, self.events, self.cache, judge, changed, self.outputs)
+        choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
         calibration = self.source or self.reference
-        student = student_of(self.student, choice.plan, found, gradients(original), calibration, self.seed, self.events)
+        whole = own(original) if self.student is None else self.student  # late: a copy takes memory
+        student = student_of(whole, choice.plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
         return student, choice.plan
@@ -258,7 +267,7 @@ class _Run:
                 self.recovery.part = kept.part(number)
                 try:
                     run = partial(keeping.run, student.model, partial(self._step, step))
-                    self.said.append(said := kept.step(number, student.model, run))
+                    self.said.append(said := {"step": step[0]} | kept.step(number, student.model, run))
                     if "kept" in said:
                         self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
                 except KeyboardInterrupt:
@@ -273,9 +282,12 @@ class _Run:
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
-            agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
+            told = partial(self.events.step, "measure")
+            agreement = comparison.measure(model, told, tokens=True) if comparison else None
             if agreement is not None:
                 figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
+                if agreement.tokens is not None and agreement.tokens.perplexity is not None:
+                    figures["perplexity"] = agreement.tokens.perplexity
             figures |= {} if score is None else {"score": score}
         return Stage(stage, agreement, score)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -59,22 +60,42 @@ class Fisher:
             model.requires_grad_(False)
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            with evaluation_mode(model), torch.enable_grad():
-                for _, batch in data.batches(self.options.batch_size, order):
+            with evaluation_mode(model), torch.enable_grad(), _squares(parameters, total):
+                read = data.batches if outputs is None else partial(outputs.batches, data)
+                for _, batch in read(self.options.batch_size, order):
                     inputs = batch.to(device, channels_last=True)
                     given = inputs.run(model)
                     found = output_tensors(given) if outputs is None else outputs.of(given, inputs)
                     if not any(output.requires_grad for output in found):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
-                    loss = fisher_draw(found, generator, None if outputs is None else outputs.leaves)
-                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                    for kept, gradient in zip(total, gradients, strict=True):
-                        if gradient is not None:
-                            kept += gradient.float().square()
+                    fisher_draw(found, generator, None if outputs is None else outputs.leaves).backward()
         finally:
             for parameter, needed in zip(model.parameters(), wanted, strict=True):
                 parameter.requires_grad_(needed)
         return {name: _floored(found / len(order)) for name, found in zip(names, total, strict=True)}
+
+
+@contextmanager
+def _squares(parameters: Sequence[nn.Parameter], total: Sequence[Tensor]) -> Iterator[None]:
+    """Every gradient within is squared, added up and let go of, one parameter after the other."""
+
+    def add(parameter: Tensor, kept: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient, parameter.grad = parameter.grad.float(), None
+        kept += gradient.square_().nan_to_num_(0.0, 0.0, 0.0)  # the root of 0 has none
+
+    before = [parameter.grad for parameter in parameters]
+    hooks = []
+    try:
+        for parameter, kept in zip(parameters, total, strict=True):
+            parameter.grad = None
+            hooks.append(parameter.register_post_accumulate_grad_hook(partial(add, kept=kept)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 class Inputs:

@@ -127,6 +127,7 @@ def search(
     cache: Cache | None = None,
     progress: bool = False,
     example_inputs: Any = None,
+    tokenizer: Any = None,
     listeners: Sequence[object] = (),
 ) -> SearchResult:
     """Choose the centroids of every layer: the least damage under a budget, or the smallest file that agrees enough.
@@ -144,7 +145,7 @@ def search(
             counted), ``{"bytes": 1_000_000}`` of the file, or ``{"agreement": 0.99}`` before recovery; ``None``: that
             of the recipe's ``search`` section.
         method: a registered search method; ``None``: the section's (default ``lagrangian``).
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, listeners: see
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tokenizer, listeners: see
             :func:`lloydmax.sweep`.
         corrections: how often at most the choice is corrected.
 
@@ -160,7 +161,7 @@ def search(
         "search method", name, section.options if name == section.method else {}, RecipeError
     )
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tokenizer, heard(listeners)
     )
     corrections = whole("corrections", corrections, RecipeError, least=0)
     with own_modes(), _placed(recipe, wanted), opened(model, recipe, data, settings, wanted) as trials:

@@ -67,6 +67,7 @@ class Settings:
     cache: Cache | None = None
     progress: bool = False
     example_inputs: Any = None
+    tokenizer: Any = None
     listeners: tuple[object, ...] = ()
 
 
@@ -131,6 +132,7 @@ def sweep(
     cache: Cache | None = None,
     progress: bool = False,
     example_inputs: Any = None,
+    tokenizer: Any = None,
     listeners: Sequence[object] = (),
 ) -> Sweep:
     """For everything that a recipe selects and every number of centroids, the damage it alone does, and its bytes.
@@ -153,7 +155,7 @@ def sweep(
             there, see :func:`lloydmax.compress`.
         cache: shared with other runs over the same model and data.
         progress: show progress on stderr.
-        example_inputs: see :func:`lloydmax.compress`.
+        example_inputs, tokenizer: see :func:`lloydmax.compress`.
         listeners: plugin objects whose event hooks hear only this run.
 
     Raises:
@@ -161,7 +163,7 @@ def sweep(
         RecoveryError: no gradient reaches the weights (then ``estimate=False`` helps).
     """
     settings = Settings(
-        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, heard(listeners)
+        centroids, samples, units, estimate, seed, workdir, cache, progress, example_inputs, tokenizer, heard(listeners)
     )
     with own_modes(), opened(model, recipe, data, settings) as trials:
         return swept(trials)[0]
@@ -190,7 +192,7 @@ def opened(
             listeners = (*listeners, stack.enter_context(ProgressBars()))
         stack.enter_context(seeded(seed, model))
         events = Events(listeners)
-        source = open_source(data, model, place, seed, settings.cache)
+        source = open_source(data, model, place, seed, settings.cache, settings.tokenizer)
         if source is None:
             raise RecoveryError("a sweep needs unlabelled inputs: pass data=...")
         fingerprint = None if place is None else model_fingerprint(model)

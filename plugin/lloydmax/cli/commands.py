@@ -15,21 +15,20 @@ from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
+from lloydmax.cli.evaluation import evaluate
 from lloydmax.cli.inputs import (
-    asked_of,
     budget_of,
     build_model,
     check_apart,
     check_outputs,
     data_of,
     first_batch,
-    labels_of,
     noise,
     options_of,
     recipe_of,
     whole_numbers,
 )
-from lloydmax.cli.models import source_of
+from lloydmax.cli.models import source_of, tokenizer_of
 from lloydmax.cli.options import (
     AT_LEAST_ONE,
     DATA,
@@ -44,8 +43,8 @@ from lloydmax.cli.options import (
     recipe_option,
     show,
 )
+from lloydmax.cli.written import report_of, written
 from lloydmax.compress import compress as compress_model
-from lloydmax.data import unlabelled
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
 from lloydmax.errors import CheckpointError
@@ -54,20 +53,13 @@ from lloydmax.exporting.export import export as export_model
 from lloydmax.format.parts import check_state
 from lloydmax.hooks import registry
 from lloydmax.hooks.units import BudgetError
-from lloydmax.network.baking import copied
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.plan.plan import quiet_plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
 from lloydmax.recovery.steps import folder, needs_data
 from lloydmax.report.curves import DamageCurves
-from lloydmax.report.report import Report
-from lloydmax.runtime.files import check_room
-from lloydmax.runtime.text import printable, render
-from lloydmax.teacher.agreement import Comparison, accuracy
-from lloydmax.teacher.fitness import data_fitness as rank_data
-from lloydmax.teacher.fitness_table import fitness_table
-from lloydmax.teacher.trial import trial
+from lloydmax.runtime.text import printable
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -84,7 +76,7 @@ def main() -> None:
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @data_options
-@click.option("--out", required=True, type=click.Path(), help="The .safetensors file to write.")
+@click.option("--out", required=True, type=click.Path(), help="The .safetensors file, or of a folder the folder.")
 @click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
 @click.option("--seed", type=SEED, help="Of all randomness; default: the recipe's.")
 @click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
@@ -96,24 +88,30 @@ def compress(
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compress a model and write it to one small file, by a recipe or to a number of bits."""
+    """Compress a model and write it to one small file, by a recipe or to a number of bits.
+
+    Where --model is a folder of transformers or timm, --out may be a folder: of transformers, one that from_pretrained
+    takes after: import lloydmax.integrations.transformers
+    """
     read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
-    check_outputs({"--out": out, "--report": report_path}, given)
+    target = written(model, out)
+    target.check(report_path, given)
     folder(workdir, keep=False)
     teacher = build_model(model, weights, model_args, device)
     check_state(teacher)
     propose = partial(recipe_for, teacher, bits or 0.0)
-    check_room(out, quiet_plan(teacher, read or propose()).predicted_bytes)
+    target.check_room(quiet_plan(teacher, read or propose()).predicted_bytes)
     given_none = read is not None and read.synthesize is None and data is None and reference_data is None
     if read is not None and given_none and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
-    read = read or propose(reference if inputs is None else inputs, effort)
+    texts = {"tokenizer": tokenizer_of(model)}
+    read = read or propose(reference if inputs is None else inputs, effort, **texts)
     with progress(quiet, log_json) as shown:
-        result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **shown)
-    result.save(out)
+        result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **texts, **shown)
+    target.write(result, {} if bits is None else {"bits": bits, "effort": effort})
     if report_path is not None:
         result.report.to_json(report_path)
     show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
@@ -235,51 +233,6 @@ def search(
 
 @main.command()
 @model_options
-@click.argument("sets", nargs=-1, type=click.Path())
-@click.option("--student", type=click.Path(), help="The compressed .safetensors file.")
-@limit_option
-@click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
-@data_options
-@click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
-@click.option(
-    "--samples", type=AT_LEAST_ONE, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS)."
-)
-@click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
-@as_json_option
-def evaluate(
-    sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
-    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
-    samples: int | None, data_fitness: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Compare a compressed model with its original on unlabelled inputs.
-
-    With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
-    """
-    if data_fitness:
-        if not sets or student or data or labels:
-            raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
-        teacher = build_model(model, weights, model_args, device)
-        _rank({name: data_of(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
-        return
-    if sets or student is None or data is None:
-        raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
-    teacher = build_model(model, weights, model_args, device)
-    small = checkpoint.load(student, copied(teacher), limit)
-    source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher)
-    outputs = trial(teacher, source, asked_of(small))
-    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
-    result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
-    result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
-    if labels is not None:
-        classes = labels_of(labels, data, source)
-        result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
-        result["accuracy_compressed"] = accuracy(small, source, classes, outputs)
-    result["left_out"] = len(source.left_out)
-    show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
-
-
-@main.command()
-@model_options
 @click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
 @limit_option
 @click.option("--format", "kind", help="torch, onnx, openvino, coreml or executorch; default: by the ending of --out.")
@@ -349,7 +302,7 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
     check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
-    first, *others = (Report.from_json(path) for path in reports)
+    first, *others = (report_of(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
     first.to_html(out, others[0] if others else None, swept)
     show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
@@ -391,6 +344,4 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     show(result.to_dict(), str(result), as_json)
 
 
-def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
-    found = rank_data(model, sets, **({} if samples is None else {"samples": samples}))
-    show([each.to_dict() for each in found], render(fitness_table(found)), as_json)
+main.add_command(evaluate)

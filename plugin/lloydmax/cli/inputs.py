@@ -16,6 +16,7 @@ import torch
 from lloydmax.cli.models import build
 from lloydmax.cli.options import listeners
 from lloydmax.data import image_channels, images, unlabelled
+from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
 from lloydmax.format.parts import settings
 from lloydmax.network.outputs import AskedOutputs
@@ -103,7 +104,7 @@ def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str 
     """The inputs that a path names; None stays None."""
     if path is not None and path.startswith(_SYNTHESIZE):
         return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
-    if path is None or not Path(path).is_dir():
+    if path is None or not Path(path).is_dir() or are_texts(Path(path)):
         return None if path is None else Path(path)
     return images(path, size, image_channels(model), numbers(mean), numbers(std))
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from lloydmax.cli.weights import ModelError, load_weights
 from lloydmax.hooks.registry import spelling_hint
+from lloydmax.integrations.folders import ModelFolder, model_folder
 from lloydmax.network.given import network
 from lloydmax.runtime.dense import not_dense
 from lloydmax.runtime.text import printable
 
-__all__ = ["ModelError", "build", "source_of"]
+__all__ = ["ModelError", "build", "folder_of", "source_of", "tokenizer_of"]
 
 
 def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
@@ -25,7 +26,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
 
     Args:
         spec: ``package.module:callable``; the current folder is on the import path. The callable may also be a
-            module object.
+            module object. Or the folder of a model, see :mod:`lloydmax.integrations.folders`.
         weights: a file for :func:`lloydmax.cli.weights.load_weights`; ``None``: as built.
         arguments: keyword arguments of the callable.
         device: a torch device.
@@ -33,9 +34,16 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     Raises:
         ModelError: no such module or callable, or weights that do not fit; says what differs.
     """
+    if (folder := folder_of(spec)) is not None:
+        if weights is not None:
+            raise ModelError(f"--weights {weights}: the folder {spec} has the weights of its model: leave it out")
+        return _on(folder.model(arguments), device)
     name, _, attribute = spec.partition(":")
     if not attribute:
-        raise ModelError(f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50")
+        raise ModelError(
+            f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50, or name the "
+            "folder of a model"
+        )
     _search_here()
     try:
         module = importlib.import_module(name)
@@ -57,14 +65,35 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
             raise ModelError(f"--model {spec!r}: {name} is {kind}")
     if weights is not None:
         load_weights(model, Path(weights))
+    return _on(model.eval(), device)
+
+
+def _on(model: nn.Module, device: str) -> nn.Module:
     try:
-        return model.eval().to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device!r}: {printable(str(error).splitlines()[0])}") from None
 
 
+def folder_of(spec: str) -> ModelFolder | None:
+    """What is in the folder that is named instead of a callable; ``None``: no folder is.
+
+    Raises:
+        IntegrationError: the folder holds no model.
+    """
+    return model_folder(Path(spec)) if Path(spec).is_dir() else None
+
+
+def tokenizer_of(spec: str) -> Any:
+    """The tokenizer in the folder of a model; ``None`` where there is none."""
+    folder = folder_of(spec)
+    return None if folder is None else folder.tokenizer()
+
+
 def source_of(spec: str) -> str | None:
-    """The file of the module in ``package.module:callable``; ``None`` where there is none."""
+    """The file of the module in ``package.module:callable``, or the folder; ``None`` where there is none."""
+    if Path(spec).is_dir():
+        return spec
     _search_here()
     with suppress(Exception):  # what cannot be found is told by build
         found = find_spec(spec.partition(":")[0])

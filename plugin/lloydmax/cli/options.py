@@ -40,7 +40,9 @@ def model_options(command: Command) -> Command:
             "--model-args", metavar="JSON", help="Keyword arguments of the callable, '{\"num_classes\": 10}'."
         ),
         click.option("--weights", type=click.Path(), help="Its weights: .safetensors, or .pt (weights only)."),
-        click.option("--model", required=True, metavar="PACKAGE.MODULE:CALLABLE", help="What builds the model."),
+        click.option(
+            "--model", required=True, metavar="MODULE:CALLABLE|FOLDER", help="What builds the model, or its folder."
+        ),
     ):
         command = option(command)
     return command
@@ -58,7 +60,10 @@ def data_options(command: Command) -> Command:
 
 
 AT_LEAST_ONE, SEED = click.IntRange(1), click.IntRange(0, 2**63 - 1)
-DATA = "a folder of images, .npy, .npz, .safetensors, or synthesize:COUNT (images made from the model's batch norms)."
+DATA = (
+    "a folder of images; .npy, .npz, .safetensors; texts, .txt, .jsonl or a folder of them, for a model in a folder "
+    "with its tokenizer; or synthesize:COUNT (images made from the model's batch norms)."
+)
 
 
 def _noted(ctx: click.Context, parameter: click.Parameter, given: bool) -> bool:

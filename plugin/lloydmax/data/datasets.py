@@ -59,7 +59,7 @@ class DatasetSource(Source):
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[Any] | Sequence[Any],
         inputs: Inputs,
         *,
         keys: Sequence[Any] | None = None,
@@ -148,6 +148,8 @@ class DatasetSource(Source):
         """The first sample that can be read; the layout of most of the first ones becomes that of all."""
         reading = Reading(self.dataset)
         items = [reading[key] for key in self.keys[:_LAYOUT_SAMPLES]]
+        self._collating = self._collating.suiting(items)
+        self.varies = not self._collating.plain
         self._collating.layout = self._collating.usual_layout(items)
         for at in range(min(PROBED_SAMPLES, len(self))):
             item = items[at] if at < len(items) else reading[self.keys[at]]

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lloydmax.data.batch import Batch, map_leaves
+from lloydmax.data.faults import kind_of
 from lloydmax.data.image_folder import image_channels
+from lloydmax.data.padding import LABELS, Padding
+from lloydmax.data.tokens import IDS, Sequences, Tokenizing
 from lloydmax.errors import DataError
 from lloydmax.runtime.dense import without_values
 
@@ -28,6 +31,12 @@ WHOLE = (
     "sizes) is given as a list of wholes, each what one call takes: data = [lloydmax.extend.Batch((nodes, edges), "
     "whole=True), ...]"
 )
+_BY_PRODUCTS = frozenset(
+    ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "num_truncated_tokens", "idx")
+)
+"""What tokenizers and datasets give beside the inputs, and a ``forward`` that takes anything does not want."""
+_COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text")
+"""Whose first position is the one after the number of the padding token."""
 _FEW = 3
 """Tensors of the shape of pictures that are taken to be inputs and labels; more are a list of pictures."""
 SPARSE = "the data holds sparse tensors, which cannot be read row by row: give x.to_dense()"
@@ -80,11 +89,17 @@ class Inputs:
     - Of a mapping, the keys that ``forward`` has as parameters are the keyword arguments. Labels are dropped,
       unless ``forward`` cannot be called without them. If no key fits, a single floating tensor is the one
       positional argument; else the mapping is, where ``forward`` takes one that is not annotated as a tensor.
+    - Of texts, lists of token numbers, and mappings to these, batches are made as :class:`Sequences` says. What stands
+      in padding is made the same everywhere, see :meth:`Padding.tidied`; what a decoder reads is made of ``labels``.
 
     Numpy arrays become tensors, and floating tensors get the dtype of the model's first floating parameter.
+
+    Args:
+        model: see above.
+        tokenizer: for texts, see :class:`Tokenizing`; ``None``: there is none.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
         model = _unwrapped(model)
         try:
             self.signature = inspect.signature(model.forward)
@@ -109,6 +124,12 @@ class Inputs:
         self._picture_channels = first_conv.in_channels if isinstance(first_conv, nn.Conv2d) else None
         plain = (p for p in model.parameters() if type(p) is nn.Parameter)  # not those that are in buffers
         self.dtype = next((p.dtype for p in plain if p.dtype in _FLOATS), None)
+        self.padding = Padding.of(model, list(self.signature.parameters))
+        self.longest = _longest(model)
+        made = None if tokenizer is None else Tokenizing(tokenizer)
+        reads = made is not None or any(isinstance(module, nn.Embedding) for module in model.modules())
+        self.sequences = Sequences(self.padding, IDS not in self.names, reads, made, self.longest)
+        self.packs = _generates(model) or not self.padding.tells
 
     def __call__(self, item: Any) -> Batch:
         """The inputs in ``item``, as tensors that agree in their first axis.
@@ -122,7 +143,9 @@ class Inputs:
         """The part of ``item`` that is inputs, its tensors and arrays untouched."""
         if isinstance(item, Batch):
             return _checked(item)
-        if isinstance(item, (Tensor, np.ndarray)):
+        if self.sequences.has_many(item):
+            batch = self.sequences(item)
+        elif isinstance(item, (Tensor, np.ndarray)):
             batch = Batch((item,))
         elif isinstance(item, Listed):
             batch = self._listed(item.items)
@@ -158,6 +181,7 @@ class Inputs:
             map_leaves(batch.args, as_tensor, (Tensor, np.ndarray)),
             map_leaves(batch.kwargs, as_tensor, (Tensor, np.ndarray)),
             batch.whole,
+            map_leaves(batch.beside, as_tensor, (Tensor, np.ndarray)),
         )
         shapes = [tuple(tensor.shape) for tensor in batch.tensors() if tensor.ndim]
         if not shapes:
@@ -169,7 +193,7 @@ class Inputs:
             raise DataError(
                 f"the inputs of a batch do not agree in their first axis, the samples: shapes {shapes}. {WHOLE}"
             )
-        return batch.map(self._cast)
+        return self.padding.tidied(self.padding.completed(batch.map(self._cast)))
 
     def takes(self, name: str) -> bool:
         """Whether ``forward`` names this input (labels only if it cannot be called without them)."""
@@ -184,8 +208,10 @@ class Inputs:
             for key, value in inputs.items()
             if self.takes(key) or (self.any_name and isinstance(value, (Tensor, np.ndarray)))
         }
+        if self.names & kwargs.keys():
+            kwargs = {key: value for key, value in kwargs.items() if key in self.names or key not in _BY_PRODUCTS}
         if kwargs:
-            return Batch((), kwargs)
+            return Batch((), kwargs, beside=_labels(item) if LABELS not in kwargs else {})
         floating = [value for value in inputs.values() if _is_floating(value)]
         if len(floating) == 1:
             return Batch((floating[0],))
@@ -248,6 +274,33 @@ def inputs_of(item: Any, model: nn.Module) -> Batch:
         DataError: the item does not hold what the model needs.
     """
     return Inputs(model)(item)
+
+
+def _labels(item: Mapping[Any, Any]) -> dict[str, Any]:
+    """Labels of positions, ``(N, T)``, which are known beside the inputs; none of other kinds."""
+    given = item.get(LABELS)
+    if not isinstance(given, (Tensor, np.ndarray)) or given.ndim != 2:
+        return {}
+    return {LABELS: given} if kind_of(given) == "integers" else {}
+
+
+def _longest(model: nn.Module) -> int | None:
+    """The longest sequence that the configuration of a model tells."""
+    config = getattr(model, "config", None)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    found = [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 1]
+    offset = (
+        getattr(config, "pad_token_id", None) if getattr(config, "model_type", "") in _COUNTED_FROM_PADDING else None
+    )
+    return None if not found else found[0] - (0 if offset is None else offset + 1)
+
+
+def _generates(model: nn.Module) -> bool:
+    """Whether it is a language model of transformers, without an encoder."""
+    generates = getattr(model, "can_generate", None)
+    if not callable(generates) or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    return bool(generates())
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

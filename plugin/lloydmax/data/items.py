@@ -81,6 +81,13 @@ class Collating:
         self.plain = collate_fn is None or collate_fn is default_collate
         self.collate = default_collate if collate_fn is None else collate_fn
         self.layout, self._leading, self._names = layout, inputs.positional, inputs.taken
+        self._inputs = inputs
+
+    def suiting(self, items: Iterable[Any]) -> Collating:
+        """The one that suits some of the items: where they are sequences, torch's would not pad them."""
+        if not self.plain or not any(map(self._inputs.sequences.has, items)):
+            return self
+        return Collating(self._inputs.sequences, self._inputs)
 
     def __call__(self, items: Sequence[Any]) -> tuple[dict[int, str], Any]:
         """The positions of items that are left out, with reasons, and the batch of the others (``None``: none is left).

@@ -16,6 +16,7 @@ from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
 from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
+from lloydmax.data.padding import Padding
 from lloydmax.data.sources import DIGESTED, Source, chunks, shapes
 from lloydmax.errors import DataError, OutputError
 from lloydmax.runtime.description import Description
@@ -98,16 +99,24 @@ class Lost(Batch):
 class BatchSource(Source):
     """Batches that are held, addressed sample by sample.
 
-    If all batches have the same layout, any samples can be read together. If not (padded text), samples are
-    read in the batches they came in; see :meth:`batches`.
+    If all batches have the same layout, or are padded to different lengths and tell what is padding, any samples can be
+    read together. If not, samples are read in the batches they came in; see :meth:`batches`.
+
+    Args:
+        batches: of the same inputs each.
+        origin: for :meth:`describe`.
+        keeper: owns the files that the batches are mapped from.
+        padding: of the model; ``None``: batches of different lengths are not read together.
     """
 
     deterministic = True
 
-    def __init__(self, batches: list[Batch], origin: str, keeper: object = None) -> None:
+    def __init__(
+        self, batches: list[Batch], origin: str, keeper: object = None, padding: Padding | None = None
+    ) -> None:
         self._held = [batch for batch in batches if len(batch)]
         self._origin = origin
-        self._keeper = keeper  # owns the files that the batches are mapped from
+        self._keeper = keeper
         if not self._held:
             raise DataError(
                 f"the data ({origin}) holds no samples: give at least one batch. A generator can be read "
@@ -123,7 +132,11 @@ class BatchSource(Source):
             raise DataError(f"the data ({origin}) cannot be read: {self.left_out.names()}")
         self._first_fitting = fitting[0]
         layout = _layout(fitting[0])
-        self.ragged = any(_layout(batch) != layout for batch in fitting[1:]) or _has_shared(fitting)
+        differ, shared = any(_layout(batch) != layout for batch in fitting[1:]), _has_shared(fitting)
+        padded = differ and not shared and padding is not None and _can_be_padded(fitting, padding)
+        self._padding = padding if padded else None
+        self.varies = differ
+        self.ragged = (differ and not padded) or shared
 
     @property
     def nbytes(self) -> int:
@@ -135,12 +148,14 @@ class BatchSource(Source):
 
     def describe(self) -> str:
         """One line for people."""
-        what = "of differing shapes" if self.ragged else shapes(self._first_fitting)
+        what = "of differing shapes" if self.varies or self.ragged else shapes(self._first_fitting)
         return f"{len(self):,} samples in {len(self._held):,} batches {self._origin}, {what}"
 
     def contents(self) -> bytes:
         """See :meth:`Source.contents`."""
-        return Description(DIGESTED).of([(batch.args, batch.kwargs, batch.whole) for batch in self._held])
+        return Description(DIGESTED).of(
+            [(batch.args, batch.kwargs, batch.whole, *batch.beside.values()) for batch in self._held]
+        )
 
     def batches(
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
@@ -189,9 +204,13 @@ class BatchSource(Source):
             yield int(numbers[positions[0]]), positions
 
     def _gather(self, indices: Tensor) -> Batch:
-        """Any samples of batches with the same layout as one batch."""
+        """Any samples of batches with the same layout, or padded ones, as one batch."""
+        if self._padding is not None:
+            found = list(self._by_batch(indices))
+            rows = [self._held[number][indices[positions] - self._starts[number]] for number, positions in found]
+            return self._padding.merged(rows)[torch.cat([positions for _, positions in found]).argsort()]
         parts = [
-            (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors()))
+            (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors(beside=True)))
             for number, positions in self._by_batch(indices)
         ]
         numbers = count()
@@ -209,6 +228,7 @@ class BatchSource(Source):
 def spool(
     batches: Iterable[Batch],
     origin: str,
+    padding: Padding | None = None,
     *,
     workdir: str | os.PathLike[str] | None = None,
     memory_limit: int = 2 * GIB,
@@ -221,22 +241,42 @@ def spool(
     """
     store = Spool(workdir, memory_limit, total_limit)
     held = [batch.map(store.keep) for batch in islice(batches, MOST_BATCHES + 1)]
+    if padding is not None and len({tuple(tensor.shape[1:] for tensor in batch.tensors()) for batch in held}) > 1:
+        held = [padding.tidied(padding.masked(batch)) for batch in held]
     if len(held) > MOST_BATCHES:
         raise DataError(
             f"{origin} gives more than {MOST_BATCHES:,} batches, or does not end: give fewer and larger ones, or a "
             "Dataset, which is read as needed"
         )
     where = f"partly on disk ({store.bytes_on_disk / GIB:.1f} GiB)" if store.bytes_on_disk else "in memory"
-    return BatchSource(held, f"from {origin}, kept {where}", store)
+    return BatchSource(held, f"from {origin}, kept {where}", store, padding)
 
 
 def _layout(batch: Batch) -> Any:
     """What must be equal in two batches for their rows to fit into one batch."""
     values = [
         (leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
-        for leaf in leaves((batch.args, batch.kwargs))
+        for leaf in leaves((batch.args, batch.kwargs, batch.beside))
     ]
-    return len(batch.args), tuple(batch.kwargs), values
+    return len(batch.args), tuple(batch.kwargs), tuple(batch.beside), values
+
+
+def _can_be_padded(batches: list[Batch], padding: Padding) -> bool:
+    """Whether they differ in the lengths of sequences only, and tell which positions are real."""
+
+    def looks(batch: Batch) -> Any:
+        return [
+            (leaf.dtype, leaf.dim(), leaf.shape[2:]) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
+            for leaf in leaves((batch.args, batch.kwargs, batch.beside))
+        ]
+
+    if any(looks(batch) != looks(batches[0]) for batch in batches):
+        return False
+    try:
+        padding.merged([batch[:1] for batch in {str(_layout(batch)): batch for batch in batches}.values()])
+    except DataError:
+        return False
+    return True
 
 
 def _has_shared(batches: list[Batch]) -> bool:

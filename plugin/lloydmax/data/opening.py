@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lloydmax.data.items import Collating, Unreadable
 from lloydmax.data.kept import BatchSource, Lost, spool
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
+from lloydmax.data.texts import LENGTH, Texts, are_texts, texts, tokenizing
+from lloydmax.data.tokens import IDS
 from lloydmax.errors import DataError
 from lloydmax.runtime.files import shown
 from lloydmax.runtime.seeding import check_seed, undisturbed
@@ -36,21 +39,32 @@ LOOKED_THROUGH = 2**30
 """Bytes up to which arrays and kept batches are looked through when they are opened."""
 AT_ONCE = 2**23
 """Bytes of a batch then."""
+_WORDS = 3
+"""More than a path has."""
 
 
-def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] | None = None, seed: int = 0) -> Source:
+def unlabelled(
+    data: Any,
+    model: nn.Module,
+    *,
+    workdir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    tokenizer: Any = None,
+) -> Source:
     """Samples of ``data`` as inputs of ``model``, with random access.
 
     Args:
         data: a DataLoader or other iterable of batches (tensors, arrays, tuples, lists or dicts; labels are
             ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
             of these (first axis: samples), a path (a folder of pictures, ``.npy``, ``.npz``,
-            ``.safetensors``), or a source, which is returned as it is. A loader's sampler, ``collate_fn`` and
-            workers are kept. What has no random access is read once and kept: 2 GiB in memory, more on disk,
-            at most 64 GiB.
+            ``.safetensors``), or a source, which is returned as it is. Of models that take tokens also texts (a list,
+            :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers, and what a
+            tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are kept. What
+            has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
         model: its ``forward`` tells which parts of a batch are inputs, its parameters tell the dtype.
         workdir: the folder for what does not fit into memory (default: the system's temporary folder).
         seed: decides what a random sampler draws, and the seeds of worker processes.
+        tokenizer: for texts: of ``transformers`` or ``tokenizers``, or any function from a text to token numbers.
 
     Raises:
         DataError: the data is empty, cannot be read, does not fit the model, or holds more than 1 % (and at least 2)
@@ -60,7 +74,7 @@ def unlabelled(data: Any, model: nn.Module, *, workdir: str | os.PathLike[str] |
     if isinstance(data, Source):
         return data
     seed = check_seed(seed)
-    source = _opened(data, Inputs(model), workdir, seed)
+    source = _opened(data, Inputs(model, tokenizer), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
     return source
@@ -75,11 +89,21 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             folder = path.is_dir()
         except OSError as error:
             raise DataError(f"{shown(path)}: {error.strerror or error}") from error
-        if not folder:
+        if are_texts(path):
+            data = texts(path)
+        elif not folder:
+            _refuse_text(data)
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
-        data = images(path, channels=inputs.image_channels)
+        else:
+            data = images(path, channels=inputs.image_channels)
+    if isinstance(data, list) and data and isinstance(data[0], str):
+        data = texts(data)
+    if isinstance(data, Texts):
+        return _texts(data, inputs, workdir, seed)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)
+    if isinstance(data, Mapping) and inputs.sequences.has_many(data):
+        return _sequences(inputs.sequences.rows(data), inputs, workdir, seed)
     if isinstance(data, (Tensor, np.ndarray, Mapping)):
         return ArraySource(data, inputs)
     if isinstance(data, DataLoader) and _has_random_access(data):
@@ -89,17 +113,68 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
     if isinstance(data, Iterable):
         name = type(data).__name__
         if isinstance(data, (list, tuple)):
-            return spool(_batches(data, inputs), f"a {name}", workdir=workdir)
+            if data and inputs.sequences.has(data[0]):
+                return _sequences(data, inputs, workdir, seed)
+            return spool(_batches(data, inputs), f"a {name}", inputs.padding, workdir=workdir)
         with undisturbed(seed):
             if isinstance(data, IterableDataset):
-                batches = _collated(data, inputs)
-            else:
-                batches = _batches(guarded(data, name), inputs)
-            return spool(batches, f"a {name}", workdir=workdir)
+                return spool(_collated(data, inputs), f"a {name}", inputs.padding, workdir=workdir)
+            first, items = _peeked(guarded(data, name))
+            if inputs.sequences.has(first):
+                return _sequences(list(islice(items, MOST_DRAWS)), inputs, workdir, seed)
+            return spool(_batches(items, inputs), f"a {name}", inputs.padding, workdir=workdir)
     raise DataError(
         f"unlabelled data cannot be of type {type(data).__name__}: give a DataLoader, an iterable of "
-        "batches, a Dataset, a tensor, an array, or the path of a folder of pictures or an array file"
+        "batches, a Dataset, a tensor, an array, a list of texts, or the path of a folder of pictures or an array file"
     )
+
+
+def _refuse_text(data: str | os.PathLike[str]) -> None:
+    """What is surely meant as a text is told so, and not that there is no such file."""
+    if isinstance(data, str) and len(data.split()) > _WORDS and not Path(data).suffix:
+        raise DataError("the data is one text, which is taken as a path: give a list of texts, or a .txt file")
+
+
+def _peeked(items: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first of some items (``None``: there is none), and all of them."""
+    first = list(islice(items, 1))
+    return (first[0] if first else None), chain(first, items)
+
+
+def _texts(data: Texts, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
+    """Texts as packed sequences, or one by one, as they say or as suits the model."""
+    tokenizer = tokenizing(data, inputs.sequences.tokenizer)
+    if inputs.packs if data.pack is None else data.pack:
+        packed = data.packed(tokenizer, inputs.longest)
+        return ArraySource(packed if inputs.sequences.positional else {IDS: packed}, inputs, data.origin)
+    longest = data.length or min(LENGTH, inputs.longest or LENGTH)
+    inputs.sequences = replace(inputs.sequences, tokenizer=tokenizer, longest=longest)
+    return _sequences(data.samples(), inputs, workdir, seed, f"texts {data.origin}")
+
+
+def _sequences(
+    data: Sequence[Any],
+    inputs: Inputs,
+    workdir: str | os.PathLike[str] | None,
+    seed: int,
+    what: str = "sequences in memory",
+) -> Source:
+    """Samples that are sequences, padded in each batch; where nothing would tell padding, in batches of one length."""
+    if inputs.padding.tells:
+        return DatasetSource(data, inputs, seed=seed, deterministic=True, description=f"{len(data):,} {what}")
+    of_length: dict[int, list[Batch]] = {}
+    for number, item in enumerate(data):
+        try:
+            row = inputs.sequences.row(item)
+        except DataError as error:
+            raise DataError(f"sample {number}: {error}") from error
+        of_length.setdefault(next(row.tensors()).shape[1], []).append(row)
+    parts = (
+        rows[n : n + COLLATED_SAMPLES]
+        for _, rows in sorted(of_length.items())
+        for n in range(0, len(rows), COLLATED_SAMPLES)
+    )
+    return spool((inputs(inputs.padding.merged(part)) for part in parts), what, inputs.padding, workdir=workdir)
 
 
 def _batches(items: Iterable[Any], inputs: Inputs) -> Iterator[Batch]:
@@ -115,8 +190,10 @@ def _collated(data: IterableDataset[Any], inputs: Inputs) -> Iterator[Batch]:
     collating = Collating(None, inputs)
 
     def collate(items: list[Any]) -> tuple[int, dict[int, str], Any]:
+        nonlocal collating
         found = [Unreadable("the dataset gave None") if item is None else item for item in items]
         if collating.layout is None:
+            collating = collating.suiting(found)
             collating.layout = collating.usual_layout(found)
         return len(items), *collating(found)
 

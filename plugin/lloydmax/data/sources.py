@@ -39,6 +39,8 @@ class Source(ABC):
 
     came_in: int | None = None
     """Samples of a batch as the data were given, where they were in batches."""
+    varies: bool = False
+    """Whether sequences differ in length, so that those of one batch are padded otherwise than those of another."""
     known: bytes | None = None
     """The :meth:`contents`, where the run that goes on has made them already."""
 
@@ -315,11 +317,12 @@ class ArraySource(Source):
         """See :meth:`Source.contents`."""
         file = Path(self._file) if self._file and self.nbytes > DIGESTED else None
         description = Description(DIGESTED, files=True)
-        return description.of((file, self._arrays.args, self._arrays.kwargs))
+        return description.of((file, self._arrays.args, self._arrays.kwargs, *self._arrays.beside.values()))
 
     def _each(self, fn: Any) -> Batch:
-        kinds = (Tensor, np.ndarray)
-        return Batch(map_leaves(self._arrays.args, fn, kinds), map_leaves(self._arrays.kwargs, fn, kinds))
+        kinds, held = (Tensor, np.ndarray), self._arrays
+        args, kwargs, beside = (map_leaves(part, fn, kinds) for part in (held.args, held.kwargs, held.beside))
+        return Batch(args, kwargs, beside=beside)
 
     def _gather(self, rows: Tensor) -> Batch:
         def select(array: Any) -> Any:

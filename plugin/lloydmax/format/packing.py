@@ -21,6 +21,8 @@ Codes = npt.NDArray[np.integer]
 
 _BLOCK = 1 << 18
 """Codes of one block: so many of any width fill whole bytes."""
+_PLAIN, _MATCHED = (9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED)
+"""Level and strategy of a stream without matches, and of one with long ones."""
 _INPUT = 1 << 16
 """Bytes of a stream that are inflated at once."""
 
@@ -81,6 +83,20 @@ def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
     )
 
 
+def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
+    """The stream of a file, and whether it is entropy coded: with the coding ``entropy`` where that is smaller.
+
+    Args:
+        codes, bits: see :func:`pack`.
+        coding: ``packed`` or ``entropy``.
+    """
+    if coding == "entropy":
+        coded = entropy_encode(codes, bits)
+        if len(coded) < packed_bytes(codes.numel(), bits):
+            return np.frombuffer(bytearray(coded), np.uint8), True
+    return pack(codes, bits), False
+
+
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 
@@ -92,21 +108,36 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
         bits: width of one code, 0 to 24.
     """
+    blocks = _symbols(codes, bits)
+    plain = _plain(blocks)
+    if native.active() and not native.repeats(_joined(blocks)):
+        return plain
+    matched = _deflated(blocks, _MATCHED)
+    return matched if len(matched) < len(plain) and _may_hold(matched, bits, codes.numel()) else plain
+
+
+def plain_bytes(codes: Tensor, bits: int) -> int:
+    """Length of the stream without matches, the shorter one of nearly all weights, which is made far sooner."""
+    return len(_plain(_symbols(codes, bits)))
+
+
+def _symbols(codes: Tensor, bits: int) -> list[Bytes]:
+    """The symbols of each block."""
     flat = _flat(codes)
-    blocks = [_to_symbols(flat[start : start + _BLOCK], bits) for start in range(0, flat.size if bits else 0, _BLOCK)]
-    if native.active():
-        symbols = np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
-        plain = native.huffman(symbols)
-        if not native.repeats(symbols):
-            return plain
-    else:
-        plain = _deflated(blocks, 9, zlib.Z_HUFFMAN_ONLY)
-    matched = _deflated(blocks, 4, zlib.Z_FILTERED)
-    return matched if len(matched) < len(plain) and _may_hold(matched, bits, flat.size) else plain
+    return [_to_symbols(flat[start : start + _BLOCK], bits) for start in range(0, flat.size if bits else 0, _BLOCK)]
 
 
-def _deflated(blocks: list[Bytes], level: int, strategy: int) -> bytes:
-    deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+def _joined(blocks: list[Bytes]) -> Bytes:
+    return np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
+
+
+def _plain(blocks: list[Bytes]) -> bytes:
+    return native.huffman(_joined(blocks)) if native.active() else _deflated(blocks, _PLAIN)
+
+
+def _deflated(blocks: list[Bytes], way: tuple[int, int]) -> bytes:
+    """The raw deflate stream of symbols."""
+    deflate = zlib.compressobj(way[0], zlib.DEFLATED, -zlib.MAX_WBITS, 9, way[1])
     return b"".join([*(deflate.compress(block.data) for block in blocks), deflate.flush()])
 
 

@@ -21,6 +21,7 @@ from lloydmax.codebook.grid import spread
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact, limits, packing
 from lloydmax.format.document import KEY, Document
+from lloydmax.format.folder import file_in
 from lloydmax.format.record import FLOATS
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
 from lloydmax.runtime.files import path_of, shown
@@ -46,7 +47,7 @@ class File:
     """A file that is open for reading and whose header is sound. Use as a context manager.
 
     Args:
-        path: of the file.
+        path: of the file, or of a folder that holds it, see :mod:`lloydmax.format.folder`.
         limit: bytes that it may decode to; ``None``: whatever it says.
         room: bytes that its reader expects: a table that suits so many is not too large for a small file.
 
@@ -62,7 +63,7 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None, room: int = 0) -> None:
         limits.check_limit(limit)
-        expected, place = max(room, limit or 0), path_of(path, CheckpointError)
+        expected, place = max(room, limit or 0), file_in(path_of(path, CheckpointError))
         self.size, room = _guard(place, expected)
         self._data = safe_open(place, framework="pt")
         text = (self._data.metadata() or {}).get(KEY)

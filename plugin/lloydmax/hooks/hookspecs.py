@@ -8,7 +8,7 @@ by its distribution in the entry-point group ``lloydmax``::
 
 The four *registries* return ``{name: class}``. Every class has a pydantic ``Options`` (unknown keys forbidden),
 is built with an instance of it, and does one thing; :mod:`lloydmax.hooks.protocols` has the exact signatures.
-The *events* return nothing; progress bars, loggers, trackers and trial pruners implement them.
+*finished* is for hosts. The *events* return nothing; progress bars, loggers, trackers and trial pruners implement them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lloydmax.codebook.codebook import Codebook
 
 hookspec = pluggy.HookspecMarker("lloydmax")
@@ -44,6 +46,12 @@ def lloydmax_importances() -> dict[str, type]:  # type: ignore[empty-body]
 def lloydmax_search_methods() -> dict[str, type]:  # type: ignore[empty-body]
     """Return ``{name: class}`` of methods that choose the centroids of every layer under a budget
     (:class:`lloydmax.hooks.protocols.SearchMethod`)."""
+
+
+@hookspec
+def lloydmax_finished(model: nn.Module) -> None:
+    """A model has its codebooks for good, from ``compress``, ``load`` or a host that converts: a plugin may change how
+    it behaves beside its outputs, such as how its host saves it."""
 
 
 @hookspec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
         teacher: never changed.
         data: anything that :func:`compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners`` as in :func:`compress`, and ``classes`` and ``mask`` as in a recipe.
+            ``progress``, ``listeners``, ``tokenizer`` as in :func:`compress`, and ``classes`` and ``mask`` as in a
+            recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -149,7 +151,8 @@ def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None,
         student: changed in place.
         data: anything that :func:`compress` takes.
         teacher: the original, which only the option ``relative`` needs; never changed.
-        options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``.
+        options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``,
+            ``tokenizer``.
 
     Returns:
         What was measured: samples, layers, how.
@@ -173,6 +176,7 @@ def run_step(
     listeners: Sequence[object] = (),
     classes: int | Auto | None = "auto",
     mask: str | None = "auto",
+    tokenizer: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run one registered recovery step on its own; see :func:`distill` for the arguments.
@@ -189,7 +193,9 @@ def run_step(
         separate(student, network(teacher, "the teacher"))
         teacher = student if teacher is student else private(teacher)
         with running(student, seed, progress, listeners) as events:
-            source, reference = (open_source(given, teacher, workdir, seed) for given in (data, reference_data))
+            source, reference = (
+                open_source(given, teacher, workdir, seed, tokenizer=tokenizer) for given in (data, reference_data)
+            )
             asked = AskedOutputs(options.get("output"), classes, mask)
             outputs = tried_for([(name, made)], teacher, (source, reference), asked)
             _settle(student, source)
@@ -264,7 +270,12 @@ def _settle(student: nn.Module, source: Source | None) -> None:
 
 
 def open_source(
-    data: Any, model: nn.Module, workdir: Path | None, seed: int, cache: Cache | None = None
+    data: Any,
+    model: nn.Module,
+    workdir: Path | None,
+    seed: int,
+    cache: Cache | None = None,
+    tokenizer: Any = None,
 ) -> Source | None:
     """Unlabelled inputs for this model, or ``None`` where none were given.
 
@@ -273,15 +284,16 @@ def open_source(
     """
     if data is None:
         return None
+    make = partial(unlabelled, data, model, workdir=workdir, seed=seed, tokenizer=tokenizer)
     if cache is None:
-        return _anew(unlabelled(data, model, workdir=workdir, seed=seed))
-    held = [data, *arrays_in(data)]
+        return _anew(make())
+    held = [data, *arrays_in(data), tokenizer]
     same = str(data) if isinstance(data, (str, Path)) else tuple(map(id, held))
     key = ("source", same, number(original(model)), seed)
     if isinstance(data, Iterator):
-        _, source = cache.get(key, lambda: (held, unlabelled(data, model, workdir=workdir, seed=seed)))
+        _, source = cache.get(key, lambda: (held, make()))
         return _anew(source)
-    opened = unlabelled(data, model, workdir=workdir, seed=seed)
+    opened = make()
     contents = opened.contents()
     # a source of the caller's is copied: what is kept under its number holds for these contents only
     _, source = cache.get((*key, contents), lambda: (held, copy.copy(opened) if opened is data else opened))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ class Mapped:
         self._workdir, self._name = workdir, name
         self._files = 0
         self._folder: TemporaryFolder | None = None
+        self._maps: list[mmap.mmap] = []
 
     def take(self, size: int) -> Tensor:
         """``size`` bytes, uint8, in a file of their own; a write into them cannot fail for want of space, which would
@@ -43,17 +45,24 @@ class Mapped:
                 self._folder = TemporaryFolder(self._workdir)
             path = self._folder.path / f"{self._name}{self._files}.bin"
             _reserve(path, size)
-            made = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
+            with path.open("r+b") as file:
+                self._maps.append(mmap.mmap(file.fileno(), size))
+        except OSError as error:
             if path is not None:
                 path.unlink(missing_ok=True)
-            reason = why(error, path or place) if isinstance(error, OSError) else str(error)
+            reason = why(error, path or place)
             raise OutputError(f"{shown(place)}: no room for {in_words(size)} in a file: {reason}") from error
         self._files += 1
-        return made
+        return torch.frombuffer(self._maps[-1], dtype=torch.uint8)
+
+    def let_go(self) -> None:
+        """Take the pages out of this process's memory; the system has them, and reads them again when they are used."""
+        for one in self._maps if hasattr(mmap, "MADV_DONTNEED") else ():
+            one.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Remove the files; what is mapped from them stays until it is dropped."""
+        self._maps = []
         if self._folder is not None:
             self._folder.remove()
             self._folder = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.hooks import registry
 from lloydmax.student.attachment import CodebookWeight
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodebookLayer, CodebookTensor, CodesHolder
@@ -88,8 +89,9 @@ def _same(first: Tensor | Codebook, second: Tensor | Codebook) -> bool:
 
 
 def remember(model: nn.Module, recipe: dict[str, Any] | None, storage: dict[str, str]) -> None:
-    """Attach recipe and storage to a model as plain data, which copies and pickles keep.
+    """Attach recipe and storage to a finished model as plain data, which copies and pickles keep; plugins are told.
 
     A model whose ``__setattr__`` refuses names that it does not know takes them, too.
     """
     vars(model)["_lloydmax"] = {"recipe": recipe, "storage": storage}
+    registry.manager().hook.lloydmax_finished(model=model)

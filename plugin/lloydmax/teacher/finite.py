@@ -92,7 +92,7 @@ def look(teacher: nn.Module, source: Source, outputs: Outputs, order: Tensor) ->
     order, device = order[:LOOKED_AT], device_of(teacher)
     odd = OddOutputs(order, len(source), outputs)
     with seeded(0, teacher), evaluating(teacher):
-        for indices, batch in source.batches(_BATCH, order):
+        for indices, batch in outputs.batches(source, _BATCH, order):
             inputs = batch.to(device, channels_last=True)
             odd.add(indices, outputs.read(ask(teacher, inputs), inputs), inputs)
     source.leave_out(odd.found(device), len(order))

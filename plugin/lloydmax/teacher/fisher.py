@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lloydmax.network.outputs import Leaf, class_axis, comparable
+from lloydmax.network.outputs import Leaf, class_axis, comparable, in_parts
 
+_WHOLE = Leaf(())
 _SURE = 1e-2
 """The least score that counts."""
 
@@ -48,9 +49,14 @@ def _drawn(output: Tensor, leaf: Leaf, generator: torch.Generator) -> Tensor:
 def _of_classes(scores: Tensor, axis: int, generator: torch.Generator) -> Tensor:
     """With signs ``s`` and probabilities ``p``, ``v = sqrt(p) s - p (sqrt(p) . s)`` has the covariance
     ``diag(p) - p p^T``, that of the gradient of the log-likelihood of a label drawn from ``p``."""
-    p = scores.detach().softmax(axis)
-    spread = p.sqrt() * _signs(p, generator)
-    return (scores * (spread - p * spread.sum(axis, keepdim=True))).sum()
+    drawn = torch.empty_like(scores, requires_grad=False, memory_format=torch.contiguous_format)
+    for values, rows in in_parts(_WHOLE, scores.detach(), drawn):
+        at = class_axis(values)
+        assert at is not None
+        p = values.softmax(at)
+        spread = p.sqrt().mul_(_signs(p, generator))
+        torch.sub(spread, p * spread.sum(at, keepdim=True), out=rows)
+    return torch.dot(scores.reshape(-1), drawn.reshape(-1))
 
 
 def gauss_newton_draw(outputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:

@@ -66,6 +66,7 @@ def data_fitness(
     output: str | int | None = None,
     classes: int | Auto | None = "auto",
     kinds: Any = None,
+    tokenizer: Any = None,
 ) -> list[Fitness]:
     """Rank sets of unlabelled inputs by how well they suit a teacher, for recovery without labels.
 
@@ -77,6 +78,7 @@ def data_fitness(
         output: path of the output whose classes count, as a recipe's ``output``; default: the first with classes.
         classes: axis of its classes, as a recipe's ``classes``.
         kinds: what outputs tell, as a recipe's ``kinds``.
+        tokenizer: for sets of texts, see :func:`lloydmax.compress`.
 
     Returns:
         Best first: by the distance of batch-norm statistics; where the model has no batch norm with running statistics,
@@ -94,7 +96,7 @@ def data_fitness(
     asked = AskedOutputs(output, classes, kinds=kinds)
     model = private(model)
     with own_modes(), seeded(seed, model):
-        found = [_measure(model, name, given, samples, seed, asked) for name, given in data.items()]
+        found = [_measure(model, name, given, samples, seed, asked, tokenizer) for name, given in data.items()]
     return sorted(found, key=_rank)
 
 
@@ -103,9 +105,11 @@ def _rank(fitness: Fitness) -> tuple[float, float, float]:
     return distance, -(fitness.class_use or 0.0), -(fitness.variety or 0.0)
 
 
-def _measure(model: nn.Module, name: str, data: Any, samples: int, seed: int, asked: AskedOutputs) -> Fitness:
+def _measure(
+    model: nn.Module, name: str, data: Any, samples: int, seed: int, asked: AskedOutputs, tokenizer: Any
+) -> Fitness:
     try:
-        source = unlabelled(data, model, seed=seed)
+        source = unlabelled(data, model, seed=seed, tokenizer=tokenizer)
         outputs = trial(model, source, asked)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from lloydmax.hooks.events import Events
     from lloydmax.runtime.cache import Cache
 
-MEMORY_LIMIT = 1 << 30
+MEMORY_LIMIT = 1 << 28
 """Bytes of one output that stay in memory; more go to a memory-mapped file."""
+LARGE, MOST_KEPT = 1 << 20, 3 << 29
+"""Bytes of a sample's outputs that are large, and of all such that are kept: more are computed again each time."""
 _BATCH = 64
 
 
@@ -34,10 +36,15 @@ class RaggedOutputsError(RecoveryError):
     """Outputs whose shape depends on the batch."""
 
 
+class LargeOutputsError(RecoveryError):
+    """Outputs that take too much room."""
+
+
 class TeacherOutputs:
     """The teacher's outputs on chosen samples, computed once and kept, samples along the first axis.
 
-    They stay in memory up to :data:`MEMORY_LIMIT` bytes and go to memory-mapped files beyond.
+    They stay in memory up to :data:`MEMORY_LIMIT` bytes and go to memory-mapped files beyond, whose pages are let go of
+    after each use.
 
     Attributes:
         odd: samples whose outputs are not finite, with the reason.
@@ -53,6 +60,7 @@ class TeacherOutputs:
 
     Raises:
         RaggedOutputsError: the outputs of different batches differ in shape beyond the first axis.
+        LargeOutputsError: they are :data:`LARGE`, and take more than :data:`MOST_KEPT`.
         OutputError: there is no room for the files.
     """
 
@@ -67,13 +75,13 @@ class TeacherOutputs:
         cache: Cache | None = None,
         events: Events | None = None,
     ) -> TeacherOutputs | None:
-        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, outputs that depend on the
-        batch.
+        """The outputs, or ``None`` where they cannot be kept: inputs that differ each time, or are padded to the length
+        of what else is in the batch, outputs that depend on the batch, or too many of them.
 
         With a ``cache``, runs that share it and the source, and whose teachers have the same
         modules, attributes and values, share them.
         """
-        if not (outputs.repeat and source.deterministic):
+        if not (outputs.repeat and source.deterministic) or source.varies:
             return None
         try:
             if cache is None:
@@ -84,7 +92,7 @@ class TeacherOutputs:
             kept = cache.get(name, lambda: cls(teacher, source, order, outputs, workdir=workdir, events=events))
             source.leave_out(kept.odd, len(order))
             return kept
-        except RaggedOutputsError:
+        except (RaggedOutputsError, LargeOutputsError):
             return None
 
     def __init__(
@@ -107,11 +115,14 @@ class TeacherOutputs:
         stage = events.stage("teacher", total=len(mine)) if events else nullcontext()
         done = 0
         with evaluating(teacher), stage:
-            for indices, batch in source.batches(batch_size, mine):
+            for indices, batch in outputs.batches(source, batch_size, mine):
                 inputs = batch.to(device, channels_last=True)
                 tensors = outputs.read(ask(teacher, inputs), inputs)
                 odd.add(indices, tensors, inputs)
                 if not self._kept:
+                    each = sum(tensor[:1].nbytes for tensor in tensors)
+                    if each > LARGE and each * len(order) > MOST_KEPT:
+                        raise LargeOutputsError(f"the outputs of {len(order)} samples take {each} bytes each")
                     self._kept = [self._room(len(order), tensor) for tensor in tensors]
                 for kept, tensor in zip(self._kept, tensors, strict=True):
                     if tensor.shape[:1] != indices.shape or tensor.shape[1:] != kept.shape[1:]:
@@ -120,6 +131,7 @@ class TeacherOutputs:
                             f"{tuple(kept.shape[1:])} a sample before: such outputs cannot be kept"
                         )
                     kept[self.position[indices]] = tensor.to(kept.device)
+                self._files.let_go()
                 done += len(indices)
                 if events:
                     events.step("teacher", done, len(mine), {})
@@ -131,7 +143,9 @@ class TeacherOutputs:
     def rows(self, indices: Tensor, device: torch.device) -> list[Tensor]:
         """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""
         positions = self.position[indices]
-        return [kept[positions].to(device, non_blocking=True) for kept in self._kept]
+        found = [kept[positions].to(device, non_blocking=True) for kept in self._kept]
+        self._files.let_go()
+        return found
 
     @property
     def bytes(self) -> int:

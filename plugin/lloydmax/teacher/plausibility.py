@@ -14,12 +14,15 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax.data import Batch, Source
 from lloydmax.network.batch_norm import Moments, bhattacharyya, listening
+from lloydmax.network.outputs import Outputs
 from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
 
 LOOKED_AT = 64
 """Samples of the one forward pass."""
+_FEWEST, _VALUES = 2, 1 << 19
+"""Samples of it where outputs are large, and values of each output that are compared."""
 FAR = 0.6
 """Mean distance over the channels of the first batch norm. Right inputs have 0.1 and less, those of another domain up
 to 0.3, pictures from 0 to 255 about 2: see tests/benchmarks/plausibility.py."""
@@ -40,24 +43,30 @@ FEW = 32
 
 
 def tell_doubts(
-    teacher: nn.Module, source: Source, trains: str | None = None, cache: Cache | None = None
+    teacher: nn.Module,
+    source: Source,
+    trains: str | None = None,
+    cache: Cache | None = None,
+    outputs: Outputs | None = None,
 ) -> tuple[str, ...]:
     """Warn once of each of :func:`doubts`; runs that share a cache and the source are told once together."""
     if cache is not None:
-        return cache.get(("doubts", number(source), trains), lambda: tell_doubts(teacher, source, trains))
-    found = doubts(teacher, source, trains)
+        name = ("doubts", number(source), trains)
+        return cache.get(name, lambda: tell_doubts(teacher, source, trains, outputs=outputs))
+    found = doubts(teacher, source, trains, outputs)
     for doubt in found:
         warnings.warn(doubt, stacklevel=3)
     return tuple(found)
 
 
-def doubts(teacher: nn.Module, source: Source, trains: str | None = None) -> list[str]:
-    """What is legal but surely not meant, in words; one forward pass of at most 64 samples.
+def doubts(teacher: nn.Module, source: Source, trains: str | None = None, outputs: Outputs | None = None) -> list[str]:
+    """What is legal but surely not meant, in words; one forward pass of at most 64 samples, of few with large outputs.
 
     Args:
         teacher: the original; run in evaluation mode, left as it was.
         source: unlabelled inputs.
         trains: the name of a recovery step that trains on them; ``None``: none does.
+        outputs: how large they are, as a trial found.
 
     Returns:
         Doubts whether the inputs are scaled as in training (by the statistics of the first batch norm), whether they
@@ -66,25 +75,26 @@ def doubts(teacher: nn.Module, source: Source, trains: str | None = None) -> lis
     """
     found = [_few(source, trains), _untrained(teacher)]
     with suppress(Exception), seeded(0, teacher):  # what cannot be run is told where it is needed
-        found += _of_a_pass(teacher, source)
+        found += _of_a_pass(teacher, source, outputs)
     return [doubt for doubt in found if doubt]
 
 
-def _of_a_pass(teacher: nn.Module, source: Source) -> list[str]:
+def _of_a_pass(teacher: nn.Module, source: Source, known: Outputs | None) -> list[str]:
     heard: list[tuple[str, _BatchNorm, Moments]] = []
 
     def hear(name: str, norm: _BatchNorm, inputs: Tensor) -> None:
         if not heard:
             heard.append((name, norm, Moments.of(inputs)))
 
-    batch = source.first(LOOKED_AT)
+    most = LOOKED_AT if known is None else max(_FEWEST, known.at_once(source.first(1)))
+    batch = source.first(min(LOOKED_AT, most))
     with evaluating(teacher), listening(teacher, hear):
         given = Batch((batch.to(device_of(teacher), channels_last=True).run(teacher),))
     samples, found = len(batch), [_far(*norm, batch, source) for norm in heard]
     if samples == 1:
         return found
     inputs = [tensor for tensor in batch.tensors() if tensor.ndim and len(tensor) == samples]
-    outputs = [tensor for tensor in given.tensors() if tensor.ndim and len(tensor) == samples]
+    outputs = [_some(tensor) for tensor in given.tensors() if tensor.ndim and len(tensor) == samples]
     outputs = [tensor for tensor in outputs if tensor.is_floating_point() and bool(torch.isfinite(tensor).all())]
     differ = max((float(_spread(tensor).mean()) for tensor in inputs), default=1.0)
     if differ < _CONSTANT or (differ < ALIKE and not any(map(_told_apart, outputs))):
@@ -99,6 +109,12 @@ def _of_a_pass(teacher: nn.Module, source: Source) -> list[str]:
             "those that it was trained on?"
         )
     return found
+
+
+def _some(tensor: Tensor) -> Tensor:
+    """A tensor, samples first, with evenly spaced values where each sample has very many."""
+    step = tensor[0].numel() // _VALUES
+    return tensor.reshape(len(tensor), -1)[:, ::step] if step > 1 else tensor
 
 
 def _far(name: str, norm: _BatchNorm, moments: Moments, batch: Batch, source: Source) -> str:

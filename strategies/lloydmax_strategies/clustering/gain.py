@@ -16,6 +16,8 @@ from torch import Tensor
 _MOST = 1.98
 """How far centroids are stretched at most, in units of the stretch with the least error: at 2 the error would be that
 of zeros."""
+_PART = 1 << 22
+"""Weights of which products are made at once."""
 
 
 def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
@@ -29,9 +31,8 @@ def unbiased(codebook: Codebook, weight: Tensor) -> Codebook:
     """
     if codebook.k == 1:
         return codebook
-    decoded, exact = codebook.dequantize().double(), weight.detach().double()
-    common, own = _sums(codebook, decoded * exact), _sums(codebook, decoded.square())
-    gain = common / _sums(codebook, exact.square()).clamp(min=1e-300)
+    common, own, squares = _products(codebook, weight)
+    gain = common / squares.clamp(min=1e-300)
     gain = torch.where(common > 0, torch.maximum(gain, own / (_MOST * common)), 1.0)
     each = gain.view(-1, *[1] * (codebook.centroids.dim() - 1)) if len(gain) > 1 else gain
     centroids, price = codebook.centroids.double() / each, codebook.price / float(gain[0]) ** 2
@@ -48,13 +49,26 @@ def suited(codebook: Codebook, weight: Tensor) -> Tensor:
         codebook: of the weight.
         weight: in its shape.
     """
-    decoded, exact = codebook.dequantize().double(), weight.detach().double()
-    common, own = _sums(codebook, decoded * exact), _sums(codebook, decoded.square())
+    common, own, _ = _products(codebook, weight)
     stretch = torch.where(common > 0, own / common, 1.0)
     if codebook.layout.channels is not None:
         stretch = stretch[codebook.layout.owners(stretch.device)]
         stretch = stretch.view([-1 if axis == codebook.axis else 1 for axis in range(weight.dim())])
-    return (exact * stretch).float()
+    return (weight.detach().double() * stretch).float()
+
+
+def _products(codebook: Codebook, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each codebook the sums, float64 ``(codebooks,)``, of decoded weight x weight, and of the squares of both."""
+    exact = weight.detach()
+    if exact.numel() <= _PART or codebook.layout.codebooks > 1 or codebook.block > 1:
+        decoded, exact = codebook.dequantize().double(), exact.double()
+        return _sums(codebook, decoded * exact), _sums(codebook, decoded.square()), _sums(codebook, exact.square())
+    total = torch.zeros(3, dtype=torch.float64, device=exact.device)
+    for codes, part in zip(codebook.codes.reshape(-1).split(_PART), exact.reshape(-1).split(_PART), strict=True):
+        decoded, values = codebook.centroids[codes.int()].double(), part.double()
+        total += torch.stack([torch.dot(decoded, values), torch.dot(decoded, decoded), torch.dot(values, values)])
+    common, own, squares = total.split(1)
+    return common, own, squares
 
 
 def _sums(codebook: Codebook, values: Tensor) -> Tensor:

@@ -56,10 +56,20 @@ class Points:
         """The point in the middle of the mass."""
         return min(int(np.searchsorted(self.total, self.total[-1] / 2, side="right")), len(self.mass)) - 1
 
-    @property
+    @cached_property
     def centre(self) -> float:
         """Its value; moments are taken about it."""
         return float(self.middle[self.start])
+
+    @cached_property
+    def energy(self) -> float:
+        """Sum of squares of the means."""
+        return float((self.mass * np.square(self.middle)).sum())
+
+    @cached_property
+    def mean(self) -> float:
+        """Of everything."""
+        return float((self.mass * self.middle).sum() / self.total[-1])
 
     @cached_property
     def total(self) -> Floats:
@@ -85,9 +95,11 @@ class Points:
         """Mass and moment of everything not above each value."""
         at = np.searchsorted(self.high, values, side="right")
         inside = np.minimum(at, len(self.mass) - 1)
-        low, width = self.low[inside], self.high[inside] - self.low[inside]
-        part = np.clip((values - low) / np.where(width > 0, width, 1), 0, 1)
-        part = np.where((at == inside) & (width > 0), part, 0) * self.mass[inside]
+        low = self.low[inside]
+        width = self.high[inside] - low
+        wide = width > 0
+        part = np.minimum(np.maximum((values - low) / np.where(wide, width, 1), 0), 1)
+        part = np.where((at == inside) & wide, part, 0) * self.mass[inside]
         middle = (low + np.minimum(values, low + width)) / 2
         return self.total[at] + part, self.moment[at] + part * (middle - self.centre)
 

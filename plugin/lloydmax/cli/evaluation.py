@@ -1,0 +1,69 @@
+"""The command that compares a compressed model with its original, or sets of inputs with each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lloydmax import checkpoint
+from lloydmax.cli.inputs import asked_of, build_model, data_of, labels_of
+from lloydmax.cli.models import tokenizer_of
+from lloydmax.cli.options import AT_LEAST_ONE, DATA, as_json_option, data_options, limit_option, model_options, show
+from lloydmax.data import unlabelled
+from lloydmax.network.baking import copied
+from lloydmax.runtime.text import render
+from lloydmax.teacher.agreement import Comparison, accuracy
+from lloydmax.teacher.fitness import data_fitness as rank_data
+from lloydmax.teacher.fitness_table import fitness_table
+from lloydmax.teacher.trial import trial
+
+
+@click.command()
+@model_options
+@click.argument("sets", nargs=-1, type=click.Path())
+@click.option("--student", type=click.Path(), help="The compressed .safetensors file, or its folder.")
+@limit_option
+@click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
+@data_options
+@click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
+@click.option(
+    "--samples", type=AT_LEAST_ONE, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS)."
+)
+@click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
+@as_json_option
+def evaluate(
+    sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
+    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
+    samples: int | None, data_fitness: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare a compressed model with its original on unlabelled inputs.
+
+    With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
+    """
+    if data_fitness:
+        if not sets or student or data or labels:
+            raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
+        teacher = build_model(model, weights, model_args, device)
+        _rank({name: data_of(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
+        return
+    if sets or student is None or data is None:
+        raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
+    teacher = build_model(model, weights, model_args, device)
+    small = checkpoint.load(student, copied(teacher), limit)
+    source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher, tokenizer=tokenizer_of(model))
+    outputs = trial(teacher, source, asked_of(small))
+    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
+    result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
+    result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
+    if labels is not None:
+        classes = labels_of(labels, data, source)
+        result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
+        result["accuracy_compressed"] = accuracy(small, source, classes, outputs)
+    result["left_out"] = len(source.left_out)
+    show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+
+
+def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
+    found = rank_data(model, sets, **({} if samples is None else {"samples": samples}))
+    show([each.to_dict() for each in found], render(fitness_table(found)), as_json)

@@ -1,0 +1,28 @@
+"""What is used of transformers, in one place, and a clear error where it is absent."""
+
+from __future__ import annotations
+
+from lloydmax.errors import IntegrationError
+
+try:
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+    from transformers.dynamic_module_utils import custom_object_save
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+except ImportError as error:
+    raise IntegrationError(
+        f'transformers is not installed, or too old ({error}); run: pip install "lloydmax[transformers]"'
+    ) from error
+
+__all__ = [
+    "AutoConfig",
+    "AutoTokenizer",
+    "Conv1D",
+    "HfQuantizer",
+    "PreTrainedModel",
+    "QuantizationConfigMixin",
+    "custom_object_save",
+    "register_quantization_config",
+    "register_quantizer",
+]

@@ -1,0 +1,185 @@
+"""A model of transformers that holds codebooks: how it is saved, copied, trained around, and made ordinary again."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lloydmax.checkpoint import save
+from lloydmax.errors import IntegrationError
+from lloydmax.format.folder import IN_FOLDER
+from lloydmax.integrations.transformers import adapters
+from lloydmax.integrations.transformers.folder import METHOD, mark_config
+from lloydmax.integrations.transformers.host import HfQuantizer, PreTrainedModel, custom_object_save
+from lloydmax.runtime.files import made_folder
+from lloydmax.student.layers import CodesHolder
+
+_FOR_THE_HUB = ("repo_id", "commit_message", "token", "create_pr")
+
+
+class CodebookModel:
+    """What the class of a compressed model has beside its architecture's. Classes with it are made by :func:`adopt`,
+    under the architecture's own name; pickles and copies keep them."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str | None = None,
+        variant: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Write the folder that ``from_pretrained`` takes, see :mod:`lloydmax.integrations.transformers.folder`; of a
+        model that was given adapters by ``add_adapter``, these alone, as transformers does.
+
+        Args:
+            save_directory: the folder, made if it is missing.
+            is_main_process: ``False``: nothing is written.
+            state_dict: the model's own, as a ``Trainer`` gives it.
+            push_to_hub: upload the folder afterwards; ``options`` are for ``push_to_hub``.
+            max_shard_size: has no effect: there is one file.
+            variant: refused.
+
+        Raises:
+            IntegrationError: a variant, other tensors than the model's, adapters within the model.
+            CheckpointError, OutputError: the file, or the folder, cannot be written.
+        """
+        model: Any = self
+        if getattr(self, "_hf_peft_config_loaded", False):
+            given = {"is_main_process": is_main_process, "state_dict": state_dict, "push_to_hub": push_to_hub}
+            super().save_pretrained(save_directory, **given, **options)  # type: ignore[misc]
+            return
+        _check_saved(model, state_dict, variant, options)
+        if is_main_process:
+            folder = made_folder(save_directory)
+            save(model, folder / IN_FOLDER)
+            _save_config(model, folder)
+        if push_to_hub:
+            wanted = {key: options[key] for key in _FOR_THE_HUB if key in options}
+            model.push_to_hub(**{"repo_id": Path(save_directory).name, **wanted})
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: what is tied shares its codes."""
+
+    def half(self) -> Any:
+        """Centroids, and all that is not in codebooks, in float16."""
+        model: Any = self
+        return nn.Module.half(model)
+
+    def float(self) -> Any:
+        """Centroids, and all that is not in codebooks, in float32."""
+        model: Any = self
+        return nn.Module.float(model)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Where a ``Trainer`` begins to train.
+
+        Raises:
+            IntegrationError: the model has no adapters, so that only its norms and biases would learn.
+        """
+        if not _adapters(self):
+            raise IntegrationError(
+                "You cannot perform fine-tuning on purely quantized models: attach adapters (peft.get_peft_model), or "
+                "call model.dequantize() first"
+            )
+        nn.Module.zero_grad(self, set_to_none)  # type: ignore[arg-type]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For copies and pickles: classes that were made cannot be found by their names."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        _, _, *rest = reduced
+        return _without_values, (architecture(type(self)),), *rest
+
+
+def adopt(model: nn.Module, quantizer: HfQuantizer) -> None:
+    """Make every model of transformers in a finished model, in place, one that is saved with its codebooks.
+
+    Args:
+        model: any; what holds no codebooks is left alone.
+        quantizer: what they get as ``hf_quantizer``, where they have none.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and any(isinstance(inner, CodesHolder) for inner in module.modules()):
+            adapters.enable()
+            if not isinstance(module, CodebookModel):
+                kind: Any = type(module)
+                module.__class__ = _compressed(kind)
+            vars(module).setdefault("hf_quantizer", quantizer)
+            vars(module).update(is_quantized=True, quantization_method=METHOD)
+
+
+def abandon(model: nn.Module) -> None:
+    """The reverse of :func:`adopt`, for a model that holds codebooks no more."""
+    for module in model.modules():
+        if isinstance(module, CodebookModel):
+            module.__class__ = architecture(type(module))
+            for name in ("hf_quantizer", "quantization_method", "_lloydmax"):
+                vars(module).pop(name, None)
+            vars(module)["is_quantized"] = False
+
+
+def architecture(kind: type) -> type:
+    """The class of a model, without what :func:`adopt` added."""
+    return kind.__bases__[1] if issubclass(kind, CodebookModel) else kind
+
+
+@functools.cache
+def _compressed(kind: Any) -> type:
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    made: type = type(kind)(kind.__name__, (CodebookModel, kind), names)
+    return made
+
+
+def _without_values(kind: type) -> Any:
+    compressed: Any = _compressed(kind)
+    return compressed.__new__(compressed)
+
+
+def _check_saved(model: Any, state: Mapping[str, Any] | None, variant: str | None, options: Mapping[str, Any]) -> None:
+    if variant is not None or options.get("distributed_checkpoint"):
+        what = "a variant" if variant is not None else "a distributed checkpoint"
+        raise IntegrationError(f"save_pretrained: a compressed model has no {what}: leave it out")
+    if within := _adapters(model):
+        raise IntegrationError(
+            f"save_pretrained: {within[0]} has an adapter: save adapters by the PeftModel's save_pretrained, and the "
+            "model after unload() of that"
+        )
+    own = model.state_dict() if state is not None else {}
+    if state is not None and not (own.keys() == state.keys() and all(_same(own[key], state[key]) for key in own)):
+        raise IntegrationError("save_pretrained: state_dict is not that of the model: leave it out")
+
+
+def _same(own: Any, given: Any) -> bool:
+    if not isinstance(own, Tensor) or not isinstance(given, Tensor) or own.shape != given.shape:
+        return own is given
+    return own.data_ptr() == given.data_ptr() or torch.equal(own.cpu(), given.cpu())
+
+
+def _adapters(model: Any) -> list[str]:
+    """Names of the modules that are layers of PEFT."""
+    layers = getattr(sys.modules.get("peft.tuners.tuners_utils"), "BaseTunerLayer", None)
+    return [] if layers is None else [name for name, module in model.named_modules() if isinstance(module, layers)]
+
+
+def _save_config(model: Any, folder: Path) -> None:
+    """What is beside the weights, the configuration last."""
+    config = copy.deepcopy(model.config)
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.architectures = [architecture(type(model)).__name__]
+    if model.is_remote_code():
+        custom_object_save(model, str(folder), config=config)
+    if model.can_generate():
+        model.generation_config.save_pretrained(str(folder))
+    asked = model.hf_quantizer.quantization_config.asked()
+    config.save_pretrained(str(folder))
+    mark_config(folder, asked)
