@@ -7,6 +7,21 @@ the same codes and the same bytes: who calls asks :func:`active` and takes the t
 
 from lloydmax.native.histogram import count_keys, float_keys, look_up, solve_points
 from lloydmax.native.library import active, path
+from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.rows import fit_rows
 
-__all__ = ["active", "count_keys", "fit_rows", "float_keys", "look_up", "path", "solve_points"]
+__all__ = [
+    "active",
+    "count_keys",
+    "fit_rows",
+    "float_keys",
+    "from_symbols",
+    "huffman",
+    "look_up",
+    "pack",
+    "path",
+    "repeats",
+    "solve_points",
+    "to_symbols",
+    "unpack",
+]
