@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -102,11 +101,9 @@ def save(
         tensors = {name: _portable(tensor) for name, tensor in parts.plain.items()}
         entropy: dict[str, int] = {}
         for name, codebook in parts.codebooks.items():
-            stream = packing.pack(codebook.codes, codebook.bits)
-            if chosen["codes"] == "entropy":
-                coded = packing.entropy_encode(codebook.codes, codebook.bits)
-                if len(coded) < stream.size:
-                    entropy[name], stream = len(coded), np.frombuffer(bytearray(coded), np.uint8)
+            stream, coded = packing.stream(codebook.codes, codebook.bits, chosen["codes"])
+            if coded:
+                entropy[name] = stream.size
             tensors[f"{name}.codes"] = torch.from_numpy(stream)
         entries = parts.entries(entropy)
         checksums = tuple(checksum(tensors[name]) for name in sorted(tensors))

@@ -236,7 +236,8 @@ class _Run:
         """The student with its codebooks, and the plan of what these are."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
-        choice, found = fit_best(original, plan, self.source, self.events, self.cache, judge, changed)
+        given = (self.source, self.events, self.cache, judge, changed, self.outputs)
+        choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
         calibration = self.source or self.reference
         whole = own(original) if self.student is None else self.student  # late: a copy takes memory
@@ -266,7 +267,7 @@ class _Run:
                 self.recovery.part = kept.part(number)
                 try:
                     run = partial(keeping.run, student.model, partial(self._step, step))
-                    self.said.append(said := kept.step(number, student.model, run))
+                    self.said.append(said := {"step": step[0]} | kept.step(number, student.model, run))
                     if "kept" in said:
                         self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
                 except KeyboardInterrupt:
@@ -281,9 +282,12 @@ class _Run:
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
-            agreement = comparison.measure(model, partial(self.events.step, "measure")) if comparison else None
+            told = partial(self.events.step, "measure")
+            agreement = comparison.measure(model, told, tokens=True) if comparison else None
             if agreement is not None:
                 figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
+                if agreement.tokens is not None and agreement.tokens.perplexity is not None:
+                    figures["perplexity"] = agreement.tokens.perplexity
             figures |= {} if score is None else {"score": score}
         return Stage(stage, agreement, score)
 

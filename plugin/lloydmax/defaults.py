@@ -14,9 +14,8 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.data import Source
 from lloydmax.errors import RecipeError
-from lloydmax.network.batch_norm import tracked
 from lloydmax.network.buffers import why_not
-from lloydmax.network.layers import Layer, layers_of
+from lloydmax.network.layers import SMALLEST, Layer, layers_of
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
@@ -28,11 +27,11 @@ from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.asking import Wanted, asked
 from lloydmax.teacher.consistency import views
+from lloydmax.teacher.texts import writes
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
-_SMALLEST = 1024  # parameters of other modules that are worth a codebook
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
 _MATCHED = 64  # inputs by which means and deviations are matched
@@ -88,7 +87,7 @@ def recipe_for(
         rules = _rules(model, centroids)
         if not rules:
             raise RecipeError(
-                f"{type(model).__name__} has no layer with at least {_SMALLEST} weights: nothing to compress"
+                f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress"
             )
         recipe: dict[str, Any] = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits}
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
@@ -111,6 +110,21 @@ def recipe_for(
         return Recipe.load(recipe | {"storage": _STORAGE})
 
 
+def plain_recipe(model: nn.Module, bits: float = 4.0) -> Recipe:
+    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run.
+
+    Raises:
+        RecipeError: as there.
+    """
+    bits = number("bits", bits, RecipeError, above=True)
+    with own_modes():
+        rules = _rules(private(model, runs=False), _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
+    if not rules:
+        raise RecipeError(f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress")
+    recipe = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits, "quantize": rules}
+    return Recipe.load(recipe | {"storage": _STORAGE})
+
+
 def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     """What the recipe says of inputs that are made; ``None``: none can be, or they are vectors whose size and mean
     nothing tells."""
@@ -123,12 +137,11 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
                 stacklevel=3,
             )
         return None
-    form, made = found.only, {"samples": Wanted.samples}
+    form = found.only
+    made: dict[str, Any] = {"samples": Wanted.samples}
+    made |= {"kind": "written"} if writes(model, found) else {}
     if form is None:
         return made
-    vectors = len(form.shape) == 1 and form.channels is not None and form.below is None
-    if vectors and form.mean is None and not tracked(model):
-        return None
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}
@@ -152,11 +165,11 @@ def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:
 
 
 def _is_large(layer: Layer, leaf: str, held: Tensor, writes: Collection[str]) -> bool:
-    if layer.norm or layer.meant(leaf) or is_lazy(held):
+    if layer.norm or layer.routes or layer.meant(leaf) or is_lazy(held):
         return False
     if leaf in layer.module._buffers and (leaf in writes or why_not(held) is not None):
         return False
-    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= _SMALLEST
+    return held.dtype in FLOAT_DTYPES and held.dim() > 1 and held.numel() >= SMALLEST
 
 
 def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int, rate: float) -> dict[str, Any]:

@@ -64,6 +64,7 @@ How a model is run
     spelling_hint         "; did you mean ...?" for messages
 """
 
+from lloydmax import native as native
 from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.grid import even
@@ -76,6 +77,7 @@ from lloydmax.network.batch_norm import Moments, statistics_gap
 from lloydmax.network.channels import Channels
 from lloydmax.network.folding import fold_batch_norms, folded
 from lloydmax.network.graph import Link, Network
+from lloydmax.network.layers import multiplied as multiplied
 from lloydmax.network.outputs import Leaf as Leaf
 from lloydmax.network.outputs import Outputs
 from lloydmax.network.outputs import class_axis as class_axis

@@ -73,7 +73,7 @@ class CorrectBias:
         """Shift every bias in floats that is added to what a compressed weight gives."""
         student, options = recovery.student, self.options
         original = recovery.teacher if recovery.original is None else recovery.original
-        source = recovery.source(options.source)
+        source = recovery.source(options.source, padded=False)
         found = places(student)
         without = [place.name for place in found.values() if not place.biases]
         taken = {module: place for module, place in found.items() if place.biases or self.scales}
@@ -92,7 +92,8 @@ class CorrectBias:
         how = How(self.scales, getattr(options, "relative", False), options.sequential)
         with evaluating(student, original):
             calls = forward_order(student, list(taken), source, order[:2])
-            fronts = [Frontier(model, source, order, options.batch_size) for model in (original, student)]
+            still = Frontier(original, source, order, options.batch_size, still=True)
+            fronts = [still, Frontier(student, source, order, options.batch_size)]
             for index, (module, count) in enumerate(calls.items(), start=1):
                 place = taken[module]
                 twin = original.get_submodule(place.name)

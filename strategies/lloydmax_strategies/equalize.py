@@ -157,7 +157,7 @@ class Equalize:
         if not (wanted := {*limited, *(name for name in absorbing if name not in least)}):
             return least, {}
         extremes = {name: _Extremes(recovery.student.get_submodule(name)) for name in wanted}
-        source, options = recovery.source(self.options.source), self.options
+        source, options = recovery.source(self.options.source, padded=False), self.options
         order = source.draw(options.samples, recovery.seed)
         ceilings = {link.first: LOCK * link.ceiling for link in links if link.activation == "relu6"}
         done = 0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
-from lloydmax_strategies.tap import What, given, read
+from lloydmax_strategies.tap import What, copied, given, read
 
 MEMORY = 2 << 30
 """Bytes that the activations kept between two layers may take."""
@@ -20,7 +22,8 @@ _SAME = 1e-4
 
 
 class Frontier:
-    """All inputs side by side, as far as the layer that was read last: every layer runs about twice, not once a layer.
+    """All inputs side by side, as far as the layer that was read last: every layer runs about twice, not once a layer;
+    those between the first and the last call of a layer once more.
 
     Models that cannot be traced, and layers where ``memory`` does not do, are run from the inputs as by
     :func:`~lloydmax_strategies.tap.read`; what is read is the same.
@@ -31,11 +34,19 @@ class Frontier:
         order: int64 indices.
         batch_size: samples of one pass.
         memory: bytes of activations that may be kept.
+        still: whether the model does not change, and no module is read again: every layer then runs once.
     """
 
     def __init__(
-        self, model: nn.Module, source: Source, order: Tensor, batch_size: int, memory: float = MEMORY
+        self,
+        model: nn.Module,
+        source: Source,
+        order: Tensor,
+        batch_size: int,
+        memory: float = MEMORY,
+        still: bool = False,
     ) -> None:
+        self._still = still
         self._model, self._source, self._order, self._batch_size = model, source, order, batch_size
         self._memory = memory
         self._walk = _walk(model, source, order[:2])
@@ -57,19 +68,25 @@ class Frontier:
             what: is read.
             calls: how often one forward pass calls the module.
         """
-        place = None if self._walk is None else self._walk.places.get(module)
-        if self._walk is None or place is None or calls > 1:
+        places = [] if self._walk is None else self._walk.places.get(module, [])
+        if self._walk is None or len(places) != calls:
             self._kept, self._at = [], 0
             order, size = self._order, self._batch_size
             yield from read(self._model, module, self._source, order, size, what=what, calls=calls)
             return
-        keep = self._walk.live[place] * len(self._order) <= self._memory
+        walk, first, again = self._walk, places[0], len(places) > 1
+        ahead = self._still and what == "output" and not again
+        at = first + ahead
+        keep = walk.live[at] * len(self._order) <= self._memory
         kept: list[_Values] = []
-        for values in self._up_to(self._walk, place):
-            yield self._walk.look(values, place, what)
+        for values in self._up_to(walk, first):
+            if again:
+                yield from walk.calls(walk.copied(values) if keep else values, places, what)
+            else:
+                yield walk.step(values, first) if ahead else walk.look(values, first, what)
             if keep:
                 kept.append(values)
-        self._kept, self._at = kept, place if keep else 0
+        self._kept, self._at = kept, at if keep else 0
 
     def _up_to(self, walk: _Walk, place: int) -> Iterator[_Values]:
         kept, self._kept = self._kept, []
@@ -89,7 +106,7 @@ class _Walk(nn.Module):
     """A model, traced, that runs up to any operation and on from there.
 
     Attributes:
-        places: number of the operation that calls a module, of modules that are called once.
+        places: numbers of the operations that call a module.
         end: where :meth:`forward` stops.
         live: bytes a sample of the values that are needed from each operation on; filled by :meth:`weigh`.
     """
@@ -104,7 +121,7 @@ class _Walk(nn.Module):
         for place, node in enumerate(self._nodes):
             if node.op == "call_module":
                 found.setdefault(modules[node.target], []).append(place)
-        self.places = {module: places[0] for module, places in found.items() if len(places) == 1}
+        self.places = found
         self.end = len(self._nodes)
         self.live: list[float] = []
 
@@ -135,6 +152,21 @@ class _Walk(nn.Module):
             for dead in self._interpreter.user_to_last_uses.get(node, []):
                 values.pop(dead, None)
         return values
+
+    def step(self, values: _Values, place: int) -> Any:
+        """What the operation at which these values are gives; they go on to the next."""
+        return self.go_on(values, place, place + 1)[self._nodes[place]]
+
+    def calls(self, values: _Values, places: Sequence[int], what: What) -> Iterator[Any]:
+        """What is read of each of these operations, from the values at the first one, which are used up."""
+        yield copied(self.look(values, places[0], what))
+        for before, place in pairwise(places):
+            yield copied(self.look(self.go_on(values, before, place), place, what))
+
+    def copied(self, values: _Values) -> _Values:
+        """The same in other memory but for what never changes: what goes on from here may write into them."""
+        constant = {id(value): value for node, value in values.items() if node.op == "get_attr"}
+        return dict(zip(values, copy.deepcopy([*values.values()], constant), strict=True))
 
     def look(self, values: _Values, place: int, what: What) -> Any:
         """What is read of the operation at which these values are."""
@@ -173,7 +205,7 @@ def _walk(model: nn.Module, source: Source, few: Tensor) -> _Walk | None:
         walk = _Walk(model)
         batch.run(walk)
         walk.end = 0
-        found = output_tensors(walk.weigh(batch.run(walk), len(few)))
+        found = output_tensors(walk.weigh(batch.run(walk), len(batch)))
     except Exception:
         return None
     same = len(found) == len(expected) and all(

@@ -82,7 +82,7 @@ def _squares(parameters: Sequence[nn.Parameter], total: Sequence[Tensor]) -> Ite
     def add(parameter: Tensor, kept: Tensor) -> None:
         assert parameter.grad is not None
         gradient, parameter.grad = parameter.grad.float(), None
-        kept += gradient.square_()
+        kept += gradient.square_().nan_to_num_(0.0, 0.0, 0.0)  # the root of 0 has none
 
     before = [parameter.grad for parameter in parameters]
     hooks = []

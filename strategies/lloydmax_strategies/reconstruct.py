@@ -9,38 +9,38 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from lloydmax import Codebook, RecoveryError, hookimpl
-from lloydmax.extend import Channels, CodebookWeight, Recovery, attached, evaluating, even
+from lloydmax import hookimpl
+from lloydmax.extend import Recovery, attached, evaluating
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax_strategies.frontier import Frontier
 from lloydmax_strategies.matching.preactivations import stages
-from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors, refitted
-from lloydmax_strategies.reconstruction.gram import Gram, LayerGram, NotPlain
+from lloydmax_strategies.reconstruction.gram import Gram, LayerRows, NotPlain
+from lloydmax_strategies.reconstruction.operands import operands
+from lloydmax_strategies.reconstruction.target import Read, Target
+from lloydmax_strategies.reconstruction.targets import Targets, is_plain, targets_of
 from lloydmax_strategies.tap import forward_order
 
-_ROUNDS, _TOLERANCE = 8, 0.005
-"""Until codes whose bits have a price have the entropy from before, or a little less."""
-_STEEPER = 4
-"""Times as much must a price alone grow, as one with the distance of centroids, to save a bit."""
+_MEMORY = 1 << 29
+"""Bytes that the second moments of what one weight multiplies may take."""
 
 
 class Reconstruct:
     """Chooses the codes of each layer anew, so that its outputs stay: the weights of an output channel make up for each
     other's errors (Frantar et al. 2023, GPTQ).
 
-    Convolutions, linear layers, the gates of recurrent ones and queries, keys and values of attention, with one code
-    for each weight, one after the other on the outputs of the compressed layers before. Where bits have a price, the
-    codes keep their entropy, if need be by a larger distance of all centroids (a higher price where these are not
-    trained), and bits go to the inputs that matter most. The others, transposed convolutions, blocks of weights and
-    tied weights, are named in ``skipped``.
+    Convolutions, linear layers, whatever else a module multiplies by (GPT-2's ``Conv1D``, stacked experts, on the
+    tokens that are routed to each), the gates of recurrent layers and queries, keys and values of attention, with one
+    code for each weight, one after the other on the outputs of the compressed layers before; of a head that is tied to
+    an embedding, both uses count. Where bits have a price, the codes keep their entropy, if need be by a larger
+    distance of all centroids (a higher price where these are not trained), and bits go to the inputs that matter most.
+    The others, transposed convolutions, blocks of weights and embeddings, are named in ``skipped``.
     Put it before the steps that train. It comes close to the weights that the codebooks were fitted to; where only a
     host knows these (``run_step``), it takes the decoded ones for them, and changes nothing.
     """
@@ -70,8 +70,8 @@ class Reconstruct:
 
         columns: PositiveInt = Field(
             default=4096,
-            description="of the largest layer that is done, weights of an output channel; larger ones stay as they "
-            "are.",
+            description="of an output channel that are looked at together; wider layers are done by so many inputs at "
+            "a time, each making up for the errors of those before.",
         )
 
         refit: bool = Field(
@@ -92,26 +92,31 @@ class Reconstruct:
     def run(self, recovery: Recovery) -> dict[str, Any]:
         """Choose the codes of every layer that can be done; names the others."""
         options, student = self.options, recovery.student
-        source = recovery.source(options.source)
+        source = recovery.source(options.source, padded=False)
         order = source.draw(options.samples, recovery.seed)
-        found = _targets(student, recovery.original, options.columns)
+        found = targets_of(student, recovery.original, options.bias)
         errors: list[tuple[float, float]] = []
         changed = codes = 0
-        with evaluating(student):
-            calls = forward_order(student, list(found), source, order[:2])
+        with evaluating(student), _decoded_once(student):
+            embeddings = [one for target in found.values() for one in target.embeddings]
+            calls = forward_order(student, [*found, *embeddings], source, order[:2])
             front = Frontier(student, source, order, options.batch_size)
-            for index, module in enumerate(calls, start=1):
+            users = [module for module in calls if module in found]
+            for index, module in enumerate(users, start=1):
                 inputs = partial(front.read, module, calls=calls[module])
                 passes = -(-len(order) // options.batch_size) * calls[module]
                 most = None if options.rows is None else max(1, options.rows // passes)
-                for target, gram in _grams(module, found[module], inputs, most):
+                for target, work in self._work(module, found[module], inputs, most):
                     before = target.holder.codes.clone()
-                    errors.append(target.reconstruct(gram, options))
+                    counts = [_looked_up(front, one, calls[one], target) for one in found[module].embeddings]
+                    try:
+                        errors += work(sum(counts) if counts else None)
+                    except NotPlain:
+                        continue
                     changed += int((target.holder.codes != before).sum())
                     codes += before.numel()
-                    target.done = True
-                recovery.events.step("reconstruct", index, len(calls), {"error": errors[-1][1] if errors else 0.0})
-        ready = [target for targets in found.values() for target in targets.values() if target.done]
+                recovery.events.step("reconstruct", index, len(users), {"error": errors[-1][1] if errors else 0.0})
+        ready = [target for targets in found.values() for target in targets.by_leaf.values() if target.done]
         names, done = {target.name for target in ready}, {id(target.holder) for target in ready}
         skipped = [held.name for held in attached(student) if id(held.weight) not in done]
         if not names:
@@ -126,173 +131,101 @@ class Reconstruct:
         figures |= {"error_before": sum(first) / len(first), "error": sum(last) / len(last)}
         return figures | {"codes_changed": changed / max(codes, 1)}
 
-
-def _grams(
-    module: nn.Module, targets: dict[str, _Target], read: Callable[..., Iterator[Any]], most: int | None
-) -> Iterator[tuple[_Target, Gram]]:
-    """The weights of one module that can be done, each with what it multiplies once those before it are done."""
-    if _is_plain(module):
-        target = targets["weight"]
-        gram: Gram = LayerGram(module, target.decoded(), most)
-        try:
-            for inputs in read():
-                gram.add(inputs)
-        except NotPlain:
+    def _work(
+        self, module: nn.Module, targets: Targets, read: Callable[..., Iterator[Any]], most: int | None
+    ) -> Iterator[tuple[Target, Callable[[Any], list[tuple[float, float]]]]]:
+        """The weights that a module multiplies by and that can be done, each with what does it once those before it are
+        done."""
+        if targets.staged:
+            run, seen = stages(module), list(read(what="call"))
+            for stage in run:
+                grams: dict[str, Gram] = {}
+                for one in seen:
+                    for leaf, rows in stage.operands(module, one).items():
+                        if leaf in targets.by_leaf:
+                            grams.setdefault(leaf, Gram(len(rows), rows.shape[2], rows.device)).add(rows)
+                for leaf, gram in grams.items():
+                    targets.by_leaf[leaf].groups = len(gram.rows)
+                    yield targets.by_leaf[leaf], partial(self._whole, targets.by_leaf[leaf], gram)
+                if stage is not run[-1]:
+                    seen = [stage.after(module, one) for one in seen]
             return
-        yield target, gram
-        return
-    run, seen = stages(module), list(read(what="call"))
-    for stage in run:
-        grams: dict[str, Gram] = {}
-        for one in seen:
-            for leaf, rows in stage.operands(module, one).items():
-                if leaf in targets:
-                    grams.setdefault(leaf, Gram(len(rows), rows.shape[2], rows.device)).add(rows)
-        for leaf, gram in grams.items():
-            targets[leaf].groups = len(gram.moments()[1])
-            yield targets[leaf], gram
-        if stage is not run[-1]:
-            seen = [stage.after(module, one) for one in seen]
+        for target in targets.by_leaf.values():
+            plain = is_plain(module)
+            again = _plain_rows(module, target, read, most) if plain else _foreign_rows(module, target, read, most)
+            yield target, partial(self._read, target, again)
+
+    def _whole(self, target: Target, gram: Gram, _: Tensor | None) -> list[tuple[float, float]]:
+        return [target.reconstruct(gram, self.options.damping, self.options.refit)]
+
+    def _read(self, target: Target, read: Read, counts: Tensor | None) -> list[tuple[float, float]]:
+        width, damping = self.options.columns, self.options.damping
+        if target.columns > width:
+            return [target.by_columns(read, width, damping, counts)]
+        at_once = max(1, _MEMORY // (8 * target.columns**2))
+        if target.groups <= at_once:
+            gram = _gram(target, read, slice(0, target.groups))
+            if counts is not None:
+                return [target.looked_up(gram, counts, damping)]
+            return self._whole(target, gram, None)
+        found = []
+        for start in range(0, target.groups, at_once):
+            where = slice(start, min(start + at_once, target.groups))
+            found.append(target.by_groups(_gram(target, read, where), where, damping))
+        return found
 
 
-def _is_plain(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+def _gram(target: Target, read: Read, where: slice) -> Gram:
+    """Of some of the groups."""
+    gram = Gram(where.stop - where.start, target.columns, target.weight.device)
+    for some, rows in read():
+        first, last = max(some.start, where.start), min(some.stop, where.stop)
+        if first < last:
+            gram.add(rows[first - some.start : last - some.start], slice(first - where.start, last - where.start))
+    return gram
 
 
-@dataclass
-class _Target:
-    name: str
-    module: nn.Module
-    leaf: str
-    holder: CodebookWeight
-    centroids: Tensor
-    weight: Tensor
-    done: bool = False
-    groups: int = 1
+def _plain_rows(module: nn.Module, target: Target, read: Callable[..., Iterator[Any]], most: int | None) -> Read:
+    def again() -> Iterator[tuple[slice, Tensor]]:
+        seen = LayerRows(module, target.decoded(), most)
+        for inputs in read():
+            yield from ((slice(0, target.groups), rows) for rows in seen.of(inputs))
 
-    def codebook(self) -> Codebook:
-        return self.holder.holding(self.centroids)
-
-    def decoded(self) -> Tensor:
-        return self.codebook().dequantize()
-
-    def refittable(self) -> bool:
-        return self.centroids.requires_grad and even(self.codebook()) is None
-
-    def reconstruct(self, gram: Gram, options: Reconstruct.Options) -> tuple[float, float]:
-        """The error of the outputs relative to their mean square, before and after."""
-        moments, means = gram.moments()
-        if not bool(torch.isfinite(moments).all()):
-            raise RecoveryError(f"reconstruct: the inputs of {self.name!r} are not finite")
-        bias = self.module._parameters.get(self.leaf.replace("weight", "bias")) if options.bias else None
-        power = max(float(output_errors(self._grouped(self.weight), moments).sum()), 1e-30)
-        first = float(self._errors(self.codebook(), moments).sum()) / power
-        if bias is not None:
-            moments = moments - means[:, :, None] * means[:, None, :]
-        damped = Factors(moments, options.damping)
-        chosen = self._chosen(moments, damped)
-        self.holder.recode(chosen)
-        self.centroids.copy_(chosen.centroids)
-        if options.refit and self.refittable():
-            self._refit(moments)
-        if bias is not None:
-            missing = self._grouped(self.weight - self.decoded().float())
-            bias.add_((missing @ means.float()[:, :, None]).flatten().to(bias))
-        return first, float(self._errors(self.codebook(), moments).sum()) / power
-
-    def _grouped(self, weight: Tensor) -> Tensor:
-        if _is_plain(self.module):
-            return Channels(self.module).by_group(weight.float()).flatten(2)
-        return weight.float().unflatten(0, (self.groups, -1))
-
-    def _chosen(self, moments: Tensor, factors: Factors) -> Codebook:
-        held, weight = self.codebook(), self._grouped(self.weight)
-        table = held.centroids.float()
-        if held.granularity != "tensor":
-            table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)
-
-        given = None
-        if held.zeros:
-            given = self._grouped(held.zeros_kept(self.weight, torch.full(held.shape, -1, device=weight.device))).long()
-
-        units = self._units(held).view(*weight.shape[:2], 1) if held.price and held.granularity != "tensor" else None
-        if units is not None:
-            weight, table = weight / units, table / units
-
-        def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
-            bits = None if price is None else book.priced_bits().float()
-            codes = feedback(weight, factors, table * scale, bits, price, given)
-            return replace(held, centroids=held.centroids * scale, codes=codes.view(held.shape).to(held.codes.dtype))
-
-        if not held.price:
-            return self._better(coded(held), moments)
-        price = held.price * factors.relief / factors.relief.log().mean().exp()
-        free, wanted, tried, step = self.refittable(), held.entropy, held, 1.0
-        for _ in range(_ROUNDS):
-            tried = coded(tried, step if free else 1.0, price * step**2)
-            if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
-                break
-            step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
-        each = 1.0 if units is None else units.flatten() ** 2
-        errors = [float((self._errors(book, moments) / each).sum()) for book in (tried, held)]
-        return tried if tried.entropy <= wanted and errors[0] < errors[1] else held
-
-    @staticmethod
-    def _units(held: Codebook) -> Tensor:
-        """By which an output channel is divided so that a bit has the same price in all of them, ``(rows,)``."""
-        return (held.prices() / held.price).sqrt().float()[held.layout.owners(held.codes.device)]
-
-    def _better(self, tried: Codebook, moments: Tensor) -> Codebook:
-        """With the codes from before for output channels that have no less error with the new ones."""
-        better = self._errors(tried, moments) < self._errors(self.codebook(), moments)
-        better = better.view(-1, *[1] * (tried.codes.dim() - 1))
-        return replace(tried, codes=torch.where(better, tried.codes, self.holder.codes))
-
-    def _errors(self, book: Codebook, moments: Tensor) -> Tensor:
-        """Of the outputs, for each output channel."""
-        return output_errors(self._grouped(self.weight - book.dequantize().float()), moments).flatten()
-
-    def _refit(self, moments: Tensor) -> None:
-        held = self.codebook()
-        slots = held.layout.slots(held.codes).long()
-        shape = self._grouped(self.weight).shape
-
-        def decode(centroids: Tensor) -> Tensor:
-            return centroids.flatten()[slots].view(shape)
-
-        def gather(values: Tensor) -> Tensor:
-            sums = torch.zeros(held.centroids.numel(), dtype=torch.float64, device=values.device)
-            sums = sums.index_add_(0, slots, values.flatten().double()).view(held.centroids.shape)
-            return sums.masked_fill(held.still(), 0).float()
-
-        found = refitted(held.centroids.float(), self._grouped(self.weight), moments, decode, gather)
-        self.centroids.copy_(found)
+    return again
 
 
-def _targets(student: nn.Module, original: nn.Module | None, columns: int) -> dict[nn.Module, dict[str, _Target]]:
-    """The weights that can be done, by their names in each module, with what to come close to."""
-    weights = {} if original is None else dict(original.named_parameters())
-    places = list(attached(student))
-    uses: dict[int, int] = {}
-    for place in places:
-        uses[id(place.weight)] = uses.get(id(place.weight), 0) + 1
-    found: dict[nn.Module, dict[str, _Target]] = {}
-    for name, module, leaf, holder, centroids in places:
-        known = leaf == "weight" if _is_plain(module) else _is_gated(module, leaf)
-        if not known or holder.layout.block > 1 or uses[id(holder)] > 1 or holder.codes[0].numel() > columns:
-            continue
-        kept = weights.get(name)
-        fits = kept is not None and tuple(kept.shape) == holder.layout.shape
-        weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
-        weight = weight.detach().to(centroids.device, torch.float32)
-        found.setdefault(module, {})[leaf] = _Target(name, module, leaf, holder, centroids, weight)
-    return found
+def _foreign_rows(module: nn.Module, target: Target, read: Callable[..., Iterator[Any]], most: int | None) -> Read:
+    axis, groups = target.order.axis, target.groups
+
+    def again() -> Iterator[tuple[slice, Tensor]]:
+        for seen in read(what="call"):
+            run = partial(module.forward, *seen.args, **seen.kwargs)
+            for where, rows in operands(run, target.decoded(), axis, groups):
+                yield where, rows if most is None else rows[:, :: max(1, -(-rows.shape[1] // most))]
+
+    return again
 
 
-def _is_gated(module: nn.Module, leaf: str) -> bool:
-    if isinstance(module, _ConvNd):
-        return False
-    return any(leaf in one.weights for stage in stages(module) for one in stage.sums)
+def _looked_up(front: Frontier, embedding: nn.Module, calls: int, target: Target) -> Tensor:
+    """How often each row of an embedding is looked up."""
+    rows = target.order.shape[0]
+    counts = target.weight.new_zeros(rows, dtype=torch.float64)
+    for given in front.read(embedding, calls=calls):
+        counts += given.flatten().long().bincount(minlength=rows)
+    return counts
+
+
+@contextmanager
+def _decoded_once(student: nn.Module) -> Iterator[None]:
+    """Decode each weight once, not at every use, as long as no gradient is asked for."""
+    learn = [held.centroids for held in attached(student) if held.centroids.requires_grad]
+    try:
+        for centroids in learn:
+            centroids.requires_grad_(False)
+        yield
+    finally:
+        for centroids in learn:
+            centroids.requires_grad_(True)
 
 
 @hookimpl

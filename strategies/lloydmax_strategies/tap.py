@@ -70,7 +70,7 @@ def read(
             if what == "call"
             else next(iter((*args, *kwargs.values())))
         )
-        seen.append(_kept(value) if calls > 1 else value)
+        seen.append(copied(value) if calls > 1 else value)
         if len(seen) == calls:
             raise _Enough
 
@@ -94,7 +94,7 @@ def given(what: What, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return Batch(args, kwargs) if what == "call" else next(iter((*args, *kwargs.values())))
 
 
-def _kept(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A copy: what follows may write to it."""
     if isinstance(value, Tensor):
         return value.clone()

@@ -84,7 +84,7 @@ def test_embeddings_are_not_taken_for_classes() -> None:
 
 def test_without_data_inputs_are_made_and_nothing_is_trained(small_net: SmallNet) -> None:
     recipe = lloydmax.recipe_for(small_net, 20)
-    assert recipe.data()["synthesize"] == {"samples": 64, "shape": [3, 28, 28]}
+    assert recipe.data()["synthesize"] == {"samples": 64, "shape": [3, 32, 32]}
     assert list(steps(recipe)) == ["reconstruct", "renormalize"]
     assert {rule.importance for rule in recipe.quantize} == {"fisher"}
     as_given = lloydmax.recipe_for(small_net, 20, example_inputs=2 + torch.randn(4, 3, 12, 12))
@@ -132,12 +132,9 @@ def test_a_model_without_weights_is_refused() -> None:
         lloydmax.recipe_for(nn.ReLU(), 4)
 
 
-def test_vectors_of_an_unknown_size_are_not_made() -> None:
-    plain = nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 8))
-    normed = nn.Sequential(nn.BatchNorm1d(16), *plain)
-    assert lloydmax.recipe_for(plain, 4).synthesize is None
-    assert lloydmax.recipe_for(plain, 4, example_inputs=torch.randn(2, 16)).synthesize is not None
-    assert lloydmax.recipe_for(normed, 4).synthesize is not None
+def test_vectors_are_made_without_examples_and_batch_norms() -> None:
+    recipe = lloydmax.recipe_for(nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 8)), 4)
+    assert recipe.data()["synthesize"] == {"samples": 64, "shape": [16]} and recipe.keep == "best"
 
 
 def test_a_buffer_without_entries_is_left() -> None:

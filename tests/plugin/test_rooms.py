@@ -14,7 +14,7 @@ ROOMS = [
     "__init__",
     *("cli", "integrations", "demo", "extend", "moved", "compress", "checkpoint", "defaults", "report", "exporting"),
     *("choosing", "recovery", "fitting", "plan", "format", "recipe", "student", "teacher", "progress"),
-    *("hooks", "network", "codebook", "data", "runtime", "errors"),
+    *("hooks", "network", "codebook", "data", "native", "runtime", "errors"),
 ]
 """From the top down: a room may import from the rooms after it."""
 MOST_ENTRIES = 34

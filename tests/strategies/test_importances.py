@@ -36,6 +36,23 @@ def test_fisher_of_outputs_without_classes_is_that_of_the_squared_difference() -
     assert torch.allclose(found, data.square().mean(0)[None], rtol=0.25)
 
 
+def test_fisher_passes_over_samples_without_a_derivative() -> None:
+    class Size(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(x).square().sum(1, keepdim=True).sqrt()
+            return found
+
+    torch.manual_seed(0)
+    model, data = Size(), torch.randn(24, 4)
+    silent = torch.cat([data, torch.zeros(8, 4)])
+    found, usual = (measured(Fisher, model, ["layer.weight"], x, batch_size=1)["layer.weight"] for x in (silent, data))
+    assert bool(found.isfinite().all()) and torch.allclose(found.mean() * 32, usual.mean() * 24, rtol=0.2)
+
+
 def test_fisher_leaves_the_model_as_it_was(small_net: SmallNet, pictures: Tensor) -> None:
     before = copy.deepcopy(small_net.state_dict())
     small_net.stem.weight.requires_grad_(False)

@@ -180,11 +180,11 @@ def test_a_share_of_the_positions_is_enough(pictures: Tensor) -> None:
 
 
 def test_what_cannot_be_done_is_named(small_net: SmallNet, text_net: TextNet, pictures: Tensor) -> None:
-    made = recipe(columns=70)
+    made = recipe()
     made["quantize"].append({"layers": ["stem"], "block": 3})
     result = lloydmax.compress(small_net, made, pictures, progress=False)
     said = result.report.recovery[-1]
-    assert said["skipped"] == ["stem.weight", "padded.weight"] and said["layers"] == 3
+    assert said["skipped"] == ["stem.weight"] and said["layers"] == 4
     fitted = lloydmax.codebooks(lloydmax.compress(small_net, made | {"recover": []}, progress=False).model)
     for name in said["skipped"]:
         assert torch.equal(lloydmax.codebooks(result.model)[name].codes, fitted[name].codes)
@@ -193,7 +193,7 @@ def test_what_cannot_be_done_is_named(small_net: SmallNet, text_net: TextNet, pi
     made["quantize"] += [{"layers": ["attention"], "parameter": "in_proj_weight", "centroids": 4}]
     tokens = torch.randint(0, 50, (40, 6), generator=torch.Generator().manual_seed(0))
     said = lloydmax.compress(text_net, made, tokens, progress=False).report.recovery[-1]
-    assert said["layers"] == 2 and {"embed.weight", "out.weight"} <= set(said["skipped"])
+    assert said["layers"] == 4 and not said["skipped"]  # of the embedding, which is tied, both uses count
     transposed = nn.Sequential(nn.ConvTranspose2d(3, 4, 3)).eval()
     with pytest.warns(UserWarning, match="reconstruct: nothing could be done: 0.weight"):
         lloydmax.compress(transposed, recipe(), pictures, progress=False)

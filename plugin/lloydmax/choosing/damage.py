@@ -28,10 +28,10 @@ from lloydmax.codebook.weight import check_weight
 from lloydmax.data import Batch, Source
 from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fitting.fit import importances
-from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
 from lloydmax.network.outputs import Outputs, comparable
-from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.plan.plan import Plan
+from lloydmax.plan.quantizing import fit_many
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import device_of, evaluation_mode
@@ -119,7 +119,8 @@ class Bench:
     def codebook(self, name: str, centroids: int) -> Codebook:
         """The codebook of one parameter; all numbers of centroids are fitted when one is first asked for."""
         p, importance = self.plan.parameters[name], self._importances.get(name)
-        key = ("codebooks", self._keys[name], p.quantizer, p.options.model_dump_json(), p.axis, *self.tried[name])
+        chosen = (p.quantizer, p.options.model_dump_json(), *p.layout.channel_axes)
+        key = ("codebooks", self._keys[name], *chosen, *self.tried[name])
 
         def make() -> dict[int, Codebook]:
             try:
@@ -312,24 +313,6 @@ class Bench:
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
-
-
-def fit_many(
-    p: PlannedParameter, weight: Tensor, importance: Tensor | None, centroids: Sequence[int]
-) -> dict[int, Codebook]:
-    """Codebooks of one weight with several numbers of centroids.
-
-    A quantizer that has ``fit_many(weight, centroids, importance=..., axis=...) -> list of codebooks`` does it in one
-    go (kmeans: one histogram serves all); of any other one ``fit`` is called for each number.
-    """
-    options = [type(p.options).model_validate({**p.options.model_dump(), "centroids": k}) for k in centroids]
-    first = registry.make("quantizer", p.quantizer, options[0])
-    if hasattr(first, "fit_many"):
-        many = first.fit_many(weight, centroids, importance=importance, axis=p.axis)
-    else:
-        makers = (registry.make("quantizer", p.quantizer, option) for option in options)
-        many = [quantizer.fit(weight, importance=importance, axis=p.axis) for quantizer in makers]
-    return dict(zip(centroids, many, strict=True))
 
 
 def _numbers(kept: Any, shape: tuple[int, ...]) -> Floats:

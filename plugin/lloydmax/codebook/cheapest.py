@@ -19,9 +19,11 @@ def cheapest(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.
     Returns:
         Indices ``(n,)``, ascending, and thresholds ``(n - 1,)``, strictly ascending.
     """
-    limits = _crossings(centroids, bits, price)
-    if bool((np.diff(centroids) > 0).all()) and bool((np.diff(limits) > 0).all()):
-        return np.arange(len(centroids)), limits
+    gaps = centroids[1:] - centroids[:-1]
+    if gaps.min(initial=1.0) > 0:
+        limits = (centroids[1:] + centroids[:-1]) / 2 + price * (bits[1:] - bits[:-1]) / (2 * gaps)
+        if bool((limits[1:] > limits[:-1]).all()):
+            return np.arange(len(centroids)), limits
     places, costs = centroids.tolist(), bits.tolist()
     kept: list[int] = []
     found: list[float] = []
@@ -43,8 +45,3 @@ def cheapest(centroids: Floats, bits: Floats, price: float) -> tuple[NDArray[np.
         else:
             kept.append(index)
     return np.array(kept, np.int64), np.array(found)
-
-
-def _crossings(centroids: Floats, bits: Floats, price: float) -> Floats:
-    gaps = np.diff(centroids)
-    return (centroids[1:] + centroids[:-1]) / 2 + price * np.diff(bits) / (2 * np.where(gaps > 0, gaps, 1))

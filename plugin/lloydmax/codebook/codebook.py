@@ -37,13 +37,14 @@ class Codebook:
             channel)``); uint8 for up to 256 centroids, int16 up to 32,768, int32 beyond.
         granularity: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"`` (N output channels;
             the last group may be smaller).
-        axis: axis of the output channels: 0, or 1 for transposed convolutions.
+        axis: axis of the output channels: 0, or 1 for transposed convolutions and linear layers.
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
         price: of one bit of a code in squared units of the weight, with which weights are assigned, see
             :meth:`prices`; 0: to the nearest.
         zeros: whether zeros stay: centroids that are exactly 0 do not learn, weights that are 0 are assigned to one.
-        layout: shape, k, granularity, axis and block as one value.
+        matrices: that lie one after the other along the first axis, see :class:`~lloydmax.codebook.layout.Layout`.
+        layout: shape, k, granularity, axis, block and matrices as one value.
         centroid_bits: what a centroid costs where bits have a price; its members bear it.
 
     Raises:
@@ -58,13 +59,14 @@ class Codebook:
     shape: tuple[int, ...] = ()
     price: float = 0.0
     zeros: bool = False
+    matrices: int = 1
     layout: Layout = field(init=False, repr=False)
     centroid_bits: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
         if self.block == 1:
             object.__setattr__(self, "shape", tuple(self.codes.shape))
-        layout = Layout(self.shape, self.k, self.granularity, self.axis, self.block)
+        layout = Layout(self.shape, self.k, self.granularity, self.axis, self.block, self.matrices)
         if self.block > 1 and (self.centroids.shape[-1] != self.block or tuple(self.codes.shape) != layout.code_shape):
             raise FitError(
                 f"centroids {tuple(self.centroids.shape)} and codes {tuple(self.codes.shape)} do not fit blocks of "
@@ -79,7 +81,18 @@ class Codebook:
     @classmethod
     def of(cls, layout: Layout, centroids: Tensor, codes: Tensor, price: float = 0.0, zeros: bool = False) -> Codebook:
         """A codebook of this layout, whose number of centroids is told by the centroids."""
-        return cls(centroids, codes, layout.granularity, layout.axis, layout.block, layout.shape, price, zeros)
+        parts = (layout.granularity, layout.axis, layout.block, layout.shape)
+        return cls(centroids, codes, *parts, price, zeros, layout.matrices)
+
+    def laid_out(self, layout: Layout) -> Codebook:
+        """This codebook of the rows ``(outputs, weights per channel)`` of a weight, or of one codebook for all of it,
+        as one of the weight in its own layout.
+
+        Args:
+            layout: of the weight, but for the number of centroids.
+        """
+        codes = self.codes if self.block > 1 or self.shape == layout.shape else layout.channels_back(self.codes)
+        return Codebook.of(layout, self.centroids, codes, self.price, self.zeros)
 
     @property
     def k(self) -> int:
@@ -149,29 +162,46 @@ class Codebook:
         if len(parts) == 1:
             return torch.bincount(self.layout.slots(self.codes), minlength=math.prod(shape)).view(shape)
         counts = torch.zeros(shape, dtype=torch.int64, device=self.codes.device)
-        channels = None if self.axis else self.layout.channels
         for rows, part in parts:
-            owned = counts if channels is None else counts[rows.start // channels :][: len(part.centroids)]
+            owned = counts[self._own(rows)]
             owned += torch.bincount(part.layout.slots(part.codes), minlength=owned.numel()).view(owned.shape)
         return counts
 
     def parts(self) -> Iterator[tuple[slice, Codebook]]:
         """Codebooks of slices of the weight along its first axis, small enough that what is made of one stays in
         a cache; a slice holds whole codebooks. A weight that cannot be cut is one part."""
-        if not self.shape or (self.axis and self.block > 1):
+        step, _ = self._whole()
+        if not self.shape or not step or (self.axis and self.block > 1):
             yield slice(None), self
             return
         size = _CHUNK if self.codes.device.type == "cpu" else _CHUNK_ELSEWHERE
         rows = max(1, size * self.shape[0] // math.prod(self.shape))
-        channels = None if self.axis else self.layout.channels
-        if channels is not None:
-            rows = max(channels, rows - rows % channels)
+        rows = max(step, rows - rows % step)
         for start in range(0, self.shape[0], rows):
-            codes, centroids = self.codes[start : start + rows], self.centroids
-            if channels is not None:
-                centroids = centroids[start // channels : -(-(start + rows) // channels)]
-            layout = replace(self.layout, shape=(len(codes), *self.shape[1:]))
-            yield slice(start, start + rows), Codebook.of(layout, centroids, codes)
+            part = slice(start, start + rows)
+            codes = self.codes[part]
+            matrices = max(1, len(codes) * self.matrices // self.shape[0]) if self.layout.channels is not None else 1
+            layout = replace(self.layout, shape=(len(codes), *self.shape[1:]), matrices=matrices)
+            yield part, Codebook.of(layout, self.centroids[self._own(part)], codes)
+
+    def _whole(self) -> tuple[int, int]:
+        """How many rows of the weight have codebooks that no other rows have, and how many; no rows where that cannot
+        be told, no codebooks where all rows have all."""
+        channels = self.layout.channels
+        if channels is None or (self.axis and self.matrices == 1):
+            return 1, 0
+        if not self.axis:
+            return channels, 1
+        if self.shape[self.axis] % channels:
+            return 0, 0
+        return self.shape[0] // self.matrices, self.shape[self.axis] // channels
+
+    def _own(self, rows: slice) -> slice:
+        """The codebooks of a part of the rows, see :meth:`parts`."""
+        step, owned = self._whole()
+        if not owned or rows.stop is None:
+            return slice(None)
+        return slice(rows.start // step * owned, -(-rows.stop // step) * owned)
 
     @property
     def entropy(self) -> float:
@@ -213,8 +243,7 @@ class Codebook:
         still = self.still().reshape(-1, self.k)
         place = torch.where(still.any(1), still.int().argmax(1), -1)
         if len(place) > 1:
-            axis = self.axis if self.block == 1 else 0
-            place = place[self.layout.owners(place.device)].view([-1 if a == axis else 1 for a in range(codes.dim())])
+            place = self.layout.spread_over_codes(place[self.layout.owners(place.device)])
         return torch.where(self.layout.zeros(weight) & (place >= 0), place.clamp(min=0).to(codes.dtype), codes)
 
     def choices(self) -> tuple[Tensor, Tensor]:
@@ -232,15 +261,14 @@ class Codebook:
             weight: in the shape of the compressed one, any floating dtype, finite.
             limits: ascending, float32 ``(codebooks, n)``.
         """
-        moved = weight.detach().float().movedim(self.axis, 0) if weight.dim() else weight.detach().float()
+        moved = self.layout.channels_first(weight.detach().float()) if weight.dim() else weight.detach().float()
         if self.layout.channels is not None and weight.dim():
             limits = limits[self.layout.owners(weight.device)]
         if len(limits) == 1:
             cells = torch.bucketize(moved.reshape(-1), limits[0], out_int32=True)
         else:
             cells = torch.searchsorted(limits.contiguous(), moved.reshape(len(moved), -1).contiguous(), out_int32=True)
-        cells = cells.view(moved.shape)
-        return cells.movedim(0, self.axis) if weight.dim() else cells
+        return self.layout.channels_back(cells)
 
     def looked_up(self, table: Tensor, codes: Tensor | None = None) -> Tensor:
         """An entry of a table ``(codebooks, n)`` for each weight, by its code or by other integers ``0 .. n - 1``."""

@@ -75,13 +75,15 @@ class Layout:
         centroids: of one codebook, k.
         granularity: what shares a codebook: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"``
             (N output channels; the last group may be smaller). A scalar has one codebook whatever it says.
-        axis: axis of the output channels: 0, or 1 for transposed convolutions.
+        axis: axis of the output channels: 0, or 1 for transposed convolutions and linear layers.
         block: weights of one code.
+        matrices: so many lie one after the other along the first axis, the experts of a layer for example, each with
+            output channels of its own; they are numbered matrix by matrix. 1 where that axis is ``axis``.
         channels: output channels of one codebook; ``None``: all.
 
     Raises:
-        FitError: another granularity, an axis that the shape does not have, or blocks that do not divide the channels
-            of the weight.
+        FitError: another granularity, an axis that the shape does not have, blocks that do not divide the channels of
+            the weight, or matrices that do not divide its first axis.
     """
 
     shape: tuple[int, ...]
@@ -89,12 +91,15 @@ class Layout:
     granularity: str = "tensor"
     axis: int = 0
     block: int = 1
+    matrices: int = 1
     channels: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", channels_per_codebook(self.granularity))
         if not 0 <= self.axis < max(1, len(self.shape)):
             raise FitError(f"axis {self.axis} is not one of its shape {self.shape}")
+        if self.matrices != 1 and (self.matrices < 1 or not self.axis or self.shape[0] % self.matrices):
+            raise FitError(f"{self.matrices} matrices do not lie along the first axis of its shape {self.shape}")
         size = self.weights_per_channel
         if size % self.block:
             lengths = [d for d in range(1, min(size, _LONGEST_SUGGESTED) + 1) if size % d == 0]
@@ -111,7 +116,12 @@ class Layout:
     @property
     def weights_per_channel(self) -> int:
         """Number of weights of one output channel."""
-        return math.prod(self.shape[: self.axis]) * math.prod(self.shape[self.axis + 1 :])
+        return math.prod(self.shape[: self.axis]) // self.matrices * math.prod(self.shape[self.axis + 1 :])
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels, of all matrices; 1 of a scalar."""
+        return self.matrices * self.shape[self.axis] if self.shape else 1
 
     @property
     def codes(self) -> int:
@@ -119,11 +129,16 @@ class Layout:
         return self.weights // self.block
 
     @property
+    def channel_axes(self) -> tuple[int, ...]:
+        """What tells the output channels of weights of one shape apart: the axis, and the matrices if there are any."""
+        return (self.axis,) if self.matrices == 1 else (self.axis, self.matrices)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """Shape of the codes: that of the weight, or ``(channels, blocks per channel)`` for blocks of several."""
         if self.block == 1:
             return self.shape
-        return (self.shape[self.axis], self.weights_per_channel // self.block)
+        return (self.outputs, self.weights_per_channel // self.block)
 
     @property
     def bits(self) -> int:
@@ -138,7 +153,7 @@ class Layout:
     @property
     def codebooks(self) -> int:
         """Number of codebooks."""
-        return 1 if self.channels is None or not self.shape else math.ceil(self.shape[self.axis] / self.channels)
+        return 1 if self.channels is None or not self.shape else math.ceil(self.outputs / self.channels)
 
     @property
     def values(self) -> int:
@@ -154,7 +169,8 @@ class Layout:
 
     def __str__(self) -> str:
         blocks = f" in blocks of {self.block}" if self.block > 1 else ""
-        return f"{self.centroids} centroids per {self.granularity}{blocks}"
+        stacked = f" of {self.matrices} matrices" if self.matrices > 1 and self.channels is not None else ""
+        return f"{self.centroids} centroids per {self.granularity}{stacked}{blocks}"
 
     def with_centroids(self, centroids: int) -> Layout:
         """The same with another number of centroids."""
@@ -167,12 +183,40 @@ class Layout:
 
     def owners(self, device: torch.device | None = None) -> Tensor:
         """Number of the codebook of every output channel: int64 ``(channels,)``."""
-        channels = self.channels or self.shape[self.axis]
-        return torch.arange(self.shape[self.axis], device=device) // channels
+        return torch.arange(self.outputs, device=device) // (self.channels or self.outputs)
+
+    def channels_first(self, tensor: Tensor) -> Tensor:
+        """A tensor in the shape of the weight, with the output channels along its first axis: ``(outputs, ...)``."""
+        if self.matrices == 1:
+            return tensor.movedim(self.axis, 0)
+        return tensor.unflatten(0, (self.matrices, -1)).movedim(self.axis + 1, 1).flatten(0, 1)
+
+    def channels_back(self, moved: Tensor) -> Tensor:
+        """The reverse, from any shape in which the output channels are first; contiguous."""
+        if not self.shape:
+            return moved.reshape(())
+        rows = self.shape[0] // self.matrices
+        others = (rows, *self.shape[1 : self.axis], *self.shape[self.axis + 1 :])
+        if self.matrices == 1:
+            others = (*self.shape[: self.axis], *self.shape[self.axis + 1 :])
+            return moved.reshape(self.shape[self.axis], *others).movedim(0, self.axis).contiguous()
+        apart = moved.reshape(self.matrices, self.shape[self.axis], *others)
+        return apart.movedim(1, self.axis + 1).reshape(self.shape)
+
+    def spread(self, each: Tensor) -> Tensor:
+        """A value for each output channel ``(outputs,)``, to be broadcast against the weight."""
+        if not self.shape:
+            return each.reshape(())
+        after = [1] * (len(self.shape) - self.axis - 1)
+        if self.matrices == 1:
+            return each.view(*[1] * self.axis, -1, *after)
+        apart = each.view(self.matrices, *[1] * self.axis, -1, *after)
+        rows = self.shape[0] // self.matrices
+        return apart.expand(-1, rows, *[-1] * (apart.dim() - 2)).flatten(0, 1)
 
     def blocks(self, weight: Tensor) -> Tensor:
         """``(channels, blocks per channel, block)`` of a tensor in the shape of the weight."""
-        return weight.movedim(self.axis, 0).reshape(weight.shape[self.axis], -1, self.block)
+        return self.channels_first(weight).reshape(self.outputs, -1, self.block)
 
     def zeros(self, weight: Tensor) -> Tensor:
         """Which weights, or whole blocks, are exactly 0: bool, :attr:`code_shape`."""
@@ -202,12 +246,13 @@ class Layout:
         """
         index = codes.int()
         if self.channels is not None and self.shape:
-            axis = self.axis if self.block == 1 else 0
-            owner = torch.arange(codes.shape[axis], device=codes.device, dtype=torch.int32) // self.channels
-            shape = [1] * codes.dim()
-            shape[axis] = -1
-            index = index + (owner * self.centroids).view(shape)
+            owner = torch.arange(self.outputs, device=codes.device, dtype=torch.int32) // self.channels
+            index = index + self.spread_over_codes(owner * self.centroids)
         return index.reshape(-1)
+
+    def spread_over_codes(self, each: Tensor) -> Tensor:
+        """A value for each output channel ``(outputs,)``, to be broadcast against the codes."""
+        return self.spread(each) if self.block == 1 else each[:, None]
 
     def decode(self, centroids: Tensor, codes: Tensor) -> Tensor:
         """The dense weight: every code replaced by its centroid.
@@ -225,8 +270,7 @@ class Layout:
         if self.block == 1:
             return torch.index_select(centroids.reshape(-1), 0, self.slots(codes)).view(codes.shape)
         rows = torch.index_select(centroids.reshape(-1, self.block), 0, self.slots(codes))
-        moved = (self.shape[self.axis], *self.shape[: self.axis], *self.shape[self.axis + 1 :])
-        return rows.reshape(moved).movedim(0, self.axis).contiguous()
+        return self.channels_back(rows)
 
 
 def with_layout(state: dict[str, Any], centroids: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from lloydmax.data.image_folder import ImageFolder, image_channels, images
 from lloydmax.data.inputs import Inputs, inputs_of
 from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.opening import unlabelled
-from lloydmax.data.part import Part
+from lloydmax.data.part import Part, even
 from lloydmax.data.randomness import random_order, split
 from lloydmax.data.sources import ArraySource, Source
 from lloydmax.data.texts import Texts, texts
@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "Texts",
     "capture_inputs",
+    "even",
     "image_channels",
     "images",
     "inputs_of",

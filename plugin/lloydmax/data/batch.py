@@ -69,9 +69,9 @@ class Batch:
     whole: bool = False
     beside: dict[str, Tensor] = field(default_factory=dict)
 
-    def tensors(self, all: bool = False) -> Iterator[Tensor]:
-        """Every tensor of the inputs, positional ones first; with ``all``, then those beside them."""
-        held = (self.args, self.kwargs, self.beside) if all else (self.args, self.kwargs)
+    def tensors(self, beside: bool = False) -> Iterator[Tensor]:
+        """Every tensor of the inputs, positional ones first; with ``beside``, then those beside them."""
+        held = (self.args, self.kwargs, self.beside) if beside else (self.args, self.kwargs)
         return (leaf for leaf in leaves(held) if isinstance(leaf, Tensor))
 
     def __len__(self) -> int:
@@ -104,15 +104,22 @@ class Batch:
         samples = None if self.whole else len(self)
         return self.map(lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == samples else tensor.clone())
 
-    def even(self) -> Iterator[Batch]:
-        """The same samples in batches without padding, of sequences of one length each; itself where there is none."""
-        ends = [_ends(self.beside[key]) for key in (REAL, DECODER_REAL) if key in self.beside]
-        if not any(key in self.beside and not bool(self.beside[key].all()) for key in (REAL, DECODER_REAL)):
-            yield self
+    @property
+    def padded(self) -> bool:
+        """Whether it is known that some positions are padding."""
+        return any(key in self.beside and not bool(self.beside[key].all()) for key in (REAL, DECODER_REAL))
+
+    def even(self) -> Iterator[tuple[Tensor, Batch]]:
+        """The same samples in batches without padding, of sequences of one length each: pairs of rows, int64, and the
+        batch of these."""
+        if not self.padded:
+            yield torch.arange(len(self)), self
             return
+        ends = [_ends(self.beside[key]) for key in (REAL, DECODER_REAL) if key in self.beside]
         kinds, which = torch.cat(ends, 1).unique(dim=0, return_inverse=True)
         for number in range(len(kinds)):
-            yield self[torch.nonzero(which == number)[:, 0]]._cut()
+            rows = torch.nonzero(which == number)[:, 0]
+            yield rows, self[rows]._cut()
 
     def _cut(self) -> Batch:
         """Without the columns in which no sample has anything."""
@@ -128,9 +135,8 @@ class Batch:
             return value
 
         args = tuple(cut(value, "") for value in self.args)
-        kwargs, beside = (
-            {name: cut(value, name) for name, value in held.items()} for held in (self.kwargs, self.beside)
-        )
+        kwargs = {name: cut(value, name) for name, value in self.kwargs.items()}
+        beside = {key: cut(value, "decoder_" if key == DECODER_REAL else "") for key, value in self.beside.items()}
         return Batch(args, kwargs, self.whole, beside)
 
     def run(self, model: nn.Module) -> Any:

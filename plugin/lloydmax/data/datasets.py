@@ -59,7 +59,7 @@ class DatasetSource(Source):
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[Any] | Sequence[Any],
         inputs: Inputs,
         *,
         keys: Sequence[Any] | None = None,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lloydmax.data.batch import DECODER_REAL, REAL, Batch, leaves
+from lloydmax.data.batch import Batch, leaves
 from lloydmax.data.faults import kinds
 from lloydmax.data.inputs import SPARSE
 from lloydmax.data.left_out import MISFIT
@@ -133,7 +133,7 @@ class BatchSource(Source):
         self._first_fitting = fitting[0]
         layout = _layout(fitting[0])
         differ, shared = any(_layout(batch) != layout for batch in fitting[1:]), _has_shared(fitting)
-        padded = differ and not shared and padding is not None and _are_padded(fitting)
+        padded = differ and not shared and padding is not None and _can_be_padded(fitting, padding)
         self._padding = padding if padded else None
         self.varies = differ
         self.ragged = (differ and not padded) or shared
@@ -210,7 +210,7 @@ class BatchSource(Source):
             rows = [self._held[number][indices[positions] - self._starts[number]] for number, positions in found]
             return self._padding.merged(rows)[torch.cat([positions for _, positions in found]).argsort()]
         parts = [
-            (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors(all=True)))
+            (positions, list(self._held[number][indices[positions] - self._starts[number]].tensors(beside=True)))
             for number, positions in self._by_batch(indices)
         ]
         numbers = count()
@@ -241,6 +241,8 @@ def spool(
     """
     store = Spool(workdir, memory_limit, total_limit)
     held = [batch.map(store.keep) for batch in islice(batches, MOST_BATCHES + 1)]
+    if padding is not None and len({tuple(tensor.shape[1:] for tensor in batch.tensors()) for batch in held}) > 1:
+        held = [padding.tidied(padding.masked(batch)) for batch in held]
     if len(held) > MOST_BATCHES:
         raise DataError(
             f"{origin} gives more than {MOST_BATCHES:,} batches, or does not end: give fewer and larger ones, or a "
@@ -259,19 +261,22 @@ def _layout(batch: Batch) -> Any:
     return len(batch.args), tuple(batch.kwargs), tuple(batch.beside), values
 
 
-def _are_padded(batches: list[Batch]) -> bool:
+def _can_be_padded(batches: list[Batch], padding: Padding) -> bool:
     """Whether they differ in the lengths of sequences only, and tell which positions are real."""
 
     def looks(batch: Batch) -> Any:
-        values = [
+        return [
             (leaf.dtype, leaf.dim(), leaf.shape[2:]) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
             for leaf in leaves((batch.args, batch.kwargs, batch.beside))
         ]
-        return len(batch.args), tuple(batch.kwargs), tuple(batch.beside), values
 
-    return {REAL, DECODER_REAL} & batches[0].beside.keys() != set() and all(
-        looks(batch) == looks(batches[0]) for batch in batches
-    )
+    if any(looks(batch) != looks(batches[0]) for batch in batches):
+        return False
+    try:
+        padding.merged([batch[:1] for batch in {str(_layout(batch)): batch for batch in batches}.values()])
+    except DataError:
+        return False
+    return True
 
 
 def _has_shared(batches: list[Batch]) -> bool:

@@ -42,6 +42,7 @@ class Form:
         below: whole numbers, less than this (int64, of the shape, or 0-dim); ``None``: real numbers.
         dtype: of the values.
         mean, deviation: of real numbers, where known.
+        without: whole numbers that are left out, where all have one bound: tokens that are no words.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +51,7 @@ class Form:
     dtype: torch.dtype = torch.float32
     mean: float | None = None
     deviation: float | None = None
+    without: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -82,7 +84,10 @@ def values_of(form: Form, samples: int, generator: Generator, *, structured: boo
             features and words.
     """
     if form.below is not None:
-        return _numbers(form.below.expand(form.shape), samples, generator, structured).to(form.dtype)
+        made = _numbers((form.below - len(form.without)).expand(form.shape), samples, generator, structured)
+        for one in sorted(form.without):
+            made += made >= one
+        return made.to(form.dtype)
     rest = [length for axis, length in enumerate(form.shape) if axis != form.channels]
     shape = (samples, form.width, *rest)
     axes = [length for length in rest if length > 1]

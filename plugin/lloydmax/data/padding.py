@@ -156,7 +156,7 @@ class Padding:
         name = next((mask for mask in MASKS if mask in self.names), None)
         given = {*batch.kwargs, *map(self._name, range(len(batch.args)))}
         ids = next((t for t in batch.tensors() if t.dim() == 2 and not t.is_floating_point()), None)
-        if name is None or ids is None or given & set(MASKS):
+        if name is None or ids is None or given & set(MASKS) or batch.whole:
             return batch
         inverted = name.endswith(_TRUE_IS_PADDING) or name == "padding_mask"
         mask = torch.zeros_like(ids, dtype=torch.bool) if inverted else torch.ones_like(ids, dtype=torch.int64)
@@ -174,7 +174,8 @@ class Padding:
         return torch.cat([value, more], 1)
 
     def _named(self, batch: Batch) -> Iterator[tuple[str | int, Tensor]]:
-        for place, value in (*enumerate(batch.args), *batch.kwargs.items()):
+        places: list[tuple[str | int, Any]] = [*enumerate(batch.args), *batch.kwargs.items()]
+        for place, value in places:
             if isinstance(value, Tensor):
                 yield place, value
 

@@ -6,12 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lloydmax.data.batch import Batch
+from lloydmax.data.batch import DECODER_REAL, REAL, Batch
 from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import Source
-from lloydmax.errors import DataError
+from lloydmax.errors import DataError, LloydmaxError
+from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.runtime.seeding import seeded
+
+_ASKED = 16
+"""Samples by which it is told whether a model takes sequences of other lengths."""
 
 
 class Part(Source):
@@ -97,3 +102,42 @@ class Part(Source):
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         for indices, batch in self.whole._read(self.rows[order], batch_size, drop_last):
             yield self._place[indices], batch
+
+
+class Even(Part):
+    """The samples of another source in batches without padding, of sequences of one length each: whatever looks inside
+    a model then sees nothing but what is real.
+
+    Args:
+        whole: the other source.
+    """
+
+    def __init__(self, whole: Source) -> None:
+        super().__init__(whole, torch.arange(len(whole)), "without padding")
+
+    def batches(
+        self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Batch]]:
+        """See :meth:`Source.batches`; a batch with sequences of several lengths comes in parts."""
+        for indices, batch in super().batches(batch_size, order, drop_last):
+            for rows, part in batch.even():
+                yield indices[rows], part
+
+
+def even(source: Source, model: nn.Module) -> Source:
+    """The source without padding; itself where the model takes sequences of one length only.
+
+    Args:
+        source: unlabelled inputs.
+        model: run on a few of them, in evaluation mode, left as it was.
+    """
+    batch = source.first(min(_ASKED, len(source)))
+    if not {REAL, DECODER_REAL} & batch.beside.keys():
+        return source
+    try:
+        with seeded(0, model), evaluating(model):
+            for _, part in batch.even():
+                part.to(device_of(model)).run(model)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, LloydmaxError):
+        return source
+    return Even(source)

@@ -62,6 +62,13 @@ class To(Format):
                     "of Core ML lie along one axis"
                 )
 
+            layout = codebook.layout
+            if layout.channels is not None and layout.matrices not in (1, codebook.shape[0]):
+                raise ExportError(
+                    f"{name}, shape {codebook.shape}, holds {layout.matrices} matrices of several rows; lookup tables "
+                    "of Core ML go along axes: compress it with granularity: tensor"
+                )
+
     def write(self, subject: Subject, path: Path) -> None:
         """Convert, and check that every palettized weight of the program became a lookup table."""
         with quiet():
@@ -99,7 +106,8 @@ def operations(model: Any) -> list[str]:
 
 def vector_axis(codebook: Codebook) -> int | None:
     """The axis of the weight along which its blocks lie; ``None`` where they span several."""
-    sizes = [(axis, size) for axis, size in enumerate(codebook.shape) if axis != codebook.axis and size > 1]
+    apart = {codebook.axis, 0} if codebook.layout.matrices > 1 else {codebook.axis}
+    sizes = [(axis, size) for axis, size in enumerate(codebook.shape) if axis not in apart and size > 1]
     return sizes[-1][0] if sizes and sizes[-1][1] % codebook.block == 0 else None
 
 
@@ -115,7 +123,8 @@ def table(codebook: Codebook) -> Tensor:
     entries = next(size for size in _SIZES if size >= codebook.k)
     padded = torch.cat([rows, rows[:, -1:].expand(-1, entries - codebook.k, -1)], 1)
     axes = [1] * len(codebook.shape)
-    axes[codebook.axis] = len(rows)
+    if codebook.layout.channels is not None:
+        axes[0], axes[codebook.axis] = codebook.layout.matrices, codebook.shape[codebook.axis]
     return padded.reshape(*axes, entries, codebook.block)
 
 

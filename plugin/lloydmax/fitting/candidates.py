@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -29,8 +30,6 @@ _CLEARLY = 0.98
 """Of the damage of what was tried before."""
 MOST_ROUNDS = 6 * ROUNDS
 """Sets of codebooks that are fitted at most, nearly."""
-_NEARLY = 0.01
-"""Share of the size that may be missing in a candidate."""
 _NEAR, _OVER = 0.05, 0.25
 """Bits a weight by which a file may be too small, and too large, and is compared as if it had the size."""
 
@@ -95,31 +94,36 @@ def chosen(
     """
     layers = layers_of(model, plan, importances, rates)
     sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
-    ways = _ways(layers, blind)
+    ways = _ways(layers, plan, blind)
     name, first = next(ways)
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
     if judge is None:
         return Choice(found.plan)
     contest = _Contest(sizing, judge, plan, family, found)
-    for name, others in ways:
-        contest.enter(prices(name, plan, others), others)
-    if (gated := by_gate(model, plan, importances)) is not None:
-        apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
-        contest.enter(prices("a codebook for each gate", gated, apart))
-    for form in () if changed else (EVEN, FREE):
-        if (channels := by_channel(form, plan, contest.layers or first)) is not None:
-            contest.enter(channels)
+
+    def others() -> Iterator[tuple[Family, dict[str, Layer] | None]]:
+        for name, layers in ways:
+            yield prices(name, plan, layers), layers
+        if (gated := by_gate(model, plan, importances)) is not None:
+            apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
+            yield prices("a codebook for each gate", gated, apart), None
+        for form in () if changed else (EVEN, FREE):
+            if (channels := by_channel(form, plan, contest.layers or first)) is not None:
+                yield channels, None
+
+    for one in takewhile(lambda _: not contest.decided, others()):
+        contest.enter(*one)
     return contest.result()
 
 
-def _ways(layers: Mapping[str, Layer], blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
+def _ways(layers: Mapping[str, Layer], plan: Plan, blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
     """How errors of the parameters may be weighed, the usual one first."""
     if any(layer.energy for layer in layers.values()):
         yield "importances, tempered", weighed(layers, _TEMPER)
         yield "importances", weighed(layers, 1.0)
     elif blind:
-        yield "as is usual for their depth and width", usual(layers)
+        yield "as is usual for their depth and width", usual(layers, plan)
     yield WHOLE, weighed(layers, 0.0)
     if len(layers) > 1:
         yield "all weights alike", alike(layers)
@@ -144,14 +148,20 @@ class _Contest:
 
     def enter(self, family: Family, layers: dict[str, Layer] | None = None) -> None:
         """Another candidate, beginning with the bits that the last one took."""
-        sized = self._sizing.closest(family, self._entries[-1][1].wanted, _NEARLY)
-        self._add(family, self._sizing.filled(family, sized))
+        self._add(family, self._sizing.closest(family, self._entries[-1][1].wanted, nearly=True))
         if layers is not None and self._best()[0] is family:
             self.layers = layers
 
+    @property
+    def decided(self) -> bool:
+        """Whether no other candidate can do better."""
+        return self._best()[2].nothing
+
     def result(self) -> Choice:
         """The best of them, of the right size."""
-        family, sized, _ = self._best()
+        family, sized, _ = best = self._best()
+        if best is not self._entries[0]:
+            sized = self._sizing.filled(family, self._sizing.closest(family, sized.wanted))
         tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
         return Choice(sized.plan, tried)
 

@@ -43,7 +43,7 @@ class Form:
         many of them, or there are bits for more centroids than there may be."""
         if len(p.shape) < 2:
             return None
-        each = 8 * p.shape[p.axis] / p.weights
+        each = 8 * p.layout.outputs / p.weights
         tables = {k: each * (8 if self.even else float_bytes * k) for k in self.counts}
         paid = [k for k in tables if math.log2(k) - self.spared + tables[k] <= bits]
         if not paid or paid[-1] == max(tables) or tables[paid[-1]] > _SHARE * bits:
@@ -94,6 +94,6 @@ def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer]) -> Family | 
 
     room = 8.0 * plan.predicted_bytes
     shaped = [p for p in at(room).parameters.values() if p.granularity == "channel"]
-    if not shaped or (not form.even and sum(p.shape[p.axis] for p in shaped) > _MOST_CHANNELS):
+    if not shaped or (not form.even and sum(p.layout.outputs for p in shaped) > _MOST_CHANNELS):
         return None
     return Family(form.name, at, form.finer)

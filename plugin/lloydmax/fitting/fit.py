@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.weight import check_weight
-from lloydmax.data import Batch, Source
+from lloydmax.data import Batch, Source, even
 from lloydmax.errors import FitError, PluginError, RecoveryError
 from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
 from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
+from lloydmax.network.outputs import Outputs
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
+from lloydmax.plan.quantizing import laid_out, quantize
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import fingerprint
 from lloydmax.runtime.modes import evaluating
@@ -62,6 +64,7 @@ def fit_best(
     cache: Cache | None = None,
     judge: Judging | None = None,
     changed: bool = False,
+    outputs: Outputs | None = None,
 ) -> tuple[Choice, dict[str, Codebook]]:
     """The same where the recipe's ``bits`` leave open what the codebooks are like.
 
@@ -74,13 +77,14 @@ def fit_best(
         judge: the damage that codebooks do, by which they are chosen, see :func:`~lloydmax.fitting.candidates.chosen`;
             ``None``: nothing is compared.
         changed: whether recovery changes codes.
+        outputs: how those of the model are read; ``None``: a trial tells.
 
     Returns:
         The plan, with what it was compared with, and its codebooks.
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
-    weighted = importances(model, plan, source, events)
+    weighted = importances(model, plan, source, events, outputs)
     cache = cache or (None if plan.recipe.bits is None else Cache(_REMEMBERED))
 
     rates: dict[tuple[str, str], Any] = {}
@@ -123,8 +127,10 @@ def fit_best(
     return choice, found
 
 
-def importances(model: nn.Module, plan: Plan, source: Source | None, events: Events) -> dict[str, Tensor]:
-    """The importance of every weight of the parameters whose rules name one, by parameter name.
+def importances(
+    model: nn.Module, plan: Plan, source: Source | None, events: Events, outputs: Outputs | None = None
+) -> dict[str, Tensor]:
+    """The importance of every weight of the parameters whose rules name one, by parameter name; see :func:`fit_best`.
 
     Raises:
         RecoveryError: there is no data to measure it on. PluginError: the importance leaves a parameter out.
@@ -136,10 +142,10 @@ def importances(model: nn.Module, plan: Plan, source: Source | None, events: Eve
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
-            heard = _Heard(source, partial(events.step, stage))
+            heard = _Heard(even(source, model), partial(events.step, stage))
             measure = registry.make("importance", kind, {}).measure
             reads = "outputs" in inspect.signature(measure).parameters
-            more = {"outputs": trial(model, source, plan.recipe.asked_outputs)} if reads else {}
+            more = {"outputs": outputs or trial(model, source, plan.recipe.asked_outputs)} if reads else {}
             measured = measure(model, names, heard, **more)
         if missing := [name for name in names if not isinstance(measured.get(name), Tensor)]:
             raise PluginError(
@@ -187,16 +193,20 @@ def _fitted(
 ) -> Codebook:
     def make() -> Codebook:
         if at_price is not None:
-            return at_price(p.options.price)  # type: ignore[attr-defined]
+            return laid_out(p, at_price(p.options.price))  # type: ignore[attr-defined]
         check_weight(weight, importance)
-        found: Codebook = registry.make("quantizer", p.quantizer, p.options).fit(
-            weight, importance=importance, axis=p.axis
-        )
-        return found
+        return quantize(p, weight, importance)
 
     if cache is None:
         return make()
     tensors = [weight] if importance is None else [weight, importance]
-    key = ("codebook", fingerprint(tensors), p.quantizer, p.options.model_dump_json(), p.axis, weight.device)
+    key = (
+        "codebook",
+        fingerprint(tensors),
+        p.quantizer,
+        p.options.model_dump_json(),
+        p.layout.channel_axes,
+        weight.device,
+    )
     found = cache.get(key, make)
     return replace(found, centroids=found.centroids.clone(), codes=found.codes.clone())

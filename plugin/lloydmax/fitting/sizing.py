@@ -24,6 +24,8 @@ _MORE = 12
 """The same where none of them fits."""
 _CLOSE = (2e-3, 4e-3)
 """Shares of the size that may be missing: recovery can make the file a little larger."""
+_NEARLY = (-0.02, 0.01)
+"""The same of files that are only compared, as if they had the size."""
 _FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
@@ -82,14 +84,15 @@ class Sizing:
         """Bytes that are aimed at, at most."""
         return (1 - _CLOSE[0]) * self.budget
 
-    def closest(self, family: Family, wanted: float, missing: float = _CLOSE[1]) -> Sized:
+    def closest(self, family: Family, wanted: float, nearly: bool = False) -> Sized:
         """The largest file found that is not too large; where there is none, the smallest.
 
         Args:
             family: of plans.
             wanted: bits of codes and codebooks to begin with.
-            missing: share of the size that is near enough.
+            nearly: whether a size not far away will do.
         """
+        least, most = _NEARLY if nearly else _CLOSE
         best: Sized | None = None
         few, many = 0.0, math.inf
         for turn in range(_MORE):
@@ -98,7 +101,7 @@ class Sizing:
             tried = self._sized(family.at(wanted), wanted)
             best = tried if best is None or self._rank(tried) < self._rank(best) else best
             left = self.budget - tried.size
-            if _CLOSE[0] <= left / self.budget <= missing:
+            if least <= left / self.budget <= most:
                 break
             short = left - sum(_CLOSE) / 2 * self.budget
             few, many = (max(few, wanted), many) if short > 0 else (few, min(many, wanted))
@@ -142,11 +145,13 @@ class Sizing:
         if key not in self._streams:
             codes, bits = codebook.codes, codebook.bits
             if p.name in self._plain:
-                self._streams[key] = packing.plain_bytes(codes, bits)
+                size = packing.plain_bytes(codes, bits)
             else:
-                self._streams[key] = len(packing.entropy_encode(codes, bits))
-                if codes.numel() > _LARGE and self._streams[key] == packing.plain_bytes(codes, bits):
+                size = len(packing.entropy_encode(codes, bits))
+                if codes.numel() > _LARGE and size == packing.plain_bytes(codes, bits):
                     self._plain.add(p.name)
+            all_codes = p.layout.codes  # the codebook may be that of some channels
+            self._streams[key] = size if codes.numel() == all_codes else round(size * all_codes / codes.numel())
         return self._streams[key]
 
 

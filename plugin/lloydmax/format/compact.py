@@ -79,10 +79,15 @@ def written(
     """
     ordered = file_order(entry for entry in entries if entry.fill is None)
     parts = [as_bytes(tensors[entry.name]) for entry in ordered]
-    document = torch.frombuffer(bytearray(deflate(text)), dtype=torch.uint8)
-    checksums = torch.from_numpy(np.array([int(item, 16) for item in crc32], np.uint32))
+    checksums, document = ends(text, crc32)
     data = torch.from_numpy(np.concatenate(parts))
     return {CHECKSUMS: checksums, DATA: data, DOCUMENT: document}, label(checksums, document)
+
+
+def ends(text: str, crc32: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """What comes before the data, and after them: checksums and document."""
+    document = torch.frombuffer(bytearray(deflate(text)), dtype=torch.uint8)
+    return torch.from_numpy(np.array([int(item, 16) for item in crc32], np.uint32)), document
 
 
 class Array:

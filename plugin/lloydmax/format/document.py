@@ -73,7 +73,7 @@ class Document:
     @property
     def format(self) -> int:
         """Version of the format."""
-        newer = self.compact or self.constants or self.extra or any(item.int8 for item in self.parameters.values())
+        newer = self.compact or self.constants or self.extra or any(item.newer for item in self.parameters.values())
         return 2 if newer else 1
 
     def text(self, entries: Iterable[Entry]) -> str:
@@ -284,13 +284,23 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
     text = replace(document, crc32=("0" * 8,) * len(ordered)).text(ordered)
     if document.compact:
         text, ordered = compact.table(text, ordered)
+    return 8 + len(header_of(text, ordered)) + sum(entry.bytes for entry in ordered)
+
+
+def header_of(text: str, ordered: Iterable[Entry]) -> bytes:
+    """The header of a file as the safetensors library writes it, without its length.
+
+    Args:
+        text: the metadata.
+        ordered: the tensors, in the order of the file.
+    """
     header: dict[str, Any] = {"__metadata__": {KEY: text}}
     end = 0
     for entry in ordered:
         start, end = end, end + entry.bytes
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-length // 8) * 8 + end
+    made = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return made + b" " * (-len(made) % 8)
 
 
 def _check_depth(name: str, value: Any) -> None:

@@ -81,6 +81,20 @@ def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
     )
 
 
+def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
+    """The stream of a file, and whether it is entropy coded: with the coding ``entropy`` where that is smaller.
+
+    Args:
+        codes, bits: see :func:`pack`.
+        coding: ``packed`` or ``entropy``.
+    """
+    if coding == "entropy":
+        coded = entropy_encode(codes, bits)
+        if len(coded) < packed_bytes(codes.numel(), bits):
+            return np.frombuffer(bytearray(coded), np.uint8), True
+    return pack(codes, bits), False
+
+
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
     """Huffman-code the codes: each block as byte symbols, all of them as one raw deflate stream.
 

@@ -78,16 +78,20 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
         merge_norms(model)
     levels = model.levels if isinstance(model, Int8Model) else {}  # evenly spaced, and so they have to stay
     for name, value in held(model):
-        if name in levels:
-            continue
-        tensor, dtype = target(value, chosen)
-        if isinstance(value, Codebook) and takes_int8(value, chosen):
-            tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
-        elif tensor.dtype != dtype and narrows(tensor, dtype):
-            tensor.copy_(tensor.to(dtype))
+        if name not in levels:
+            round_value(value, chosen)
     for module in model.modules():
         if isinstance(module, CodesHolder):
             module.set_cache(module.cached)
+
+
+def round_value(value: Tensor | Codebook, storage: Mapping[str, str]) -> None:
+    """Bring a tensor, or the centroids of a codebook, in place to the values that a file with this storage holds."""
+    tensor, dtype = target(value, storage)
+    if isinstance(value, Codebook) and takes_int8(value, storage):
+        tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
+    elif tensor.dtype != dtype and narrows(tensor, dtype):
+        tensor.copy_(tensor.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -133,20 +137,37 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
     document = new_document({}, tied, recipe, model, storage)
     parts = Parts(document, {}, {})
     for name, value in values.items():
-        tensor, dtype = target(value, storage)
-        stored = exact(ordinary(name, tensor), dtype)
+        if (stored := entered(document, name, value, storage)) is None:
+            continue
         if isinstance(value, Codebook):
-            parts.codebooks[name] = value
-            document.parameters[name], parts.plain[f"{name}.codebook"] = _codebook(name, value, stored, storage)
-        elif fills(storage) and (entry := constant(name, ordinary(name, tensor))) is not None:
-            document.constants[name] = entry
+            parts.codebooks[name], parts.plain[f"{name}.codebook"] = value, stored
         else:
-            if stored.dtype != tensor.dtype:
-                document.floats[name] = "float32"
             parts.plain[name] = stored
     if not parts.codebooks:
         raise CheckpointError("the model holds no codebooks; compress it first")
     return parts
+
+
+def entered(document: Document, name: str, value: Tensor | Codebook, storage: Mapping[str, str]) -> Tensor | None:
+    """Enter one value of a model into the document.
+
+    Returns:
+        The tensor as the file holds it, of a codebook its centroids; ``None``: the document holds it.
+
+    Raises:
+        CheckpointError: no file can hold it, or it is a broken codebook.
+    """
+    tensor, dtype = target(value, storage)
+    stored = exact(ordinary(name, tensor), dtype)
+    if isinstance(value, Codebook):
+        document.parameters[name], stored = _codebook(name, value, stored, storage)
+        return stored
+    if fills(storage) and (entry := constant(name, ordinary(name, tensor))) is not None:
+        document.constants[name] = entry
+        return None
+    if stored.dtype != tensor.dtype:
+        document.floats[name] = "float32"
+    return stored
 
 
 def fills(storage: Mapping[str, str]) -> bool:

@@ -22,7 +22,7 @@ _MAX_CENTROIDS = 1 << 24
 """Codes have 24 bits at most."""
 _MAX_WEIGHTS = 1 << 60
 """A tensor has fewer than 2**63 bytes."""
-_KEYS = ("dtype", "granularity", "axis", "coding", "even", "block", "int8")
+_KEYS = ("dtype", "granularity", "axis", "coding", "even", "block", "int8", "matrices")
 """The optional keys of a record in the document, in the order in which they are looked at."""
 
 
@@ -56,6 +56,11 @@ class ParameterRecord:
             return (self.layout.codebooks, self.layout.values + SCALE_BYTES)
         return self.layout.with_centroids(2).centroids_shape if self.even else self.layout.centroids_shape
 
+    @property
+    def newer(self) -> bool:
+        """Whether only format 2 has it."""
+        return self.int8 or (self.layout.matrices > 1 and self.layout.channels is not None)
+
     def takes_int8(self, codebooks: str, float_bytes: int) -> bool:
         """Whether the file is to hold the centroids as integers: ``storage`` says so, and it saves bytes."""
         free = codebooks == "int8" and self.dtype == "float32" and not self.even
@@ -76,8 +81,9 @@ class ParameterRecord:
     def to_document(self) -> dict[str, Any]:
         """Shape, k, and whatever is not the default."""
         layout = self.layout
+        matrices = 1 if layout.channels is None else layout.matrices  # one codebook knows none
         values = {"granularity": layout.granularity, "axis": layout.axis, "block": layout.block, "dtype": self.dtype}
-        values |= {"coding": self.coding, "even": self.even, "int8": self.int8}
+        values |= {"coding": self.coding, "even": self.even, "int8": self.int8, "matrices": matrices}
         changed = {key: values[key] for key in _KEYS if values[key] != _DEFAULTS[key]}
         return {"shape": list(layout.shape), "k": layout.centroids, **changed}
 
@@ -110,9 +116,11 @@ class ParameterRecord:
             "int8 is for free float32 centroids",
         )
         expect(isinstance(granularity, str) and (bool(shape) or granularity == "tensor"), "bad granularity")
+        matrices = value["matrices"]
+        expect(type(matrices) is int and matrices >= 1, "matrices is not a number of them")
         expect(type(block) is int and block >= 1 and not (block > 1 and value["even"]), "block is not a length")
         try:
-            layout = Layout(tuple(shape), k, granularity, axis, block)
+            layout = Layout(tuple(shape), k, granularity, axis, block, matrices)
         except FitError as error:
             raise CheckpointError(str(error)) from None
         return cls(layout, value["dtype"], value["coding"], value["even"], value["int8"])
@@ -126,4 +134,5 @@ _DEFAULTS: dict[str, Any] = {
     "even": False,
     "block": 1,
     "int8": False,
+    "matrices": 1,
 }

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from lloydmax.data import even
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.events import Events
 from lloydmax.network.outputs import Outputs
@@ -122,8 +123,13 @@ class Recovery:
     original: nn.Module | None = None
     outputs: Outputs | None = None
 
-    def source(self, which: str = "data") -> Source:
-        """The unlabelled data that a step needs: ``which`` is ``data`` or ``reference_data``.
+    def source(self, which: str = "data", padded: bool = True) -> Source:
+        """The unlabelled data that a step needs.
+
+        Args:
+            which: ``data`` or ``reference_data``.
+            padded: whether sequences of several lengths may be in one batch; else they come in batches of one length
+                each, without padding, for a step that looks at what is inside the models.
 
         Raises:
             RecoveryError: there is none.
@@ -131,7 +137,7 @@ class Recovery:
         source = self.data if which == "data" else self.reference_data
         if source is None:
             raise RecoveryError(f"this recovery step needs unlabelled inputs: pass {which}=...")
-        return source
+        return source if padded else even(source, self.teacher)
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator with the seed of this run."""

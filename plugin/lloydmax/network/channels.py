@@ -37,7 +37,8 @@ class Channels:
     """The channels of a convolution, transposed convolution or linear layer, and its weight seen by them.
 
     Args:
-        layer: only its class and its numbers are looked at, so that tensors of the same shape are seen likewise.
+        layer: but for :attr:`linear` only its class and its numbers are looked at, so that tensors of the same shape
+            are seen likewise.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -52,6 +53,11 @@ class Channels:
     def inputs(self) -> int:
         """The number of input channels or features."""
         return int(self._layer.in_features if isinstance(self._layer, nn.Linear) else self._layer.in_channels)
+
+    @property
+    def linear(self) -> bool:
+        """See :func:`is_linear_layer`."""
+        return is_linear_layer(self._layer)
 
     @property
     def depthwise(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,8 @@ import torch
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from torch import Tensor
 
-from lloydmax.data.batch import Batch
+from lloydmax.data.batch import REAL, Batch
+from lloydmax.data.padding import real_positions
 from lloydmax.errors import RecoveryError
 from lloydmax.network.kinds import IN_WORDS, Kind, Named, Place, as_written, named
 from lloydmax.network.trees import Path, child, real, written
@@ -25,9 +27,11 @@ _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
 
 _LEAST_PROBABILITY = 1e-8
-MOST_VALUES = 1 << 24
+_ENCODER = "encoder_"
+"""How the outputs of an encoder begin, where a decoder has some, too."""
+MOST_VALUES = 1 << 23
 """Of the outputs of one forward pass, nearly: batches whose outputs are larger come in parts."""
-_LARGE = 1 << 22
+_LARGE = 1 << 20
 """Values of an output beyond which what is made of it is made part by part."""
 
 
@@ -39,8 +43,9 @@ class AskedOutputs:
         output: path of what counts; ``None``: ``logits`` where there are such at the top, else every floating tensor.
         classes: axis of the classes, as the model returns them; ``None``: there are no classes; ``"auto"``: see
             :func:`class_axis`.
-        mask: name of the input ``(N, T)`` whose zeros are padding; ``None``: all positions count; ``"auto"``:
-            ``attention_mask``, of models with a decoder ``decoder_attention_mask``.
+        mask: name of the input ``(N, T)`` that tells padding, see :func:`~lloydmax.data.padding.real_positions`;
+            ``None``: all positions count; ``"auto"``: one with a usual name, ``attention_mask`` for example, of models
+            with a decoder ``decoder_attention_mask``, or what the labels tell.
         kinds: what outputs tell: a word for all, words by place, or ``None``: their values tell; see
             :func:`~lloydmax.network.kinds.named`, which is what this attribute then holds.
         at: where one of these stands, for messages.
@@ -165,7 +170,9 @@ class Outputs:
     Attributes:
         leaves: what counts, in order.
         repeat: whether a sample has the same outputs whatever else is in its batch, so that they can be kept.
-        mask: the input whose zeros are padding: a name, or a position; ``None``: there is none.
+        mask: the input that tells padding, or what is known beside the inputs: a name, or a position; ``None``: there
+            is none.
+        mask_name: how the input is called, where it has a position.
         asked: what was asked for.
         growth: values of the outputs for each value of the inputs, nearly; 0: not known.
     """
@@ -174,6 +181,7 @@ class Outputs:
     repeat: bool = True
     mask: str | int | None = None
     asked: AskedOutputs = AskedOutputs()
+    mask_name: str = ""
     growth: float = field(default=0.0, compare=False)
 
     @property
@@ -199,9 +207,9 @@ class Outputs:
                     yield indices[rows], batch[rows]
 
     def at_once(self, batch: Batch) -> int:
-        """Samples like these whose outputs are not too large together; at least 1."""
+        """Samples like these whose outputs are not too large together, as far as that is known; at least 1."""
         each = self.growth * sum(tensor.numel() for tensor in batch.tensors()) / max(1, len(batch))
-        return max(1, int(MOST_VALUES // max(each, 1.0)))
+        return max(1, int(MOST_VALUES / each)) if each else sys.maxsize
 
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.
@@ -236,10 +244,17 @@ class Outputs:
     def unpadded(self, tensors: list[Tensor], inputs: Batch) -> list[Tensor]:
         """Outputs ``(N, T, C)`` as ``(positions, C)`` without those that the mask ``(N, T)`` of the inputs leaves out;
         others, and all where no position is padding, as they are."""
-        mask = self._mask_of(inputs)
-        if mask is None or not bool(mask.any()) or bool(mask.all()):
-            return tensors
-        return [t[mask.to(t.device)] if _fits(mask, t) else t for t in tensors]
+        found = []
+        for leaf, tensor in zip(self.leaves, tensors, strict=True):
+            real = self.real(inputs, leaf)
+            fits = real is not None and _fits(real, tensor)
+            found.append(tensor[real.to(tensor.device)] if real is not None and fits else tensor)
+        return found
+
+    def real(self, inputs: Batch, leaf: Leaf | None = None) -> Tensor | None:
+        """Which positions of an output are no padding, bool ``(N, T)``; ``None``: nothing tells, so all of them."""
+        mask = self._mask_of(inputs, leaf)
+        return mask if mask is not None and bool(mask.any()) and not bool(mask.all()) else None
 
     def check_mask(self, output: Any, inputs: Batch) -> None:
         """Refuse a mask that was named and says nothing about what a model returned; ``attention_mask``, which is taken
@@ -282,17 +297,17 @@ class Outputs:
         maybe = [place for place, leaf in enumerate(self.leaves) if leaf.kind == "unclear"]
         return next(((place, axis) for place in [*known, *maybe] if (axis := axes[place]) is not None), None)
 
-    def _mask_of(self, inputs: Batch) -> Tensor | None:
-        found = self._given_mask(inputs)
-        if not isinstance(found, Tensor) or found.dim() != 2 or bool((found < 0).any()):
-            return None  # a mask that is added to scores has zeros where there is no padding
-        return found != 0
+    def _mask_of(self, inputs: Batch, leaf: Leaf | None = None) -> Tensor | None:
+        """Of an encoder's output beside a decoder's, those of what the encoder read."""
+        if leaf is not None and self.mask is not None and written(leaf.path).startswith(_ENCODER):
+            return inputs.beside.get(REAL)
+        return real_positions(self._given_mask(inputs), self.mask if isinstance(self.mask, str) else self.mask_name)
 
     def _given_mask(self, inputs: Batch) -> Any:
         if self.mask is None:
             return None
         if isinstance(self.mask, str):
-            return inputs.kwargs.get(self.mask)
+            return inputs.kwargs.get(self.mask, inputs.beside.get(self.mask))
         return inputs.args[self.mask] if self.mask < len(inputs.args) else None
 
 

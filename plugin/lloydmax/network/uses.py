@@ -7,19 +7,21 @@ from typing import Any
 
 from torch import fx, nn
 
+from lloydmax.network.products import Along
+
 _SAME = {"to", "detach", "clone", "contiguous", "cast", "identity", "_to_copy", "alias"}
 _PRODUCTS = {"matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "gemm": 0}
 """Operations on two matrices, and the position of the left one."""
 
 
-def output_axes(model: nn.Module) -> dict[int, dict[str, int]]:
-    """The axes along which outputs lie, by the name of the weight in its module, by identity of the module. Of weights
+def output_axes(model: nn.Module) -> dict[int, dict[str, Along]]:
+    """Where outputs lie, by the name of the weight in its module, by identity of the module. Of weights
     that several operations read in different ways there is none.
 
     Args:
         model: any; only graph modules in it are looked at.
     """
-    found: dict[int, dict[str, int]] = {}
+    found: dict[int, dict[str, Along]] = {}
     for graph_module in model.modules():
         if isinstance(graph_module, fx.GraphModule):
             modules = dict(graph_module.named_modules())
@@ -30,7 +32,7 @@ def output_axes(model: nn.Module) -> dict[int, dict[str, int]]:
                     continue
                 axes = set(_outputs(node, tuple(range(held.dim())), modules))
                 if len(axes) == 1:
-                    found.setdefault(id(owner), {})[leaf] = axes.pop()
+                    found.setdefault(id(owner), {})[leaf] = Along(axes.pop())
     return found
 
 

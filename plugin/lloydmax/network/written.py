@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import fx, nn
+
+from lloydmax.network.reading import source_of
 
 _MADE_IN = ("__init__", "reset_parameters", "load_state_dict", "_load_from_state_dict", "set_extra_state")
 """Methods that no forward pass calls."""
@@ -45,18 +45,12 @@ def _in_graph(graph: fx.Graph) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _in_class(kind: Any) -> frozenset[str]:
-    found: set[str] = set()
-    for base in kind.__mro__:
-        if issubclass(base, nn.Module) and not base.__module__.startswith("torch."):
-            try:
-                tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-            except (OSError, TypeError, SyntaxError, ValueError):  # made in a shell, or compiled
-                continue
-            found.update(_names(tree))
-    return frozenset(found)
+    return frozenset(name for base in kind.__mro__ if issubclass(base, nn.Module) for name in _names(source_of(base)))
 
 
-def _names(tree: ast.AST) -> Iterator[str]:
+def _names(tree: ast.AST | None) -> Iterator[str]:
+    if tree is None:
+        return
     if isinstance(tree, ast.FunctionDef) and tree.name in _MADE_IN:
         return
     inner: Sequence[ast.AST] = list(ast.iter_child_nodes(tree))

@@ -20,6 +20,7 @@ from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.layers import Layer
 from lloydmax.network.parameters import Owner, owners, promote, unfit
 from lloydmax.network.private import original, private, unwrapped
+from lloydmax.network.products import Along
 from lloydmax.plan.order import ordered_layers
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
@@ -27,6 +28,7 @@ from lloydmax.plan.selection import select
 from lloydmax.plan.skipped import Skipped, notes, skipped, warning
 from lloydmax.plan.structure import REPAIR, baking_notes, refuse_held_outside, structural_notes, with_zeros
 from lloydmax.plan.table import plan_table
+from lloydmax.plan.tables import for_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
@@ -338,17 +340,17 @@ def _planned(
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise RecipeError(f"{where}: {names[0]} is lazy; run the model once before compressing it")
     entry = registry.find("quantizer", rule.quantizer, RecipeError)
-    options = entry.options.model_validate(rule.options)
+    options = for_table(entry.options.model_validate(rule.options), layer, leaf, rule)
     wanted = int(getattr(options, "centroids", 0))
     if wanted < 1:
         raise RecipeError(f"{where}: quantizer {rule.quantizer!r} does not say how many centroids it gives")
     granularity = str(getattr(options, "granularity", "tensor"))
-    axis = layer.outputs(leaf) or 0
+    along = layer.outputs(leaf) or Along(0)
     if parameter.dim() == 0:
         granularity = "tensor"
     even, block = bool(getattr(entry.cls, "even", False)), int(getattr(options, "block", 1))
     try:
-        layout = Layout(tuple(parameter.shape), wanted, granularity, axis, block)
+        layout = Layout(tuple(parameter.shape), wanted, granularity, along.axis, block, along.stacked)
     except FitError as error:
         where = recipe.at("quantize", index, "block" if block > 1 else "granularity")
         hint = f"; or leave it scalar by a later rule for {layer.name!r} without 'block'" if block > 1 else ""

@@ -45,7 +45,7 @@ def expected_stream(p: PlannedParameter, weight: Tensor) -> int:
     codes of blocks, which gain little, count as packed."""
     if p.block > 1:
         return p.code_bytes
-    channels = weight.movedim(p.axis, 0) if weight.dim() else weight.reshape(1)
+    channels = p.layout.channels_first(weight) if weight.dim() else weight.reshape(1)
     sample = channels[:: max(1, weight.numel() // _CODED_SAMPLE)]
     if not bool(torch.isfinite(sample).all()):
         return p.code_bytes

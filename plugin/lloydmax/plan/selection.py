@@ -24,7 +24,7 @@ _NAMED = 3
 def select(layers: list[Layer], rule: Rule, index: int, recipe: Recipe, beyond: bool = True) -> list[tuple[Layer, str]]:
     """The ``(layer, name of a weight within it)`` pairs that rule number ``index`` means.
 
-    ``parameter: weight`` means every weight of a known layout, whatever it is called (``in_proj_weight``), and every
+    ``parameter: weight`` means all that a rule for all means, whatever it is called (``in_proj_weight``), with every
     large one that the model keeps in a buffer; any other buffer is meant where the rule has its exact name.
 
     Args:
@@ -103,7 +103,8 @@ def _selected(
     beyond: bool,
 ) -> Iterable[Layer]:  # fmt: skip
     if selector == "all":
-        return allowed if rule.types else [la for la in allowed if la.numbered or (beyond and la.projects)]
+        chosen = [la for la in allowed if not (beyond and la.routes and la.types[0] not in rule.types)]
+        return chosen if rule.types else [la for la in chosen if la.numbered or (beyond and la.projects)]
     by_name = [layer for layer in allowed if layer.name == selector]
     if (span := _RANGE.fullmatch(selector)) and not by_name:
         first, last = int(span.group(1)), int(span.group(2) or span.group(1))

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.network.buffers import LARGE, why_not
-from lloydmax.network.layers import Layer
+from lloydmax.network.layers import SMALLEST, Layer, is_bias
 from lloydmax.plan.selection import decided
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime.text import percent
@@ -105,15 +105,11 @@ def _holds_numbers(layer: Layer, leaf: str, held: Tensor) -> bool:
     return leaf in layer.module._parameters or (numbers and not layer.norm)
 
 
-def _is_bias(leaf: str, held: Tensor) -> bool:
-    return held.dim() < 2 and (leaf.startswith("bias") or leaf.endswith("_bias"))
-
-
 def _said(layer: Layer, leaf: str, held: Tensor, share: float, beyond: bool) -> Skipped:
     name = f"{layer.name}.{leaf}".lstrip(".")
     possible = held.dtype in FLOAT_DTYPES and bool(torch.isfinite(held).all())
     nameable = possible and (beyond or isinstance(layer.module, nn.Embedding))
-    expected = held.dim() < 2 and (layer.norm or _is_bias(leaf, held))
+    expected = held.dim() < 2 if layer.norm else is_bias(leaf)
     rule = f"{{layers: '{layer.name or '*'}', parameter: {_quoted(leaf)}, centroids: 256}}" if nameable else None
     return Skipped(name, tuple(held.shape), share, _reason(layer, leaf, held, beyond), rule, expected and possible)
 
@@ -133,12 +129,14 @@ def _reason(layer: Layer, leaf: str, held: Tensor, beyond: bool) -> str:
         return f"it is a buffer, {what}, so that a rule has to name it"
     if layer.norm:
         return f"it belongs to a normalization layer ({kind})"
-    if _is_bias(leaf, held):
+    if is_bias(leaf):
         return "it is a bias"
-    if isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag)):
+    if layer.routes and beyond:
+        return "it belongs to a router, which a rule has to name"
+    if isinstance(layer.module, (nn.Embedding, nn.EmbeddingBag)) and not (beyond and layer.meant(leaf)):
         return "it is an embedding, which a rule has to name"
     if isinstance(layer.module, (nn.RNNBase, nn.RNNCellBase)):
         return f"it belongs to a recurrent layer ({kind}), which a rule has to name"
-    if layer.outputs(leaf) is not None:
+    if layer.meant(leaf):
         return "no rule selects it" if beyond or layer.numbered else f"{kind} cannot run so: only standard layers can"
-    return f"its layout is not known (a parameter of {kind})"
+    return f"its layout is not known (a parameter of {kind}), and it is no table of {SMALLEST} values or more"

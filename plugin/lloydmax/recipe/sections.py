@@ -138,10 +138,11 @@ class Synthesize(Section):
         "made on which the agreement is measured.",
     )
 
-    kind: Literal["natural", "noise"] = Field(
+    kind: Literal["natural", "noise", "written"] = Field(
         default="natural",
         description="`natural`: pictures of things in front of each other, sounds with harmonics, words as often as in "
-        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely.",
+        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely; "
+        "`written`: texts that the model itself writes, token by token, where it is a language model, else `natural`.",
     )
 
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
@@ -248,7 +249,8 @@ class RecipeFields(Section):
     mask: str | None = Field(
         default="auto",
         description="name of the input `(N, T)` whose zeros are padding, of which outputs `(N, T, C)` do not count; "
-        "`null`: all count. `auto`: `attention_mask`, of models with a decoder `decoder_attention_mask`.",
+        "`null`: all count. `auto`: `attention_mask`, `padding_mask`, or `src_key_padding_mask` and "
+        "`key_padding_mask`, which are true at padding; of models with a decoder its own, or what the labels tell.",
     )
 
     kinds: Kinds | None = Field(

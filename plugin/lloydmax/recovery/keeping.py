@@ -27,7 +27,8 @@ class Keeping:
         self._now: Damage | None = None
 
     def run(self, student: nn.Module, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a step measured, and beside it ``damage_before``, ``damage`` and ``kept``.
+        """What a step measured, and beside it ``damage_before``, ``damage`` and ``kept``; only these where there is
+        nothing to win back, so that it does not run.
 
         Args:
             student: that the step changes in place; as it was before where the step did harm.
@@ -35,7 +36,10 @@ class Keeping:
         """
         if self._judge is None:
             return step()
-        before, starved = self.damage(student), self._starved(student)
+        before = self.damage(student)
+        if before.nothing:
+            return {"damage_before": before.mean, "damage": before.mean, "kept": False}
+        starved = self._starved(student)
         state = copy.deepcopy(student_state(student))
         figures = step()
         self._now = None

@@ -15,6 +15,7 @@ from lloydmax.report.machine import environment
 from lloydmax.runtime import files
 from lloydmax.runtime.text import percent
 from lloydmax.teacher.agreement import Agreement
+from lloydmax.teacher.language import TokenFigures
 
 VERSION = 1
 """Of the JSON."""
@@ -28,6 +29,23 @@ class BeforeAfter:
 
     before: float | None
     after: float | None
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Of a language model on real tokens.
+
+    Attributes:
+        original: that of the original.
+        before: that of the compressed model before recovery.
+        after: that of the finished one.
+        tokens: on which they were measured.
+    """
+
+    original: float | None
+    before: float | None
+    after: float | None
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,23 @@ class Figures:
         before, after = self._before_and_after()
         return BeforeAfter(before.kl if before else None, after.kl if after else None)
 
+    @property
+    def tokens(self) -> TokenFigures | None:
+        """What was measured at every token, at the end; ``None`` where the outputs are not of tokens."""
+        last = self.stages[-1].agreement
+        return None if last is None else last.tokens
+
+    @property
+    def perplexity(self) -> Perplexity | None:
+        """Of a language model and its original; ``None`` where the outputs tell no next token, and there are no labels
+        of tokens."""
+        last = self.tokens
+        if last is None or not last.labelled:
+            return None
+        first = self.stages[1].agreement
+        before = None if first is None or first.tokens is None else first.tokens.perplexity
+        return Perplexity(last.perplexity_original, before, last.perplexity, last.labelled)
+
     def left_out(self) -> list[str]:
         """The samples that were left out, a line for each source that has any."""
         return [
@@ -153,10 +188,15 @@ class Figures:
         if last is None or len(last.alike) != len(self.outputs):
             return [str(one) for one in self.outputs]
         pairs = zip(self.outputs, last.alike, strict=True)
-        said = [f"{one}: {percent(alike)}, {one.alike}" for one, alike in pairs]
+        of = "tokens" if last.tokens is not None else "decisions"
+        said = [f"{one}: {percent(alike)}, {one.alike.replace('decisions', of)}" for one, alike in pairs]
         if last.top1 is not None and all(one.kind == "unclear" for one in self.outputs):
             said[0] += f"; {percent(last.top1, 1)} with the same top-1, if it has classes"
         return said
+
+    def token_stages(self) -> list[tuple[str, TokenFigures]]:
+        """The stages at which tokens were measured, by name."""
+        return [(s.name, s.agreement.tokens) for s in self.stages if s.agreement is not None and s.agreement.tokens]
 
     def _before_and_after(self) -> tuple[Agreement | None, Agreement | None]:
         return self.stages[1].agreement, self.stages[-1].agreement
@@ -169,6 +209,7 @@ class Figures:
             "agreement": self.agreement,
             "alike": self.alike,
             "kl": self.kl,
+            "perplexity": self.perplexity,
         }
         plain: dict[str, Any] = {"version": VERSION, **files.plain(data)}
         return plain

@@ -116,7 +116,7 @@ class _Page:
             measured = f"<p class=small>Measured on {escape(report.measured_on)}.</p>" if report.measured_on else ""
             told = f"<p class=small>Outputs: {escape('; '.join(report.answers()))}.</p>" if report.outputs else ""
             missing = "".join(f"<p class=small>{escape(line)}.</p>" for line in report.left_out())
-            exact = f"{tables.stages(report)}{measured}{told}{missing}{tables.tried(report)}"
+            exact = f"{tables.stages(report)}{tables.tokens(report)}{measured}{told}{missing}{tables.tried(report)}"
             return f"<div class=pair>{''.join(parts)}</div>{exact}"
 
         return _section(

@@ -11,6 +11,7 @@ from lloydmax.choosing.rows import IN_NATS, meaning
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.figures import Figures
 from lloydmax.report.layers import LayerReport
+from lloydmax.report.tokens import TOKEN_COLUMNS, divergences_written, written
 from lloydmax.runtime.text import percent, size
 
 NONE = "–"
@@ -33,6 +34,8 @@ def key_figures(report: Figures) -> str:
     if agreement.after is not None:
         compared = f"{percent(agreement.before, 1)} before recovery" if report.recovery else "no recovery step ran"
         entries.append(("Agreement", percent(agreement.after, 1), compared))
+    if (perplexity := report.perplexity) is not None:
+        entries.append(("Perplexity", written(perplexity.after), f"the original {written(perplexity.original)}"))
     entries.append(("Bits of a weight", f"{bits(report):.2f}", f"{weights(report):,} weights, codebooks counted"))
     threads = report.environment.get("threads", "?")
     entries.append(
@@ -53,6 +56,7 @@ def compared(a: Figures, b: Figures) -> str:
         ("Bits of a weight", bits(a), bits(b), lambda v: f"{v:.2f}", False),
         ("Agreement", a.alike.after, b.alike.after, lambda v: percent(v, 1), False),
         ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
+        ("Perplexity", _perplexity(a), _perplexity(b), written, False),
         ("Your score", a.stages[-1].score, b.stages[-1].score, lambda v: f"{v:.4f}", False),
         ("Time", sum(a.seconds.values()), sum(b.seconds.values()), seconds, True),
     ]
@@ -94,6 +98,38 @@ def stages(report: Figures) -> str:
         f"<div class='scroll stages'><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def tokens(report: Figures) -> str:
+    """Perplexity, and the spread of the divergences of single tokens; empty where the outputs are not of tokens."""
+    stages = report.token_stages()
+    if not stages:
+        return ""
+    perplexity = report.perplexity
+    heads = [*(["perplexity"] if perplexity else []), *TOKEN_COLUMNS]
+    each = [(name, [*([found.perplexity] if perplexity else [])], divergences_written(found)) for name, found in stages]
+    if perplexity is not None:
+        each.insert(0, ("original", [perplexity.original], [NONE] * len(TOKEN_COLUMNS)))
+    rows = "".join(
+        f"<tr><th scope=row class=word>{escape(name)}</th>{_plain('td', [*map(written, first), *others])}</tr>"
+        for name, first, others in each
+    )
+    said = f"On {stages[-1][1].tokens:,} tokens; the KL divergence of single tokens in nats, by percentiles."
+    if perplexity is not None:
+        said += f" Perplexity on {perplexity.tokens:,} tokens whose label is known."
+    return (
+        "<h4>Tokens</h4><div class='scroll'><table><thead><tr><th class=word scope=col>stage</th>"
+        f"{_plain('th scope=col', heads)}</tr></thead><tbody>{rows}</tbody></table></div><p class=small>{said}</p>"
+    )
+
+
+def _plain(tag: str, texts: list[str]) -> str:
+    return "".join(f"<{tag}>{text}</{tag[:2]}>" for text in texts)
+
+
+def _perplexity(report: Figures) -> float | None:
+    found = report.perplexity
+    return None if found is None else found.after
 
 
 def tried(report: Figures) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lloydmax.report.figures import Figures
+from lloydmax.report.tokens import TOKEN_COLUMNS, divergences_written, written
 from lloydmax.runtime.text import new_table, paragraphs, percent
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def report_tables(report: Figures) -> list[RenderableType]:
     tables: list[RenderableType] = [sizes]
     if report.measured_on is not None or report.stages[0].score is not None:
         tables.append(stage_table(report))
+    if report.token_stages():
+        tables.append(token_table(report))
     if report.outputs:
         tables.append(f"Outputs: {'; '.join(report.answers())}")
     if report.tried:
@@ -71,6 +74,21 @@ def tried_table(report: Figures) -> Table:
             f"{one.damage:.3g}",
             "yes" if one.kept else "",
         )
+    return table
+
+
+def token_table(report: Figures) -> Table:
+    """Perplexity on real tokens, and the spread of the divergences of single tokens, through the stages."""
+    stages = report.token_stages()
+    table = new_table(title=f"At {stages[-1][1].tokens:,} tokens")
+    table.add_column("stage")
+    perplexity = report.perplexity
+    for name in (*(("perplexity",) if perplexity else ()), *TOKEN_COLUMNS):
+        table.add_column(name, justify="right")
+    if perplexity is not None:
+        table.add_row("original", written(perplexity.original))
+    for stage, found in stages:
+        table.add_row(stage, *((written(found.perplexity),) if perplexity else ()), *divergences_written(found))
     return table
 
 

@@ -82,7 +82,9 @@ class States:
 
     def same_outside_of_torch(self) -> bool:
         """Whether the generators of numpy and Python have not moved since."""
-        return self.python == random.getstate() and str(self.numpy) == str(np.random.get_state())
+        kind, words, *rest = np.random.get_state()
+        same = self.python == random.getstate() and (self.numpy[0], *self.numpy[2:]) == (kind, *rest)
+        return same and bool(np.array_equal(self.numpy[1], words))
 
 
 class _Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.finite import look
 from lloydmax.teacher.fisher import unsure
 from lloydmax.teacher.kept import _BATCH, Targets
+from lloydmax.teacher.language import TokenFigures, TokenMeter, TokenOutputs
 from lloydmax.teacher.likeness import share, shared
 from lloydmax.teacher.trial import trial
 
@@ -40,6 +42,7 @@ class Agreement:
             over each; ``None`` in what earlier versions wrote.
         alike: for each output that counts, how alike in what it tells, 0 to 1, see
             :data:`~lloydmax.network.kinds.ALIKE`; empty in what earlier versions wrote.
+        tokens: the same for every token, where the outputs are of tokens and it was asked for.
     """
 
     top1: float | None
@@ -48,6 +51,7 @@ class Agreement:
     samples: int
     damage: float | None = None
     alike: tuple[float, ...] = ()
+    tokens: TokenFigures | None = None
 
     @property
     def agreed(self) -> float | None:
@@ -61,7 +65,9 @@ class Agreement:
         Raises:
             TypeError, ValueError, OverflowError: it is something else.
         """
-        found = cls(**kept | {"alike": tuple(kept.get("alike", ()))})
+        tokens = kept.get("tokens")
+        tokens = None if tokens is None else TokenFigures(**tokens)
+        found = cls(**kept | {"alike": tuple(kept.get("alike", ())), "tokens": tokens})
         for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples, *found.alike):
             if isinstance(value, str):
                 raise TypeError(f"{value!r} is not a number")
@@ -107,13 +113,17 @@ class Comparison:
         what = self.source.describe()
         return what if len(self.order) == len(self.source) else f"{len(self.order):,} of {what}"
 
-    def measure(self, student: nn.Module, told: Callable[[int, int], None] | None = None) -> Agreement:
+    def measure(
+        self, student: nn.Module, told: Callable[[int, int], None] | None = None, tokens: bool = False
+    ) -> Agreement:
         """Compare; the student runs in evaluation mode and is left as it was.
 
         Args:
             student: any model with the same outputs.
             told: called after every batch with the samples done, and how many this process has to do.
+            tokens: whether outputs of tokens are measured token by token, too.
         """
+        meter = None if not tokens or self._of_tokens is None else TokenMeter(self._of_tokens, self.outputs)
         device, mine = device_of(student), processes.share(self.order)
         leaves, done = self.outputs.leaves, 0
         of_each, of_classes = [[0.0] * 6 for _ in leaves], [0.0] * 3
@@ -129,6 +139,9 @@ class Comparison:
                         sums[:] = _added(sums, _sums(ours, theirs, leaf))
                         if scores is not None and place == scores[0]:
                             of_classes = _added(of_classes, _decisions(ours, theirs, leaf))
+                if meter is not None:
+                    meter.add(inputs, found, wanted)
+                del given, wanted, found  # large ones are not to be there twice
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
@@ -140,7 +153,12 @@ class Comparison:
         alike = tuple(share(*sums[2:4]) for sums in each)
         if not decisions:
             return Agreement(None, None, mse, done, damage, alike)
-        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike)
+        of_tokens = None if meter is None else meter.figures(device)
+        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike, of_tokens)
+
+    @cached_property
+    def _of_tokens(self) -> TokenOutputs | None:
+        return TokenOutputs.of(self.teacher, self.source, self.outputs)
 
 
 def _sums(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:

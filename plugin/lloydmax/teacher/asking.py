@@ -9,33 +9,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.natural import PICTURE_CHANNELS, Form
+from lloydmax.data.natural import Form
 from lloydmax.errors import ModelError
 from lloydmax.network.guard import guarded
 from lloydmax.network.trees import output_tensors
 from lloydmax.runtime.modes import device_of, evaluating
+from lloydmax.teacher.forms import BYTES, channels, forms, numbered
 
 _SAMPLES, _TELLING = 3, 16
 """Of a trial; of one that tells columns apart."""
-_SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 352, 384, 416, 448, 512, 640)
-_STRIPS = ((32, 100), (48, 192), (48, 320), (49, 10), (98, 40), (101, 64), (64, 128), (128, 64), (240, 320), (480, 640))
-_MAPS, _LENGTHS = (1, 4, 8, 16), (16, 32, 64, 100, 128, 160, 256, 512, 1000, 3000)
-_WAVES = (256, 512, 1000, 1024, 2000, 4000, 8000, 16000, 32000)
-_STEPS = (32, 64, 16, 50, 8, 100, 128, 10, 160, 256, 512, 4, 2)
-_TEXTS, _FRAMES = (1024, 2048, 4096), (64, *_STEPS)
 _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
 _VAIN, _HEAVY = 3, 1 << 26
 """Sizes that are tried after one that fits, and values within the network, from which on no larger size is tried."""
-_FIRST = 3
-"""Layers that are asked, of different kinds."""
-_BYTES = 256
-"""Whole numbers that a model without tables is tried with are less."""
 _NAMED = ("input_ids", "pixel_values", "input_values", "input_features")
 """What the inputs of some libraries are called."""
 _DECODER = "decoder_input_ids"
@@ -80,7 +70,7 @@ class Asked:
         return Asked(self.filled(lambda form: other if form is one else form))
 
 
-Kind = Literal["natural", "noise"]
+Kind = Literal["natural", "noise", "written"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,8 @@ class Wanted:
     Attributes:
         samples: at most; fewer where they are large.
         kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
-            things on regions, noise with the spectrum of sounds, words that are all as likely.
+            things on regions, noise with the spectrum of sounds, words that are all as likely. ``written``: by the
+            model itself where it is a language model, else ``natural``.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
@@ -114,10 +105,27 @@ def asked(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = 
         wanted: what a recipe says; a shape goes before the examples.
     """
     if wanted is not None and wanted.shape is not None:
-        return _of_recipe(model, wanted, wanted.shape)
-    if example_inputs is not None:
-        return _of_examples(model, example_inputs)
-    return next(filter(None, (_best(model, tries) for tries in _candidates(model))), None)
+        found = _of_recipe(model, wanted, wanted.shape)
+    elif example_inputs is not None:
+        found = _of_examples(model, example_inputs)
+    else:
+        found = next(filter(None, (_best(model, tries) for tries in _candidates(model))), None)
+    return None if found is None else _words(model, found)
+
+
+def _words(model: nn.Module, found: Asked) -> Asked:
+    """The same without the tokens that a configuration in the manner of transformers names: beginnings, ends, pads."""
+    config = getattr(model, "config", None)
+    places = vars(config) if hasattr(config, "__dict__") else {}
+    named = [value for name, value in places.items() if name.endswith("_token_id")]
+    numbers = {one for value in named for one in (value if isinstance(value, (list, tuple)) else [value])}
+    for form in {id(form): form for form in found.forms}.values():
+        if form.below is not None and not form.below.dim():
+            most = int(form.below)
+            left_out = tuple(sorted(one for one in numbers if isinstance(one, int) and 0 <= one < most))
+            if left_out and 2 * len(left_out) < most:
+                found = found.with_form(form, replace(form, without=left_out))
+    return found
 
 
 def _best(model: nn.Module, tries: Sequence[Asked]) -> Asked | None:
@@ -135,8 +143,8 @@ def _best(model: nn.Module, tries: Sequence[Asked]) -> Asked | None:
 
 def _of_recipe(model: nn.Module, wanted: Wanted, shape: tuple[int, ...]) -> Asked | None:
     tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    real = Form(shape, _channels(model, shape), mean=wanted.mean, deviation=wanted.deviation)
-    numbers = _numbered(wanted.below or min(tables, default=_BYTES), shape)
+    real = Form(shape, channels(model, shape), mean=wanted.mean, deviation=wanted.deviation)
+    numbers = numbered(wanted.below or min(tables, default=BYTES), shape)
     short = replace(numbers, dtype=torch.int32)
     for form in [numbers, short] if wanted.below is not None else [real, numbers, short]:
         for way in _ways(model):
@@ -161,7 +169,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> Asked | None:
         if not tensor.ndim or tensor.is_complex() or tensor.dtype == torch.bool or id(tensor) in masks:
             return tensor
         if tensor.is_floating_point():
-            form = Form(tuple(tensor.shape[1:]), _channels(model, tuple(tensor.shape[1:])), dtype=tensor.dtype)
+            form = Form(tuple(tensor.shape[1:]), channels(model, tuple(tensor.shape[1:])), dtype=tensor.dtype)
             deviation, mean = torch.std_mean(tensor.double(), correction=0)
             return form if not deviation > 0 else replace(form, mean=float(mean), deviation=float(deviation))
         if telling and not any(tensor is each for each in telling):
@@ -184,23 +192,12 @@ def _is_plain(numbers: Tensor) -> bool:
     return bool((flat == flat[0, 0]).all()) or (flat.shape[1] > 1 and bool((flat == counting).all()))
 
 
-def _channels(model: nn.Module, shape: Sequence[int]) -> int | None:
-    """The axis of the channels in one sample of an input."""
-    if len(shape) == 1:
-        wide = {m.in_features for m in model.modules() if isinstance(m, nn.Linear)}
-        return 0 if shape[0] in wide or shape[0] < _WAVES[0] else None
-    if len(shape) == 2:
-        return 0 if shape[0] < _MAPS[-1] else None
-    last = len(shape) - 1
-    return last if len(shape) > 2 and shape[-1] in PICTURE_CHANNELS and shape[0] not in PICTURE_CHANNELS else 0
-
-
 def _candidates(model: nn.Module) -> Iterator[list[Asked]]:
     """Lists of inputs that may fit, the smallest first; of the first list with any that fits, the first that is large
     enough is taken."""
-    for forms in _forms(model):
+    for tried in forms(model):
         for way in _ways(model):
-            yield [_ranged(model, found, trim=True) or found for found in (Asked(way(form)) for form in forms)]
+            yield [_ranged(model, found, trim=True) or found for found in (Asked(way(form)) for form in tried)]
 
 
 def _ways(model: nn.Module) -> list[Callable[[Form], Batch]]:
@@ -213,62 +210,6 @@ def _ways(model: nn.Module) -> list[Callable[[Form], Batch]]:
         return [lambda form: Batch((form,) * inputs.positional)]
     several = [[named], [named, _DECODER]] if _DECODER in inputs.names else [[named]]
     return [lambda form, names=names: Batch((), dict.fromkeys(names, form)) for names in several]  # type: ignore[misc]
-
-
-def _forms(model: nn.Module) -> Iterator[list[Form]]:
-    """What the first layers of each kind would take."""
-    kinds: set[type] = set()
-    attends = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
-    tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    for module in model.modules():
-        found = _of_layer(module, attends, tables)
-        if found and type(module) not in kinds:
-            kinds.add(type(module))
-            yield from found
-        if len(kinds) == _FIRST:
-            break
-    if not tables:
-        lengths = (*_STEPS, *_TEXTS)
-        for dtype in (torch.int64, torch.int32):
-            yield [replace(_numbered(_BYTES, (length,)), dtype=dtype) for length in lengths]
-
-
-def _of_layer(module: nn.Module, attends: bool, tables: Sequence[int]) -> list[list[Form]]:
-    if isinstance(module, _ConvNd):
-        return _of_convolution(module)
-    if isinstance(module, nn.Embedding):
-        return [[_numbered(min(tables), (length,)) for length in _STEPS], [_numbered(min(tables), ())]]
-    if isinstance(module, nn.RNNBase):
-        return [[Form((length, module.input_size), None) for length in _FRAMES]]
-    width = getattr(module, "in_features", None) if isinstance(module, nn.Linear) else None
-    if isinstance(module, _BatchNorm) and not hasattr(module, "in_features"):
-        width = module.num_features
-    if isinstance(module, nn.LayerNorm):
-        width = module.normalized_shape[-1]
-    if width is None:
-        return []
-    rows, vectors = [Form((length, width), None) for length in _STEPS], [Form((width,))]
-    return [rows, vectors] if attends else [vectors, rows]
-
-
-def _of_convolution(module: _ConvNd) -> list[list[Form]]:
-    width, axes = module.in_channels, len(module.kernel_size)
-    if axes == 2:
-        sides = _MAPS if isinstance(module, _ConvTransposeNd) else _SIDES
-        squares = [Form((width, side, side)) for side in sides]
-        flat = [Form(form.shape[1:], None) for form in squares] if width == 1 else []
-        strips = [Form((width, height, length)) for height, length in _STRIPS]
-        sounds = [Form((length,), None) for length in _WAVES] if width == 1 else []
-        return [found for found in (squares, flat, strips, sounds) if found]
-    if axes == 1 and width == 1:
-        return [[Form((1, length)) for length in _WAVES], [Form((length,), None) for length in _WAVES]]
-    if axes == 1:
-        return [[Form((width, length), None) for length in _LENGTHS]]
-    return [[Form((width, depth, side, side)) for depth, side in ((4, 16), (8, 32), (16, 64), (16, 112), (32, 128))]]
-
-
-def _numbered(below: int, shape: tuple[int, ...]) -> Form:
-    return Form(shape, None, torch.tensor(below), torch.int64)
 
 
 @dataclass
@@ -336,7 +277,7 @@ def _ranged(model: nn.Module, tried: Asked, trim: bool = False) -> Asked | None:
     numbers = [form for form in tried.forms if form.below is not None]
     if not numbers:
         return None
-    batch = _noise(tried, _TELLING)
+    batch = Inputs(model).padding.tidied(_noise(tried, _TELLING))
     values = [t for t in batch.tensors() if not t.is_floating_point()]
     heard: list[tuple[Tensor, int]] = []
 

@@ -23,6 +23,8 @@ _SHARE, _FEWEST, MOST_JUDGED = 0.2, 24, 128
 """Share of the inputs that are held out, how few (but a third of the inputs at most), and how many at most."""
 _WORSE = 1.5
 """How much worse one output may become where others become better."""
+_NOTHING = 1e-6
+"""Of the damage of one answer to all inputs: what is left then is that of the last digits of half floats."""
 _LEAST = 1e-12
 """Of the damage of one answer to all inputs: outputs that never change are not divided by zero."""
 
@@ -47,6 +49,11 @@ class Damage:
         """All outputs count alike; infinite where one is not a number."""
         mean = sum(self.each) / len(self.each)
         return math.inf if math.isnan(mean) else mean
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is so small that nothing can be won back."""
+        return max(self.each) < _NOTHING
 
     def spares_all(self, other: Damage) -> bool:
         """Whether no output is much worse than in another student."""
@@ -78,15 +85,18 @@ class Judge:
     def _of_one_answer(self) -> list[float]:
         """The damage of what the teacher gives on average."""
         teacher, leaves = self.comparison.teacher, self._outputs.leaves
-        seen: list[list[Tensor]] = [[] for _ in leaves]
+        seen: list[list[tuple[Tensor, int]]] = [[] for _ in leaves]
 
         def see(_: Batch, wanted: Answers) -> Answers:
             for found, one, leaf in zip(seen, wanted, leaves, strict=True):
-                found.append(_typical(one, leaf))
+                found.append((_typical(one, leaf), one.numel()))
             return wanted
 
         self._apart(teacher, see)
-        means = [torch.stack(found).mean(0) for found in seen]
+        means = [
+            torch.stack([one * count for one, count in found]).sum(0) / sum(count for _, count in found)
+            for found in seen
+        ]
         usual = self._apart(
             teacher, lambda _, wanted: [_alike(*each) for each in zip(means, wanted, leaves, strict=True)]
         )
@@ -107,6 +117,7 @@ class Judge:
                         each = differences(ours, theirs, leaf)
                         totals[place] += float(each.double().sum())
                         counts[place] += each.numel()
+                del wanted, pairs, all_ours, all_theirs, ours, theirs  # large ones are not to be there twice
         summed = processes.summed([*totals, *counts], device)
         return [
             total / max(count, 1) for total, count in zip(summed[: len(leaves)], summed[len(leaves) :], strict=True)
@@ -119,7 +130,7 @@ def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:
     if axis is None:
         values = wanted.double()
         return values[values.isfinite()].mean().nan_to_num()
-    total, decisions = 0, wanted.numel() // wanted.shape[axis]
+    total, decisions = torch.zeros((), dtype=torch.float64, device=wanted.device), wanted.numel() // wanted.shape[axis]
     for (part,) in in_parts(leaf, wanted):
         at = class_axis(part)
         assert at is not None

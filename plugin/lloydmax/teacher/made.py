@@ -1,4 +1,5 @@
-"""Inputs for a model without data: noise of two kinds, scaled as its first batch norm or examples tell."""
+"""Inputs for a model without data: noise of two kinds, scaled as its first batch norm or examples tell, or texts that
+it writes itself."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.teacher.asking import Asked, Kind, Wanted, asked
 from lloydmax.teacher.scaling import scaled
+from lloydmax.teacher.texts import texts, writes
 
-OTHER: dict[Kind, Kind] = {"natural": "noise", "noise": "natural"}
-"""The kind on which what was made with a kind is judged."""
+OTHER: dict[Kind, Kind] = {"natural": "noise", "noise": "natural", "written": "written"}
+"""The kind on which what was made with a kind is judged: nothing is nearer to texts than others that a model wrote."""
 MOST_VALUES = 1 << 26
 """Of all samples together; where a sample is large, fewer are made."""
 
@@ -50,8 +52,9 @@ def sources(
                 f"no inputs can be made for {type(model).__name__}: it takes none of those that its first layers ask "
                 "for; pass data=..., or example_inputs=... of the shape and dtype that it takes"
             )
+        kind = "natural" if wanted.kind == "written" and not writes(model, found) else wanted.kind
         made = []
-        for number, each in enumerate((wanted.kind, OTHER[wanted.kind])):
+        for number, each in enumerate((kind, OTHER[kind])):
             count = max(2, min(wanted.samples >> number, MOST_VALUES // max(1, _values(found))))
             batch = _made(model, found, count, each, 2 * seed + number)
             made.append(ArraySource(batch, Inputs(model), f"made without data ({each})"))
@@ -66,6 +69,9 @@ def _values(found: Asked) -> int:
 def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int) -> Batch:
     """A batch of this kind, scaled."""
     generator, forms = Generator().manual_seed(seed % 2**63), found.forms
+    if kind == "written":
+        ids = texts(model, found, samples, generator)
+        return found.filled(lambda form: ids, samples)
     values = [values_of(form, samples, generator, structured=kind == "natural") for form in forms]
     real = [place for place, form in enumerate(forms) if form.below is None]
     for place in real:

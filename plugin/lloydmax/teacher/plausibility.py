@@ -21,7 +21,7 @@ from lloydmax.runtime.seeding import seeded
 
 LOOKED_AT = 64
 """Samples of the one forward pass."""
-_FEWEST, _VALUES = 4, 1 << 19
+_FEWEST, _VALUES = 2, 1 << 19
 """Samples of it where outputs are large, and values of each output that are compared."""
 FAR = 0.6
 """Mean distance over the channels of the first batch norm. Right inputs have 0.1 and less, those of another domain up
@@ -86,7 +86,7 @@ def _of_a_pass(teacher: nn.Module, source: Source, known: Outputs | None) -> lis
         if not heard:
             heard.append((name, norm, Moments.of(inputs)))
 
-    most = LOOKED_AT if known is None else _FEWEST * known.at_once(source.first(1))
+    most = LOOKED_AT if known is None else max(_FEWEST, known.at_once(source.first(1)))
     batch = source.first(min(LOOKED_AT, most))
     with evaluating(teacher), listening(teacher, hear):
         given = Batch((batch.to(device_of(teacher), channels_last=True).run(teacher),))

@@ -140,7 +140,8 @@ def _decoder(model: nn.Module, batch: Batch, said: str) -> str | None:
     if not takes or not re.search(rf"(must|have to) specify|{name}|NoneType", said):
         return None
     return (
-        f"The decoder has no input: give labels, or {name}, beside the others, int64 (N, T), in a dict by the names of the inputs"
+        f"The decoder has no input: give {name} beside the others, int64 (N, T), or labels, in a dict by the names of "
+        "the inputs"
     )
 
 

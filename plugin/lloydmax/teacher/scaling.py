@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -17,6 +17,8 @@ from lloydmax.data.inputs import Inputs
 from lloydmax.data.natural import Form
 from lloydmax.network.batch_norm import listening, statistics_gap, tracked
 from lloydmax.network.guard import guarded
+from lloydmax.network.private import own
+from lloydmax.network.trees import output_tensors
 from lloydmax.runtime.modes import device_of, evaluation_mode
 
 _FEW = 8
@@ -32,6 +34,12 @@ _BYTES, _LARGE, _NORMAL = 255.0, 16.0, 2.0
 """Range of pictures whose first layer asks for such a deviation; what normalized ones have at most."""
 _GOLDEN = 0.618
 """Step through loudness: any few samples in a row have all of it."""
+_TAILS = (1.75, 2.5)
+"""Deviations of the logarithms of powers."""
+_NOISE, _UNSTEADY = 0.03, 3.0
+"""Noise in the weights, in their root mean squares; how many times as much as in the best kind it may do."""
+_TOLD, _RIDGE = 2.5, 0.1
+"""Standard errors from 0 of a mean that biases tell; share of the mean square of a row in a regression on rows."""
 _USUAL = 0.5
 """Deviation of what the first layer of a trained network makes of its inputs, without its bias."""
 
@@ -53,36 +61,75 @@ def scaled(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -
     if form.mean is not None and form.deviation is not None:
         made = raw * form.deviation + form.mean
         if not form.pictures and form.mean > form.deviation / 10:
-            made[1::2] = _of_others(raw, form.deviation)[1::2]
+            made[1::2] = (_powers(raw) * form.deviation)[1::2]
         return made
-    wanted = _by_first_layer(model, raw, call) if alone else 1.0
-    return _of_pictures(raw, wanted) if form.pictures else _of_others(raw, wanted)
+    wanted, mean = _by_first_layer(model, form, raw, call) if alone else (1.0, torch.zeros(()))
+    if form.pictures and wanted >= _LARGE:
+        return _bright(raw) * _BYTES
+    if form.pictures and wanted <= _NORMAL:
+        bright = _SPREAD < float(mean.mean()) < 1 - _SPREAD
+        kinds = [_bright(raw)] if bright else [raw, _bright(raw)]
+    else:
+        loud = 2 ** (2 * (_GOLDEN * torch.arange(len(raw)) % 1) - 1)
+        sizes = wanted * loud.reshape(-1, *(1,) * (raw.dim() - 1))
+        wave = form.width == 1 and math.prod(form.shape) == max(form.shape, default=1)
+        kinds = [raw * sizes + mean, *([] if wave else [_powers(raw) * sizes + mean])]
+    return _in_turn(_steady(model, kinds, call) if alone else kinds)
 
 
-def _of_pictures(raw: Tensor, wanted: float) -> Tensor:
-    """From 0 to 255 where such a deviation is wanted; else half of them normalized, and half from 0 to 1."""
-    if _NORMAL < wanted < _LARGE:
-        return _of_others(raw, wanted)
-    bright = (_BRIGHT + _SPREAD * raw).clamp(0, 1)
-    if wanted >= _LARGE:
-        return bright * _BYTES
+def _bright(raw: Tensor) -> Tensor:
+    """From 0 to 1."""
+    return (_BRIGHT + _SPREAD * raw).clamp(0, 1)
+
+
+def _powers(raw: Tensor) -> Tensor:
+    """Positive, with long tails, of deviation 1 over all samples of one tail."""
     made = raw.clone()
-    made[1::2] = bright[1::2]
+    for place in range(min(2 * len(_TAILS), len(raw))):
+        powers = (_TAILS[place // 2] * raw[place :: 2 * len(_TAILS)]).exp()
+        made[place :: 2 * len(_TAILS)] = powers / powers.std(correction=0).clamp(min=1e-12)
     return made
 
 
-def _of_others(raw: Tensor, wanted: float) -> Tensor:
-    """Of about this deviation, half to twice as loud; half of them positive and with a long tail, as powers are."""
-    made = raw.clone()
-    powers = raw[1::2].exp()
-    made[1::2] = powers / powers.std(correction=0).clamp(min=1e-12) if len(powers) else powers
-    loud = 2 ** (2 * (_GOLDEN * torch.arange(len(raw)) % 1) - 1)
-    return made * wanted * loud.reshape(-1, *(1,) * (raw.dim() - 1))
+def _in_turn(kinds: Sequence[Tensor]) -> Tensor:
+    """Samples of these kinds in turn."""
+    made = kinds[0].clone()
+    for place in range(1, len(kinds)):
+        made[place :: len(kinds)] = kinds[place][place :: len(kinds)]
+    return made
 
 
-def _by_first_layer(model: nn.Module, raw: Tensor, call: Call) -> float:
-    """The deviation at which what the first layer makes of its inputs has the usual one; 1 where none is reached."""
-    heard: list[float] = []
+def _steady(model: nn.Module, kinds: Sequence[Tensor], call: Call) -> list[Tensor]:
+    """Those kinds for which noise in the weights changes the outputs little, as a share of how they differ between
+    samples: a network stands noise best where it was trained."""
+    if len(kinds) < 2:
+        return [*kinds]
+    generator, noisy = Generator().manual_seed(0), own(model)
+    with torch.no_grad():
+        for parameter in noisy.parameters():
+            if parameter.dim() > 1 and parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter.add_(noise * _NOISE * parameter.square().mean().sqrt())
+        shares = [_change(_outputs(model, call(kind[:_FEW])), _outputs(noisy, call(kind[:_FEW]))) for kind in kinds]
+    return [kind for kind, share in zip(kinds, shares, strict=True) if share <= _UNSTEADY * min(shares)]
+
+
+def _change(outputs: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The squared difference as a share of that between samples, of all outputs alike."""
+    shares = []
+    for one, other in zip(outputs, others, strict=True):
+        if one.is_floating_point() and one.shape == other.shape:
+            spread = (one - one.mean(0, keepdim=True)).double().square().sum()
+            shares.append(float((one - other).double().square().sum() / spread.clamp(min=1e-30)))
+    mean = sum(shares) / max(len(shares), 1)
+    return mean if math.isfinite(mean) else math.inf
+
+
+def _by_first_layer(model: nn.Module, form: Form, raw: Tensor, call: Call) -> tuple[float, Tensor]:
+    """The deviation at which what the first layer makes of its inputs has the usual one, 1 where none is reached; and
+    the mean that its biases take off, to be broadcast to a sample, 0 where they tell none."""
+    heard: list[tuple[float, Tensor]] = []
+    given = call(raw[:_FEW])
 
     def look(module: Any, args: Any, output: Any) -> None:
         if isinstance(module, nn.RNNBase):
@@ -90,7 +137,11 @@ def _by_first_layer(model: nn.Module, raw: Tensor, call: Call) -> float:
         else:
             axes = (-1,) if isinstance(module, nn.Linear) else (-1, *(1,) * (output.dim() - 2))
             made = output if module.bias is None else output - module.bias.reshape(axes)
-        heard.append(float(made.float().std()))
+        same = args[0].numel() == raw[:_FEW].numel() and bool(
+            (args[0].cpu().reshape(-1) == raw[:_FEW].reshape(-1)).all()
+        )
+        mean = _taken_off(module, form) if same else None
+        heard.append((float(made.float().std()), torch.zeros(()) if mean is None else mean))
         raise Reached
 
     with ExitStack() as stack:
@@ -98,8 +149,35 @@ def _by_first_layer(model: nn.Module, raw: Tensor, call: Call) -> float:
             if isinstance(module, (nn.Linear, _ConvNd, nn.RNNBase)):
                 stack.callback(module.register_forward_hook(look).remove)
         with torch.no_grad():
-            _run(model, call(raw[:_FEW]))
-    return _USUAL / heard[0] if heard and math.isfinite(heard[0]) and heard[0] > 0 else 1.0
+            _run(model, given)
+    if not heard or not math.isfinite(heard[0][0]) or not heard[0][0] > 0:
+        return 1.0, torch.zeros(())
+    return _USUAL / heard[0][0], heard[0][1]
+
+
+def _taken_off(layer: nn.Module, form: Form) -> Tensor | None:
+    """The mean of the inputs that the biases of a first layer take off, to be broadcast to a sample: a batch norm that
+    was folded, or training, centres what a layer gives. ``None``: they are not large enough to tell it.
+
+    One mean for all inputs is asked first, and where biases tell it, how each differs from it (ridge regression).
+    """
+    if isinstance(layer, nn.RNNBase) or getattr(layer, "bias", None) is None:
+        return None
+    weight, bias = layer.weight.detach().double().cpu(), layer.bias.detach().double().cpu()  # type: ignore[operator]
+    weight = weight.flatten(2).sum(2) if isinstance(layer, _ConvNd) else weight
+    sums, count = weight.sum(1), len(bias)
+    along = float(sums @ bias) ** 2 / max(float(sums @ sums) * float(bias @ bias), 1e-300)
+    if along * (count - 1) <= _TOLD**2 * (1 - along):
+        return None
+    common = -float(sums @ bias) / float(sums @ sums)
+    left, gram = bias + common * sums, weight @ weight.T
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(count, dtype=torch.float64)
+    each = common - weight.T @ torch.linalg.solve(gram + ridge, left)
+    if isinstance(layer, nn.Linear) and each.numel() == math.prod(form.shape):
+        return each.reshape(form.shape).float()
+    if isinstance(layer, nn.Linear) and form.shape[-1:] == each.shape:
+        return each.float()
+    return torch.tensor(common)
 
 
 def _by_norm(model: nn.Module, form: Form, raw: Tensor, call: Call) -> Tensor | None:
@@ -156,9 +234,13 @@ def _first_gap(model: nn.Module, batch: Batch) -> Tensor | None:
     return gaps[0] if gaps else None
 
 
-def _run(model: nn.Module, batch: Batch) -> None:
-    """A forward pass that a hook may end."""
+def _run(model: nn.Module, batch: Batch) -> Any:
+    """A forward pass that a hook may end: nothing then."""
     dtype = Inputs(model).dtype
     batch = batch.map(lambda t: t.to(dtype) if t.is_floating_point() and dtype is not None else t)
     with evaluation_mode(model), suppress(Reached):
-        guarded(model, lambda: batch.to(device_of(model)).run(model))
+        return guarded(model, lambda: batch.to(device_of(model)).run(model))
+
+
+def _outputs(model: nn.Module, batch: Batch) -> list[Tensor]:
+    return output_tensors(_run(model, batch), None)

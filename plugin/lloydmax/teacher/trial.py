@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.data import Batch, Source
+from lloydmax.data.batch import DECODER_REAL, REAL
+from lloydmax.data.padding import DECODER_INPUT, DECODER_MASKS, MASKS
 from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.guard import guarded
 from lloydmax.network.kinds import ROOT
@@ -29,9 +31,10 @@ _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
 _TELLING, _TELLING_VALUES = 32, 1 << 24
 """Samples, and values, from which it is told what the outputs are."""
+_VOCABULARY, _TOLD = 1 << 12, 1 << 21
+"""Classes that are very many, and values of such an output from which it is told what it is."""
 _OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
 """Samples of a batch that are tried in the end, to tell which a model takes."""
-_WITH_DECODER = "decoder_input_ids"
 
 
 def trial(
@@ -71,7 +74,7 @@ def tried(
 def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     given = source.first(_MANY)
     many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
-    mask = _mask(model, given, asked)
+    mask = _Mask.of(model, given, asked)
     try:
         first, second = _run(model, many), _run(model, few)
     except DataError as refused:
@@ -82,7 +85,10 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
         return _of_kinds(_told(_guessed(first, asked, len(usual)), first, mask, asked, usual), model, usual, first)
     found = _told(_found(first, second, asked), first, mask, asked, many)
+    del second
     size = min(_TELLING, max(_MANY, _TELLING_VALUES // max(tensor.numel() for tensor in found.read(first, many))))
+    if size == _MANY:
+        return _of_kinds(found, model, many, first)
     more = source.first(size)
     try:
         return _of_kinds(found, model, more, _run(model, more))
@@ -115,7 +121,16 @@ def _without_padding(found: Outputs, output: Any, inputs: Batch) -> list[Tensor]
     """Positions ``(N, T, C)`` that are no padding, as ``(positions, 1, C)``: all axes stay where they are."""
     whole = found.read(output, inputs)
     pairs = zip(whole, found.unpadded(whole, inputs), strict=True)
-    return [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
+    every = [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
+    return [_first(tensor) for tensor in every]
+
+
+def _first(tensor: Tensor) -> Tensor:
+    """Of an output ``(N, T, C)`` with very many classes the first positions: enough to tell what it is."""
+    if tensor.dim() != 3 or tensor.shape[2] < _VOCABULARY or tensor.numel() <= _TOLD:
+        return tensor
+    samples = max(1, min(len(tensor), _TOLD // tensor.shape[2]))
+    return tensor[:samples, : max(1, _TOLD // (samples * tensor.shape[2]))]
 
 
 def _of_one_size(model: nn.Module, source: Source) -> DataError | None:
@@ -201,9 +216,7 @@ def _guessed(output: Any, asked: AskedOutputs, samples: int) -> dict[Path, _Chan
     return {path: change for path, change in found.items() if change.samples is not None} or found
 
 
-def _told(
-    changes: dict[Path, _Change], output: Any, mask: str | int | None, asked: AskedOutputs, inputs: Batch
-) -> Outputs:
+def _told(changes: dict[Path, _Change], output: Any, mask: _Mask, asked: AskedOutputs, inputs: Batch) -> Outputs:
     tensors = _counted(output, asked)
     leaves = tuple(_leaf(path, change, tensors[path], asked) for path, change in changes.items())
     if isinstance(asked.classes, int) and all(leaf.classes is None for leaf in leaves):
@@ -214,7 +227,7 @@ def _told(
             "leave 'classes' out"
         )
     growth = sum(tensors[path].numel() for path in changes) / max(1, sum(given.numel() for given in inputs.tensors()))
-    found = Outputs(leaves, all(change.only for change in changes.values()), mask, asked, growth)
+    found = Outputs(leaves, all(change.only for change in changes.values()), mask.place, asked, mask.name, growth)
     found.check_mask(output, inputs)
     return found
 
@@ -229,21 +242,29 @@ def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> L
     return Leaf(path, change.samples, classes, tensor.dim())
 
 
-def _mask(model: nn.Module, batch: Batch, asked: AskedOutputs) -> str | int | None:
-    """Where in the inputs the mask is: its name, or its position."""
-    if asked.mask is None:
-        return None
-    try:
-        places = list(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        places = []
-    given = {*batch.kwargs, *places[: len(batch.args)]}
-    name = asked.mask
-    if name == "auto":
-        name = "decoder_attention_mask" if _WITH_DECODER in given else "attention_mask"
-    elif name not in given:
-        names = ", ".join(sorted(given)) or "unnamed ones"
-        raise RecoveryError(f"{asked.at('mask')}: {name!r} is not an input of the model; the data has {names}")
-    if name in batch.kwargs:
-        return name
-    return places.index(name) if name in given else None
+@dataclass(frozen=True)
+class _Mask:
+    """Where in the inputs the mask of the outputs is: its name, or its position; and what it is called."""
+
+    place: str | int | None = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Batch, asked: AskedOutputs) -> _Mask:
+        if asked.mask is None:
+            return cls()
+        try:
+            places = list(inspect.signature(model.forward).parameters)
+        except (TypeError, ValueError):
+            places = []
+        given = {*batch.kwargs, *places[: len(batch.args)]}
+        name: str | None = asked.mask
+        if name == "auto":
+            usual = (*DECODER_MASKS, DECODER_REAL) if DECODER_INPUT in given else (*MASKS, REAL)
+            name = next((one for one in usual if one in given or one in batch.beside), None)
+            if name is None:
+                return cls()
+        elif name not in given:
+            names = ", ".join(sorted(given)) or "unnamed ones"
+            raise RecoveryError(f"{asked.at('mask')}: {name!r} is not an input of the model; the data has {names}")
+        return cls(places.index(name), name) if name in places[: len(batch.args)] else cls(name, name)

@@ -13,11 +13,21 @@ from functools import cached_property
 import numpy as np
 import torch
 from lloydmax import Codebook
+from lloydmax.extend import native
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lloydmax_strategies.clustering.device_scan import DeviceScan
-from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
+from lloydmax_strategies.clustering.partition import (
+    SCARCE,
+    Floats,
+    desire,
+    outward,
+    panter_dite,
+    partition,
+    prefix,
+    total_of,
+)
 from lloydmax_strategies.clustering.scan import KEYS, Scan
 
 _TRUST = 2e-3  # spread within the intervals over the error that is left: up to here nothing is split
@@ -46,10 +56,20 @@ class Points:
         """The point in the middle of the mass."""
         return min(int(np.searchsorted(self.total, self.total[-1] / 2, side="right")), len(self.mass)) - 1
 
-    @property
+    @cached_property
     def centre(self) -> float:
         """Its value; moments are taken about it."""
         return float(self.middle[self.start])
+
+    @cached_property
+    def energy(self) -> float:
+        """Sum of squares of the means."""
+        return float((self.mass * np.square(self.middle)).sum())
+
+    @cached_property
+    def mean(self) -> float:
+        """Of everything."""
+        return float((self.mass * self.middle).sum() / self.total[-1])
 
     @cached_property
     def total(self) -> Floats:
@@ -75,18 +95,26 @@ class Points:
         """Mass and moment of everything not above each value."""
         at = np.searchsorted(self.high, values, side="right")
         inside = np.minimum(at, len(self.mass) - 1)
-        low, width = self.low[inside], self.high[inside] - self.low[inside]
-        part = np.clip((values - low) / np.where(width > 0, width, 1), 0, 1)
-        part = np.where((at == inside) & (width > 0), part, 0) * self.mass[inside]
+        low = self.low[inside]
+        width = self.high[inside] - low
+        wide = width > 0
+        part = np.minimum(np.maximum((values - low) / np.where(wide, width, 1), 0), 1)
+        part = np.where((at == inside) & wide, part, 0) * self.mass[inside]
         middle = (low + np.minimum(values, low + width)) / 2
         return self.total[at] + part, self.moment[at] + part * (middle - self.centre)
 
     def solve(self, k: int, dtype: torch.dtype) -> tuple[Tensor, float]:
         """k centroids, fewer than there are points, and their sum of squared errors."""
+        finest = max(_FINEST, KEYS // (8 * k))
+        if native.active():
+            return native.solve_points(self.low, self.high, self.mass, self.sums, k, finest, dtype)
+        return self.solve_in_python(k, finest, dtype)
+
+    def solve_in_python(self, k: int, finest: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """The twin of the native ``solve_points``; ``finest``: cells per centroid at which the search ends."""
         measure, expected = panter_dite(self.desire, k)
         squares = self.mass * np.square(self.middle - self.centre)
-        square = outward(squares, self.start)[None] if expected < SCARCE * squares.sum() else None
-        finest = max(_FINEST, KEYS // (8 * k))
+        square = outward(squares, self.start)[None] if expected < SCARCE * total_of(squares) else None
         borders = partition(self.total[None], self.moment[None], measure, k, square, finest)[0]
         means = self._means(self.total[borders], self.moment[borders], self.middle[np.maximum(borders[:-1], 1) - 1])
         centroids = torch.from_numpy(means).to(dtype)
@@ -98,7 +126,8 @@ class Points:
             if (np.abs(means - exact)[1:] <= _SETTLED * np.diff(exact)).all():
                 break
             centroids = torch.from_numpy(means).to(dtype)
-        return centroids, float((squares + self.spread).sum() - (np.diff(total) * np.square(means - self.centre)).sum())
+        explained = total_of(np.diff(total) * np.square(means - self.centre))
+        return centroids, max(0.0, float(total_of(squares + self.spread) - explained))
 
     def _means(self, total: Floats, moment: Floats, otherwise: Floats) -> Floats:
         """Means of the clusters between cumulative masses and moments; ``otherwise`` where there is no mass."""

@@ -124,15 +124,14 @@ def solve(
 def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Priced:
     """What the iteration makes of these centroids."""
     everything = points.total[-1]
-    bits, limits = np.zeros(len(centroids)), np.empty(0)
-    mass = bits
+    bits, mass = np.zeros(len(centroids)), np.empty(0)
     for _ in range(rounds):
-        kept, limits = cheapest(centroids, bits, price)
-        total, moment = (np.concatenate([[0.0], part]) for part in _up_to_end(points, limits))
-        mass = np.diff(total)
+        _, limits = cheapest(centroids, bits, price)
+        mass, moment = _between(points, limits)
         held = mass > 1e-9 * everything
-        mass = mass[held]
-        means = np.diff(moment)[held] / mass + points.centre
+        if not held.all():
+            mass, moment = mass[held], moment[held]
+        means = moment / mass + points.centre
         settled = len(means) == len(centroids) and bool(
             (np.abs(means - centroids) <= _SETTLED * np.abs(centroids).max()).all()
         )
@@ -140,19 +139,21 @@ def _settled(points: Points, centroids: Floats, price: float, rounds: int) -> Pr
         if settled:
             break
     kept, limits = cheapest(centroids, bits, price)
-    energy = float((points.mass * np.square(points.middle)).sum())
-    gain = float((mass * centroids**2).sum()) / energy if energy else 1.0
+    gain = float((mass * centroids**2).sum()) / points.energy if points.energy else 1.0
     return Priced(centroids[kept], limits, float((mass * bits).sum() / everything), gain)
 
 
-def _up_to_end(points: Points, limits: Floats) -> tuple[Floats, Floats]:
-    """Mass and moment up to each threshold and of everything; the moment counts from minus infinity."""
-    total, moment = points.up_to(limits)
-    start = points.moment[0]
-    return np.append(total, points.total[-1]), np.append(moment, points.moment[-1]) - start
+def _between(points: Points, limits: Floats) -> tuple[Floats, Floats]:
+    """Mass and moment below the first threshold, between each and the next, and above the last."""
+    total, moment = (np.empty(len(limits) + 2) for _ in range(2))
+    total[0], total[-1], moment[0], moment[-1] = 0.0, points.total[-1], 0.0, points.moment[-1] - points.moment[0]
+    total[1:-1], moment[1:-1] = points.up_to(limits)
+    moment[1:-1] -= points.moment[0]
+    return total[1:] - total[:-1], moment[1:] - moment[:-1]
 
 
 def _evenly(points: Points, step: float) -> Floats:
     """Those of the evenly spaced centroids that are the nearest to some point, ascending."""
-    centre = float((points.mass * points.middle).sum() / points.total[-1])
-    return centre + step * np.unique(np.rint((points.middle - centre) / step))
+    nearest = np.rint((points.middle - points.mean) / step)
+    first = np.append(True, nearest[1:] != nearest[:-1])
+    return points.mean + step * nearest[first]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from lloydmax.extend import code_dtype
+from lloydmax.extend import code_dtype, native
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lloydmax_strategies.clustering.partition import SCARCE, Floats, desire, outward, panter_dite, partition, prefix
+from lloydmax_strategies.clustering.partition import (
+    SCARCE,
+    Floats,
+    desire,
+    outward,
+    panter_dite,
+    partition,
+    prefix,
+    total_of,
+)
 
 _BATCH = 1 << 18  # weights that are worked on at once
 _COMPARE = 32  # up to so many centroids, codes are found by comparing with every threshold
@@ -29,6 +38,15 @@ def fit_rows(rows: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, T
     """
     n, m = rows.shape
     k = min(k, m)
+    if native.active():
+        centroids, codes = native.fit_rows(rows, importance, k, code_dtype(k))
+        return centroids, codes.to(code_dtype(centroids.shape[1]))
+    return fit_in_python(rows, importance, k)
+
+
+def fit_in_python(rows: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """The twin of the native :func:`fit_rows`: the same, bit for bit; k is at most m."""
+    n, m = rows.shape
     centroids = torch.empty((n, k), dtype=rows.dtype)
     codes = torch.empty((n, m), dtype=code_dtype(k))
     step, used = max(1, _BATCH // m), 1
@@ -36,7 +54,7 @@ def fit_rows(rows: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, T
         part = slice(start, start + step)
         mass = None if importance is None else importance[part].double().numpy()
         values = rows[part].float()
-        found, count = _centroids(values.numpy(), mass, k, rows.dtype)
+        found, count = _centroids(values.numpy() + np.float32(0), mass, k, rows.dtype, n > 1)
         centroids[part] = found
         codes[part] = nearest(values, thresholds(found))
         used = max(used, count)
@@ -72,7 +90,9 @@ def nearest(values: Tensor, limits: Tensor) -> Tensor:
     return torch.from_numpy(codes)
 
 
-def _centroids(values: NDArray[np.float32], mass: Floats | None, k: int, dtype: torch.dtype) -> tuple[Tensor, int]:
+def _centroids(
+    values: NDArray[np.float32], mass: Floats | None, k: int, dtype: torch.dtype, brief: bool
+) -> tuple[Tensor, int]:
     """Centroids ``(n, k)`` in ``dtype``, padded, and the most that a row needs."""
     if mass is None:
         ordered, weight = np.sort(values, axis=1), None
@@ -94,13 +114,15 @@ def _centroids(values: NDArray[np.float32], mass: Floats | None, k: int, dtype: 
     many = np.flatnonzero(distinct > k)
     if len(many):
         own_weight = None if weight is None else weight[many]
-        centroids[many] = _means(ordered[many], own_weight, k, dtype)
+        centroids[many] = _means(ordered[many], own_weight, k, dtype, brief)
     for row in many[(centroids[many, 1:] == centroids[many, :-1]).any(axis=1)]:
         centroids[row] = _distinct(ordered[row], None if weight is None else weight[row], k, dtype)
     return torch.from_numpy(centroids).to(dtype), int(min(k, distinct.max()))
 
 
-def _means(ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: torch.dtype) -> Floats:
+def _means(
+    ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: torch.dtype, brief: bool = False
+) -> Floats:
     """Centroids of rows that have more than k distinct values."""
     n, m = ordered.shape
     centre = ordered[:, m // 2, None].astype(np.float64)
@@ -111,13 +133,13 @@ def _means(ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: t
         mass, weighted = prefix(weight), values * weight
     moment, wanted = outward(weighted, m // 2), desire(values, weight)
     measure, error = panter_dite(wanted, k)
-    scarce = error < SCARCE * np.einsum("ij,ij->i", weighted, values)
+    scarce = error < SCARCE * total_of(weighted * values)
     borders = np.empty((n, k + 1), np.int64)
     for part in (np.flatnonzero(~scarce), np.flatnonzero(scarce)):
         if len(part):
             square = outward(weighted[part] * values[part], m // 2) if scarce[part[0]] else None
             every = slice(None) if len(part) == n else part
-            borders[part] = partition(mass[every], moment[every], measure[every], k, square)
+            borders[part] = partition(mass[every], moment[every], measure[every], k, square, brief=brief)
     table = torch.from_numpy(ordered)
     centroids = np.zeros((n, k))
     for _ in range(_SETTLE):
@@ -136,8 +158,8 @@ def _means(ordered: NDArray[np.float32], weight: Floats | None, k: int, dtype: t
 def _distinct(values: NDArray[np.float32], weight: Floats | None, k: int, dtype: torch.dtype) -> Floats:
     """Centroids ``(k,)`` of one row, no two of them equal but for the last: its distinct values and how often they
     occur; between equal values there are no borders then."""
-    own, first = np.unique(values, return_index=True)
-    counts = np.add.reduceat(np.ones(len(values)) if weight is None else weight, first)
-    own, counts = own[counts > 0], counts[counts > 0]
+    held = values if weight is None else values[weight > 0]
+    own, owner = np.unique(held, return_inverse=True)
+    counts = np.bincount(owner, None if weight is None else weight[weight > 0]).astype(np.float64)
     found = np.unique(own if len(own) <= k else _means(own[None], counts[None], k, dtype))
     return np.concatenate([found, np.full(k - len(found), found[-1])])

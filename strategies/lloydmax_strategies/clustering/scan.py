@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from lloydmax.extend import code_dtype
+from lloydmax.extend import code_dtype, native
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +24,8 @@ RANGE = 1e-30, 1e37  # of distances from the centre that float32 can compute wit
 _FUZZ = 1 / 32  # of an interval: more than float32 rounding can carry a value past its edge
 SAMPLE = 1 << 13  # weights of which centre and scale are taken
 # Weights at once in each kind of pass, so that its temporaries stay in the cache.
-_MAP_CHUNK, _COUNT_CHUNK, _SUM_CHUNK, _CODE_CHUNK = 1 << 15, 1 << 18, 1 << 17, 1 << 17
+_MAP_CHUNK, _CODE_CHUNK = 1 << 15, 1 << 17
+_COUNT_CHUNK = 1 << 20  # larger: there are 65,536 sums for each
 _PASSES, _SETTLED = 3, 0.01  # passes at most; how far a centroid still moves, of the way to the next
 
 
@@ -50,7 +51,7 @@ class Scan:
             self.low, self._order = patterns(weight.dtype)
             self.high = self.low
             self._keys = weight.view(torch.int16).numpy().view(np.uint16)
-        mass, moment = self._together() or self._apart()
+        mass, moment = self._counted()
         self.mass, self.moment = mass[self._order], moment[self._order]
 
     @property
@@ -62,59 +63,17 @@ class Scan:
         """Fill the keys; the interval of every key."""
         values, keys = self._values, self._keys.view(np.int16)
         centre, scale = centre_and_scale(values)
-        shifted, size = np.empty((2, min(self.size, _MAP_CHUNK)), np.float32)
-        top = 0.0
-        with np.errstate(all="ignore"):
-            for part in _chunks(self.size, _MAP_CHUNK):
-                chunk = values[part]
-                u, a = shifted[: len(chunk)], size[: len(chunk)]
-                np.subtract(chunk, centre, out=u)
-                np.abs(u, out=a)
-                top = max(top, float(a.max()))
-                a += scale
-                u /= a
-                u *= np.float32(STEPS)
-                keys[part] = u
+        fill = native.float_keys if native.active() else float_keys
+        top = fill(values, centre, scale, keys)
         if not RANGE[0] < top < RANGE[1]:
             self._keys.fill(0)
             return one_interval(float(values.min()), float(values.max()))
         return intervals(float(centre), float(scale), top)
 
-    def _together(self) -> tuple[Floats, Floats] | None:
-        """Mass and moment of the keys from one sum: that of the values plus a constant far above them all.
-
-        The sum over the constant is the mass, but for a fraction that the narrow interval of the key keeps below
-        one half; what is left of the sum is the moment. ``None`` where the digits of float64 do not suffice.
-        """
-        width, reach = self.high - self.low, max(abs(self.low[0]), abs(self.high[-1]))
-        narrow = width[width > 0].min(initial=np.inf)
-        if self.exact or self._importance is not None or not 2.0**-60 * reach < narrow < np.inf:
-            return None
-        lift = 2.0 ** np.ceil(np.log2(max(4 * reach, 2.0**29 * narrow)))
-        if lift > 2.0**37 * narrow:
-            return None
-        total, lifted = np.zeros(KEYS), np.empty(min(self.size, _SUM_CHUNK))
-        for part in _chunks(self.size, _SUM_CHUNK):
-            values = lifted[: part.stop - part.start]
-            values[:] = self._values[part]
-            values += lift
-            total += np.bincount(self._keys[part], values, KEYS)
-        mass = np.rint(total / (self._table((self.low + self.high) / 2) + lift))
-        if mass.sum() != self.size or (mass * self._table(width)).max() >= lift / 2:
-            return None
-        return mass, total - mass * lift
-
-    def _apart(self) -> tuple[Floats, Floats]:
+    def _counted(self) -> tuple[Floats, Floats]:
         """Mass and moment of the keys."""
-        mass, moment = np.zeros((2, KEYS))
-        for part in _chunks(self.size, _COUNT_CHUNK):
-            keys, importance = self._keys[part], None if self._importance is None else self._importance[part]
-            mass += np.bincount(keys, importance, KEYS)
-            if not self.exact:
-                values = self._values[part]
-                moment += np.bincount(
-                    keys, values if importance is None else values * importance.astype(np.float64), KEYS
-                )
+        count = native.count_keys if native.active() else count_keys
+        mass, moment = count(self._keys, None if self.exact else self._values, self._importance)
         return mass, mass * self._table(self.low) if self.exact else moment
 
     def select(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], Floats | None]:
@@ -172,19 +131,72 @@ class Scan:
         table = self._table(np.where(sure, code, mark).astype(dtype))
         mass = np.bincount(code[sure], self.mass[sure], k)
         moment = np.bincount(code[sure], self.moment[sure], k)
-        codes = np.empty(self.size, dtype)
-        for part in _chunks(self.size, _CODE_CHUNK):
-            here = codes[part]
-            table.take(self._keys[part], out=here, mode="wrap")
-            at = np.flatnonzero(here == mark) if not self.exact else ()
-            if len(at):
-                values = self._values[part][at]
-                weights = None if self._importance is None else self._importance[part][at].astype(np.float64)
-                here[at] = nearest = np.searchsorted(limits, values)
-                mass += np.bincount(nearest, weights, k)
-                moment += np.bincount(nearest, values if weights is None else values * weights, k)
+        look_up = native.look_up if native.active() else look_up_in_python
+        values = None if self.exact else self._values
+        codes = look_up(self._keys, values, self._importance, table, mark, limits, mass, moment)
         means = np.where(mass > 0, moment / np.where(mass > 0, mass, 1), centroids.double().numpy())
         return torch.from_numpy(codes), torch.from_numpy(means)
+
+
+def float_keys(
+    values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]
+) -> float:
+    """Fill the keys of values; the largest distance from the centre. The twin of the native one."""
+    shifted, size = np.empty((2, min(len(values), _MAP_CHUNK)), np.float32)
+    top = 0.0
+    with np.errstate(all="ignore"):
+        for part in _chunks(len(values), _MAP_CHUNK):
+            chunk = values[part]
+            u, a = shifted[: len(chunk)], size[: len(chunk)]
+            np.subtract(chunk, centre, out=u)
+            np.abs(u, out=a)
+            top = max(top, float(a.max()))
+            a += scale
+            u /= a
+            u *= np.float32(STEPS)
+            keys[part] = u
+    return top
+
+
+def count_keys(
+    keys: NDArray[np.uint16], values: NDArray[np.float32] | None, importance: NDArray[np.float32] | None
+) -> tuple[Floats, Floats]:
+    """Mass, and moment where there are values, of every key ``(65536,)``. The twin of the native one."""
+    mass, moment = np.zeros((2, KEYS))
+    for part in _chunks(len(keys), _COUNT_CHUNK):
+        here, weights = keys[part], None if importance is None else importance[part]
+        mass += np.bincount(here, weights, KEYS)
+        if values is not None:
+            each = values[part] if weights is None else values[part] * weights.astype(np.float64)
+            moment += np.bincount(here, each, KEYS)
+    return mass, moment
+
+
+def look_up_in_python(
+    keys: NDArray[np.uint16],
+    values: NDArray[np.float32] | None,
+    importance: NDArray[np.float32] | None,
+    table: NDArray,
+    mark: int,
+    limits: NDArray[np.float32],
+    mass: Floats,
+    moment: Floats,
+) -> NDArray:
+    """Codes by a table of the keys; of those that have the code ``mark`` there, where values are given, by the limits
+    between centroids, and their masses and moments are added. The twin of the native ``look_up``."""
+    k = len(mass)
+    codes = np.empty(len(keys), table.dtype)
+    for part in _chunks(len(keys), _CODE_CHUNK):
+        here = codes[part]
+        table.take(keys[part], out=here, mode="wrap")
+        at = np.flatnonzero(here == mark) if values is not None else ()
+        if values is not None and len(at):
+            chosen = values[part][at]
+            weights = None if importance is None else importance[part][at].astype(np.float64)
+            here[at] = nearest = np.searchsorted(limits, chosen)
+            mass += np.bincount(nearest, weights, k)
+            moment += np.bincount(nearest, chosen if weights is None else chosen * weights, k)
+    return codes
 
 
 def intervals(centre: float, scale: float, top: float) -> tuple[Floats, Floats]:
@@ -225,7 +237,9 @@ def centre_and_scale(values: NDArray[np.float32]) -> tuple[np.float32, np.float3
     distance = np.abs(sample - np.float64(centre))
     if not distance.any():
         distance = np.abs(np.array([values.min(), values.max()]) - np.float64(centre))
-    first, second, third, fourth = (float(np.mean(distance**power)) for power in (1, 2, 3, 4))
+    square = distance * distance
+    powers = (distance, square, square * distance, square * square)
+    first, second, third, fourth = (float(np.mean(power)) for power in powers)
     scales = max(first, 1e-30) * np.exp2(np.linspace(-8, 16, 97))
     width = scales**2 + 4 * scales * first + 6 * second + 4 * third / scales + fourth / scales**2
     return centre, np.float32(scales[width.argmin()])

@@ -12,10 +12,14 @@ _MOST = 4.0
 
 
 class Pair:
-    """Of one batch after the other, channel by channel, in float64."""
+    """Of one batch after the other, channel by channel, in float64.
 
-    def __init__(self) -> None:
-        self.count = 0
+    Args:
+        covariance: whether a relative :meth:`shift` will be asked for.
+    """
+
+    def __init__(self, covariance: bool = False) -> None:
+        self.count, self._covariance = 0, covariance
         self._mean = self._squares = self._products = torch.zeros(())
 
     def add(self, wanted: Tensor, found: Tensor) -> None:
@@ -26,7 +30,8 @@ class Pair:
             return
         mean = both.mean(2, keepdim=True)
         both = both - mean
-        squares, products = both.square().sum(2, dtype=torch.float64), (both[0] * both[1]).sum(1, dtype=torch.float64)
+        squares = both.square().sum(2, dtype=torch.float64)
+        products = (both[0] * both[1]).sum(1, dtype=torch.float64) if self._covariance else squares[0]
         mean = mean[:, :, 0].double()
         if self.count:
             shift, total = mean - self._mean, self.count + count
@@ -36,6 +41,11 @@ class Pair:
             mean = self._mean + shift * (count / total)
         self._mean, self._squares, self._products = mean, squares, products
         self.count += count
+
+    @property
+    def found(self) -> Tensor:
+        """The mean of what the layer computes, ``(channels,)``."""
+        return self._mean[1]
 
     def shift(self, relative: bool) -> Tensor:
         """What the bias of the layer lacks, ``(channels,)``."""

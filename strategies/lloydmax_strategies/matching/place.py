@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,24 +72,23 @@ class Place:
             read: gives what both modules see, call by call, anew whenever it is called.
             how: it is done.
         """
-        moved: list[list[Tensor]] = []
+        moved: list[list[list[Tensor]]] = []
         for stage in self._stages:
             last = stage is self._stages[-1]
             kept = [] if last else list(read())
             read = read if last else partial(iter, kept)
             known: list[Products] = []
             for _ in range(1 + (stage.again and how.rounds)):
-                if how.scales:
-                    yield from self._scaled(stage, self._both(stage, twin, read(), known), twin)
-                for change, *figures in self._shifted(stage, self._both(stage, twin, read(), known), twin, how):
-                    moved.append(figures)
-                    yield change
+                change, *figures = self._change(stage, self._both(stage, twin, read(), known), twin, how)
+                moved.append(figures)
+                yield change
             if not last:
                 kept = [(stage.after(twin, wanted), stage.after(self._module, had)) for wanted, had in kept]
                 read = partial(iter, kept)
-        if moved:
-            shifts, variances = map(torch.cat, zip(*moved, strict=True))
-            self.moved = float((shifts.square().mean() / variances.mean().clamp(min=1e-30)).sqrt())
+        if shifts := [one for found, _ in moved for one in found]:
+            square = torch.cat(shifts).square().mean()
+            usual = torch.cat([one for _, found in moved for one in found]).mean()
+            self.moved = float((square / usual.clamp(min=1e-30)).sqrt())
 
     def _both(
         self, stage: Stage, twin: nn.Module, seen: Iterable[Seen], known: list[Products]
@@ -101,39 +100,75 @@ class Place:
                 known.append(theirs)
             yield theirs, stage.products(self._module, had)
 
-    def _scaled(self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module) -> Iterator[Change]:
-        names = [(number, name) for number, one in enumerate(stage.sums) for name in one.weights if name in self._alone]
-        pairs = {key: Pair() for key in names}
-        for theirs, ours in both if pairs else ():
-            for (number, name), pair in pairs.items():
-                pair.add(theirs[number][name], ours[number][name])
-        parts: dict[str, list[Tensor]] = {}
-        for (_, name), pair in pairs.items():  # sums are in the order of the channels of each weight
-            parts.setdefault(name, []).append(pair.variances())
-        for name, part in parts.items():
-            yield partial(_scale, self._alone[name], torch.cat(part, 1), tensor_at(twin, name))
-
-    def _shifted(
+    def _change(
         self, stage: Stage, both: Iterable[tuple[Products, Products]], twin: nn.Module, how: How
-    ) -> Iterator[tuple[Change, Tensor, Tensor]]:
-        pairs = {number: Pair() for number, one in enumerate(stage.sums) if one in self.biases}
-        for theirs, ours in both if pairs else ():
-            for number, pair in pairs.items():
-                one = stage.sums[number]
-                pair.add(_total(twin, stage, one, theirs[number]), _total(self._module, stage, one, ours[number]))
-        for number, pair in pairs.items():
-            one, shift = stage.sums[number], pair.shift(how.relative and not stage.again)
-            bias = tensor_at(self._module, self.biases[one])
-            assert bias is not None
-            yield partial(_shift, bias[one.channels], shift), shift, pair.variances()[0]
+    ) -> tuple[Change, list[Tensor], list[Tensor]]:
+        """One change of a stage, told by one reading: the shifts are those of what is scaled. Beside it the shifts, and
+        the variances of the original's sums."""
+        parts = {(number, name): Pair() for number, name in self._scalable(stage, twin) if how.scales}
+        sums = {number: Pair(how.relative) for number, one in enumerate(stage.sums) if one in self.biases}
+        if stage.biased and not how.relative:  # a sum that is one product
+            sums |= {number: pair for (number, _), pair in parts.items() if number in sums}
+        for theirs, ours in both if parts or sums else ():
+            for (number, name), pair in parts.items():
+                pair.add(theirs[number][name], ours[number][name])
+            for number, pair in sums.items():
+                if pair not in parts.values():
+                    one = stage.sums[number]
+                    pair.add(_total(twin, stage, one, theirs[number]), _total(self._module, stage, one, ours[number]))
+        factors, made = self._factors(parts, twin)
+        shifts: dict[Sum, Tensor] = {}
+        for number, pair in sums.items():
+            one = stage.sums[number]
+            shifts[one] = pair.shift(how.relative and not stage.again)
+            for key in (key for key in factors if key[0] == number):
+                bias = sum(_biases(self._module, one)) if stage.biased else 0
+                shifts[one] = shifts[one] - (factors[key] - 1) * (parts[key].found - bias)
+
+        def change() -> None:
+            for centroids, scaled in made:
+                centroids.copy_(scaled)
+            for one, shift in shifts.items():
+                bias = tensor_at(self._module, self.biases[one])
+                assert bias is not None
+                bias[one.channels].add_(shift.to(bias))
+
+        return torch.no_grad()(change), [*shifts.values()], [pair.variances()[0] for pair in sums.values()]
+
+    def _scalable(self, stage: Stage, twin: nn.Module) -> Iterator[tuple[int, str]]:
+        """The products that a factor of the centroids scales, each by the number of its sum and the name of its
+        weight."""
+        for number, one in enumerate(stage.sums):
+            yield from ((number, name) for name in one.weights if name in self._alone and stage.linear(twin))
+
+    def _factors(
+        self, parts: Mapping[tuple[int, str], Pair], twin: nn.Module
+    ) -> tuple[dict[tuple[int, str], Tensor], list[tuple[Tensor, Tensor]]]:
+        """By what each channel of the products is multiplied, float64, and the centroids with what they become."""
+        factors: dict[tuple[int, str], Tensor] = {}
+        made: list[tuple[Tensor, Tensor]] = []
+        for name in dict.fromkeys(name for _, name in parts):
+            keys = [key for key in parts if key[1] == name]  # sums are in the order of the channels of each weight
+            variances = [parts[key].variances() for key in keys]
+            found = _scaled(self._alone[name], torch.cat(variances, 1), tensor_at(twin, name))
+            if found is not None:
+                factor, *change = found
+                made.append((change[0], change[1]))
+                factors |= dict(zip(keys, factor.split([v.shape[1] for v in variances]), strict=True))
+        return factors, made
 
 
 def _total(module: nn.Module, stage: Stage, one: Sum, products: dict[str, Tensor]) -> Tensor:
     """A sum of a module, ``(channels, n)``, from what its weights give."""
     first, *others = products.values()
-    biases = [] if stage.biased else [tensor_at(module, name) for name in one.biases]
-    others += [bias[one.channels, None].float() for bias in biases if bias is not None]
+    others += [] if stage.biased else [bias[:, None].float() for bias in _biases(module, one)]
     return sum(others, start=first)
+
+
+def _biases(module: nn.Module, one: Sum) -> list[Tensor]:
+    """Those that are added to a sum, ``(channels,)`` each."""
+    found = (tensor_at(module, name) for name in one.biases)
+    return [bias[one.channels] for bias in found if bias is not None]
 
 
 def places(student: nn.Module) -> dict[nn.Module, Place]:
@@ -160,17 +195,14 @@ def _alone(held: dict[str, Held], uses: Counter[int]) -> dict[str, Held]:
 
 
 @torch.no_grad()
-def _scale(held: Held, variances: Tensor, original: Tensor | None) -> None:
-    """Unless zeros would be nearer to the original weights."""
+def _scaled(held: Held, variances: Tensor, original: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """By what each channel of the products is multiplied, the centroids, and what they become; ``None`` where zeros
+    would be nearer to the original weights then."""
     weight, centroids = held
     owners = weight.layout.owners(centroids.device)
     owners = owners.repeat(variances.shape[1] // len(owners))  # groups of transposed convolutions share an axis
     factor = ratio(variances, owners)
     scaled = centroids * factor.view(-1, *[1] * (centroids.dim() - 1)).to(centroids)
-    if original is None or (weight(scaled) - original).square().sum() <= original.square().sum():
-        centroids.copy_(scaled)
-
-
-@torch.no_grad()
-def _shift(bias: Tensor, shift: Tensor) -> None:
-    bias.add_(shift.to(bias))
+    if original is not None and (weight(scaled) - original).square().sum() > original.square().sum():
+        return None
+    return factor[owners], centroids, scaled

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lloydmax.extend import Batch
+from lloydmax.extend import Batch, Channels
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
@@ -70,6 +70,10 @@ class Stage(ABC):
     def products(self, module: Any, seen: Any) -> Products:
         """What the weights give for one call: ``seen`` is a :class:`Batch`, or what the module returned."""
 
+    def linear(self, module: nn.Module) -> bool:
+        """Whether what the weights give is linear in them."""
+        return True
+
     def operands(self, module: Any, seen: Any) -> dict[str, Tensor]:
         """What each weight multiplies, ``(groups, n, columns)``, each group for as many rows of the weight; of weights
         that are missing, others have to know."""
@@ -112,6 +116,9 @@ class _Plain(Stage):
     def __init__(self, module: nn.Module) -> None:
         self._spatial = len(module.kernel_size) if isinstance(module, _ConvNd) else None
         self.sums = (Sum(("weight",), ("bias",)),)
+
+    def linear(self, module: nn.Module) -> bool:
+        return Channels(module).linear
 
     def products(self, module: Any, seen: Any) -> Products:
         y = module.forward(*seen.args, **seen.kwargs) if isinstance(seen, Batch) else seen

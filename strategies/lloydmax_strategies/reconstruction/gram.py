@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,25 +35,27 @@ class Gram:
     def __init__(self, groups: int, columns: int, device: torch.device) -> None:
         self._products = torch.zeros((groups, columns, columns), dtype=torch.float64, device=device)
         self._sums = torch.zeros((groups, columns), dtype=torch.float64, device=device)
-        self._rows = 0
+        self.rows = torch.zeros(groups, dtype=torch.float64, device=device)
 
-    def add(self, x: Tensor) -> None:
-        """Take in rows ``(groups, n, columns)``."""
+    def add(self, x: Tensor, where: slice = slice(None)) -> None:
+        """Take in rows ``(groups, n, columns)`` of these groups."""
         rows = x.detach().float()
-        self._products += rows.mT @ rows
-        self._sums += rows.sum(1, dtype=torch.float64)
-        self._rows += rows.shape[1]
+        self._products[where] += rows.mT @ rows
+        self._sums[where] += rows.sum(1, dtype=torch.float64)
+        self.rows[where] += rows.shape[1]
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """The mean of ``x x^T``, ``(groups, columns, columns)``, and of ``x``, ``(groups, columns)``; float64."""
-        return self._products / max(self._rows, 1), self._sums / max(self._rows, 1)
+        """The mean of ``x x^T``, ``(groups, columns, columns)``, and of ``x``, ``(groups, columns)``; float64. Of a
+        group that has seen no row, zeros."""
+        rows = self.rows.clamp(min=1)
+        return self._products / rows[:, None, None], self._sums / rows[:, None]
 
 
-class LayerGram(Gram):
-    """``X^T X`` of a convolution or linear layer, for each group of its channels.
+class LayerRows:
+    """What a convolution or linear layer multiplies, for each group of its channels.
 
-    A column of ``X`` is what one weight of an output channel multiplies, a row one position of one sample, as the layer
-    itself hands them to PyTorch: padding of its own making is seen, too.
+    A column is what one weight of an output channel multiplies, a row one position of one sample, as the layer itself
+    hands them to PyTorch: padding of its own making is seen, too.
 
     Args:
         layer: called with one input.
@@ -63,11 +65,9 @@ class LayerGram(Gram):
 
     def __init__(self, layer: nn.Module, weight: Tensor, most: int | None = None) -> None:
         self._layer, self._weight, self._most = layer, weight, most
-        groups, _, columns = Channels(layer).by_group(weight).flatten(2).shape
-        super().__init__(groups, columns, weight.device)
 
-    def add(self, x: Tensor) -> None:
-        """Take in one input of the layer.
+    def of(self, x: Tensor) -> Iterator[Tensor]:
+        """The rows ``(groups, n, columns)`` of one input of the layer.
 
         Raises:
             NotPlain: the weight is not used once, as it is, by a convolution or a product.
@@ -85,9 +85,25 @@ class LayerGram(Gram):
         padded = _padded(given, spatial, call)
         each = padded[0].numel() * self._weight[0, 0].numel()
         for part in padded.split(max(1, _FLOATS // max(each, 1))):
-            rows = _unfolded(part, spatial, call)
-            every = rows.shape[1] * len(padded) // len(part)
-            super().add(rows if self._most is None else rows[:, :: -(-every // self._most)])
+            yield _unfolded(part, spatial, call, len(padded) / len(part), self._most)
+
+
+class LayerGram(Gram):
+    """``X^T X`` of a convolution or linear layer, for each group of its channels, from its inputs.
+
+    Args:
+        layer, weight, most: see :class:`LayerRows`.
+    """
+
+    def __init__(self, layer: nn.Module, weight: Tensor, most: int | None = None) -> None:
+        self._seen = LayerRows(layer, weight, most)
+        groups, _, columns = Channels(layer).by_group(weight).flatten(2).shape
+        super().__init__(groups, columns, weight.device)
+
+    def add(self, x: Tensor, where: slice = slice(None)) -> None:
+        """Take in one input of the layer; raises as :meth:`LayerRows.of`."""
+        for rows in self._seen.of(x):
+            super().add(rows, where)
 
 
 class _Calls(TorchFunctionMode):
@@ -115,10 +131,11 @@ def _padded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
     return F.pad(x, sides)
 
 
-def _unfolded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
-    """``(groups, rows, columns)`` of a padded input."""
+def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most: int | None) -> Tensor:
+    """``(groups, rows, columns)`` of a padded input, one of so many parts, of all of which at most so many rows are
+    wanted, evenly spaced."""
     if not spatial:
-        return x[None]
+        return x[None, :: _step(len(x) * parts, most)]
     kernel = call["weight"].shape[2:]
     steps, spread = _each(call, "stride", spatial), _each(call, "dilation", spatial)
     for axis, (size, step, dilation) in enumerate(zip(kernel, steps, spread, strict=True), start=2):
@@ -126,7 +143,18 @@ def _unfolded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
     groups = call.get("groups", 1)
     x = x.unflatten(1, (groups, -1))  # samples, groups, inputs of a group, *positions, *kernel
     places, offsets = range(3, 3 + spatial), range(3 + spatial, 3 + 2 * spatial)
-    return x.permute(1, 0, *places, 2, *offsets).reshape(groups, -1, x.shape[2] * math.prod(kernel))
+    x = x.permute(1, 0, *places, 2, *offsets)
+    shape = [*x.shape[1 : 2 + spatial]]
+    if (step := _step(math.prod(shape) * parts, most)) > 1:
+        rows = torch.arange(0, math.prod(shape), step, device=x.device)
+        picked: list[Any] = [slice(None), *torch.unravel_index(rows, shape)]
+        x = x[tuple(picked)]
+    return x.reshape(groups, -1, math.prod(x.shape[-1 - spatial :]))
+
+
+def _step(rows: float, most: int | None) -> int:
+    """One row in how many is wanted."""
+    return 1 if most is None else max(1, -(-round(rows) // most))
 
 
 def _each(call: dict[str, Any], name: str, spatial: int) -> list[int]:

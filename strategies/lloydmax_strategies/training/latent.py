@@ -44,8 +44,12 @@ class StraightThrough(nn.Module):
         super().__init__()
         self.held = holder, centroids  # of another module: not to be registered
         whole = float(weight.square().mean().sqrt().clamp(min=1e-12))
-        others = [dim for dim in range(weight.dim()) if dim != holder.layout.axis]
-        each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
+        layout = holder.layout
+        others = [dim for dim in range(weight.dim()) if dim != layout.axis]
+        if layout.matrices > 1:
+            each = layout.spread(layout.channels_first(weight).flatten(1).square().mean(1).sqrt())
+        else:
+            each = weight.square().mean(others, keepdim=True).sqrt() if others else torch.tensor(whole)
         self.scale = each.clamp(min=_LEAST * whole).to(weight.device)
         self.latent = nn.Parameter(weight / self.scale)
         self.free = holder.layout.free(weight) if holder.zeros else None

@@ -16,8 +16,18 @@ LAYOUTS = [
     Layout((6, 4, 3), 5, "tensor", block=4),
     Layout((4, 6, 3), 5, "channel", axis=1, block=6),
     Layout((7, 4, 3), 5, "group:3", block=3),
+    Layout((3, 4, 5), 2, "channel", axis=1, matrices=3),
+    Layout((3, 5, 4), 2, "channel", axis=2, matrices=3),
+    Layout((12, 5), 3, "group:2", axis=1, matrices=3),
+    Layout((6, 5, 4), 3, "group:3", axis=2, block=5, matrices=3),
     Layout((), 2),
 ]
+
+
+def _first(layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
+    """Matrix by matrix, the output channels first."""
+    parts = tensor.chunk(layout.matrices)
+    return torch.cat([part.movedim(layout.axis, 0).flatten(1) for part in parts])
 
 
 def _counted(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,8 +46,8 @@ def test_every_weight_is_the_centroid_of_its_code_in_its_own_codebook(layout: La
         assert float(dense) == float(centroids[int(codes)])
         return
     books = centroids.reshape(layout.codebooks, layout.centroids, layout.block)
-    rows = dense.movedim(layout.axis, 0).reshape(layout.shape[layout.axis], -1, layout.block)
-    own = codes.movedim(layout.axis if layout.block == 1 else 0, 0).reshape(len(rows), -1)
+    rows = _first(layout, dense).reshape(layout.outputs, -1, layout.block)
+    own = (_first(layout, codes) if layout.block == 1 else codes).reshape(len(rows), -1)
     for channel, (row, chosen) in enumerate(zip(rows, own, strict=True)):
         book = books[channel // (layout.channels or len(rows))]
         assert torch.equal(row, book[chosen])
@@ -47,7 +57,7 @@ def test_every_weight_is_the_centroid_of_its_code_in_its_own_codebook(layout: La
 def test_blocks_and_groups_hold_every_weight_once(layout: Layout) -> None:
     weight = torch.arange(layout.weights, dtype=torch.float32).view(layout.shape)
     blocks, groups = layout.blocks(weight), list(layout.groups(weight))
-    assert blocks.shape == (layout.shape[layout.axis], layout.weights_per_channel // layout.block, layout.block)
+    assert blocks.shape == (layout.outputs, layout.weights_per_channel // layout.block, layout.block)
     assert sum(len(group) for group in groups) == layout.codebooks
     assert torch.equal(torch.cat([group.reshape(-1) for group in groups]), blocks.reshape(-1))
     assert blocks.reshape(-1).sort().values.tolist() == list(range(layout.weights))
@@ -56,9 +66,27 @@ def test_blocks_and_groups_hold_every_weight_once(layout: Layout) -> None:
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.shape], ids=str)
 def test_owners_are_the_codebooks_of_the_channels(layout: Layout) -> None:
     owners = layout.owners()
-    assert len(owners) == layout.shape[layout.axis]
+    assert len(owners) == layout.outputs
     assert owners.tolist() == [channel // (layout.channels or len(owners)) for channel in range(len(owners))]
     assert int(owners.max()) + 1 == layout.codebooks
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.shape], ids=str)
+def test_channels_are_moved_and_spread(layout: Layout) -> None:
+    weight = torch.arange(layout.weights, dtype=torch.float32).view(layout.shape)
+    rows = layout.channels_first(weight)
+    assert torch.equal(rows.flatten(1), _first(layout, weight))
+    assert torch.equal(layout.channels_back(rows), weight)
+    each = torch.arange(layout.outputs)
+    assert torch.equal(
+        _first(layout, layout.spread(each).expand(layout.shape)), each[:, None].expand_as(rows.flatten(1))
+    )
+
+
+@pytest.mark.parametrize(("shape", "axis", "matrices"), [((6, 4), 0, 3), ((6, 4), 1, 4), ((6, 4), 1, 0)])
+def test_matrices_lie_along_the_first_axis(shape: tuple[int, ...], axis: int, matrices: int) -> None:
+    with pytest.raises(FitError, match="matrices do not lie along the first axis"):
+        Layout(shape, 2, axis=axis, matrices=matrices)
 
 
 def test_counts_follow_from_the_five_values() -> None:

@@ -105,7 +105,7 @@ def padded() -> list[dict]:
 
 
 def test_batches_of_differing_shapes_are_read_as_they_came():
-    source = unlabelled(iter(padded()), Text())
+    source = BatchSource([Batch((), batch) for batch in padded()], "a test")
     assert source.ragged and len(source) == 9
     assert [len(i) for i, _ in source.batches(100)] == [3, 2, 4]
     order = torch.tensor([8, 1, 5, 0, 8])
@@ -115,6 +115,18 @@ def test_batches_of_differing_shapes_are_read_as_they_came():
         assert torch.equal(batch.kwargs["input_ids"][:, 0], indices)
         assert batch.run(Text()).shape[:2] == batch.kwargs["attention_mask"].shape
     assert "differing shapes" in source.describe()
+
+
+def test_batches_padded_to_several_lengths_are_read_together():
+    source = unlabelled(iter(padded()), Text())
+    assert not source.ragged and source.varies and "differing shapes" in source.describe()
+    order = torch.tensor([8, 1, 5, 0, 3])
+    (first, batch), (rest, last) = source.batches(4, order)
+    assert first.tolist() == [8, 1, 5, 0] and rest.tolist() == [3]
+    assert batch.kwargs["attention_mask"].sum(1).tolist() == [2, 5, 2, 5]
+    assert batch.kwargs["input_ids"].shape == (4, 5) and last.kwargs["input_ids"].shape == (1, 7)
+    assert batch.kwargs["input_ids"][:, 0].tolist() == [8, 1, 5, 0]
+    assert len(next(source.batches(4, order, drop_last=True))[0]) == 4
 
 
 def test_inputs_that_a_whole_batch_shares_are_kept_with_it():

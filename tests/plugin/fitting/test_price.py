@@ -11,6 +11,7 @@ import torch
 from conftest import SmallNet
 from lloydmax import BudgetError, RecipeError, demo
 from lloydmax.fitting.candidates import chosen
+from lloydmax.fitting.price import _border, _sum
 from lloydmax.hooks.registry import make
 from lloydmax.integrations.torch_ao import apply_recipe
 from lloydmax.plan.plan import PlannedParameter
@@ -172,3 +173,38 @@ def test_without_any_inputs_the_first_of_equal_layers_gets_more_bits() -> None:
     found = lloydmax.codebooks(lloydmax.compress(model, recipe(4), progress=False).model)
     first, middle, last = (found[f"{place}.weight"].entropy for place in range(3))
     assert first > middle + 0.3 and middle > last + 0.3
+
+
+@pytest.mark.parametrize("near", [-100, -9, 0, 17, 40, 63, 100])
+def test_the_border_is_found_from_anywhere_and_by_few_questions_nearby(near: int) -> None:
+    for place in range(-8, 64):
+        asked: list[int] = []
+        assert _border(-8, 64, near, lambda h, p=place, a=asked: a.append(h) or h <= p) == (place, place + 1)  # type: ignore[misc]
+        assert len(asked) <= (4 if abs(place - near) <= 1 else 16)
+
+
+def test_a_sum_ends_where_it_is_too_large() -> None:
+    seen: list[float] = []
+    assert _sum((seen.append(one) or one for one in (1.0, 2.0, 4.0, 8.0)), 2.5) == 3.0  # type: ignore[func-returns-value]
+    assert seen == [1.0, 2.0] and _sum(iter([1.0, 1.0]), 2.0) == 2.0
+
+
+class Tokens(nn.Module):
+    """A large table, one layer, and a head of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.layer, self.head = nn.Embedding(300, 32), nn.Linear(32, 32), nn.Linear(32, 300)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.layer(self.table(ids)))
+        return found
+
+
+def test_without_inputs_tables_of_tokens_and_heads_get_more_bits_than_others() -> None:
+    rules = [{"layers": ["table", "layer", "head"], "centroids": 256}]
+    result = lloydmax.compress(Tokens(), recipe(4) | {"quantize": rules}, progress=False)
+    found = lloydmax.codebooks(result.model)
+    assert found["table.weight"].entropy > found["layer.weight"].entropy + 1
+    assert abs(found["table.weight"].entropy - found["head.weight"].entropy) < 0.5

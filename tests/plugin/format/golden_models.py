@@ -41,6 +41,7 @@ class Rule:
     even: bool = False
     zeros: bool = False
     skew: int = 6
+    matrices: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Case:
 def codebook(shape: tuple[int, ...], rule: Rule, dtype: torch.dtype, seed: int) -> lloydmax.Codebook:
     """Random centroids and codes, of which most are alike, so that entropy coding has something to win."""
     random = torch.Generator().manual_seed(seed)
-    channels = shape[rule.axis] if shape else 1
+    channels = rule.matrices * shape[rule.axis] if shape else 1
     count = {"tensor": channels, "channel": 1}.get(rule.granularity) or int(rule.granularity.split(":")[1])
     rows = math.ceil(channels / count)
     if rule.even:
@@ -101,7 +102,9 @@ def codebook(shape: tuple[int, ...], rule: Rule, dtype: torch.dtype, seed: int) 
     blocks = (rule.block,) if rule.block > 1 else ()
     lead = () if rule.granularity == "tensor" else (rows,)
     centroids = centroids.view(*lead, rule.k, *blocks).to(dtype)
-    return lloydmax.Codebook(centroids, codes, rule.granularity, rule.axis, rule.block, shape if blocks else ())
+    more = {"matrices": rule.matrices} if rule.matrices > 1 else {}  # 0.1 knows none
+    held = shape if blocks else ()
+    return lloydmax.Codebook(centroids, codes, rule.granularity, rule.axis, rule.block, held, **more)
 
 
 class Scale(nn.Module):
@@ -231,6 +234,23 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 20)), nn.ReLU(), nn.Linear(20, 3))
 
 
+class Stacked(nn.Module):
+    """Matrices that lie one after the other, with their outputs along either axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Parameter(torch.randn(3, 8, 5)), nn.Parameter(torch.randn(3, 4, 6))
+        self.flat, self.even = nn.Parameter(torch.randn(12, 5)), nn.Parameter(torch.randn(2, 3, 7))
+        self.blocks = nn.Parameter(torch.randn(12, 6))
+
+
+STACKED = {
+    "rows": Rule(5, "channel", axis=1, matrices=3),
+    "columns": Rule(4, "group:4", axis=2, matrices=3),
+    "flat": Rule(6, "channel", axis=1, matrices=3, zeros=True),
+    "even": Rule(4, "channel", axis=2, matrices=2, even=True),
+    "blocks": Rule(3, "group:6", axis=1, block=2, matrices=3),
+}
 TIED = {"out.weight": Rule(6, "channel"), "out.bias": Rule(2)}
 FOLD: dict[str, Any] = {
     "quantize": [{"layers": "all", "centroids": 4}],
@@ -273,6 +293,8 @@ CASES = {
     "int8-activations-compact": Case(convolution, recipe=INT8, storage={**ENTROPY, **COMPACT}),
     "extra": Case(counting, recipe=PLAIN, since="newer"),
     "extra-compact": Case(counting, recipe=PLAIN, storage=COMPACT, since="newer"),
+    "stacked": Case(Stacked, STACKED, since="newer"),
+    "stacked-smallest": Case(Stacked, STACKED, {**HALF, **ENTROPY, **COMPACT, "codebooks": "int8"}, since="newer"),
     "baked": Case(normed, recipe=PLAIN, since="newer"),
 }
 """Name of a golden file -> what is in it."""

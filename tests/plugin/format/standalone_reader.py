@@ -30,7 +30,8 @@ MODEL_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 REQUIRED = {"format", "lloydmax", "torch", "parameters"}
 OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 DEFAULTS = {
-    "dtype": "float32", "granularity": "tensor", "axis": 0, "block": 1, "coding": "packed", "even": False, "int8": False
+    "dtype": "float32", "granularity": "tensor", "axis": 0, "block": 1, "coding": "packed", "even": False,
+    "int8": False, "matrices": 1
 }  # fmt: skip
 PIECE = 1 << 18
 
@@ -155,7 +156,11 @@ def _converted(values: np.ndarray, dtype: str) -> Stored:
 def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     """A compressed parameter, decoded."""
     shape, k, axis, block = about["shape"], about["k"], about["axis"], about["block"]
-    channels = shape[axis] if shape else 1
+    matrices = about["matrices"]
+    _expect(matrices == 1 or (axis > 0 and shape[0] % matrices == 0), "matrices do not divide the first axis")
+    apart, channels = [matrices, 1], 1
+    if shape:
+        apart, channels = [matrices, shape[0] // matrices, *shape[1:]], matrices * shape[axis]
     each = _channels_of_one(about["granularity"], channels)
     centroids = _converted(_centroids(about, codebook, -(-channels // each)), about["dtype"])
     _expect(math.prod(shape) % (channels * block) == 0, "the block does not divide a channel")
@@ -166,11 +171,12 @@ def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     _expect(count == 0 or int(indices.max()) < k, "a code without a centroid")
     owners = np.arange(channels) // each
     if block == 1:
-        along = [-1 if number == axis else 1 for number in range(len(shape))]
-        return Stored(centroids.dtype, centroids.array[owners.reshape(along), indices.reshape(shape), 0])
+        along = [matrices, *(-1 if number == axis + 1 else 1 for number in range(1, len(apart)))]
+        weights = centroids.array[owners.reshape(along), indices.reshape(apart), 0]
+        return Stored(centroids.dtype, weights.reshape(shape))
     rows = centroids.array[owners[:, None], indices.reshape(channels, -1)]
-    moved = rows.reshape(channels, *shape[:axis], *shape[axis + 1 :])
-    return Stored(centroids.dtype, np.moveaxis(moved, 0, axis))
+    moved = rows.reshape(matrices, shape[axis], *apart[1 : axis + 1], *apart[axis + 2 :])
+    return Stored(centroids.dtype, np.moveaxis(moved, 1, axis + 1).reshape(shape))
 
 
 def _channels_of_one(granularity: str, channels: int) -> int:

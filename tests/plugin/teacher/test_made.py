@@ -59,6 +59,52 @@ def test_without_batch_norm_examples_or_the_first_layer_tell_the_scale() -> None
         assert 0.2 < (lstm[0](values(lstm, Wanted(16))[0]) - lstm[0].bias).std() < 1.5
 
 
+def test_biases_of_the_first_layer_tell_the_mean() -> None:
+    torch.manual_seed(0)
+    mean = 20 + 3 * torch.randn(24)
+    table = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 4))
+    colour = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 2, 3))
+    plain = values(table, Wanted(16))[0].mean(0)
+    with torch.no_grad():  # as a folded batch norm leaves them
+        table[0].bias.copy_(-table[0].weight @ mean + 0.1 * torch.randn(64))
+        colour[0].bias.copy_(-0.45 * colour[0].weight.sum((1, 2, 3)) + 0.01 * torch.randn(64))
+    told = values(table, Wanted(16))[0].median(0).values
+    assert (
+        plain.abs().max() < 5
+        and (told - mean).square().mean() < 4
+        and torch.corrcoef(torch.stack([told, mean]))[0, 1] > 0.5
+    )
+    bright = values(colour, Wanted(16, shape=(3, 16, 16)))[0]
+    assert bright.min() >= 0 and bright.max() <= 1
+
+
+def test_kinds_of_inputs_that_a_network_does_not_stand_are_not_made() -> None:
+    class Steep(nn.Module):
+        """Wild where its inputs are below 0."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = (
+                self.last(self.first(x.relu()).tanh()) + 1e3 * torch.sin(1e4 * self.first(-x.clamp(max=0)))[..., :4]
+            )
+            return found
+
+    made, other = values(Steep().eval(), Wanted(16, shape=(9, 12)))
+    assert made.min() >= 0 and other.min() >= 0
+    assert values(nn.Linear(12, 4), Wanted(16, shape=(9, 12)))[0].min() < 0
+
+
+def test_waves_have_both_signs_and_frames_have_silence() -> None:
+    waves = values(nn.Conv1d(1, 4, 9), Wanted(16, shape=(1, 512)))[0]
+    assert all(bool((one < 0).any()) for one in waves)
+    frames = values(nn.GRU(12, 8, batch_first=True), Wanted(16, shape=(32, 12)))[0]
+    silent = [one for one in frames if bool((one >= 0).all())]
+    assert len(silent) >= 8 and any(float(one.median()) < 0.1 * float(one.std()) for one in silent)
+
+
 def test_numbers_are_made_and_large_samples_are_few(text_net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = values(text_net, Wanted(16), seed=3)[0]
     assert numbers.dtype == torch.int64 and len(numbers) == 16

@@ -7,5 +7,6 @@ One import makes transformers know the method ``lloydmax``::
 
 from lloydmax.integrations.transformers.config import LloydmaxConfig
 from lloydmax.integrations.transformers.quantizer import LloydmaxQuantizer
+from lloydmax.integrations.transformers.shards import CompressedFolder, compress_folder
 
-__all__ = ["LloydmaxConfig", "LloydmaxQuantizer"]
+__all__ = ["CompressedFolder", "LloydmaxConfig", "LloydmaxQuantizer", "compress_folder"]

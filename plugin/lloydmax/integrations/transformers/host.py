@@ -5,7 +5,7 @@ from __future__ import annotations
 from lloydmax.errors import IntegrationError
 
 try:
-    from transformers import AutoTokenizer, PreTrainedModel
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
     from transformers.dynamic_module_utils import custom_object_save
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -16,6 +16,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "AutoConfig",
     "AutoTokenizer",
     "Conv1D",
     "HfQuantizer",

@@ -1,0 +1,61 @@
+/* The hot loops of the fit, once for each path: PATH_NAME(name) and TARGET are set by who includes this. */
+
+/* Scores of intervals that end at each of `width` candidates and begin at one of the `width` before: the best of
+   before[p] + score(p, c), the first one of equals, and which it was. Arrays have room for MOST_WIDTH. */
+TARGET static void PATH_NAME(step)(int width, const double *RESTRICT mass, const double *RESTRICT moment,
+                                   const double *RESTRICT square, const double *RESTRICT mass0,
+                                   const double *RESTRICT moment0, const double *RESTRICT square0,
+                                   const double *RESTRICT before, double *RESTRICT score, int64_t *RESTRICT choice) {
+    int padded = (width + 7) & ~7;
+    for (int c = 0; c < padded; c++) {
+        score[c] = -INFINITY;
+        choice[c] = 0;
+    }
+    for (int p = 0; p < width; p++) {
+        double m0 = mass0[p], s0 = moment0[p], b = before[p];
+        if (square) {
+            double q0 = square0[p];
+            for (int c = 0; c < padded; c++) {
+                double m = mass[c] - m0, s = moment[c] - s0, q = square[c] - q0;
+                m = m <= 0 ? -1e-300 : m;
+                double t = s * s / m - q;
+                t = t > -1e-14 * q ? 0.0 : t;
+                t += b;
+                int better = t > score[c];
+                score[c] = better ? t : score[c];
+                choice[c] = better ? p : choice[c];
+            }
+        } else {
+            for (int c = 0; c < padded; c++) {
+                double m = mass[c] - m0, s = moment[c] - s0;
+                m = m <= 0 ? -1e-300 : m;
+                double t = s * s / m + b;
+                int better = t > score[c];
+                score[c] = better ? t : score[c];
+                choice[c] = better ? p : choice[c];
+            }
+        }
+    }
+}
+
+/* How many of the limits lie below each value. */
+TARGET static void PATH_NAME(count_below)(const float *RESTRICT values, int64_t n, const float *RESTRICT limits, int count,
+                                          uint8_t *RESTRICT codes) {
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        int32_t found[64] = {0};
+        for (int j = 0; j < count; j++) {
+            float limit = limits[j];
+            for (int v = 0; v < 64; v++)
+                found[v] += values[i + v] > limit;
+        }
+        for (int v = 0; v < 64; v++)
+            codes[i + v] = (uint8_t)found[v];
+    }
+    for (; i < n; i++) {
+        int found = 0;
+        for (int j = 0; j < count; j++)
+            found += values[i] > limits[j];
+        codes[i] = (uint8_t)found;
+    }
+}

@@ -1,0 +1,81 @@
+"""Codes of some output channels that keep their outputs, at the entropy from before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from lloydmax import Codebook
+from torch import Tensor
+
+from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors
+
+_ROUNDS, _TOLERANCE = 8, 0.005
+"""Until codes whose bits have a price have the entropy from before, or a little less."""
+_STEEPER = 4
+"""Times as much must a price alone grow, as one with the distance of centroids, to save a bit."""
+
+
+def errors(weight: Tensor, book: Codebook, moments: Tensor) -> Tensor:
+    """Of the outputs, for each output channel: float64 ``(groups * rows,)``.
+
+    Args:
+        weight: wanted, float32 ``(groups, rows, columns)``.
+        book: of the same, ``(groups * rows, columns)``.
+        moments: float64 ``(groups, columns, columns)``.
+    """
+    return output_errors(weight - book.dequantize().float().view_as(weight), moments).flatten()
+
+
+def choice(
+    weight: Tensor, zeros: Tensor, held: Codebook, moments: Tensor, damping: float, free: bool, idle: Tensor
+) -> Codebook:
+    """Codes with less output error than those that are held, and no more entropy where bits have a price.
+
+    Args:
+        weight: wanted, float32 ``(groups, rows, columns)``.
+        zeros: the original, in whose place zeros are kept, in the shape of ``held``.
+        held: the codes from before, ``(groups * rows, columns)``.
+        moments: float64 ``(groups, columns, columns)``.
+        damping: see :class:`Factors`.
+        free: whether the centroids may change, all by one factor.
+        idle: bool ``(groups,)``: nothing is known of these groups, and their codes stay.
+    """
+    factors, table = Factors(moments, damping), held.centroids.float()
+    if held.granularity != "tensor":
+        table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)
+    given = None
+    if held.zeros:
+        given = held.zeros_kept(zeros, torch.full(held.shape, -1, device=weight.device)).view_as(weight).long()
+    if bool(idle.any()):
+        given = torch.full_like(weight, -1, dtype=torch.int64) if given is None else given
+        given[idle] = held.codes.view_as(weight)[idle].long()
+    units = _units(held).view(*weight.shape[:2], 1) if held.price and held.granularity != "tensor" else None
+    scaled = weight
+    if units is not None:
+        scaled, table = weight / units, table / units
+
+    def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
+        bits = None if price is None else book.priced_bits().float()
+        codes = feedback(scaled, factors, table * scale, bits, price, given)
+        return replace(held, centroids=held.centroids * scale, codes=codes.view(held.shape).to(held.codes.dtype))
+
+    if not held.price:
+        tried = coded(held)
+        better = errors(weight, tried, moments) < errors(weight, held, moments)
+        return replace(tried, codes=torch.where(better[:, None], tried.codes, held.codes))
+    price = held.price * factors.relief / factors.relief.log().mean().exp()
+    wanted, tried, step = held.entropy, held, 1.0
+    for _ in range(_ROUNDS):
+        tried = coded(tried, step if free else 1.0, price * step**2)
+        if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
+            break
+        step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
+    each = 1.0 if units is None else units.flatten() ** 2
+    found = [float((errors(weight, book, moments) / each).sum()) for book in (tried, held)]
+    return tried if tried.entropy <= wanted and found[0] < found[1] else held
+
+
+def _units(held: Codebook) -> Tensor:
+    """By which an output channel is divided so that a bit has the same price in all of them, ``(rows,)``."""
+    return (held.prices() / held.price).sqrt().float()[held.layout.owners(held.codes.device)]
