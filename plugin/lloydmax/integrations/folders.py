@@ -5,7 +5,9 @@ Nothing of a host is imported before its folder is opened.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from lloydmax.checkpoint import load
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
 from lloydmax.runtime.files import shown
@@ -64,6 +67,21 @@ class ModelFolder:
 
         return tokenizer_in(self.path)
 
+    def compressed(self) -> nn.Module:
+        """The model that a compressed folder holds, in evaluation mode.
+
+        Raises:
+            IntegrationError: as :meth:`model`. CheckpointError: see :func:`lloydmax.load`.
+        """
+        if not self.of_timm:
+            import lloydmax.integrations.transformers.quantizer  # noqa: F401
+
+            return self.model({})
+        timm = _timm_itself(self)
+        given = {"num_classes": self.config.get("num_classes"), **(self.config.get("model_args") or {})}
+        given = {key: value for key, value in given.items() if value is not None}
+        return load(self.path, timm.create_model(self.config["architecture"], pretrained=False, **given))
+
     def complete(self, out: Path, asked: Mapping[str, Any]) -> None:
         """Make of a folder that holds a compressed file one that the host opens.
 
@@ -83,12 +101,38 @@ class ModelFolder:
             mark_config(out, asked, self.config)
 
 
+def open_folder(path: str | os.PathLike[str]) -> nn.Module:
+    """The compressed model in a folder that ``lloydmax compress --out FOLDER`` or ``save_pretrained`` wrote.
+
+    Args:
+        path: of the folder, of transformers or timm.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        IntegrationError: the folder holds no compressed model, or its host is absent or cannot build the architecture.
+        CheckpointError: the file is damaged, or of another model.
+    """
+    folder = _look_into(Path(path))
+    if not (folder.path / IN_FOLDER).is_file():
+        raise IntegrationError(f"{shown(path)} holds no compressed model: {IN_FOLDER} is missing")
+    return folder.compressed()
+
+
 def model_folder(path: Path) -> ModelFolder:
-    """Look into a folder.
+    """Look into the folder of a model that is to be compressed.
 
     Raises:
         IntegrationError: it has no ``config.json`` that tells a model, or holds a compressed one.
     """
+    folder = _look_into(path)
+    if (path / IN_FOLDER).is_file():
+        raise IntegrationError(f"{shown(path)} holds a compressed model: name the folder of the original")
+    return folder
+
+
+def _look_into(path: Path) -> ModelFolder:
     where = path / _CONFIG
     try:
         config = json.loads(where.read_text(encoding="utf-8"))
@@ -97,8 +141,6 @@ def model_folder(path: Path) -> ModelFolder:
         raise IntegrationError(f"{shown(path)} is not the folder of a model: {_CONFIG}: {reason}") from None
     if not isinstance(config, dict) or not {"architecture", "architectures", "model_type"} & set(config):
         raise IntegrationError(f"{shown(where)} names neither an architecture of transformers nor one of timm")
-    if (path / IN_FOLDER).is_file():
-        raise IntegrationError(f"{shown(path)} holds a compressed model: name the folder of the original")
     return ModelFolder(path, config)
 
 
@@ -110,9 +152,13 @@ def _transformers(folder: ModelFolder, arguments: Mapping[str, Any]) -> nn.Modul
 
 
 def _timm(folder: ModelFolder, arguments: Mapping[str, Any]) -> nn.Module:
+    timm = _timm_itself(folder)
+    model: nn.Module = timm.create_model(f"local-dir:{folder.path.absolute()}", pretrained=True, **arguments)
+    return model
+
+
+def _timm_itself(folder: ModelFolder) -> Any:
     try:
-        import timm
+        return importlib.import_module("timm")
     except ImportError as error:
         raise IntegrationError(f"{shown(folder.path)} is a folder of timm: run: pip install timm") from error
-    model: nn.Module = timm.create_model(f"local-dir:{folder.path}", pretrained=True, **arguments)
-    return model

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import lloydmax
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from lloydmax import cli
 
@@ -65,7 +67,27 @@ def test_evaluate_takes_folders_and_texts(place: Path) -> None:
     given = ("--model", place / "model", "--student", place / "out", "--data", place / "corpus.txt")
     result = _run("evaluate", *given, "--json")
     assert result.exit_code == 0, result.output
-    assert 0 <= json.loads(result.stdout)["agreement"] <= 1
+    found = json.loads(result.stdout)
+    assert 0 <= found["agreement"] <= 1 and found["tokens"] > 100
+    assert found["perplexity_original"] == pytest.approx(_perplexity(seeded(llama), place), rel=1e-3)
+    assert found["perplexity"] == pytest.approx(_perplexity(student(), place), rel=1e-3)
+    assert found["perplexity"] != found["perplexity_original"]
+
+
+def _perplexity(model: Any, place: Path) -> float:
+    """The usual way: one stream of tokens in sequences of 256, each token from those before it."""
+    tokenizer, stream = hf.AutoTokenizer.from_pretrained(str(place / "model")), [*tokenizer_ids(place), 2]
+    assert tokenizer.eos_token_id == 2
+    length = min(256, len(stream))
+    rows = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
+    with torch.no_grad():
+        return float(torch.exp(model(input_ids=rows, labels=rows).loss))
+
+
+def tokenizer_ids(place: Path) -> list[int]:
+    text = (place / "corpus.txt").read_text()
+    found: list[int] = hf.AutoTokenizer.from_pretrained(str(place / "model"))(text)["input_ids"]
+    return found
 
 
 def test_a_file_is_written_where_its_name_says_so(place: Path, tmp_path: Path) -> None:
