@@ -76,18 +76,11 @@ def test_evaluate_takes_folders_and_texts(place: Path) -> None:
 
 def _perplexity(model: Any, place: Path) -> float:
     """The usual way: one stream of tokens in sequences of 256, each token from those before it."""
-    tokenizer, stream = hf.AutoTokenizer.from_pretrained(str(place / "model")), [*tokenizer_ids(place), 2]
-    assert tokenizer.eos_token_id == 2
-    length = min(256, len(stream))
-    rows = torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
+    tokenizer = hf.AutoTokenizer.from_pretrained(str(place / "model"))
+    stream = [*tokenizer((place / "corpus.txt").read_text())["input_ids"], tokenizer.eos_token_id]
+    rows = torch.tensor(stream[: len(stream) // 256 * 256]).view(-1, 256)
     with torch.no_grad():
         return float(torch.exp(model(input_ids=rows, labels=rows).loss))
-
-
-def tokenizer_ids(place: Path) -> list[int]:
-    text = (place / "corpus.txt").read_text()
-    found: list[int] = hf.AutoTokenizer.from_pretrained(str(place / "model"))(text)["input_ids"]
-    return found
 
 
 def test_a_file_is_written_where_its_name_says_so(place: Path, tmp_path: Path) -> None:
