@@ -22,6 +22,7 @@ from lloydmax.runtime.files import shown
 from lloydmax.runtime.text import printable
 
 _CONFIG = "config.json"
+_PARTS = "modules.json"
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,18 @@ class ModelFolder:
 
     Attributes:
         path: of the folder.
+        within: where the model is in it: of some models of sentence-transformers, in a folder of its own.
         config: its ``config.json``.
     """
 
     path: Path
+    within: str
     config: dict[str, Any]
+
+    @property
+    def inner(self) -> Path:
+        """The folder with the model itself."""
+        return self.path / self.within
 
     @property
     def of_timm(self) -> bool:
@@ -65,7 +73,7 @@ class ModelFolder:
             return None
         from lloydmax.integrations.transformers.tokens import tokenizer_in
 
-        return tokenizer_in(self.path)
+        return tokenizer_in(self.inner)
 
     def compressed(self) -> nn.Module:
         """The model that a compressed folder holds, in evaluation mode.
@@ -86,7 +94,7 @@ class ModelFolder:
         """Make of a folder that holds a compressed file one that the host opens.
 
         Args:
-            out: with :data:`~lloydmax.format.folder.IN_FOLDER` in it.
+            out: with :data:`~lloydmax.format.folder.IN_FOLDER` in it, where :attr:`within` says.
             asked: plain data: what was asked of the file.
 
         Raises:
@@ -94,11 +102,13 @@ class ModelFolder:
         """
         from lloydmax.integrations.transformers.folder import copy_rest, mark_config
 
-        copy_rest(self.path, out)
+        if self.within:
+            copy_rest(self.path, out, but=self.within)
+        copy_rest(self.inner, out / self.within)
         if self.of_timm:
             (out / _CONFIG).write_bytes((self.path / _CONFIG).read_bytes())
         else:
-            mark_config(out, asked, self.config)
+            mark_config(out / self.within, asked, self.config)
 
 
 def open_folder(path: str | os.PathLike[str]) -> nn.Module:
@@ -115,7 +125,7 @@ def open_folder(path: str | os.PathLike[str]) -> nn.Module:
         CheckpointError: the file is damaged, or of another model.
     """
     folder = _look_into(Path(path))
-    if not (folder.path / IN_FOLDER).is_file():
+    if not (folder.inner / IN_FOLDER).is_file():
         raise IntegrationError(f"{shown(path)} holds no compressed model: {IN_FOLDER} is missing")
     return folder.compressed()
 
@@ -127,13 +137,14 @@ def model_folder(path: Path) -> ModelFolder:
         IntegrationError: it has no ``config.json`` that tells a model, or holds a compressed one.
     """
     folder = _look_into(path)
-    if (path / IN_FOLDER).is_file():
+    if (folder.inner / IN_FOLDER).is_file():
         raise IntegrationError(f"{shown(path)} holds a compressed model: name the folder of the original")
     return folder
 
 
 def _look_into(path: Path) -> ModelFolder:
-    where = path / _CONFIG
+    within = _within(path)
+    where = path / within / _CONFIG
     try:
         config = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -141,13 +152,24 @@ def _look_into(path: Path) -> ModelFolder:
         raise IntegrationError(f"{shown(path)} is not the folder of a model: {_CONFIG}: {reason}") from None
     if not isinstance(config, dict) or not {"architecture", "architectures", "model_type"} & set(config):
         raise IntegrationError(f"{shown(where)} names neither an architecture of transformers nor one of timm")
-    return ModelFolder(path, config)
+    return ModelFolder(path, within, config)
+
+
+def _within(path: Path) -> str:
+    """Where the model of sentence-transformers is in its folder; empty: there itself, or it is another host's."""
+    try:
+        parts = json.loads((path / _PARTS).read_text(encoding="utf-8"))
+        first = str(parts[0]["path"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return ""
+    inner = (path / first).resolve()
+    return first if inner.is_relative_to(path.resolve()) and (inner / _CONFIG).is_file() else ""
 
 
 def _transformers(folder: ModelFolder, arguments: Mapping[str, Any]) -> nn.Module:
     from lloydmax.integrations.transformers.architectures import class_of
 
-    model: nn.Module = class_of(folder.config, folder.path).from_pretrained(folder.path, **arguments)
+    model: nn.Module = class_of(folder.config, folder.inner).from_pretrained(folder.inner, **arguments)
     return model
 
 
