@@ -135,6 +135,7 @@ def test_folders_that_hold_no_model_are_told(place: Path, tmp_path: Path, config
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sentence_transformers_may_keep_the_model_in_a_folder_of_its_own(place: Path, tmp_path: Path) -> None:
     sentences = pytest.importorskip("sentence_transformers")
     bert_sentences(tmp_path / "flat")
