@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lloydmax import checkpoint
+from lloydmax import checkpoint, native
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
@@ -63,7 +63,7 @@ from lloydmax.runtime.text import printable
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="lloydmax")
+@click.version_option(package_name="lloydmax", message=f"%(prog)s, version %(version)s, core: {native.path()}")
 def main() -> None:
     """Compress a trained PyTorch model with k-means codebooks; win its accuracy back without labels."""
 

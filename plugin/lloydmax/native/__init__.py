@@ -1,8 +1,8 @@
 """The compiled core: fitting, packing and running in C11, where it was built; its twins in Python elsewhere.
 
-The core is a shared library of plain functions on addresses and sizes, opened by ctypes, which releases the GIL. What is
-here checks dtypes and sizes first. Every function has a twin in torch or numpy, named in its docstring, that gives the same
-codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
+The core is a shared library of plain functions on addresses and sizes, opened by ctypes, which releases the GIL. What
+is here checks dtypes and sizes first. Every function has a twin in torch or numpy, named in its docstring, that gives
+the same codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
 """
 
 from lloydmax.native.histogram import count_keys, float_keys, look_up, solve_points

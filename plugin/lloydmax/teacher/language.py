@@ -79,8 +79,8 @@ class TokenOutputs:
 
     @classmethod
     def of(cls, model: nn.Module, source: Source, outputs: Outputs) -> TokenOutputs | None:
-        """As the model tells, which is run on a sample and on the same with another last token; ``None``: no output with
-        with classes has an entry for each token.
+        """As the model tells, which is run on a sample, and on it with another last token; ``None``: no output that has
+        classes has an entry for each token.
 
         Args:
             model: run in evaluation mode, left as it was.
