@@ -17,7 +17,7 @@ import torch
 hf = pytest.importorskip("transformers")
 
 import lloydmax.integrations.transformers as door  # noqa: E402
-from hf_models import ALL_LAYERS, IDS, KINDS, answers, bert, llama, model_folder, same, seeded, student  # noqa: E402
+from hf_models import ALL_LAYERS, IDS, KINDS, answers, bert, llama, model_folder, same, seeded, student, t5  # noqa: E402
 from lloydmax.integrations.transformers import LloydmaxConfig  # noqa: E402
 
 INPUTS = {"input_ids": IDS}
@@ -36,6 +36,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 @pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k not in QUICK)])
+@pytest.mark.filterwarnings("error:.*left out")
 def test_every_kind_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
     make, inputs = KINDS[kind]
     model = student(make)
@@ -200,9 +201,22 @@ def test_the_caller_keeps_his_model(tmp_path: Path) -> None:
 def test_a_trunk_comes_out_of_the_folder_of_a_head(tmp_path: Path) -> None:
     model = student(bert)
     model.save_pretrained(str(tmp_path))
-    assert same(hf.AutoModel.from_pretrained(str(tmp_path), add_pooling_layer=False), model.bert)
+    with pytest.warns(UserWarning, match="BertModel has no cls.predictions.bias.* left out"):
+        trunk = hf.AutoModel.from_pretrained(str(tmp_path), add_pooling_layer=False)
+    assert same(trunk, model.bert)
+    trunk.save_pretrained(str(tmp_path / "trunk"))
+    assert same(hf.AutoModel.from_pretrained(str(tmp_path / "trunk"), add_pooling_layer=False), trunk)
     with pytest.raises(lloydmax.CheckpointError, match="the file lacks .*classifier"):  # a head is never made at random
         hf.AutoModelForSequenceClassification.from_pretrained(str(tmp_path))
+
+
+def test_an_encoder_comes_out_of_the_folder_of_the_whole(tmp_path: Path) -> None:
+    model = student(t5)
+    model.save_pretrained(str(tmp_path))
+    with pytest.warns(UserWarning, match="T5EncoderModel has no decoder"):
+        encoder = hf.T5EncoderModel.from_pretrained(str(tmp_path))
+    assert same(encoder, model.encoder) and not hasattr(encoder, "decoder")
+    assert encoder.encoder.embed_tokens.codebooks["weight"] is encoder.shared.codebooks["weight"]
 
 
 @pytest.mark.parametrize(
