@@ -101,7 +101,11 @@ def test_a_dataset_of_hugging_face() -> None:
     assert rows(unlabelled(texts, made.bert(), tokenizer=FAST), 6) == IDS
 
 
-@pytest.mark.parametrize("tokenizer", [FAST, made.bare_tokenizer(), slow, lambda text: FAST(text)], ids=["fast", "bare", "slow", "function"])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [FAST, made.bare_tokenizer(), slow, lambda text: FAST(text)],
+    ids=["fast", "bare", "slow", "function"],
+)
 def test_any_tokenizer(tokenizer: Any) -> None:
     assert rows(unlabelled(TEXTS, made.bert(), tokenizer=tokenizer), 6) == IDS
 
