@@ -100,15 +100,17 @@ class Reconstruct:
         with evaluating(student), _decoded_once(student):
             embeddings = [one for target in found.values() for one in target.embeddings]
             calls = forward_order(student, [*found, *embeddings], source, order[:2])
-            front = Frontier(student, source, order, options.batch_size)
+            size = recovery.batch_size(options.batch_size, source)
+            front = Frontier(student, source, order, size)
             users = [module for module in calls if module in found]
             for index, module in enumerate(users, start=1):
                 inputs = partial(front.read, module, calls=calls[module])
-                passes = -(-len(order) // options.batch_size) * calls[module]
+                passes = -(-len(order) // size) * calls[module]
                 most = None if options.rows is None else max(1, options.rows // passes)
                 for target, work in self._work(module, found[module], inputs, most):
                     before = target.holder.codes.clone()
-                    counts = [_looked_up(front, one, calls[one], target) for one in found[module].embeddings]
+                    looked_up = [one for one in found[module].embeddings if one in calls]
+                    counts = [_looked_up(front, one, calls[one], target) for one in looked_up]
                     try:
                         errors += work(sum(counts) if counts else None)
                     except NotPlain:

@@ -111,3 +111,37 @@ def test_a_layer_inside_a_module_with_parameters_of_its_own(text_net: TextNet) -
         found = list(Frontier(text_net, source, order, 10).read(text_net.norm))
         expected = list(read(text_net, text_net.norm, source, order, 10))
     assert torch.equal(torch.cat(found), torch.cat(expected))
+
+
+@pytest.mark.parametrize("kind", [SmallNet, Residual])
+def test_of_a_model_that_stays_every_layer_runs_once(kind: type[nn.Module], pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model, runs = kind().eval(), []
+    source, order = unlabelled(pictures, model), torch.arange(len(pictures))
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    with evaluating(model):
+        calls = {layer: n for layer, n in forward_order(model, layers, source, order[:2]).items() if n == 1}
+        expected = {layer: list(read(model, layer, source, order, 40, what="output")) for layer in calls}
+        frontier = Frontier(model, source, order, 40, still=True)
+        hooks = [layer.register_forward_hook(lambda layer, *_: runs.append(layer)) for layer in calls]
+        found = {layer: [y.clone() for y in frontier.read(layer, what="output")] for layer in calls}
+    for hook in hooks:
+        hook.remove()
+    assert all(torch.equal(a, b) for layer in calls for a, b in zip(found[layer], expected[layer], strict=True))
+    assert all(runs.count(layer) == len(expected[layer]) for layer in calls)
+
+
+def test_a_layer_that_is_shared_is_read_on_the_way(pictures: Tensor) -> None:
+    torch.manual_seed(0)
+    model, runs = Residual().eval(), []
+    source, order = unlabelled(pictures, model), torch.arange(len(pictures))
+    with evaluating(model):
+        frontier = Frontier(model, source, order, len(order))
+        list(frontier.read(model.first))
+        model.first.register_forward_hook(lambda *_: runs.append(1))
+        found = list(frontier.read(model.shared, calls=2))
+        model.shared.weight.mul_(0.5)
+        last = list(frontier.read(model.last))
+        again = list(read(model, model.last, source, order, len(order)))
+    assert len(found) == 2 and torch.equal(last[0], again[0])
+    assert len(runs) == 2, "once from the first layer on, once more from the inputs, by which it was checked"

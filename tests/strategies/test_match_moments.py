@@ -263,3 +263,24 @@ def test_layers_that_own_no_bias_are_named() -> None:
     model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 8)).eval()
     student, x = clustered(model, 3), torch.randn(64, 8)
     assert lloydmax.run_step("correct_bias", student, model, x)["without_bias"] == ["0"]
+
+
+class Standardized(nn.Conv2d):
+    """Of whose weight only the direction counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight.std((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, self.bias)
+
+
+def test_what_a_factor_would_not_scale_is_only_shifted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Standardized(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    x = torch.randn(64, 3, 8, 8)
+    recipe = {"version": 1, "quantize": [{"layers": "all", "centroids": 3}], "recover": []}
+    student = lloydmax.compress(net, recipe, x, progress=False).model
+    before = next(iter(lloydmax.codebooks(student).values())).centroids.clone()
+    lloydmax.run_step("match_moments", student, net, x)
+    wanted, found = (model[0](x).mean((0, 2, 3)) for model in (net, student))
+    assert torch.equal(next(iter(lloydmax.codebooks(student).values())).centroids, before)
+    assert torch.allclose(wanted, found, atol=1e-4)

@@ -151,8 +151,8 @@ def test_blocks_of_inputs_make_up_for_the_errors_of_those_before(layer: nn.Modul
     errors = {width: run(model, x, columns=width)[1] for width in (4096, 45, 10)}
     assert all(one["layers"] == 1 for one in errors.values())
     assert errors[45]["error_before"] == pytest.approx(errors[4096]["error_before"], rel=1e-3)
-    assert max(errors[45]["error"], errors[10]["error"]) < 0.5 * errors[45]["error_before"]
-    assert errors[45]["error"] < 2 * errors[4096]["error"]
+    assert max(errors[45]["error"], errors[10]["error"]) < 0.7 * errors[45]["error_before"]
+    assert errors[45]["error"] < 1.1 * errors[4096]["error"] + 0.04 * errors[45]["error_before"]
 
 
 class Tied(nn.Module):

@@ -129,8 +129,8 @@ class Scan:
         mark = (k if k < 256 else int(np.bincount(code, self.mass, k).argmin())) if dtype is np.uint8 else -1
         sure = (code == most) & ((code != mark) | self.exact)
         table = self._table(np.where(sure, code, mark).astype(dtype))
-        mass = np.bincount(code[sure], self.mass[sure], k)
-        moment = np.bincount(code[sure], self.moment[sure], k)
+        mass = np.bincount(code[sure], self.mass[sure], k).astype(np.float64)
+        moment = np.bincount(code[sure], self.moment[sure], k).astype(np.float64)
         look_up = native.look_up if native.active() else look_up_in_python
         values = None if self.exact else self._values
         codes = look_up(self._keys, values, self._importance, table, mark, limits, mass, moment)
@@ -138,9 +138,7 @@ class Scan:
         return torch.from_numpy(codes), torch.from_numpy(means)
 
 
-def float_keys(
-    values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]
-) -> float:
+def float_keys(values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]) -> float:
     """Fill the keys of values; the largest distance from the centre. The twin of the native one."""
     shifted, size = np.empty((2, min(len(values), _MAP_CHUNK)), np.float32)
     top = 0.0

@@ -85,10 +85,10 @@ class Place:
             if not last:
                 kept = [(stage.after(twin, wanted), stage.after(self._module, had)) for wanted, had in kept]
                 read = partial(iter, kept)
-        shifts, variances = ([one for figures in moved for one in figures[number]] for number in (0, 1))
-        if shifts:
-            shifts, variances = torch.cat(shifts), torch.cat(variances)
-            self.moved = float((shifts.square().mean() / variances.mean().clamp(min=1e-30)).sqrt())
+        if shifts := [one for found, _ in moved for one in found]:
+            square = torch.cat(shifts).square().mean()
+            usual = torch.cat([one for _, found in moved for one in found]).mean()
+            self.moved = float((square / usual.clamp(min=1e-30)).sqrt())
 
     def _both(
         self, stage: Stage, twin: nn.Module, seen: Iterable[Seen], known: list[Products]
@@ -145,7 +145,8 @@ class Place:
         self, parts: Mapping[tuple[int, str], Pair], twin: nn.Module
     ) -> tuple[dict[tuple[int, str], Tensor], list[tuple[Tensor, Tensor]]]:
         """By what each channel of the products is multiplied, float64, and the centroids with what they become."""
-        factors, made = {}, []
+        factors: dict[tuple[int, str], Tensor] = {}
+        made: list[tuple[Tensor, Tensor]] = []
         for name in dict.fromkeys(name for _, name in parts):
             keys = [key for key in parts if key[1] == name]  # sums are in the order of the channels of each weight
             variances = [parts[key].variances() for key in keys]

@@ -132,8 +132,8 @@ def _padded(x: Tensor, spatial: int, call: dict[str, Any]) -> Tensor:
 
 
 def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most: int | None) -> Tensor:
-    """``(groups, rows, columns)`` of a padded input, one of so many parts, of which at most so many rows are wanted, all
-    together, evenly spaced."""
+    """``(groups, rows, columns)`` of a padded input, one of so many parts, of all of which at most so many rows are
+    wanted, evenly spaced."""
     if not spatial:
         return x[None, :: _step(len(x) * parts, most)]
     kernel = call["weight"].shape[2:]
@@ -144,10 +144,11 @@ def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most:
     x = x.unflatten(1, (groups, -1))  # samples, groups, inputs of a group, *positions, *kernel
     places, offsets = range(3, 3 + spatial), range(3 + spatial, 3 + 2 * spatial)
     x = x.permute(1, 0, *places, 2, *offsets)
-    shape = x.shape[1 : 2 + spatial]
+    shape = tuple(x.shape[1 : 2 + spatial])
     if (step := _step(math.prod(shape) * parts, most)) > 1:
         rows = torch.arange(0, math.prod(shape), step, device=x.device)
-        x = x[:, *torch.unravel_index(rows, shape)]
+        picked: list[Any] = [slice(None), *torch.unravel_index(rows, shape)]
+        x = x[tuple(picked)]
     return x.reshape(groups, -1, math.prod(x.shape[-1 - spatial :]))
 
 

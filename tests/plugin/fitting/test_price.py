@@ -11,6 +11,7 @@ import torch
 from conftest import SmallNet
 from lloydmax import BudgetError, RecipeError, demo
 from lloydmax.fitting.candidates import chosen
+from lloydmax.fitting.price import _border, _sum
 from lloydmax.hooks.registry import make
 from lloydmax.integrations.torch_ao import apply_recipe
 from lloydmax.plan.plan import PlannedParameter
@@ -95,7 +96,7 @@ def test_a_bit_is_worth_the_importance_to_the_power_of_two_thirds(ratio: float) 
     def rate(p: PlannedParameter) -> Any:
         return make("quantizer", p.quantizer, p.options).rate(model.get_parameter(p.name).detach())
 
-    found = chosen(model, plan, importances, fitted, rate).plan.parameters
+    found = chosen(model, plan, dict(importances), fitted, rate).plan.parameters
     prices = [found[name].options.price for name in importances]
     assert prices[0] / prices[1] == pytest.approx(ratio ** (2 / 3), rel=0.02), "a bit costs less where it matters more"
 
@@ -172,6 +173,20 @@ def test_without_any_inputs_the_first_of_equal_layers_gets_more_bits() -> None:
     found = lloydmax.codebooks(lloydmax.compress(model, recipe(4), progress=False).model)
     first, middle, last = (found[f"{place}.weight"].entropy for place in range(3))
     assert first > middle + 0.3 and middle > last + 0.3
+
+
+@pytest.mark.parametrize("near", [-100, -9, 0, 17, 40, 63, 100])
+def test_the_border_is_found_from_anywhere_and_by_few_questions_nearby(near: int) -> None:
+    for place in range(-8, 64):
+        asked: list[int] = []
+        assert _border(-8, 64, near, lambda h, p=place, a=asked: a.append(h) or h <= p) == (place, place + 1)  # type: ignore[misc]
+        assert len(asked) <= (4 if abs(place - near) <= 1 else 16)
+
+
+def test_a_sum_ends_where_it_is_too_large() -> None:
+    seen: list[float] = []
+    assert _sum((seen.append(one) or one for one in (1.0, 2.0, 4.0, 8.0)), 2.5) == 3.0  # type: ignore[func-returns-value]
+    assert seen == [1.0, 2.0] and _sum(iter([1.0, 1.0]), 2.0) == 2.0
 
 
 class Tokens(nn.Module):

@@ -13,6 +13,8 @@ from conftest import SmallNet
 from lloydmax import Report, hookimpl
 from lloydmax.extend import Recovery
 from lloydmax.hooks import registry
+from lloydmax.recovery.keeping import Keeping
+from lloydmax.teacher.judge import Damage
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -102,3 +104,14 @@ def test_a_run_that_goes_on_ends_in_the_same(small_net: SmallNet, pictures: Tens
 def test_an_unknown_word_is_refused_with_its_line(small_net: SmallNet) -> None:
     with pytest.raises(lloydmax.RecipeError, match=r"recipe:2: keep: must be"):
         lloydmax.plan(small_net, "quantize: [{layers: all}]\nkeep: some\n")
+
+
+@pytest.mark.parametrize(("left", "runs"), [(1e-9, 0), (1e-3, 1)])
+def test_where_nothing_can_be_won_back_no_step_runs(small_net: SmallNet, left: float, runs: int) -> None:
+    class Judging:
+        def damage(self, student: Any) -> Damage:
+            return Damage((left, left / 2))
+
+    done: list[dict[str, Any]] = []
+    figures = Keeping(Judging()).run(small_net, lambda: done.append({"loss": 1.0}) or done[-1])  # type: ignore[arg-type, func-returns-value]
+    assert len(done) == runs and figures["damage"] == figures["damage_before"] and not figures["kept"]
