@@ -84,16 +84,16 @@ class CorrectBias:
                 stacklevel=2,
             )
             return {"layers": 0, "corrected": 0.0, "samples": 0, "without_bias": without}
-        order = source.draw(options.samples, recovery.seed)
+        order, size = source.draw(options.samples, recovery.seed), recovery.batch_size(options.batch_size, source)
         if not source.deterministic:
-            source = _Held(source, order, options.batch_size)
+            source = _Held(source, order, size)
         moved: list[float] = []
         late: list[Callable[[], None]] = []
         how = How(self.scales, getattr(options, "relative", False), options.sequential)
         with evaluating(student, original):
             calls = forward_order(student, list(taken), source, order[:2])
-            still = Frontier(original, source, order, options.batch_size, still=True)
-            fronts = [still, Frontier(student, source, order, options.batch_size)]
+            still = Frontier(original, source, order, size, still=True)
+            fronts = [still, Frontier(student, source, order, size)]
             for index, (module, count) in enumerate(calls.items(), start=1):
                 place = taken[module]
                 twin = original.get_submodule(place.name)

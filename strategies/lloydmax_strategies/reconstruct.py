@@ -100,11 +100,12 @@ class Reconstruct:
         with evaluating(student), _decoded_once(student):
             embeddings = [one for target in found.values() for one in target.embeddings]
             calls = forward_order(student, [*found, *embeddings], source, order[:2])
-            front = Frontier(student, source, order, options.batch_size)
+            size = recovery.batch_size(options.batch_size, source)
+            front = Frontier(student, source, order, size)
             users = [module for module in calls if module in found]
             for index, module in enumerate(users, start=1):
                 inputs = partial(front.read, module, calls=calls[module])
-                passes = -(-len(order) // options.batch_size) * calls[module]
+                passes = -(-len(order) // size) * calls[module]
                 most = None if options.rows is None else max(1, options.rows // passes)
                 for target, work in self._work(module, found[module], inputs, most):
                     before = target.holder.codes.clone()

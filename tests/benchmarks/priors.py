@@ -56,7 +56,7 @@ def weighed(layers: Mapping[str, Layer], width: float, depth: float) -> dict[str
 def damage(loaded: Loaded, bits: float, width: float, depth: float) -> dict[str, Any]:
     """What one prior does to a network."""
 
-    def ways(layers: Mapping[str, Layer], blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
+    def ways(layers: Mapping[str, Layer], plan: Any, blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
         yield "prior", weighed(layers, width, depth)
 
     recipe = lloydmax.recipe_for(loaded.model, bits).data()

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = (
     "README.md",
     "recipes/README.md",
+    "recipes/cookbook/language-models.md",
+    "recipes/cookbook/sentence-embeddings.md",
     "plugin/README.md",
     "plugin/lloydmax/exporting/README.md",
     "plugin/lloydmax/format/README.md",

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from lloydmax import cli, demo
 from page import PAGES, ROOT, Block, Page
 from photos import write_files
+from small_models import write_models
 from update import REFERENCE, updated
 
 EXAMPLE = ROOT / "tests" / "example_plugin"
@@ -31,6 +32,9 @@ MOST_LINES = 450
 NEEDS = {
     "neural_compressor": r"neural_compressor",
     "torchao": r"\btorchao\.",
+    "transformers": r"my-model|\btransformers\b",
+    "sentence_transformers": r"\bsentence_transformers\b",
+    "peft": r"\bpeft\b",
     "optuna": r"\boptuna\b",
     "ray": r"\bray\b",
     "onnxruntime": r"\.onnx\b",
@@ -115,6 +119,8 @@ def _prepare(page: Page, block: Block, folder: Path) -> None:
             (folder / other.file).write_text(other.text, encoding="utf-8")
     if "photos/" in block.text:
         write_files(folder)
+    if "my-model" in block.text or "my-sentences" in block.text:
+        write_models(folder)
 
 
 def _run(command: str) -> str:

@@ -9,6 +9,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
+from lloydmax.extend import Batch
 from lloydmax_strategies.training.features import Features, blocks
 from lloydmax_strategies.training.precision import depthwise_in_float32
 from lloydmax_strategies.training.rates import learning_rates
@@ -30,14 +31,14 @@ def test_features_measure_the_distance_of_blocks_and_go_away(pictures: Tensor) -
     student = copy.deepcopy(teacher)
     features = Features(student, teacher)
     teacher(pictures)
-    features.start()
+    features.start(Batch())
     for model in (teacher, student):
         model(pictures)
     assert features.distance().item() == 0
     with torch.no_grad():
         student[2].weight.mul_(0)
         student[2].bias.mul_(0)
-    features.start()
+    features.start(Batch())
     for model in (teacher, student):
         model(pictures)
     assert abs(features.distance().item() - 0.5) < 1e-6

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
 from lloydmax.errors import FitError
-from lloydmax.runtime.dense import not_dense, without_values
+from lloydmax.runtime.dense import finite, not_dense, without_values
 
 
 def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
@@ -27,13 +27,12 @@ def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
             raise FitError(f"{called} is {kind}")
     if weight.numel() == 0:
         raise FitError(f"the weight is empty: shape {tuple(weight.shape)}")
-    if not bool(torch.isfinite(weight.detach().sum(dtype=torch.float64))):
+    if not finite(weight.detach()):
         broken = int((~torch.isfinite(weight.detach())).sum())
-        if broken:
-            raise FitError(
-                f"{broken} of {weight.numel()} weights are NaN or infinite (shape {tuple(weight.shape)}); "
-                "repair the model or leave this parameter out of the recipe"
-            )
+        raise FitError(
+            f"{broken} of {weight.numel()} weights are NaN or infinite (shape {tuple(weight.shape)}); "
+            "repair the model or leave this parameter out of the recipe"
+        )
     if importance is None:
         return
     if not isinstance(importance, Tensor) or importance.is_complex():

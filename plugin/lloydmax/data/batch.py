@@ -109,6 +109,21 @@ class Batch:
         """Whether it is known that some positions are padding."""
         return any(key in self.beside and not bool(self.beside[key].all()) for key in (REAL, DECODER_REAL))
 
+    def unpadded(self, inside: Tensor, name: str = "") -> Tensor:
+        """What a model computes for these inputs, ``(N, T, ...)``, as ``(positions, ...)`` without padding; itself
+        where it has other axes, or nothing is padding.
+
+        Args:
+            inside: any of it.
+            name: of the module that gave it, which tells the decoder where both sides are as long.
+        """
+        sides = (DECODER_REAL, REAL) if "decoder" in name else (REAL, DECODER_REAL)
+        real = next((self.beside[key] for key in sides if key in self.beside and self._fits(key, inside)), None)
+        return inside if real is None or bool(real.all()) else inside[real.to(inside.device)]
+
+    def _fits(self, key: str, inside: Tensor) -> bool:
+        return inside.dim() > 2 and inside.shape[:2] == self.beside[key].shape
+
     def even(self) -> Iterator[tuple[Tensor, Batch]]:
         """The same samples in batches without padding, of sequences of one length each: pairs of rows, int64, and the
         batch of these."""

@@ -16,6 +16,8 @@ MASKS = ("attention_mask", "padding_mask", "src_key_padding_mask", "key_padding_
 """Inputs ``(N, T)`` that tell padding, by their usual names."""
 DECODER_MASKS = ("decoder_attention_mask", "tgt_key_padding_mask")
 """The same of a decoder."""
+LENGTHS = ("lengths", "input_lengths", "seq_lengths", "src_lengths", "x_lengths")
+"""Inputs ``(N,)`` that tell how long each sequence is, by their usual names."""
 DECODER_INPUT = "decoder_input_ids"
 LABELS = "labels"
 NO_LABEL = -100
@@ -88,13 +90,15 @@ class Padding:
         beside = dict(batch.beside)
         for masks, key in ((MASKS, REAL), (DECODER_MASKS, DECODER_REAL)):
             real = self._real(inputs, masks, beside.get(key))
+            if real is None and key == REAL:
+                real = self._of_lengths(inputs)
             if real is None:
                 continue
             if bool(real.all()):
                 beside[key] = real
                 continue
             known = real.any(1, keepdim=True)
-            ahead = real.int().argmax(1) * known[:, 0] if self.moves and key == REAL else torch.zeros(len(real)).long()
+            ahead = real.int().argmax(1) * (known[:, 0] & (self.moves and key == REAL))
             kept = _moved(real, ahead) | ~known
             for place, tensor in inputs.items():
                 name = self._name(place)
@@ -188,6 +192,18 @@ class Padding:
         given = ((value, self._name(place)) for place, value in inputs.items() if self._name(place) in masks)
         return next((real for one in given if (real := real_positions(*one)) is not None), known)
 
+    def _of_lengths(self, inputs: Mapping[str | int, Tensor]) -> Tensor | None:
+        """What an input with the length of every sequence tells."""
+        named = ((self._name(place), tensor) for place, tensor in inputs.items())
+        lengths = next((t for name, t in named if name in LENGTHS and t.dim() == 1 and not t.is_floating_point()), None)
+        if lengths is None or not len(lengths) or int(lengths.min()) < 1:
+            return None
+        sequences = (
+            t for t in inputs.values() if t.dim() > 1 and len(t) == len(lengths) and t.shape[1] >= lengths.max()
+        )
+        width = next((t.shape[1] for t in sequences), None)
+        return None if width is None else torch.arange(width, device=lengths.device) < lengths[:, None]
+
     def _filling(self, name: str, place: str | int) -> int:
         return self.blank if name.endswith("input_ids") or place == 0 else 0
 
@@ -208,8 +224,8 @@ def _moved(tensor: Tensor, ahead: Tensor) -> Tensor:
     """Each row so many columns to the front, what was there behind the others."""
     if not bool(ahead.any()):
         return tensor
-    columns = (torch.arange(tensor.shape[1]) + ahead[:, None]) % tensor.shape[1]
-    return tensor[torch.arange(len(tensor))[:, None], columns]
+    columns = (torch.arange(tensor.shape[1], device=ahead.device) + ahead[:, None]) % tensor.shape[1]
+    return tensor[torch.arange(len(tensor), device=ahead.device)[:, None], columns]
 
 
 def _filled(tensor: Tensor, real: Tensor, value: int) -> Tensor:

@@ -62,7 +62,7 @@ class Choice:
 def chosen(
     model: nn.Module,
     plan: Plan,
-    importances: Mapping[str, Tensor],
+    importances: dict[str, Tensor],
     fitted: Fitted,
     rates: Rates,
     judge: Judging | None = None,
@@ -81,7 +81,8 @@ def chosen(
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
-            do on average; without any inputs the first ones count more.
+            do on average; without any inputs the first ones count more. Emptied once they are not needed: together they
+            are as large as the model.
         fitted: fits the codebooks of a plan.
         rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
@@ -92,9 +93,11 @@ def chosen(
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers = layers_of(model, plan, importances, rates)
+    layers, gated = layers_of(model, plan, importances, rates), by_gate(model, plan, importances)
+    if gated is None:
+        importances.clear()
     sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
-    ways = _ways(layers, blind)
+    ways = _ways(layers, plan, blind)
     name, first = next(ways)
     family = prices(name, plan, first)
     found = sizing.filled(family, sizing.closest(family, room))
@@ -105,7 +108,7 @@ def chosen(
     def others() -> Iterator[tuple[Family, dict[str, Layer] | None]]:
         for name, layers in ways:
             yield prices(name, plan, layers), layers
-        if (gated := by_gate(model, plan, importances)) is not None:
+        if gated is not None:
             apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
             yield prices("a codebook for each gate", gated, apart), None
         for form in () if changed else (EVEN, FREE):
@@ -117,13 +120,13 @@ def chosen(
     return contest.result()
 
 
-def _ways(layers: Mapping[str, Layer], blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
+def _ways(layers: Mapping[str, Layer], plan: Plan, blind: bool) -> Iterator[tuple[str, dict[str, Layer]]]:
     """How errors of the parameters may be weighed, the usual one first."""
     if any(layer.energy for layer in layers.values()):
         yield "importances, tempered", weighed(layers, _TEMPER)
         yield "importances", weighed(layers, 1.0)
     elif blind:
-        yield "as is usual for their depth and width", usual(layers)
+        yield "as is usual for their depth and width", usual(layers, plan)
     yield WHOLE, weighed(layers, 0.0)
     if len(layers) > 1:
         yield "all weights alike", alike(layers)

@@ -32,6 +32,11 @@ _PART = 1 << 22
 """Weights that are handled at once."""
 _DEPTH = 2.0
 """Halvings of what errors usually do, from the first layer to the last."""
+_TABLE = 16.0
+"""Times as much as another weight counts one of a table of tokens, or of a head that scores them."""
+_EMBEDDINGS = ("Embedding", "EmbeddingBag")
+_TOKENS, _SHARE = 256, 0.05
+"""Rows of a table of tokens, and its share of all weights, at least."""
 _FLOORS = (0.5, 0.25, 0.1, 0.0)
 """Gains below which no layer falls, as long as there are bits for that: at one half the error is that of zeros."""
 
@@ -171,14 +176,27 @@ def weighed(layers: Mapping[str, Layer], temper: float) -> dict[str, Layer]:
     return {name: layer.of(known.get(name, usual / layer.weights)) for name, layer in layers.items()}
 
 
-def usual(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+def usual(layers: Mapping[str, Layer], plan: Plan) -> dict[str, Layer]:
     """The layers with the energies that are usual where nothing tells them: each counts as a whole, and the first one
-    four times as much as the last, since its errors go through all others (tests/benchmarks/priors.py compares)."""
+    four times as much as the last, since its errors go through all others (tests/benchmarks/priors.py compares).
+
+    Where tokens are looked up in a large table, all weights count alike, and those of tables and heads more: a token
+    uses a row of a table, not all of it (tests/benchmarks/language/blind.py compares).
+    """
+    if tables := _tables(plan):
+        return {name: layer.of(_TABLE if name in tables else 1.0) for name, layer in layers.items()}
     last = max(1, len(layers) - 1)
     return {
         name: layer.of(2 ** (-_DEPTH * place / last) / layer.weights)
         for place, (name, layer) in enumerate(layers.items())
     }
+
+
+def _tables(plan: Plan) -> set[str]:
+    """The parameters that have a row for each token, where some that tokens are looked up in is large."""
+    embeddings = [p for p in plan.parameters.values() if p.layer in _EMBEDDINGS and p.shape[0] >= _TOKENS]
+    large = {p.shape[0] for p in embeddings if p.weights >= _SHARE * plan.total_weights}
+    return {name for name, p in plan.parameters.items() if len(p.shape) == 2 and p.shape[0] in large}
 
 
 def alike(layers: Mapping[str, Layer]) -> dict[str, Layer]:

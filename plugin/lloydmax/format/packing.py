@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lloydmax import native
+
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.integer]
 
@@ -106,25 +108,37 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
         codes: integers ``0 .. 2**bits - 1``, any shape; read in row-major order.
         bits: width of one code, 0 to 24.
     """
-    plain, matched = _deflated(codes, bits, _PLAIN, _MATCHED)
+    blocks = _symbols(codes, bits)
+    plain = _plain(blocks)
+    if native.active() and not native.repeats(_joined(blocks)):
+        return plain
+    matched = _deflated(blocks, _MATCHED)
     return matched if len(matched) < len(plain) and _may_hold(matched, bits, codes.numel()) else plain
 
 
 def plain_bytes(codes: Tensor, bits: int) -> int:
     """Length of the stream without matches, the shorter one of nearly all weights, which is made far sooner."""
-    return len(_deflated(codes, bits, _PLAIN)[0])
+    return len(_plain(_symbols(codes, bits)))
 
 
-def _deflated(codes: Tensor, bits: int, *ways: tuple[int, int]) -> list[bytes]:
-    """The raw deflate streams of codes, one for each way."""
+def _symbols(codes: Tensor, bits: int) -> list[Bytes]:
+    """The symbols of each block."""
     flat = _flat(codes)
-    streams = [zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy) for level, strategy in ways]
-    parts: list[list[bytes]] = [[] for _ in ways]
-    for start in range(0, flat.size if bits else 0, _BLOCK):
-        symbols = _to_symbols(flat[start : start + _BLOCK], bits)
-        for deflate, part in zip(streams, parts, strict=True):
-            part.append(deflate.compress(symbols.data))
-    return [b"".join([*part, deflate.flush()]) for deflate, part in zip(streams, parts, strict=True)]
+    return [_to_symbols(flat[start : start + _BLOCK], bits) for start in range(0, flat.size if bits else 0, _BLOCK)]
+
+
+def _joined(blocks: list[Bytes]) -> Bytes:
+    return np.concatenate(blocks) if blocks else np.empty(0, np.uint8)
+
+
+def _plain(blocks: list[Bytes]) -> bytes:
+    return native.huffman(_joined(blocks)) if native.active() else _deflated(blocks, _PLAIN)
+
+
+def _deflated(blocks: list[Bytes], way: tuple[int, int]) -> bytes:
+    """The raw deflate stream of symbols."""
+    deflate = zlib.compressobj(way[0], zlib.DEFLATED, -zlib.MAX_WBITS, 9, way[1])
+    return b"".join([*(deflate.compress(block.data) for block in blocks), deflate.flush()])
 
 
 def entropy_decode(data: bytes | Bytes, bits: int, count: int) -> Codes:
@@ -232,6 +246,11 @@ def _lanes(bits: int) -> list[tuple[np.uint64, np.uint64, np.uint64]]:
 
 
 def _pack_block(codes: Codes, bits: int) -> Bytes:
+    return native.pack(codes, bits) if native.active() else pack_in_python(codes, bits)
+
+
+def pack_in_python(codes: Codes, bits: int) -> Bytes:
+    """The twin of the native ``pack``."""
     size = packed_bytes(codes.size, bits)
     if bits > 8:
         rows = np.unpackbits(codes.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
@@ -245,6 +264,13 @@ def _pack_block(codes: Codes, bits: int) -> Bytes:
 
 
 def _unpack_block(stream: Bytes, bits: int) -> Codes:
+    if native.active():
+        return native.unpack(stream, bits, 8 * stream.size // bits, _dtype(bits))
+    return unpack_in_python(stream, bits)
+
+
+def unpack_in_python(stream: Bytes, bits: int) -> Codes:
+    """The twin of the native ``unpack``, with what the last byte may hold beyond the codes."""
     if bits > 8:
         stored = np.unpackbits(stream, bitorder="little")
         rows = np.zeros((stored.size // bits, 32), np.uint8)
@@ -271,6 +297,8 @@ def _to_symbols(codes: Codes, bits: int) -> Bytes:
     if bits > 8:
         rest = bits - 8
         return np.concatenate([_pack_block(codes & ((1 << rest) - 1), rest), (codes >> rest).astype(np.uint8)])
+    if native.active() and codes.dtype == np.uint8:
+        return native.to_symbols(codes.view(np.uint8), bits)
     each = 8 // bits
     padded = np.zeros(_symbol_count(codes.size, bits) * each, np.uint8)
     padded[: codes.size] = codes
@@ -284,6 +312,8 @@ def _from_symbols(symbols: Bytes, bits: int, count: int) -> Codes:
     if bits > 8:
         rest, high = bits - 8, symbols[-count:].astype(_dtype(bits))
         return (high << rest) | _unpack_block(symbols[:-count], rest)[:count]
+    if native.active():
+        return native.from_symbols(symbols, bits, count)
     each = 8 // bits
     if int(symbols.max()) >> (bits * each):
         raise ValueError(f"a code has more than {bits} bits")

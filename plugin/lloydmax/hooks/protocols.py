@@ -139,6 +139,10 @@ class Recovery:
             raise RecoveryError(f"this recovery step needs unlabelled inputs: pass {which}=...")
         return source if padded else even(source, self.teacher)
 
+    def batch_size(self, most: int, source: Source) -> int:
+        """Samples of one forward pass: fewer than ``most`` where the outputs for so many would be large."""
+        return most if self.outputs is None else min(most, self.outputs.at_once(source.first(1)))
+
     def generator(self) -> torch.Generator:
         """A fresh CPU generator with the seed of this run."""
         return torch.Generator().manual_seed(self.seed)

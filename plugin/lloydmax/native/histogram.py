@@ -1,7 +1,7 @@
 """Passes over a large weight, and the fit on their histogram: histogram.c.
 
-The twins are ``clustering/scan.py`` and ``clustering/histogram.py`` of the strategies, which tell arguments and results.
-All need the core.
+The twins are ``clustering/scan.py`` and ``clustering/histogram.py`` of the strategies, which tell arguments and
+results. All need the core.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ Floats = NDArray[np.float64]
 KEYS = 1 << 16
 
 
-def float_keys(
-    values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]
-) -> float:
+def float_keys(values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]) -> float:
     """Fill the keys of values; the largest distance from the centre."""
     _alike(values, keys)
     top: float = ready().lm_keys(
-        address(_of(values, np.float32)), size(len(values)), ctypes.c_float(centre), ctypes.c_float(scale),
-        address(_of(keys, np.int16)),
+        address(_of(values, np.float32)), size(len(values)),
+        ctypes.c_float(float(centre)), ctypes.c_float(float(scale)), address(_of(keys, np.int16)),
     )  # fmt: skip
     return top
 

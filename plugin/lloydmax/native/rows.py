@@ -15,9 +15,7 @@ _SHARED = 1 << 16
 """Weights from which threads share the rows."""
 
 
-def fit_rows(
-    rows: Tensor, importance: Tensor | None, k: int, code_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def fit_rows(rows: Tensor, importance: Tensor | None, k: int, code_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A codebook of at most k centroids for each row; its twin is ``clustering/rows.py`` of the strategies, which tells
     arguments and results. Needs the core.
 
@@ -53,4 +51,3 @@ def fit_rows(
     else:
         used = work(slice(0, n))
     return centroids[:, :used].contiguous().to(rows.dtype), codes
-

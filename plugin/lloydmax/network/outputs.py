@@ -27,6 +27,8 @@ _PATH: TypeAdapter[str | int | None] = TypeAdapter(OutputPath | None)
 
 
 _LEAST_PROBABILITY = 1e-8
+_SOUND = "input_values"
+"""What sounds are called in transformers, whose mask has more steps than the outputs."""
 _ENCODER = "encoder_"
 """How the outputs of an encoder begin, where a decoder has some, too."""
 MOST_VALUES = 1 << 23
@@ -199,12 +201,21 @@ class Outputs:
             order: see there.
         """
         for indices, batch in source.batches(size, order):
-            most = self.at_once(batch)
-            if len(batch) <= most or batch.whole or not self.repeat:
-                yield indices, batch
-            else:
-                for rows in torch.arange(len(batch)).split(most):
-                    yield indices[rows], batch[rows]
+            yield from self.parts(indices, batch)
+
+    def parts(self, indices: Tensor, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
+        """A batch, or its parts, see :meth:`batches`.
+
+        Args:
+            indices: of its samples.
+            batch: that was read.
+        """
+        most = self.at_once(batch)
+        if len(batch) <= most or batch.whole or not self.repeat:
+            yield indices, batch
+        else:
+            for rows in torch.arange(len(batch)).split(most):
+                yield indices[rows], batch[rows]
 
     def at_once(self, batch: Batch) -> int:
         """Samples like these whose outputs are not too large together, as far as that is known; at least 1."""
@@ -247,9 +258,17 @@ class Outputs:
         found = []
         for leaf, tensor in zip(self.leaves, tensors, strict=True):
             real = self.real(inputs, leaf)
+            if real is not None and self._is_slower(tensor, real, inputs):
+                real = _slower(real, tensor.shape[1])
             fits = real is not None and _fits(real, tensor)
             found.append(tensor[real.to(tensor.device)] if real is not None and fits else tensor)
         return found
+
+    def _is_slower(self, tensor: Tensor, real: Tensor, inputs: Batch) -> bool:
+        """Whether an output has fewer steps than the sound, or the sequence with a length, that it was made of."""
+        sound = inputs.kwargs.get(_SOUND)
+        told = self.mask == REAL or (isinstance(sound, Tensor) and sound.shape == real.shape)
+        return told and tensor.dim() == 3 and len(tensor) == len(real) and tensor.shape[1] < real.shape[1]
 
     def real(self, inputs: Batch, leaf: Leaf | None = None) -> Tensor | None:
         """Which positions of an output are no padding, bool ``(N, T)``; ``None``: nothing tells, so all of them."""
@@ -313,6 +332,12 @@ class Outputs:
 
 def _fits(mask: Tensor | None, tensor: Tensor) -> bool:
     return mask is not None and tensor.dim() == 3 and tensor.shape[:2] == mask.shape
+
+
+def _slower(real: Tensor, steps: int) -> Tensor:
+    """Which of fewer steps are real, bool ``(N, steps)``, where what is real stands in front."""
+    lengths = (real.sum(1, keepdim=True) * steps / real.shape[1]).ceil()
+    return torch.arange(steps, device=real.device) < lengths
 
 
 def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.layout import FLOAT_DTYPES
+from lloydmax.runtime.dense import finite
 
 
 class WeightBuffer(nn.Parameter):
@@ -109,10 +110,9 @@ def _unfit(values: Tensor) -> str | None:
         return f"it is {str(values.dtype).removeprefix('torch.')}, not float32, float16 or bfloat16"
     if type(values) is not Tensor or values.layout != torch.strided or values.is_meta:  # another toolkit's
         return None
-    if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+    if finite(values):
         return None
-    broken = int((~torch.isfinite(values)).sum())
-    return f"{broken:,} of its {values.numel():,} values are NaN or infinite" if broken else None
+    return f"{int((~torch.isfinite(values)).sum()):,} of its {values.numel():,} values are NaN or infinite"
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:

@@ -11,8 +11,8 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.plan.parameter import PlannedParameter
 
-_SAMPLE = 1 << 16
-"""Weights whose distinct values are counted first."""
+_SAMPLES = 1 << 10, 1 << 16
+"""Weights whose distinct values are counted first, at least twice as many as centroids."""
 _CODED_SAMPLE = 1 << 20
 """Weights of a parameter from which the length of its entropy-coded codes is foretold."""
 
@@ -20,7 +20,7 @@ _CODED_SAMPLE = 1 << 20
 def most_centroids(weight: Tensor, layout: Layout) -> int:
     """How many centroids one codebook can have: the layout's, or the number of distinct values if that is less.
 
-    A strided sample decides quickly for ordinary weights; all values are looked at only where it has few.
+    Strided samples decide quickly for ordinary weights; all values are looked at only where it has few.
     """
     wanted = layout.centroids
     if layout.block > 1:
@@ -34,9 +34,9 @@ def most_centroids(weight: Tensor, layout: Layout) -> int:
                     return wanted
         return most
     flat = weight.reshape(-1)
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)].unique()
-    if sample.numel() > wanted:
-        return wanted
+    for size in _SAMPLES:
+        if flat[:: max(1, flat.numel() // max(size, 2 * wanted))].unique().numel() > wanted:
+            return wanted
     return min(wanted, int(flat.unique().numel()))
 
 

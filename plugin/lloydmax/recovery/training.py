@@ -19,6 +19,7 @@ from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
+from lloydmax.recovery.dividing import added_up
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
@@ -198,6 +199,11 @@ class TrainingLoop:
         """Whether the teacher gets the same input for a sample in each epoch, so that its outputs can be kept."""
         return True
 
+    @property
+    def divides(self) -> bool:
+        """Whether the losses of a batch are the means of its samples': one with large outputs then comes in parts."""
+        return False
+
     def state(self) -> list[Tensor]:
         """A copy of what training changes, for :meth:`load`."""
         return [tensor.clone() for tensor in self.live()]
@@ -311,7 +317,9 @@ class TrainingLoop:
 
     def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
         self.begin_step()
-        losses = self.losses(indices, batch)
+        divides = self._processes == 1 and self.divides
+        pieces = [*self.outputs.parts(indices, batch)] if divides else [(indices, batch)]
+        losses = added_up(self.losses, pieces, self.parameters)
         if shaped := [key for key, part in losses.items() if part.dim()]:
             shape = tuple(losses[shaped[0]].shape)
             raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")

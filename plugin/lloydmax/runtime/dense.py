@@ -25,3 +25,8 @@ def not_dense(tensor: Tensor) -> str | None:
 def without_values(tensor: Tensor) -> bool:
     """Whether a tensor has a shape and no values: on the meta device, or fake."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; a sum, which is quick, tells so of nearly all tensors that are finite."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -22,7 +22,7 @@ _MOST_PARTS = 8
 _FAR, _NEAR = 8.0, 4.0
 """Ratio of standard deviations from which neighbours, and whole parts, are of different kinds."""
 _LONGEST = 4096
-_ROUNDING = 1e-4
+_ROUNDING, _DEAD = 1e-4, 1e-7
 _EXACT = 2e-3
 """How far from 1 probabilities of classes may add up to: bfloat16 has three digits."""
 _TELLING = 0.9
@@ -276,11 +276,11 @@ def _runs(rows: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _merged(rows: Tensor, edges: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The same without boundaries between neighbours that deviate nearly alike."""
-    start = edges[0]
+    """The same without boundaries between neighbours that deviate nearly alike, or around what is nearly constant."""
+    start, least = edges[0], _DEAD * float(rows.double().square().mean().sqrt())
     for middle, end in pairwise(edges[1:]):
         low, high = sorted((_deviation(rows[start:middle]), _deviation(rows[middle:end])))
-        if 0 < low <= high / _NEAR and _varies(rows[start:middle]) and _varies(rows[middle:end]):
+        if least < low <= high / _NEAR and _varies(rows[start:middle]) and _varies(rows[middle:end]):
             yield start, middle
             start = middle
     yield start, edges[-1]

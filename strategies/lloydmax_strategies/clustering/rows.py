@@ -36,8 +36,7 @@ def fit_rows(rows: Tensor, importance: Tensor | None, k: int) -> tuple[Tensor, T
         Centroids ``(n, k')`` in the dtype of ``rows``, ascending, ``k'`` the most that a row needs, the last
         centroid of a shorter row repeated; and codes ``(n, m)``, the nearest centroid of every value.
     """
-    n, m = rows.shape
-    k = min(k, m)
+    k = min(k, rows.shape[1])
     if native.active():
         centroids, codes = native.fit_rows(rows, importance, k, code_dtype(k))
         return centroids, codes.to(code_dtype(centroids.shape[1]))

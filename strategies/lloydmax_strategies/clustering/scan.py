@@ -129,8 +129,8 @@ class Scan:
         mark = (k if k < 256 else int(np.bincount(code, self.mass, k).argmin())) if dtype is np.uint8 else -1
         sure = (code == most) & ((code != mark) | self.exact)
         table = self._table(np.where(sure, code, mark).astype(dtype))
-        mass = np.bincount(code[sure], self.mass[sure], k)
-        moment = np.bincount(code[sure], self.moment[sure], k)
+        mass = np.bincount(code[sure], self.mass[sure], k).astype(np.float64)
+        moment = np.bincount(code[sure], self.moment[sure], k).astype(np.float64)
         look_up = native.look_up if native.active() else look_up_in_python
         values = None if self.exact else self._values
         codes = look_up(self._keys, values, self._importance, table, mark, limits, mass, moment)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from lloydmax.extend import device_of
+from lloydmax.extend import Batch, device_of
 from torch import Tensor, nn
 
 _FLOOR = 1e-6
@@ -43,28 +43,29 @@ class Features:
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         self._stack = ExitStack()
         self._outputs: dict[int, list[Tensor]] = {id(student): [], id(teacher): []}
-        self._models, self._listening, self._device = (student, teacher), False, device_of(student)
+        self._models, self._device = (student, teacher), device_of(student)
+        self._inputs: Batch | None = None
         names = [name for name in blocks(teacher) if _has(student, name)]
         for model in self._models:
             for name in names:
-                hook = model.get_submodule(name).register_forward_hook(self._keeper(self._outputs[id(model)]))
+                hook = model.get_submodule(name).register_forward_hook(self._keeper(name, self._outputs[id(model)]))
                 self._stack.callback(hook.remove)
 
-    def _keeper(self, outputs: list[Tensor]) -> Any:
+    def _keeper(self, name: str, outputs: list[Tensor]) -> Any:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) and output else output
-            if self._listening and isinstance(first, Tensor) and first.is_floating_point():
-                outputs.append(first)
+            if self._inputs is not None and isinstance(first, Tensor) and first.is_floating_point():
+                outputs.append(self._inputs.unpadded(first, name))
 
         return keep
 
-    def start(self) -> None:
-        """Listen to what runs from now on: each model once."""
-        self._listening = True
+    def start(self, inputs: Batch) -> None:
+        """Listen to what runs from now on: each model once, on these inputs."""
+        self._inputs = inputs
 
     def distance(self) -> Tensor:
-        """Mean over the blocks of the squared difference over the teacher's mean square; 0-dim."""
-        self._listening = False
+        """Mean over the blocks of the squared difference, without padding, over the teacher's mean square; 0-dim."""
+        self._inputs = None
         ours, theirs = (self._outputs[id(model)] for model in self._models)
         pairs = [(mine.float(), goal.float()) for mine, goal in zip(ours, theirs, strict=True)]
         parts = [(mine - goal).square().mean() / goal.square().mean().clamp(min=_FLOOR) for mine, goal in pairs]

@@ -161,6 +161,13 @@ class Training(TrainingLoop):
         """No views, and no features of the teacher, which has to run for them."""
         return are_plain(self.options) and not self.options.features
 
+    @property
+    def divides(self) -> bool:
+        """Where samples are neither mixed nor normalized together, nor weighed by each other."""
+        options = self.options
+        apart = not (options.confidence or options.mixup or options.cutmix)
+        return apart and not any(norm.training for norm in self.norms)
+
     def run(self) -> dict[str, Any]:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
         narrow = (self.recovery.teacher, self.recovery.student) if self.precision == "bfloat16" else ()

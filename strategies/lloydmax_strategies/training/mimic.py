@@ -52,7 +52,7 @@ class Mimic:
         options, outputs = self.options, self.targets.outputs
         inputs = self.views(batch.to(self.device, channels_last=options.channels_last))
         if self.features is not None:
-            self.features.start()
+            self.features.start(inputs)
         with self._autocast():
             wanted = self.targets.of(indices, inputs)
         with self._autocast():

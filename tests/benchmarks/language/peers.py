@@ -40,15 +40,14 @@ class Setting:
 
 SETTINGS = (
     *(Setting(method, bits, tables) for method in ("RTN", "GPTQ", "AWQ", "HQQ")
-      for bits, tables in ((2, 2), (2, 4), (3, 3), (3, 4), (3, 6), (4, 4), (4, 6))),
-    *(Setting("AutoRound", bits, tables) for bits, tables in ((2, 4), (3, 4), (4, 6))),
+      for bits, tables in ((2, 2), (2, 4), (3, 3), (3, 4), (4, 4))),
+    *(Setting("AutoRound", bits, tables) for bits, tables in ((2, 4), (3, 4), (4, 4))),
     *(Setting(method, bits, tables) for method in ("SqueezeLLM", "SqueezeLLM dense")
-      for bits, tables in ((2, 2), (2, 4), (3, 4), (4, 6))),
-    *(Setting("any4", bits, tables) for bits, tables in ((3, 4), (4, 4), (4, 6))),
+      for bits, tables in ((2, 2), (2, 4), (3, 4), (4, 4))),
+    *(Setting("any4", bits, tables) for bits, tables in ((2, 4), (3, 4), (4, 4))),
     *(Setting("GGUF", *types) for types in (
-        ("IQ2_XS", "IQ2_S"), ("IQ2_XS", "IQ4_NL"), ("Q2_K", "Q2_K"), ("Q2_K", "Q4_K"), ("IQ3_XXS", "IQ3_S"),
-        ("IQ3_S", "IQ4_NL"), ("Q3_K", "Q3_K"), ("Q3_K", "Q6_K"), ("IQ4_XS", "IQ4_XS"), ("IQ4_NL", "IQ4_NL"),
-        ("Q4_0", "Q4_0"), ("Q4_K", "Q4_K"), ("Q4_K", "Q6_K"),
+        ("IQ2_XS", "IQ2_S"), ("IQ2_XS", "IQ4_NL"), ("Q2_K", "Q2_K"), ("IQ3_XXS", "IQ3_S"), ("IQ3_S", "IQ4_NL"),
+        ("Q3_K", "Q3_K"), ("IQ4_XS", "IQ4_XS"), ("Q4_0", "Q4_0"), ("Q4_K", "Q4_K"),
     )),
 )  # fmt: skip
 

@@ -8,8 +8,7 @@ Resumable: each run leaves one small file in FOLDER, and with ``--seconds`` no m
 method may use the same 128 sequences of 128 tokens (others 64 of them), and is measured on 128 held out: KL divergence
 from the original in nats a token, and perplexity; MiniLM by the squared error of its vectors as a share of their
 spread. Bits are those of the whole file (lloydmax: as written), for each parameter. Prints Markdown; the last columns
-say what lloydmax does at the same bits, on the line through the logarithms of its own runs, and how many times less that
-is.
+say what lloydmax does at the same bits, on the line through the logarithms of its runs, and how many times less it is.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ from published.cells import Cell, Store, markdown
 from language.models import NAMES, Subject, subject
 from language.peers import SETTINGS, quantized, why_not
 
-OURS = ("no data", "effort 0", "effort 0.1")
-BITS = (2.3, 2.8, 3.3, 3.8, 4.3, 4.7)
+OURS = ("effort 0", "no data", "effort 0.1")
+BITS = (2.3, 3.3, 4.3)
+_BESIDE = 0.4
+"""Bits beside our runs up to which the line through them is followed."""
 
 
 def ours(subject: Subject, way: str, bits: float) -> dict[str, Any]:
@@ -48,8 +49,8 @@ def cells(name: str, found: Subject, methods: Sequence[str]) -> tuple[list[Cell]
     """Our runs, and the others'."""
     mine = [
         Cell(f"language-{name}", {"method": f"lloydmax, {way}", "bits": bits}, lambda w=way, b=bits: ours(found, w, b))
-        for bits in BITS
         for way in OURS
+        for bits in BITS
         if not methods or "lloydmax" in methods or way in methods
     ]
 
@@ -66,12 +67,13 @@ def cells(name: str, found: Subject, methods: Sequence[str]) -> tuple[list[Cell]
 
 
 def at(points: Sequence[tuple[float, float]], bits: float) -> float:
-    """The damage at so many bits, on the line through the logarithms of the points; NaN outside of them."""
-    for (few, more), (many, less) in pairwise(sorted(points)):
-        if few - 0.05 <= bits <= many + 0.05:
-            along = (bits - few) / (many - few)
-            return math.exp((1 - along) * math.log(more) + along * math.log(less))
-    return math.nan
+    """The damage at so many bits, on the line through the logarithms of the points; NaN far from them."""
+    known = sorted(points)
+    if len(known) < 2 or not known[0][0] - _BESIDE <= bits <= known[-1][0] + _BESIDE:
+        return math.nan
+    (few, more), (many, less) = next((pair for pair in pairwise(known) if bits <= pair[1][0]), known[-2:])
+    along = (bits - few) / (many - few)
+    return math.exp((1 - along) * math.log(more) + along * math.log(less))
 
 
 def table(name: str, found: Subject, store: Store, mine: list[Cell], theirs: list[Cell]) -> str:
@@ -80,17 +82,18 @@ def table(name: str, found: Subject, store: Store, mine: list[Cell], theirs: lis
     done = [(cell["key"]["method"], cell["figures"]) for cell in store.load([*mine, *theirs]).found]
     points = {
         way: [(figures["bits"], figures[damage]) for method, figures in done if method == f"lloydmax, {way}"]
-        for way in OURS[1:]
+        for way in OURS
+        if way != "no data"
     }
     rows = []
     for method, figures in sorted(done, key=lambda one: one[1]["bits"]):
         row = [method, f"{figures['bits']:.2f}", f"{figures[second]:.4g}", f"{figures[damage]:.2g}"]
-        for way in OURS[1:]:
+        for way in points:
             same = at(points[way], figures["bits"])
             known = not method.startswith("lloydmax") and not math.isnan(same)
             row.append(f"{same:.2g} ({figures[damage] / same:.1f})" if known else "-")
         rows.append(row)
-    return markdown(name, ["method", "bits", second, damage, *OURS[1:]], rows)
+    return markdown(name, ["method", "bits", second, damage, *points], rows)
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ import torch
 from lloydmax import DataError
 from lloydmax.data import Batch, even, inputs_of, unlabelled
 from lloydmax.data.padding import Padding, real_positions
+from lloydmax.teacher.trial import trial
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 
@@ -99,3 +101,52 @@ def test_batches_are_merged_to_the_longest() -> None:
     assert merged.kwargs["attention_mask"].sum(1).tolist() == [1, 2, 2]
     with pytest.raises(DataError, match="takes no attention_mask"):
         Padding(("ids",)).merged([Batch((torch.ones(1, 2),)), Batch((torch.ones(1, 3),))])
+
+
+class Recurrent(nn.Module):
+    """Takes the length of every sequence, and hears every second step of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor, half: bool = False) -> Tensor:
+        found: Tensor = self.head(self.cell(x)[0])
+        return found[:, ::2] if half else found
+
+
+def test_lengths_tell_padding() -> None:
+    lengths, draw = torch.tensor([2, 6, 3, 5, 4, 6, 2, 1]), torch.Generator().manual_seed(0)
+    found = []
+    for content in (0.0, 7.0):
+        x = torch.randn(8, 6, 3, generator=draw.manual_seed(0))
+        x[torch.arange(6) >= lengths[:, None]] = content
+        for inputs in ((x, lengths), {"x": x, "lengths": lengths}):
+            model = Recurrent()
+            source = unlabelled(TensorDataset(*inputs) if isinstance(inputs, tuple) else inputs, model)
+            outputs = trial(model, source)
+            (_, batch), *_ = source.batches(8)
+            found.append(outputs.of(batch.run(model), batch)[0])
+            assert found[-1].shape == (int(lengths.sum()), 5)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+def test_outputs_may_have_fewer_steps_than_a_sound() -> None:
+    given = {
+        "input_values": torch.randn(4, 12),
+        "attention_mask": (torch.arange(12) < torch.tensor([[12], [6], [8], [2]])),
+    }
+
+    class Heard(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 5, 2, stride=2)
+
+        def forward(self, input_values: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.conv(input_values[:, None]).transpose(1, 2)
+
+    model = Heard()
+    source = unlabelled(given, model)
+    (_, batch), *_ = source.batches(4)
+    assert trial(model, source).of(batch.run(model), batch)[0].shape == (6 + 3 + 4 + 1, 5)

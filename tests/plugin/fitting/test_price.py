@@ -96,7 +96,7 @@ def test_a_bit_is_worth_the_importance_to_the_power_of_two_thirds(ratio: float) 
     def rate(p: PlannedParameter) -> Any:
         return make("quantizer", p.quantizer, p.options).rate(model.get_parameter(p.name).detach())
 
-    found = chosen(model, plan, importances, fitted, rate).plan.parameters
+    found = chosen(model, plan, dict(importances), fitted, rate).plan.parameters
     prices = [found[name].options.price for name in importances]
     assert prices[0] / prices[1] == pytest.approx(ratio ** (2 / 3), rel=0.02), "a bit costs less where it matters more"
 
@@ -187,3 +187,24 @@ def test_a_sum_ends_where_it_is_too_large() -> None:
     seen: list[float] = []
     assert _sum((seen.append(one) or one for one in (1.0, 2.0, 4.0, 8.0)), 2.5) == 3.0  # type: ignore[func-returns-value]
     assert seen == [1.0, 2.0] and _sum(iter([1.0, 1.0]), 2.0) == 2.0
+
+
+class Tokens(nn.Module):
+    """A large table, one layer, and a head of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.layer, self.head = nn.Embedding(300, 32), nn.Linear(32, 32), nn.Linear(32, 300)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.layer(self.table(ids)))
+        return found
+
+
+def test_without_inputs_tables_of_tokens_and_heads_get_more_bits_than_others() -> None:
+    rules = [{"layers": ["table", "layer", "head"], "centroids": 256}]
+    result = lloydmax.compress(Tokens(), recipe(4) | {"quantize": rules}, progress=False)
+    found = lloydmax.codebooks(result.model)
+    assert found["table.weight"].entropy > found["layer.weight"].entropy + 1
+    assert abs(found["table.weight"].entropy - found["head.weight"].entropy) < 0.5

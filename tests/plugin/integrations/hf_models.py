@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,4 +125,17 @@ def model_folder(folder: Path, make: Callable[[], Any] = llama) -> Path:
     """A folder with a tiny model and its tokenizer, as ``save_pretrained`` writes them."""
     seeded(make).save_pretrained(str(folder))
     word_tokenizer(folder)
+    return folder
+
+
+def bert_sentences(folder: Path) -> Path:
+    """A tiny model of sentence-transformers: a BERT, its tokenizer, and what pools."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    seeded(lambda: bert(hf.BertModel)).save_pretrained(str(folder / "bert"))
+    word_tokenizer(folder / "bert")
+    parts = Transformer(str(folder / "bert"), max_seq_length=32)
+    SentenceTransformer(modules=[parts, Pooling(32)], device="cpu").save_pretrained(str(folder))
+    shutil.rmtree(folder / "bert")
     return folder

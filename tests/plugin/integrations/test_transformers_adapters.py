@@ -18,7 +18,6 @@ from lloydmax.defaults import recipe_for  # noqa: E402
 from lloydmax.recipe.recipe import Recipe  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks untrained", "ignore:.*layers, all or", "ignore::UserWarning")
-WITH_EMBEDDINGS = {"quantize": [{"layers": "all", "centroids": 8}, {"types": "Embedding", "centroids": 8}]}
 CASES: list[tuple[Callable[[], Any], Any, dict[str, Any]]] = [
     (llama, ["q_proj", "down_proj"], {"task_type": "CAUSAL_LM"}),
     (llama, "all-linear", {}),
@@ -28,6 +27,9 @@ CASES: list[tuple[Callable[[], Any], Any, dict[str, Any]]] = [
     (vit, ["projection", "query"], {}),
 ]
 
+QUICK = 3
+"""The case that is tried whenever tests are: an embedding and a linear layer."""
+
 
 def _everything(make: Callable[[], Any]) -> Any:
     """A student with codebooks wherever they can be."""
@@ -35,7 +37,10 @@ def _everything(make: Callable[[], Any]) -> Any:
     return student(make, Recipe.load({"quantize": [{**rule, "centroids": 8, "importance": None} for rule in rules]}))
 
 
-@pytest.mark.parametrize(("make", "targets", "options"), CASES)
+@pytest.mark.parametrize(
+    ("make", "targets", "options"),
+    [case if number == QUICK else pytest.param(*case, marks=pytest.mark.slow) for number, case in enumerate(CASES)],
+)
 def test_lora_trains_and_is_never_merged(
     make: Callable[[], Any], targets: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:

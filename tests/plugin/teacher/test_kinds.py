@@ -215,3 +215,11 @@ def test_objects_boxes_and_classes_at_every_place() -> None:
     (last,) = (leaf for leaf in kinds(Leaf(()), tensor.flatten(2)) if leaf.kind == "classes")
     read = last.read(tensor.flatten(2))
     assert read.shape == (8, 36, 10) and torch.allclose(read.sum(class_axis(read)), torch.ones(8, 36))
+
+
+def test_channels_that_are_as_good_as_zero_are_no_parts() -> None:
+    values = drawn(200, 1, 384) * 0.4
+    values[:, :, 127] *= 1e-31
+    values[:, :, 319] = 2e-8 * drawn(200, 1) - 1e-7
+    (leaf,) = kinds(Leaf((0,)), values)
+    assert leaf.part is None and leaf.spread > 0.3

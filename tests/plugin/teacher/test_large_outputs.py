@@ -198,3 +198,38 @@ def test_a_recipe_runs_with_large_outputs(pair: tuple[Tokens, Tokens], monkeypat
     recipe = {"quantize": [{"layers": "all", "centroids": 4, "importance": "fisher"}], "keep": "best"}
     result = lloydmax.compress(pair[0], recipe, IDS, progress=False)
     assert result.report.stages[-1].agreement is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"codes": "learn"}, {"loss": "kl", "features": 1.0}, {"clip": 0.1}])
+def test_training_in_parts_is_training(
+    pair: tuple[Tokens, Tokens], options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = {"layers": "all", "centroids": 4}
+    step = {"step": "distill", "steps": 4, "batch_size": 10, "held_out": 0.2, "optimizer": "sgd"} | options
+    recipe = {"quantize": [rule], "trainable": ["all"], "recover": [step]}
+
+    def trained() -> tuple[Tensor, float]:
+        result = lloydmax.compress(pair[0], recipe, IDS, progress=False)
+        return result.model(IDS), result.report.recovery[0]["loss"]
+
+    expected, loss = trained()
+    seen: list[int] = []
+    monkeypatch.setattr(reading, "MOST_VALUES", 7 * 50 * 3)
+    forward = Tokens.forward
+    monkeypatch.setattr(Tokens, "forward", lambda self, ids: (seen.append(len(ids)), forward(self, ids))[1])
+    found, again = trained()
+    assert again == pytest.approx(loss, rel=1e-3) and torch.allclose(found, expected, atol=1e-4), options
+    assert sorted(seen)[-4] <= 3, seen  # but for the trial of what the outputs are
+
+
+@pytest.mark.parametrize("step", ["match_moments", "reconstruct"])
+def test_steps_run_few_samples_at_once(pair: tuple[Tokens, Tokens], step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 4}], "recover": [{"step": step}]}
+    expected = lloydmax.compress(pair[0], recipe, IDS, progress=False).model(IDS)
+    monkeypatch.setattr(reading, "MOST_VALUES", 7 * 50 * 3)
+    seen: list[int] = []
+    head = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (seen.append(len(x)), head(self, x))[1])
+    found = lloydmax.compress(pair[0], recipe, IDS, progress=False).model(IDS)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert sorted(seen)[-2] <= 3, seen  # but for the trial of what the outputs are

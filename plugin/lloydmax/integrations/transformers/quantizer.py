@@ -19,7 +19,7 @@ from lloydmax.integrations.transformers.config import LloydmaxConfig
 from lloydmax.integrations.transformers.folder import METHOD
 from lloydmax.integrations.transformers.host import HfQuantizer, register_quantizer
 from lloydmax.integrations.transformers.loading import cast, fill
-from lloydmax.integrations.transformers.model import abandon, adopt
+from lloydmax.integrations.transformers.model import abandon, adopt, dtype_of
 from lloydmax.integrations.transformers.tokens import tokenizer_in
 from lloydmax.runtime.temporary import TemporaryFolder
 from lloydmax.student.dense import decompressed
@@ -43,6 +43,7 @@ class LloydmaxQuantizer(HfQuantizer):
             raise IntegrationError("LloydmaxConfig needs bits, such as bits=3, or a recipe to compress a model")
         self._device: Any = None
         self._wanted: Any = None
+        self._untold = False
         self._file: Path | None = None
         self._undo: list[Any] = []
 
@@ -65,11 +66,14 @@ class LloydmaxQuantizer(HfQuantizer):
         """Where transformers asks about attention: the first look at the configuration, before files are looked for."""
         if self.pre_quantized:
             config.transformers_weights = IN_FOLDER
+            self._untold = getattr(config, "dtype", None) is None
+            if self._untold:  # else it is taken from the file, where floats may be narrower than in the model
+                config.dtype = torch.float32
         return config
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype that is asked for; a compressed model gets it when it is loaded as it is."""
-        self._wanted = dtype
+        self._wanted = None if self._untold and dtype == torch.float32 else dtype
         return dtype
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **kwargs: Any) -> None:
@@ -97,7 +101,7 @@ class LloydmaxQuantizer(HfQuantizer):
         fill(model, self._file)
         if self._device is not None:
             nn.Module.to(model, self._device)
-        if self._wanted not in (None, model.dtype):
+        if self._wanted not in (None, dtype_of(model)):
             cast(model, self._wanted)
 
     def _compress(self, model: Any) -> None:
