@@ -15,6 +15,8 @@ from lloydmax.native.library import active, address, ready, size
 
 _SHARED = 1 << 20
 """Weights from which threads share the rows."""
+_FEW = 4
+"""Inputs up to which integers are faster."""
 _PEAK = 32.0
 """Over the root mean square of the inputs: with a larger one the others have too few bits to be held to 1e-3."""
 
@@ -44,6 +46,7 @@ def linear_codes(input: Tensor, codes: Tensor, tables: Tensor, shared: int, fast
     if not active():
         owners = torch.arange(rows) // shared
         return F.linear(input, tables[owners].gather(1, codes.long()))
+    fast = fast and batch <= _FEW and k <= 16
     x, codes, tables, output = input.contiguous(), codes.contiguous(), tables.contiguous(), input.new_empty(batch, rows)
 
     def product(begin: int, end: int) -> None:

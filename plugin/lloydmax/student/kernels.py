@@ -1,5 +1,5 @@
-"""How a compressed weight computes in inference: decoded in parts, to need little memory, or in int8 or straight from its
-codes, to be fast.
+"""How a compressed weight computes in inference: decoded in parts, to need little memory, or in int8 or straight from
+its codes, to be fast.
 
 Traced and exported programs always hold the plain way, :func:`lloydmax.codebook.codebook.decode`; compiled ones hold an
 operator for products from codes, and else the plain way, too.
