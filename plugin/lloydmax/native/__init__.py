@@ -9,6 +9,7 @@ from lloydmax.native.histogram import count_keys, float_keys, look_up, solve_poi
 from lloydmax.native.library import active, path
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.rows import fit_rows
+from lloydmax.native.running import linear_codes
 
 __all__ = [
     "active",
@@ -17,6 +18,7 @@ __all__ = [
     "float_keys",
     "from_symbols",
     "huffman",
+    "linear_codes",
     "look_up",
     "pack",
     "path",

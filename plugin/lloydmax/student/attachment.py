@@ -26,7 +26,7 @@ from lloydmax.network.parameters import demote, owners, promote
 from lloydmax.student import kernels
 from lloydmax.student.coded import CodedTensor
 from lloydmax.student.int8.model import Int8Model
-from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
+from lloydmax.student.kernels import CODES_NEEDS, INT8_NEEDS, KERNELS, Kernel, codes_serve, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
 
 _NOT_IN_INT8 = (_ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
@@ -68,6 +68,11 @@ class Frozen:
     def layout(self) -> Layout:
         """Of the weight."""
         return self.holder.layout
+
+    @property
+    def codes(self) -> Tensor:
+        """Of its weights, in their shape."""
+        return self.holder.codes
 
     def plain(self) -> Tensor:
         """The dense weight."""
@@ -329,6 +334,11 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
       Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
       weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
       takes one byte a weight beside the codes.
+    - ``"codes"``: weights of at least 65,536 multiply up to 16 float32 input vectors straight from their codes in the
+      native core: the same up to the order of the sums, without any other copy of the weight.
+    - ``"codes-fast"``: the same with up to 16 centroids in integers: centroids to 13 bits, inputs to 15; about
+      2e-4 off (relative, root mean square), at most 1e-3. Inputs whose largest value is above 32 times their root mean
+      square, which would be worse, run as ``"codes"``, and so do other weights.
     - ``None``: PyTorch's float operations, the default.
 
     Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
@@ -352,12 +362,15 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
         raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
     layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
     weights: dict[CodesHolder, Codebook] = {layer["weight"]: layer["weight"].codebook() for layer in layers}  # type: ignore[misc, operator]
-    weights |= {held.weight: held.codebook() for held in attached(model) if not isinstance(held.module, _NOT_IN_INT8)}
-    served = [weight for weight, book in weights.items() if kernel is None or int8_serves(book)]
+    if kernel != "codes" and kernel != "codes-fast":
+        others = (held for held in attached(model) if not isinstance(held.module, _NOT_IN_INT8))
+        weights |= {held.weight: held.codebook() for held in others}
+    serves, needs = (int8_serves, INT8_NEEDS) if kernel == "int8" else (codes_serve, CODES_NEEDS)
+    served = [weight for weight, book in weights.items() if kernel is None or serves(book)]
     if kernel is not None and not served:
         raise KernelError(
             f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
-            f"model: it needs {INT8_NEEDS}"
+            f"model: it needs {needs}"
         )
     for weight in served:
         weight.set_kernel(kernel)
