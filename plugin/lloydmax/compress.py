@@ -29,7 +29,7 @@ from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.keeping import Keeping
-from lloydmax.recovery.made import made_inputs, unknown
+from lloydmax.recovery.made import beside_few, made_inputs, unknown
 from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
@@ -196,7 +196,8 @@ class _Run:
                 self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
                 self.source, self.unseen = self.data, self.reference or other
             elif self.data is not None and self.reference is None and self.recipe.keep == "best":
-                self.source, self.unseen = held_out(self.data, self.seed, self.cache)
+                parts = held_out(self.data, self.seed, self.cache)
+                self.source, self.unseen = beside_few(self.teacher, parts, self.seed, self.events)
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             given = (None if data is None else self.data, self.reference)

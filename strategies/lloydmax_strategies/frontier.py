@@ -77,7 +77,7 @@ class Frontier:
         walk, first, again = self._walk, places[0], len(places) > 1
         ahead = self._still and what == "output" and not again
         at = first + ahead
-        keep = walk.live[at] * len(self._order) <= self._memory
+        keep = places[-1] < walk.last and walk.live[at] * len(self._order) <= self._memory
         kept: list[_Values] = []
         for values in self._up_to(walk, first):
             if again:
@@ -107,6 +107,7 @@ class _Walk(nn.Module):
 
     Attributes:
         places: numbers of the operations that call a module.
+        last: the number of the last of them.
         end: where :meth:`forward` stops.
         live: bytes a sample of the values that are needed from each operation on; filled by :meth:`weigh`.
     """
@@ -122,6 +123,7 @@ class _Walk(nn.Module):
             if node.op == "call_module":
                 found.setdefault(modules[node.target], []).append(place)
         self.places = found
+        self.last = max((places[-1] for places in found.values()), default=0)
         self.end = len(self._nodes)
         self.live: list[float] = []
 

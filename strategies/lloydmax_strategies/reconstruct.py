@@ -109,7 +109,8 @@ class Reconstruct:
                 most = None if options.rows is None else max(1, options.rows // passes)
                 for target, work in self._work(module, found[module], inputs, most):
                     before = target.holder.codes.clone()
-                    counts = [_looked_up(front, one, calls[one], target) for one in found[module].embeddings]
+                    looked_up = [one for one in found[module].embeddings if one in calls]
+                    counts = [_looked_up(front, one, calls[one], target) for one in looked_up]
                     try:
                         errors += work(sum(counts) if counts else None)
                     except NotPlain:

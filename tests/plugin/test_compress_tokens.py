@@ -66,6 +66,13 @@ def test_figures_are_those_without_padding(build: Callable[[], Any], side: str) 
     assert found[0] == pytest.approx(found[1], rel=2e-3, abs=1e-6)
 
 
+def test_sets_are_ranked_without_padding() -> None:
+    alone = [{"input_ids": torch.tensor([ids])} for ids in IDS]
+    one, two = (lloydmax.data_fitness(made.bert(), {"x": data})[0] for data in (made.padded(IDS), alone))
+    for key in ("class_use", "confidence", "variety"):
+        assert getattr(one, key) == pytest.approx(getattr(two, key), rel=1e-4)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_importances_are_those_without_padding(side: str) -> None:
     teacher, found = made.llama(), []

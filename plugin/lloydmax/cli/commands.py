@@ -142,7 +142,8 @@ def recipe(
     check_outputs({"--out": out}, {"--model": source_of(model), "--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
-    made = recipe_for(teacher, bits, data_of(data, teacher, image_size, mean, std), effort)
+    inputs = data_of(data, teacher, image_size, mean, std)
+    made = recipe_for(teacher, bits, inputs, effort, tokenizer=tokenizer_of(model))
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
 
@@ -206,6 +207,7 @@ def search(
         "estimate": not measure,
         "seed": seed,
         "workdir": workdir,
+        "tokenizer": tokenizer_of(model),
     }
     found: Sweep | SearchResult
     if only_sweep:
@@ -257,7 +259,7 @@ def export(
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--student": student}
     check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device), limit)
-    inputs = noise(shape) if shape is not None else first_batch(data_of(data, small, image_size, mean, std), small)
+    inputs = noise(shape) if shape is not None else _first(data, model, small, image_size, mean, std)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
     show(made.to_dict(), f"Written: {made}", as_json)
 
@@ -342,6 +344,11 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     with progress(quiet, log_json) as shown:
         result = run_demo(Path(out), **shown)
     show(result.to_dict(), str(result), as_json)
+
+
+def _first(data: str | None, spec: str, model: Any, *how: Any) -> Any:
+    """The first two inputs of what a path names."""
+    return first_batch(data_of(data, model, *how), model, tokenizer_of(spec))
 
 
 main.add_command(evaluate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -37,7 +38,8 @@ def evaluate(
     limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
     samples: int | None, data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare a compressed model with its original on unlabelled inputs.
+    """Compare a compressed model with its original on unlabelled inputs: of a language model on texts also by their
+    perplexity, and token by token.
 
     With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
     """
@@ -45,7 +47,8 @@ def evaluate(
         if not sets or student or data or labels:
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
         teacher = build_model(model, weights, model_args, device)
-        _rank({name: data_of(name, teacher, image_size, mean, std) for name in sets}, teacher, samples, as_json)
+        given = {name: data_of(name, teacher, image_size, mean, std) for name in sets}
+        _rank(given, teacher, samples, tokenizer_of(model), as_json)
         return
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
@@ -53,9 +56,13 @@ def evaluate(
     small = checkpoint.load(student, copied(teacher), limit)
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher, tokenizer=tokenizer_of(model))
     outputs = trial(teacher, source, asked_of(small))
-    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(small)
+    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(
+        small, tokens=True
+    )
     result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
     result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
+    if found.tokens is not None:
+        result |= {key: value for key, value in asdict(found.tokens).items() if value is not None}
     if labels is not None:
         classes = labels_of(labels, data, source)
         result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
@@ -64,6 +71,6 @@ def evaluate(
     show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
 
 
-def _rank(sets: dict[str, Any], model: Any, samples: int | None, as_json: bool) -> None:
-    found = rank_data(model, sets, **({} if samples is None else {"samples": samples}))
+def _rank(sets: dict[str, Any], model: Any, samples: int | None, tokenizer: Any, as_json: bool) -> None:
+    found = rank_data(model, sets, tokenizer=tokenizer, **({} if samples is None else {"samples": samples}))
     show([each.to_dict() for each in found], render(fitness_table(found)), as_json)

@@ -191,9 +191,9 @@ def noise(shape: str) -> Any:
         raise click.UsageError(f"--shape {shape}: there is no memory for it: give a smaller one") from error
 
 
-def first_batch(data: Any, model: Any) -> Any:
+def first_batch(data: Any, model: Any, tokenizer: Any = None) -> Any:
     """The first two inputs of unlabelled data, as positional or keyword arguments."""
-    source = unlabelled(data, model)
+    source = unlabelled(data, model, tokenizer=tokenizer)
     batch = source.first(_FEW)[:2]
     return batch.kwargs or batch.args
 

@@ -56,7 +56,8 @@ class Written:
             result.save(self.out)
             return
         with new_folder(self.out) as folder:
-            result.save(folder / IN_FOLDER)
+            (folder / self.source.within).mkdir(parents=True, exist_ok=True)
+            result.save(folder / self.source.within / IN_FOLDER)
             result.report.to_json(folder / REPORT)
             self.source.complete(folder, asked)
 

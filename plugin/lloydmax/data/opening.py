@@ -96,7 +96,7 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         else:
             data = images(path, channels=inputs.image_channels)
-    if isinstance(data, list) and data and isinstance(data[0], str):
+    if isinstance(data, (list, tuple, np.ndarray)) and len(data) and isinstance(data[0], str):
         data = texts(data)
     if isinstance(data, Texts):
         return _texts(data, inputs, workdir, seed)
@@ -104,6 +104,9 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
         return _pictures(data, inputs, seed)
     if isinstance(data, Mapping) and inputs.sequences.has_many(data):
         return _sequences(inputs.sequences.rows(data), inputs, workdir, seed)
+    if isinstance(data, Mapping) and data and all(hasattr(one, "column_names") for one in data.values()):
+        names = ", ".join(map(repr, data))
+        raise DataError(f"the data are several sets ({names}): give one of them, as in data[{next(iter(data))!r}]")
     if isinstance(data, (Tensor, np.ndarray, Mapping)):
         return ArraySource(data, inputs)
     if isinstance(data, DataLoader) and _has_random_access(data):
@@ -120,6 +123,8 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             if isinstance(data, IterableDataset):
                 return spool(_collated(data, inputs), f"a {name}", inputs.padding, workdir=workdir)
             first, items = _peeked(guarded(data, name))
+            if isinstance(first, str):
+                return _texts(texts(list(islice(items, MOST_DRAWS))), inputs, workdir, seed)
             if inputs.sequences.has(first):
                 return _sequences(list(islice(items, MOST_DRAWS)), inputs, workdir, seed)
             return spool(_batches(items, inputs), f"a {name}", inputs.padding, workdir=workdir)

@@ -29,7 +29,7 @@ class Part(Source):
     """
 
     def __init__(self, whole: Source, rows: Tensor, what: str) -> None:
-        self.whole, self.rows, self._what = whole, rows, what
+        self.whole, self.rows, self._what, self.made = whole, rows, what, whole.made
         self._place = torch.full((len(whole),), -1, dtype=torch.int64)
         self._place[rows] = torch.arange(len(rows))
         if hasattr(whole, "came_in"):

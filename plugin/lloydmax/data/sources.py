@@ -39,6 +39,8 @@ class Source(ABC):
 
     came_in: int | None = None
     """Samples of a batch as the data were given, where they were in batches."""
+    made: bool = False
+    """Whether nobody ever wrote, drew or recorded these samples: what comes next in them is not known."""
     varies: bool = False
     """Whether sequences differ in length, so that those of one batch are padded otherwise than those of another."""
     known: bytes | None = None

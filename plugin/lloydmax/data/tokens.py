@@ -184,6 +184,8 @@ class Sequences:
         elif not isinstance(item, Mapping):
             made = {IDS: item}
         found = {key: tensor for key, value in made.items() if (tensor := _tensor(value)) is not None}
+        if IDS in found and not found[IDS].numel():
+            raise DataError("it has no token")
         args = (found.pop(IDS),) if self.positional and IDS in found else ()
         labels = {LABELS: found.pop(LABELS)} if LABELS in found else {}
         kwargs = {key: value for key, value in found.items() if key in self.padding.names}

@@ -62,7 +62,7 @@ class Choice:
 def chosen(
     model: nn.Module,
     plan: Plan,
-    importances: Mapping[str, Tensor],
+    importances: dict[str, Tensor],
     fitted: Fitted,
     rates: Rates,
     judge: Judging | None = None,
@@ -81,7 +81,8 @@ def chosen(
         model: the original.
         plan: of a recipe with ``bits``.
         importances: of the weights, by parameter name. Parameters without count alike, each as a whole, and as others
-            do on average; without any inputs the first ones count more.
+            do on average; without any inputs the first ones count more. Emptied once they are not needed: together they
+            are as large as the model.
         fitted: fits the codebooks of a plan.
         rates: see :func:`~lloydmax.fitting.price.layers_of`.
         judge: the damage that codebooks do.
@@ -92,7 +93,9 @@ def chosen(
         BudgetError: see :meth:`lloydmax.Plan.room`.
         FitError: no codebook can be fitted to a parameter, which it names.
     """
-    layers = layers_of(model, plan, importances, rates)
+    layers, gated = layers_of(model, plan, importances, rates), by_gate(model, plan, importances)
+    if gated is None:
+        importances.clear()
     sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
     ways = _ways(layers, plan, blind)
     name, first = next(ways)
@@ -105,7 +108,7 @@ def chosen(
     def others() -> Iterator[tuple[Family, dict[str, Layer] | None]]:
         for name, layers in ways:
             yield prices(name, plan, layers), layers
-        if (gated := by_gate(model, plan, importances)) is not None:
+        if gated is not None:
             apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
             yield prices("a codebook for each gate", gated, apart), None
         for form in () if changed else (EVEN, FREE):

@@ -5,7 +5,9 @@ Nothing of a host is imported before its folder is opened.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 
 from torch import nn
 
+from lloydmax.checkpoint import load
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
 from lloydmax.runtime.files import shown
 from lloydmax.runtime.text import printable
 
 _CONFIG = "config.json"
+_PARTS = "modules.json"
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,18 @@ class ModelFolder:
 
     Attributes:
         path: of the folder.
+        within: where the model is in it: of some models of sentence-transformers, in a folder of its own.
         config: its ``config.json``.
     """
 
     path: Path
+    within: str
     config: dict[str, Any]
+
+    @property
+    def inner(self) -> Path:
+        """The folder with the model itself."""
+        return self.path / self.within
 
     @property
     def of_timm(self) -> bool:
@@ -62,13 +73,28 @@ class ModelFolder:
             return None
         from lloydmax.integrations.transformers.tokens import tokenizer_in
 
-        return tokenizer_in(self.path)
+        return tokenizer_in(self.inner)
+
+    def compressed(self) -> nn.Module:
+        """The model that a compressed folder holds, in evaluation mode.
+
+        Raises:
+            IntegrationError: as :meth:`model`. CheckpointError: see :func:`lloydmax.load`.
+        """
+        if not self.of_timm:
+            import lloydmax.integrations.transformers.quantizer  # noqa: F401
+
+            return self.model({})
+        timm = _timm_itself(self)
+        given = {"num_classes": self.config.get("num_classes"), **(self.config.get("model_args") or {})}
+        given = {key: value for key, value in given.items() if value is not None}
+        return load(self.path, timm.create_model(self.config["architecture"], pretrained=False, **given))
 
     def complete(self, out: Path, asked: Mapping[str, Any]) -> None:
         """Make of a folder that holds a compressed file one that the host opens.
 
         Args:
-            out: with :data:`~lloydmax.format.folder.IN_FOLDER` in it.
+            out: with :data:`~lloydmax.format.folder.IN_FOLDER` in it, where :attr:`within` says.
             asked: plain data: what was asked of the file.
 
         Raises:
@@ -76,20 +102,49 @@ class ModelFolder:
         """
         from lloydmax.integrations.transformers.folder import copy_rest, mark_config
 
-        copy_rest(self.path, out)
+        if self.within:
+            copy_rest(self.path, out, but=self.within)
+        copy_rest(self.inner, out / self.within)
         if self.of_timm:
             (out / _CONFIG).write_bytes((self.path / _CONFIG).read_bytes())
         else:
-            mark_config(out, asked, self.config)
+            mark_config(out / self.within, asked, self.config)
+
+
+def open_folder(path: str | os.PathLike[str]) -> nn.Module:
+    """The compressed model in a folder that ``lloydmax compress --out FOLDER`` or ``save_pretrained`` wrote.
+
+    Args:
+        path: of the folder, of transformers or timm.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        IntegrationError: the folder holds no compressed model, or its host is absent or cannot build the architecture.
+        CheckpointError: the file is damaged, or of another model.
+    """
+    folder = _look_into(Path(path))
+    if not (folder.inner / IN_FOLDER).is_file():
+        raise IntegrationError(f"{shown(path)} holds no compressed model: {IN_FOLDER} is missing")
+    return folder.compressed()
 
 
 def model_folder(path: Path) -> ModelFolder:
-    """Look into a folder.
+    """Look into the folder of a model that is to be compressed.
 
     Raises:
         IntegrationError: it has no ``config.json`` that tells a model, or holds a compressed one.
     """
-    where = path / _CONFIG
+    folder = _look_into(path)
+    if (folder.inner / IN_FOLDER).is_file():
+        raise IntegrationError(f"{shown(path)} holds a compressed model: name the folder of the original")
+    return folder
+
+
+def _look_into(path: Path) -> ModelFolder:
+    within = _within(path)
+    where = path / within / _CONFIG
     try:
         config = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -97,22 +152,35 @@ def model_folder(path: Path) -> ModelFolder:
         raise IntegrationError(f"{shown(path)} is not the folder of a model: {_CONFIG}: {reason}") from None
     if not isinstance(config, dict) or not {"architecture", "architectures", "model_type"} & set(config):
         raise IntegrationError(f"{shown(where)} names neither an architecture of transformers nor one of timm")
-    if (path / IN_FOLDER).is_file():
-        raise IntegrationError(f"{shown(path)} holds a compressed model: name the folder of the original")
-    return ModelFolder(path, config)
+    return ModelFolder(path, within, config)
+
+
+def _within(path: Path) -> str:
+    """Where the model of sentence-transformers is in its folder; empty: there itself, or it is another host's."""
+    try:
+        parts = json.loads((path / _PARTS).read_text(encoding="utf-8"))
+        first = str(parts[0]["path"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return ""
+    inner = (path / first).resolve()
+    return first if inner.is_relative_to(path.resolve()) and (inner / _CONFIG).is_file() else ""
 
 
 def _transformers(folder: ModelFolder, arguments: Mapping[str, Any]) -> nn.Module:
     from lloydmax.integrations.transformers.architectures import class_of
 
-    model: nn.Module = class_of(folder.config, folder.path).from_pretrained(folder.path, **arguments)
+    model: nn.Module = class_of(folder.config, folder.inner).from_pretrained(folder.inner, **arguments)
     return model
 
 
 def _timm(folder: ModelFolder, arguments: Mapping[str, Any]) -> nn.Module:
+    timm = _timm_itself(folder)
+    model: nn.Module = timm.create_model(f"local-dir:{folder.path.absolute()}", pretrained=True, **arguments)
+    return model
+
+
+def _timm_itself(folder: ModelFolder) -> Any:
     try:
-        import timm
+        return importlib.import_module("timm")
     except ImportError as error:
         raise IntegrationError(f"{shown(folder.path)} is a folder of timm: run: pip install timm") from error
-    model: nn.Module = timm.create_model(f"local-dir:{folder.path}", pretrained=True, **arguments)
-    return model

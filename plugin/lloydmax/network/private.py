@@ -148,6 +148,11 @@ def refuse(model: nn.Module, runs: bool) -> None:
                 )
             if isinstance(tensor, nn.Parameter) and (cure := not_dense(tensor)):
                 raise ModelError(f"{f'{name}.{leaf}'.lstrip('.')} is {cure}")
+            if tensor is not None and tensor.is_meta and getattr(module, "_hf_hook", None) is not None:
+                raise ModelError(
+                    f"{f'{name}.{leaf}'.lstrip('.')} was offloaded by accelerate, and is not in memory: load the model "
+                    "without device_map (or with device_map='cpu')"
+                )
             if tensor is not None and tensor.is_meta:
                 raise ModelError(
                     f"{f'{name}.{leaf}'.lstrip('.')} is on the meta device, it has no values: load the weights first "

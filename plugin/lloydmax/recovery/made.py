@@ -1,17 +1,24 @@
-"""What a run goes on where no inputs are given: made ones, or what is usual."""
+"""What a run goes on where no inputs are given, or few words: made ones, or what is usual."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from lloydmax.data import Source
+from lloydmax.data import Batch, Source
+from lloydmax.data.inputs import Inputs
+from lloydmax.data.sources import ArraySource
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
 from lloydmax.plan.plan import Plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.teacher import made
+from lloydmax.teacher.asking import Wanted
+
+_PLACES, _FEW = 4, 4096
+"""Places for each input of the widest layer: fewer tell too little of how its inputs go together, more do not."""
 
 
 def made_inputs(
@@ -28,6 +35,50 @@ def made_inputs(
         return made.sources(teacher, recipe.synthesize.given(), example_inputs, seed, events)
     except DataError as error:
         raise DataError(f"{recipe.at('synthesize')}: {error}") from None
+
+
+def beside_few(teacher: nn.Module, parts: tuple[Source, Source], seed: int, events: Events) -> tuple[Source, Source]:
+    """Inputs to work with and to judge by, and beside whole numbers at few places those that would be made without
+    any: they tell too little of layers that are wide. Other inputs stay alone: made ones are less like them.
+
+    Args:
+        teacher: the original.
+        parts: of the inputs that were given.
+        seed: of what is made.
+        events: where progress is reported.
+    """
+    if any(len(part) > _FEW for part in parts):
+        return parts
+    given = [part.first(len(part)) for part in parts]
+    tensors = [tensor for batch in given for tensor in batch.tensors() if tensor.ndim]
+    numbers = not any(batch.whole for batch in given) and not any(t.is_floating_point() for t in tensors)
+    widest = max((p[0].numel() for p in teacher.parameters() if p.dim() > 1 and len(p)), default=0)
+    if not numbers or max(tensor.numel() for tensor in given[0].tensors()) > min(_FEW, _PLACES * widest):
+        return parts
+    examples: Any = given[0].kwargs if given[0].kwargs and not given[0].args else given[0].args
+    try:
+        others = made.sources(teacher, Wanted(), examples, seed, events)
+    except DataError:
+        return parts
+    joined = [_joined(one, other.first(len(other))) for one, other in zip(given, others, strict=True)]
+    inputs = Inputs(teacher)
+    return tuple(  # type: ignore[return-value]
+        part
+        if batch is None
+        else ArraySource(batch, inputs, f"({part.describe()}, and {len(batch) - len(part)} made ones)")
+        for part, batch in zip(parts, joined, strict=True)
+    )
+
+
+def _joined(one: Batch, other: Batch) -> Batch | None:
+    """The samples of two batches; ``None`` where they are not alike."""
+    pairs = list(zip(one.tensors(), other.tensors(), strict=False))
+    if len(pairs) != len(list(one.tensors())) or any(
+        a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs
+    ):
+        return None
+    others = iter(other.tensors())
+    return one.map(lambda tensor: torch.cat([tensor, next(others).to(tensor.device)]) if tensor.ndim else tensor)
 
 
 def unknown(plan: Plan, source: Source | None) -> list[str]:

@@ -22,11 +22,21 @@ from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 class CodedWeight(Protocol):
     """A weight of codes, as a codebook layer holds it."""
 
-    kernel: str | None
-    cached: bool
-    layout: Layout
-    centroids: Tensor
-    codes: Tensor
+    @property
+    def kernel(self) -> str | None:
+        """What it runs with."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether the dense weight is kept."""
+
+    @property
+    def layout(self) -> Layout:
+        """Of the weight."""
+
+    @property
+    def centroids(self) -> Tensor:
+        """Of its codebooks."""
 
     def __call__(self) -> Tensor:
         """The dense weight."""
@@ -36,6 +46,9 @@ class CodedWeight(Protocol):
 
     def int8(self) -> tuple[Tensor, Tensor, Tensor]:
         """What int8 runs with, see :func:`int8_weight`."""
+
+    def plain(self) -> Tensor:
+        """The dense weight, whatever it runs with."""
 
 
 Kernel = Literal["int8", "codes", "codes-fast"]
@@ -61,9 +74,10 @@ CODES_NEEDS = (
 )
 
 
-def plainly(input: Tensor) -> bool:
+def plainly(input: Tensor | None = None) -> bool:
     """Whether a program is being recorded, or the input is not an ordinary tensor."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or type(input) is not Tensor
+    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return recorded or (input is not None and type(input) is not Tensor)
 
 
 def dense(codebook: Codebook) -> Tensor:
@@ -85,14 +99,14 @@ def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
     if weight.kernel in ("codes", "codes-fast") and input.dtype == torch.float32 and _takes(input, weight, bias):
         vectors, layout = input.reshape(-1, input.shape[-1]), weight.layout
         shared, tables = layout.channels or layout.shape[0], weight.centroids.view(-1, weight.centroids.shape[-1])
-        product = native.linear_codes(vectors, weight.codes, tables, shared, weight.kernel == "codes-fast")
+        codes: Tensor = weight.codes  # type: ignore[attr-defined]  # a layer's own weight holds them
+        product = native.linear_codes(vectors, codes, tables, shared, weight.kernel == "codes-fast")
         product = product.view(*input.shape[:-1], layout.shape[0])
         return product if bias is None else product + bias
     if plainly(input):
         return F.linear(input, weight(), bias)
-    if weight.kernel == "int8" and _takes(input, weight, bias):
-        product = _int8_linear(input, weight)
-        return product if bias is None else product.add_(bias)
+    if weight.kernel == "int8" and (found := few(input, weight, bias)) is not None:
+        return found
     if weight.cached:
         return F.linear(input, weight(), bias)
     output = None
@@ -103,6 +117,21 @@ def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
         output[..., rows] = product
     assert output is not None
     return output
+
+
+def few(input: Tensor, weight: CodedWeight, bias: Tensor | None, matrix: int = 0) -> Tensor | None:
+    """A linear layer in int8: ``(*, inputs)`` -> ``(*, outputs)``; ``None`` where it does not take the inputs.
+
+    Args:
+        input: of the layer.
+        weight: that int8 serves.
+        bias: ``(outputs,)`` or ``None``.
+        matrix: of several, which one.
+    """
+    if not _takes(input, weight, bias):
+        return None
+    product = _int8_linear(input, weight, matrix)
+    return product if bias is None else product.add_(bias)
 
 
 def embedding(input: Tensor, codebook: Codebook) -> Tensor:
@@ -120,9 +149,10 @@ def int8_serves(codebook: Codebook) -> bool:
     """Whether int8 can hold the weight of a linear layer and is worth it; what is needed, :data:`INT8_NEEDS` says."""
     return (
         codebook.block == 1
-        and len(codebook.shape) == 2
-        and (codebook.axis == 0 or codebook.granularity == "tensor")
-        and codebook.shape[1] % _STEP == 0
+        and (
+            len(codebook.shape) == 2 or (codebook.shape[:1] == (codebook.layout.matrices,) and len(codebook.shape) == 3)
+        )
+        and codebook.layout.weights_per_channel % _STEP == 0
         and codebook.codes.numel() >= LARGE
         and codebook.codes.device.type == "cpu"
         and codebook.centroids.dtype in FLOAT_DTYPES
@@ -148,9 +178,14 @@ def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     """The weight through an int8 codebook: every centroid a multiple of a scale, -127 to 127.
 
     Returns:
-        int8 in the shape of the weight; a bfloat16 scale for each row; and in float32 the sum of what each row lost,
-        which times the mean of an input is the part of the error that does not average out.
+        int8 ``(outputs, inputs)``, of several matrices ``(matrices, outputs, inputs)``; a bfloat16 scale for each row;
+        and in float32 the sum of what each row lost, which times the mean of an input is the part of the error that
+        does not average out.
     """
+    layout = codebook.layout
+    flat = replace(layout, shape=(layout.outputs, layout.weights_per_channel), axis=0, matrices=1)
+    matrices = layout.matrices
+    codebook = Codebook.of(flat, codebook.centroids, layout.channels_first(codebook.codes).reshape(flat.shape))
     multiples, scale, _ = _int8_centroids(codebook)
     lost = _table(codebook) - multiples * scale.float()[:, None]
     shape = codebook.centroids.shape
@@ -158,7 +193,11 @@ def int8_weight(codebook: Codebook) -> tuple[Tensor, Tensor, Tensor]:
     rest = torch.empty(len(values))
     for rows, part in replace(codebook, centroids=lost.view(shape)).parts():
         rest[rows] = part.dequantize().sum(1)
-    return values, scale[codebook.layout.owners()], rest
+    found = values, scale[codebook.layout.owners()], rest
+    if matrices == 1:
+        return found
+    first, second, third = (part.unflatten(0, (matrices, -1)) for part in found)
+    return first, second, third
 
 
 def _int8_centroids(codebook: Codebook) -> tuple[Tensor, Tensor, float]:
@@ -192,13 +231,15 @@ def _takes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
         and input.device.type == "cpu"
         and input.dtype == weight.centroids.dtype
         and input.dim() > 0
-        and input.shape[-1] == weight.layout.shape[-1]
+        and input.shape[-1] == weight.layout.weights_per_channel
         and input.numel() <= _FEW * input.shape[-1]
     )
 
 
-def _int8_linear(input: Tensor, weight: CodedWeight) -> Tensor:
+def _int8_linear(input: Tensor, weight: CodedWeight, matrix: int) -> Tensor:
     values, scale, rest = weight.int8()
+    if weight.layout.matrices > 1:
+        values, scale, rest = values[matrix], scale[matrix], rest[matrix]
     rows = input.reshape(-1, input.shape[-1])
     product = torch.ops.aten._weight_int8pack_mm(rows.to(torch.bfloat16), values, scale).float()
     product.addcmul_(rows.float().mean(1, keepdim=True), rest)

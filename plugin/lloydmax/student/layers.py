@@ -63,6 +63,14 @@ class CodesHolder(nn.Module):
         """The codebook of these centroids and the codes (not copied)."""
         return Codebook.of(self.layout, centroids.detach(), self.codes, self.price, self.zeros)
 
+    def in_int8(self, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with, made at the first use; see :func:`kernels.int8_weight`."""
+        held, version = self._int8, _version(centroids)
+        if held is None or held[0] != version:
+            with torch.inference_mode(False):
+                held = self._int8 = version, kernels.int8_weight(self.holding(centroids))
+        return held[1]
+
     def _decode(self, centroids: Tensor) -> Tensor:
         return self.layout.decode(centroids, self.codes)
 
@@ -122,13 +130,13 @@ class CodebookTensor(CodesHolder):
         """The dense weight."""
         return self.decoded(self.centroids)
 
+    def plain(self) -> Tensor:
+        """The dense weight."""
+        return self.decoded(self.centroids)
+
     def int8(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What int8 runs with, made at the first use; see :func:`kernels.int8_weight`."""
-        held, version = self._int8, _version(self.centroids)
-        if held is None or held[0] != version:
-            with torch.inference_mode(False):
-                held = self._int8 = version, kernels.int8_weight(self.codebook())
-        return held[1]
+        """What int8 runs with, made at the first use."""
+        return self.in_int8(self.centroids)
 
 
 def _version(tensor: Tensor) -> int:

@@ -138,8 +138,8 @@ def _looked_at(
             inputs = batch.to(device, channels_last=True)
             given = inputs.run(model)
             odd.add(indices, outputs.read(given, inputs), inputs)
-            decisions.add(outputs.of(given, inputs))
-            variety.add(outputs.read(given, inputs))
+            decisions.add(found := outputs.of(given, inputs))
+            variety.add(found if outputs.mask is None else [_at_positions(tensor) for tensor in found])
     layers = {name: _distance(norm, moments) for name, (norm, moments) in seen.items()}
     return Fitness(
         name=name,
@@ -187,30 +187,38 @@ class _Decisions:
         return None if self.counts is None else self.sure / int(self.counts.sum())
 
 
+def _at_positions(tensor: Tensor) -> Tensor:
+    """Outputs ``(N, T, C)`` as those without padding are: ``(positions, C)``."""
+    return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor
+
+
 class _Variety:
-    """Sums of every number in the outputs, and of their squares, over the inputs."""
+    """Sums of every number in the outputs, and of their squares, over the inputs, or over positions of sequences."""
 
     def __init__(self) -> None:
         self.sums: list[Tensor] | None = None
         self.squares: list[Tensor] = []
-        self.count, self.fits = 0, True
+        self.counts: list[int] = []
+        self.fits = True
 
     def add(self, tensors: list[Tensor]) -> None:
         values = [comparable(tensor, tensor)[0].double() for tensor in tensors]
         sums, squares = [value.sum(0) for value in values], [value.square().sum(0) for value in values]
+        counts = [len(value) for value in values]
         if self.sums is not None:
             self.fits &= [one.shape for one in sums] == [one.shape for one in self.sums]
             if not self.fits:
                 return
             sums = [one + more for one, more in zip(sums, self.sums, strict=True)]
             squares = [one + more for one, more in zip(squares, self.squares, strict=True)]
-        self.sums, self.squares, self.count = sums, squares, self.count + len(tensors[0])
+            counts = [one + more for one, more in zip(counts, self.counts, strict=True)]
+        self.sums, self.squares, self.counts = sums, squares, counts
 
     def found(self) -> float | None:
         if self.sums is None or not self.fits:
             return None
         shares = [
-            1 - float(one.square().sum()) / self.count / max(float(square.sum()), 1e-300)
-            for one, square in zip(self.sums, self.squares, strict=True)
+            1 - float(one.square().sum()) / count / max(float(square.sum()), 1e-300)
+            for one, square, count in zip(self.sums, self.squares, self.counts, strict=True)
         ]
         return sum(math.sqrt(max(0.0, share)) for share in shares) / len(shares)

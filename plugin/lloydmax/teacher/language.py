@@ -67,7 +67,7 @@ class TokenOutputs:
         place: of the output among those that count.
         leaf: it.
         tokens: the input that the tokens are, a name or a position.
-        words: whether it has a class for every word of the vocabulary.
+        words: whether it has a class for every word of the vocabulary, and the words are real ones.
         ahead: whether it tells the next token of that input; a model with labels of a decoder tells them as they are.
     """
 
@@ -99,7 +99,7 @@ class TokenOutputs:
                 if not leaf.decides or tensor.dim() != 3 or tensor.shape[:2] != tokens.shape:
                     continue
                 known = {getattr(getattr(model, "config", None), "vocab_size", 0)}
-                words = tensor.shape[2] in vocabularies_of(model) | known
+                words = tensor.shape[2] in vocabularies_of(model) | known and not source.made
                 if key == DECODER_INPUT or not words or tokens.shape[1] < 2:
                     return cls(place, leaf, key, words, words and key == DECODER_INPUT)
                 changed = tokens.clone()
@@ -196,7 +196,7 @@ def _gathered(values: Tensor, device: torch.device) -> np.ndarray[tuple[int], np
 
 
 def _exponential(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value > 700 else math.exp(value)
 
 
 def _tokens_in(batch: Batch) -> str | int | None:

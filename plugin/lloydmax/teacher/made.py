@@ -58,6 +58,7 @@ def sources(
             count = max(2, min(wanted.samples >> number, MOST_VALUES // max(1, _values(found))))
             batch = _made(model, found, count, each, 2 * seed + number)
             made.append(ArraySource(batch, Inputs(model), f"made without data ({each})"))
+            made[-1].made = True
             events.step("make inputs", number + 1, 2)
     return made[0], made[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,7 +76,8 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
     many, few = (given[torch.arange(size) % len(given)] for size in (_MANY, _FEW))
     mask = _Mask.of(model, given, asked)
     try:
-        first, second = _run(model, many), _run(model, few)
+        first = _run(model, many)
+        second = {path: tensor.to("meta") for path, tensor in _counted(_run(model, few), asked).items()}
     except DataError as refused:
         usual = source.first(_USUAL)
         try:
@@ -85,7 +86,6 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
         return _of_kinds(_told(_guessed(first, asked, len(usual)), first, mask, asked, usual), model, usual, first)
     found = _told(_found(first, second, asked), first, mask, asked, many)
-    del second
     size = min(_TELLING, max(_MANY, _TELLING_VALUES // max(tensor.numel() for tensor in found.read(first, many))))
     if size == _MANY:
         return _of_kinds(found, model, many, first)
@@ -171,9 +171,9 @@ def _run(model: nn.Module, batch: Batch) -> Any:
         return guarded(model, lambda: ask(model, batch.to(device_of(model), channels_last=True)))
 
 
-def _found(many: Any, few: Any, asked: AskedOutputs) -> dict[Path, _Change]:
-    """The outputs that count, and how they changed from many samples to few."""
-    tensors, fewer = _counted(many, asked), _counted(few, asked)
+def _found(many: Any, fewer: Mapping[Path, Tensor], asked: AskedOutputs) -> dict[Path, _Change]:
+    """The outputs that count, and how they changed from many samples to few, of which those that count are given."""
+    tensors = _counted(many, asked)
     changes = {path: _change(tensor, fewer[path]) for path, tensor in tensors.items() if path in fewer}
     if one_each := {path: change for path, change in changes.items() if change.samples is not None}:
         return one_each

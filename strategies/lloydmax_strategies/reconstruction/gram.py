@@ -144,7 +144,7 @@ def _unfolded(x: Tensor, spatial: int, call: dict[str, Any], parts: float, most:
     x = x.unflatten(1, (groups, -1))  # samples, groups, inputs of a group, *positions, *kernel
     places, offsets = range(3, 3 + spatial), range(3 + spatial, 3 + 2 * spatial)
     x = x.permute(1, 0, *places, 2, *offsets)
-    shape = [*x.shape[1 : 2 + spatial]]
+    shape = tuple(x.shape[1 : 2 + spatial])
     if (step := _step(math.prod(shape) * parts, most)) > 1:
         rows = torch.arange(0, math.prod(shape), step, device=x.device)
         picked: list[Any] = [slice(None), *torch.unravel_index(rows, shape)]

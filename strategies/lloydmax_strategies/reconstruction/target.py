@@ -96,12 +96,7 @@ class Target:
         whole = [self._both(moments, ridge)]
         if self.bias is not None:
             moments = moments - means[:, :, None] * means[:, None, :]
-        level = torch.where(ridge > 0, (ridge.clamp(min=_LEAST) / ridge.max().clamp(min=_LEAST)).log2() / -2, _LEVELS)
-        level = level.round().clamp(max=_LEVELS)
-        unit = torch.eye(self.columns, dtype=moments.dtype, device=moments.device)
-        for one in level.unique():
-            rows = (level == one).nonzero()[:, 0]
-            damped = moments + float(ridge[rows].mean()) * unit
+        for rows, damped in _levels(ridge, moments):
             self._part(rows, weight[:, rows], damped, damping, gram.rows == 0)
         self._shift(means)
         whole.append(self._both(moments, ridge))
@@ -132,15 +127,16 @@ class Target:
                     missing = x[..., :start] @ error[where, :, :start].mT
                     cross[where] += missing.mT @ x[..., part]
             moments, _ = self._checked(gram)
-            if counts is not None:
-                moments = moments + self._ridge(counts, moments).mean() * torch.eye(moments.shape[1]).to(moments)
             cross /= gram.rows.clamp(min=1)[:, None, None].float()
-            wanted = weight[..., part] + Factors(moments, damping).solved(cross)
-            held = self._cut(before, codes[:, part])
-            zeros = weight[..., part].flatten(0, 1)
-            found = choice(wanted, zeros, held, moments, damping, False, idle)
-            codes[:, part] = found.codes
-            error[..., part] = weight[..., part] - found.dequantize().float().view_as(wanted)
+            ridge = moments.new_zeros(self.order.outputs) if counts is None else self._ridge(counts, moments)
+            for rows, damped in _levels(ridge, moments):
+                some = torch.arange(weight.shape[1], device=rows.device) if counts is None else rows
+                wanted = weight[:, some, part] + Factors(damped, damping).solved(cross[:, some])
+                held = self._cut(before, rows, codes[rows, part])
+                zeros = weight[:, some, part].flatten(0, 1)
+                found = choice(wanted, zeros, held, damped, damping, False, idle)
+                codes[rows, part] = found.codes
+                error[:, some, part] = weight[:, some, part] - found.dequantize().float().view_as(wanted)
         self._take(replace(before, codes=codes))
         self._shift(means)
         _, _, _, last = self._looked_over(read, error, shift)
@@ -149,11 +145,7 @@ class Target:
     def _part(self, rows: Tensor, weight: Tensor, moments: Tensor, damping: float, idle: Tensor) -> tuple[float, float]:
         """Some of the rows, ``(groups, rows, columns)`` with these moments."""
         held = self._book()
-        centroids, granularity = held.centroids, held.granularity
-        if held.granularity != "tensor":
-            centroids, granularity = centroids[held.layout.owners(rows.device)[rows]], "channel"
-        layout = replace(held.layout, shape=(len(rows), self.columns), granularity=granularity)
-        some = Codebook.of(layout, centroids, held.codes[rows], held.price, held.zeros)
+        some = self._cut(held, rows, held.codes[rows])
         power = self._power(weight, moments)
         found = choice(weight, weight.flatten(0, 1), some, moments, damping, False, idle)
         codes = held.codes.clone()
@@ -210,12 +202,18 @@ class Target:
     def _book(self) -> Codebook:
         """The codebook of the rows, ``(groups * rows, columns)``."""
         held = self.holder.holding(self.centroids)
-        return self._cut(held, self._rows(held.codes).flatten(0, 1).contiguous())
-
-    @staticmethod
-    def _cut(held: Codebook, codes: Tensor) -> Codebook:
+        codes = self._rows(held.codes).flatten(0, 1).contiguous()
         layout = Layout(tuple(codes.shape), held.k, held.granularity)
         return Codebook.of(layout, held.centroids, codes, held.price, held.zeros)
+
+    @staticmethod
+    def _cut(held: Codebook, rows: Tensor, codes: Tensor) -> Codebook:
+        """The codebook of some rows, with these codes."""
+        centroids, granularity = held.centroids, held.granularity
+        if held.granularity != "tensor" and len(rows) < held.shape[0]:
+            centroids, granularity = centroids[held.layout.owners(rows.device)[rows]], "channel"
+        layout = Layout(tuple(codes.shape), held.k, granularity)
+        return Codebook.of(layout, centroids, codes, held.price, held.zeros)
 
     def _dense(self, book: Codebook) -> Tensor:
         return book.dequantize().float().view(self.groups, -1, self.columns)
@@ -247,3 +245,14 @@ class Target:
             return sums.masked_fill(held.still(), 0).float()
 
         self.centroids.copy_(refitted(held.centroids.float(), weight, moments, decode, gather))
+
+
+def _levels(ridge: Tensor, moments: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows that are looked up about as often, and the moments ``(groups, columns, columns)`` with their ridge."""
+    share = ridge / ridge.max().clamp(min=_LEAST)
+    level = torch.where(ridge > 0, share.clamp(min=_LEAST).log2() / -2, _LEVELS).round().clamp(max=_LEVELS)
+    unit = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
+    for one in level.unique():
+        rows = (level == one).nonzero()[:, 0]
+        more = float(ridge[rows].mean())
+        yield rows, moments + more * unit if more else moments

@@ -43,7 +43,7 @@ def targets_of(student: nn.Module, original: nn.Module | None, bias: bool) -> di
         original: as it was before; ``None``: only its host knows it, and decoded weights stand for the original ones.
         bias: whether biases in floats take the mean errors.
     """
-    weights: Mapping[str, Tensor] = {} if original is None else dict(original.named_parameters())
+    weights: Mapping[str, Tensor] = {} if original is None else dict(original.named_parameters(remove_duplicate=False))
     foreign = {} if original is None else multiplied(original)
     places = list(attached(student))
     tied: dict[int, list[nn.Module]] = {}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import lloydmax
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from lloydmax import cli
 
 hf = pytest.importorskip("transformers")
 
 import lloydmax.integrations.transformers  # noqa: E402
-from hf_models import ALL_LAYERS, llama, model_folder, same, seeded, student  # noqa: E402
+from hf_models import ALL_LAYERS, bert_sentences, llama, model_folder, same, seeded, student  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks untrained", "ignore:.*layers, all or")
 TEXT = "a line of letters.\n\nanother line, of other letters.\n" * 40
@@ -54,9 +57,13 @@ def test_a_folder_becomes_one_that_from_pretrained_takes(place: Path) -> None:
     assert config == json.loads((original / "config.json").read_text())
 
 
-def test_the_folder_is_inspected_verified_and_shown(place: Path, tmp_path: Path) -> None:
+def test_the_folder_is_inspected_and_verified(place: Path) -> None:
     for command in ("inspect", "verify"):
         assert _run(command, place / "out").exit_code == 0
+
+
+@pytest.mark.slow
+def test_the_folders_report_is_shown(place: Path, tmp_path: Path) -> None:
     assert _run("report", place / "out", "--out", tmp_path / "page.html").exit_code == 0
     assert (tmp_path / "page.html").stat().st_size > 1000
 
@@ -65,7 +72,20 @@ def test_evaluate_takes_folders_and_texts(place: Path) -> None:
     given = ("--model", place / "model", "--student", place / "out", "--data", place / "corpus.txt")
     result = _run("evaluate", *given, "--json")
     assert result.exit_code == 0, result.output
-    assert 0 <= json.loads(result.stdout)["agreement"] <= 1
+    found = json.loads(result.stdout)
+    assert 0 <= found["agreement"] <= 1 and found["tokens"] > 100
+    assert found["perplexity_original"] == pytest.approx(_perplexity(seeded(llama), place), rel=1e-3)
+    assert found["perplexity"] == pytest.approx(_perplexity(student(), place), rel=1e-3)
+    assert found["perplexity"] != found["perplexity_original"]
+
+
+def _perplexity(model: Any, place: Path) -> float:
+    """The usual way: one stream of tokens in sequences of 256, each token from those before it."""
+    tokenizer = hf.AutoTokenizer.from_pretrained(str(place / "model"))
+    stream = [*tokenizer((place / "corpus.txt").read_text())["input_ids"], tokenizer.eos_token_id]
+    rows = torch.tensor(stream[: len(stream) // 256 * 256]).view(-1, 256)
+    with torch.no_grad():
+        return float(torch.exp(model(input_ids=rows, labels=rows).loss))
 
 
 def test_a_file_is_written_where_its_name_says_so(place: Path, tmp_path: Path) -> None:
@@ -113,6 +133,23 @@ def test_folders_that_hold_no_model_are_told(place: Path, tmp_path: Path, config
     result = _run("compress", *given, "--out", tmp_path / "out")
     assert result.exit_code == 2 and said in result.output, result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_sentence_transformers_may_keep_the_model_in_a_folder_of_its_own(place: Path, tmp_path: Path) -> None:
+    sentences = pytest.importorskip("sentence_transformers")
+    bert_sentences(tmp_path / "flat")
+    inner = tmp_path / "model" / "0_Transformer"
+    shutil.copytree(tmp_path / "flat", inner, ignore=shutil.ignore_patterns("1_*", "modules.json"))
+    shutil.copytree(tmp_path / "flat" / "1_Pooling", tmp_path / "model" / "1_Pooling")
+    parts = json.loads((tmp_path / "flat" / "modules.json").read_text())
+    (tmp_path / "model" / "modules.json").write_text(json.dumps([{**parts[0], "path": "0_Transformer"}, parts[1]]))
+    for original in ("flat", "model"):
+        given = ("--model", tmp_path / original, "--recipe", place / "recipe.yaml", "--quiet")
+        assert _run("compress", *given, "--out", tmp_path / f"{original}-out").exit_code == 0
+        model = sentences.SentenceTransformer(str(tmp_path / f"{original}-out"), device="cpu")
+        assert lloydmax.codebooks(model)
+        assert model.encode(["abc", "b"]).shape == (2, 32)
 
 
 def test_a_compressed_folder_is_no_original(place: Path, tmp_path: Path) -> None:

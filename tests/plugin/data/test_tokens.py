@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import token_models as made
 import torch
@@ -100,7 +101,11 @@ def test_a_dataset_of_hugging_face() -> None:
     assert rows(unlabelled(texts, made.bert(), tokenizer=FAST), 6) == IDS
 
 
-@pytest.mark.parametrize("tokenizer", [FAST, made.bare_tokenizer(), slow, lambda text: FAST(text)], ids=str)
+@pytest.mark.parametrize(
+    "tokenizer",
+    [FAST, made.bare_tokenizer(), slow, lambda text: FAST(text)],
+    ids=["fast", "bare", "slow", "function"],
+)
 def test_any_tokenizer(tokenizer: Any) -> None:
     assert rows(unlabelled(TEXTS, made.bert(), tokenizer=tokenizer), 6) == IDS
 
@@ -189,3 +194,23 @@ def test_a_sample_that_is_none_of_them_is_left_out() -> None:
     with pytest.warns(UserWarning, match="sample 20"):
         source = unlabelled(broken, made.bert())
         assert rows(source, 21) == IDS
+
+
+def test_a_sample_without_a_token_is_left_out() -> None:
+    with pytest.warns(UserWarning, match=r"sample 20 \(it has no token\)"):
+        source = unlabelled([*IDS, []], made.bert())
+        assert rows(source, 21) == IDS
+
+
+class Several(dict[str, Any]):
+    """As datasets.DatasetDict."""
+
+
+def test_one_of_several_sets_has_to_be_chosen() -> None:
+    with pytest.raises(DataError, match=r"several sets \('train', 'test'\): give one of them, as in data\['train'\]"):
+        unlabelled(Several(train=Rows(), test=Rows()), made.bert())
+
+
+def test_texts_come_in_other_containers() -> None:
+    for form in (tuple(TEXTS), np.array(TEXTS), (text for text in TEXTS)):
+        assert rows(unlabelled(form, made.bert(), tokenizer=FAST), 6) == IDS

@@ -96,7 +96,7 @@ def test_a_bit_is_worth_the_importance_to_the_power_of_two_thirds(ratio: float) 
     def rate(p: PlannedParameter) -> Any:
         return make("quantizer", p.quantizer, p.options).rate(model.get_parameter(p.name).detach())
 
-    found = chosen(model, plan, importances, fitted, rate).plan.parameters
+    found = chosen(model, plan, dict(importances), fitted, rate).plan.parameters
     prices = [found[name].options.price for name in importances]
     assert prices[0] / prices[1] == pytest.approx(ratio ** (2 / 3), rel=0.02), "a bit costs less where it matters more"
 

@@ -27,6 +27,9 @@ CASES: list[tuple[Callable[[], Any], Any, dict[str, Any]]] = [
     (vit, ["projection", "query"], {}),
 ]
 
+QUICK = 3
+"""The case that is tried whenever tests are: an embedding and a linear layer."""
+
 
 def _everything(make: Callable[[], Any]) -> Any:
     """A student with codebooks wherever they can be."""
@@ -34,7 +37,10 @@ def _everything(make: Callable[[], Any]) -> Any:
     return student(make, Recipe.load({"quantize": [{**rule, "centroids": 8, "importance": None} for rule in rules]}))
 
 
-@pytest.mark.parametrize(("make", "targets", "options"), CASES)
+@pytest.mark.parametrize(
+    ("make", "targets", "options"),
+    [case if number == QUICK else pytest.param(*case, marks=pytest.mark.slow) for number, case in enumerate(CASES)],
+)
 def test_lora_trains_and_is_never_merged(
     make: Callable[[], Any], targets: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:

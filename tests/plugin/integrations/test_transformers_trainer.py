@@ -49,6 +49,7 @@ def test_a_trainer_evaluates_and_does_not_train(tmp_path: Path) -> None:
     assert torch.equal(loaded(rows).logits, model(rows).logits)
 
 
+@pytest.mark.slow
 def test_a_trainer_trains_adapters(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(student(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
@@ -59,7 +60,7 @@ def test_a_trainer_trains_adapters(tmp_path: Path) -> None:
     assert changed and all("lora_" in name for name in changed)
 
 
-@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize("make", [gpt2, pytest.param(llama, marks=pytest.mark.slow)])
 def test_likelihoods_in_padded_batches(make: Any) -> None:
     """As harnesses ask: log probabilities of continuations, by one forward pass of a batch of unequal lengths."""
     model = student(make)
@@ -73,7 +74,9 @@ def test_likelihoods_in_padded_batches(make: Any) -> None:
             torch.testing.assert_close(found[: len(row)], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [llama, gpt2, t5])
+@pytest.mark.parametrize(
+    "make", [llama, pytest.param(gpt2, marks=pytest.mark.slow), pytest.param(t5, marks=pytest.mark.slow)]
+)
 def test_generate_by_every_way(make: Any) -> None:
     model = student(make)
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
@@ -83,6 +86,7 @@ def test_generate_by_every_way(make: Any) -> None:
     assert torch.equal(lloydmax.set_cache(model, False).generate(IDS, **options), greedy)
 
 
+@pytest.mark.slow
 def test_a_pipeline_runs_it(tmp_path: Path) -> None:
     from hf_models import word_tokenizer
 

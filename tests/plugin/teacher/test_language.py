@@ -13,6 +13,7 @@ import token_models as made
 import torch
 import torch.nn.functional as F
 from lloydmax.data import unlabelled
+from lloydmax.report import tables
 from lloydmax.teacher import language
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.language import TokenFigures, TokenOutputs
@@ -136,3 +137,12 @@ def test_the_report_speaks_of_tokens(tmp_path: Path) -> None:
     said = str(report)
     assert f"{report.perplexity.original:,.2f}" in said and "99.9 %" in said
     assert "tokens with the same top-1" in said
+    page = tables.tokens(report)
+    assert page.count("<tr>") == 4 and f"<td>{report.tokens.kl_99:,.5f}</td>" in page
+
+
+def test_made_inputs_have_no_next_token() -> None:
+    model = made.gpt2()
+    whole = lloydmax.recipe_for(model, 4, effort=0)
+    report = lloydmax.compress(model, whole, progress=False).report
+    assert report.perplexity is None and report.tokens is not None and report.tokens.labelled == 0

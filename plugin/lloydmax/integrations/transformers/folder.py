@@ -72,18 +72,23 @@ def mark_config(folder: Path, asked: Mapping[str, Any], config: Mapping[str, Any
     write_text(folder / CONFIG, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
-def copy_rest(source: Path, folder: Path) -> None:
+def copy_rest(source: Path, folder: Path, but: str = "") -> None:
     """Copy what a folder holds beside weights and ``config.json`` into another.
 
     Left out are hidden files, weights in any format beside ``config.json``, and folders that hold the model once more
     (``onnx`` ...).
+
+    Args:
+        source: the original's folder.
+        folder: exists.
+        but: name of a folder that is left out, too.
 
     Raises:
         OutputError: a file cannot be copied.
     """
     with telling(folder):
         for path in sorted(source.iterdir()):
-            if path.is_dir() and not _is_left(path):
+            if path.is_dir() and not _is_left(path) and path.name != but:
                 shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns(".*"))
             elif path.is_file() and not _is_left(path):
                 shutil.copyfile(path, folder / path.name)

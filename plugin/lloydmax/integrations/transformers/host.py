@@ -10,6 +10,9 @@ try:
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    if not hasattr(HfQuantizer, "update_attn_implementation"):
+        raise ImportError("5.20 is the first version that shows a quantizer the configuration")
 except ImportError as error:
     raise IntegrationError(
         f'transformers is not installed, or too old ({error}); run: pip install "lloydmax[transformers]"'

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,13 @@ from torch import nn
 
 from lloydmax.checkpoint import load
 from lloydmax.format.inspection import inspect
+from lloydmax.integrations.transformers.model import architecture
+from lloydmax.network.baking import bake, computed, copied
+from lloydmax.runtime.files import shown
+from lloydmax.student.held import contents
 
+_NAMED = 3
+"""Tensors that a warning names."""
 _Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype, in the model, of everything that a file holds, by name; tied names have their own."""
 
@@ -18,27 +27,68 @@ _Stored = dict[str, tuple[tuple[int, ...], torch.dtype]]
 def fill(model: Any, file: Path) -> None:
     """Give a model, in place, the tensors and codebooks of a file; its parameters are on the meta device.
 
-    What the file has in another dtype, the model gets. Where the file is of a model with a head and this is the trunk
-    in it, the head is left out, as ``AutoModel.from_pretrained`` does it.
+    What the file has in another dtype, the model gets. Where this is a part of the model in the file (its trunk, its
+    encoder), the rest is left out with a warning, as transformers does it.
 
     Raises:
         CheckpointError: see :func:`lloydmax.load`; the file has no values for a head of this model.
     """
     model.tie_weights()
-    stored, prefix = _stored(file), f"{model.base_model_prefix}."
-    own = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    own -= {name for name, _ in model.named_non_persistent_buffers()}
-    if own <= stored.keys() or not {prefix + name for name in own} <= stored.keys():
-        _take_dtypes(model, stored)
-        load(file, model)
-        return
-    _take_dtypes(model, {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)})
-    whole = nn.Module()
-    whole.add_module(model.base_model_prefix, model)
-    for name in stored.keys() - {prefix + name for name in own}:
-        _put(whole, name, *stored[name])
-    load(file, whole)
-    vars(model)["_lloydmax"] = {**vars(whole)["_lloydmax"], "recipe": None}  # its names are those of the whole
+    stored = _stored(file)
+    own = _names(model)
+    prefixes = ("", f"{model.base_model_prefix}.")
+    prefix = next((each for each in prefixes if {each + name for name in own} <= stored.keys()), "")
+    _take_dtypes(model, stored, prefix)
+    rest = sorted(stored.keys() - {prefix + name for name in own})
+    whole: nn.Module = model
+    if prefix:
+        whole = nn.Module()
+        whole.add_module(model.base_model_prefix, model)
+    with _places(whole, {name: stored[name] for name in rest}):
+        load(file, whole)
+    if rest:
+        vars(model)["_lloydmax"] = {**vars(whole)["_lloydmax"], "recipe": None}  # its names are those of the whole
+        more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
+        warnings.warn(
+            f"{shown(file)}: {architecture(type(model)).__name__} has no {', '.join(rest[:_NAMED])}{more}: left out",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _places(model: nn.Module, rest: _Stored) -> Iterator[None]:
+    """Modules for what a model has no place for, as long as it is filled; none where it has the module, but not what
+    is to be in it."""
+    added: list[tuple[nn.Module, str]] = []
+    made: set[nn.Module] = set()
+    try:
+        for name, (shape, dtype) in rest.items():
+            *path, leaf = name.split(".")
+            place = model
+            for part in path:
+                inner = place._modules.get(part)
+                if inner is None:
+                    inner = nn.Module()
+                    place.add_module(part, inner)
+                    if place not in made:
+                        added.append((place, part))
+                    made.add(inner)
+                place = inner
+            if place in made:
+                place.register_buffer(leaf, torch.empty(shape, dtype=dtype, device="meta"))
+        yield
+    finally:
+        for place, part in added:
+            del place._modules[part]
+
+
+def _names(model: nn.Module) -> set[str]:
+    """Of all that a file of this model holds."""
+    if computed(model):  # what is computed is in files as it is
+        model = copied(model, share=True).eval()
+        bake(model)
+    values, tied = contents(model)
+    return {*values, *tied}
 
 
 def _stored(file: Path) -> _Stored:
@@ -48,24 +98,11 @@ def _stored(file: Path) -> _Stored:
     return stored | {name: stored[own] for name, own in found.tied.items()}
 
 
-def _take_dtypes(model: nn.Module, stored: _Stored) -> None:
+def _take_dtypes(model: nn.Module, stored: _Stored, prefix: str) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        _, dtype = stored.get(name, (None, tensor.dtype))
+        _, dtype = stored.get(prefix + name, (None, tensor.dtype))
         if tensor.is_meta and tensor.dtype != dtype and tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
-
-
-def _put(model: nn.Module, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A place for a tensor that is left out."""
-    *path, leaf = name.split(".")
-    for part in path:
-        if part not in model._modules:
-            model.add_module(part, nn.Module())
-        inner = model._modules[part]
-        assert inner is not None
-        model = inner
-    if leaf not in model._parameters and leaf not in model._buffers:
-        model.register_buffer(leaf, torch.empty(shape, dtype=dtype, device="meta"))
 
 
 def cast(model: Any, dtype: torch.dtype) -> None:

@@ -171,10 +171,16 @@ def _adapters(model: Any) -> list[str]:
     return [] if layers is None else [name for name, module in model.named_modules() if isinstance(module, layers)]
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the parameters, or of the centroids of a model that has no other floats."""
+    floats = (tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point())
+    return next((tensor.dtype for tensor in floats), torch.get_default_dtype())
+
+
 def _save_config(model: Any, folder: Path) -> None:
     """What is beside the weights, the configuration last."""
     config = copy.deepcopy(model.config)
-    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.dtype = str(dtype_of(model)).removeprefix("torch.")
     config.architectures = [architecture(type(model)).__name__]
     if model.is_remote_code():
         custom_object_save(model, str(folder), config=config)

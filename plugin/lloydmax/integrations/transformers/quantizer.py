@@ -19,7 +19,7 @@ from lloydmax.integrations.transformers.config import LloydmaxConfig
 from lloydmax.integrations.transformers.folder import METHOD
 from lloydmax.integrations.transformers.host import HfQuantizer, register_quantizer
 from lloydmax.integrations.transformers.loading import cast, fill
-from lloydmax.integrations.transformers.model import abandon, adopt
+from lloydmax.integrations.transformers.model import abandon, adopt, dtype_of
 from lloydmax.integrations.transformers.tokens import tokenizer_in
 from lloydmax.runtime.temporary import TemporaryFolder
 from lloydmax.student.dense import decompressed
@@ -101,7 +101,7 @@ class LloydmaxQuantizer(HfQuantizer):
         fill(model, self._file)
         if self._device is not None:
             nn.Module.to(model, self._device)
-        if self._wanted not in (None, model.dtype):
+        if self._wanted not in (None, dtype_of(model)):
             cast(model, self._wanted)
 
     def _compress(self, model: Any) -> None:
