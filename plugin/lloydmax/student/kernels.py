@@ -103,7 +103,8 @@ def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
     if weight.kernel in ("codes", "codes-fast") and input.dtype == torch.float32 and _takes(input, weight, bias):
         vectors, layout = input.reshape(-1, input.shape[-1]), weight.layout
         shared, tables = layout.channels or layout.shape[0], weight.centroids.view(-1, weight.centroids.shape[-1])
-        product = native.linear_codes(vectors, weight.codes, tables, shared, weight.kernel == "codes-fast")
+        codes: Tensor = weight.codes
+        product = native.linear_codes(vectors, codes, tables, shared, weight.kernel == "codes-fast")
         product = product.view(*input.shape[:-1], layout.shape[0])
         return product if bias is None else product + bias
     if plainly(input):
