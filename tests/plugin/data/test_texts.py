@@ -33,6 +33,11 @@ def test_a_language_model_gets_one_stream_cut_into_sequences(build: Any) -> None
     assert found.shape[1] == min(longest, len(STREAM))
 
 
+@pytest.mark.parametrize("form", [tuple, iter, lambda given: (text for text in given)])
+def test_texts_are_packed_in_whatever_they_come(form: Any) -> None:
+    assert packed(form(TEXTS), made.gpt2(), tokenizer=FAST).equal(packed(TEXTS, made.gpt2(), tokenizer=FAST))
+
+
 def test_the_end_of_a_text_stands_behind_it() -> None:
     found = packed(lloydmax.texts(["the cat", "a dogs"], lambda text: [7] * len(text.split()), length=2), made.gpt2())
     assert found.flatten().tolist() == [7] * 4
