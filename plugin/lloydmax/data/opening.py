@@ -58,9 +58,9 @@ def unlabelled(
             ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
             of these (first axis: samples), a path (a folder of pictures, ``.npy``, ``.npz``,
             ``.safetensors``), or a source, which is returned as it is. Of models that take tokens also texts (in
-            any iterable, :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers, and what a
-            tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are kept. What
-            has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
+            any iterable, :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers,
+            and what a tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are
+            kept. What has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
         model: its ``forward`` tells which parts of a batch are inputs, its parameters tell the dtype.
         workdir: the folder for what does not fit into memory (default: the system's temporary folder).
         seed: decides what a random sampler draws, and the seeds of worker processes.
