@@ -6,7 +6,7 @@ What bits are worth is told from evenly spaced channels of each parameter; the c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.errors import FitError
-from lloydmax.fitting.price import Layer, prices
+from lloydmax.fitting.price import Layer, prices, usual
 from lloydmax.fitting.sizing import Sizing
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
@@ -26,27 +26,21 @@ if TYPE_CHECKING:
 
 _SAMPLE = 1 << 19
 """Weights of a parameter that tell what bits do to it."""
-_HEAD, _FIRST = 16.0, 4.0
-"""How much more an error counts in a weight of the head, where nothing comes after it, and of the first layer, whose
-errors go through all others, than in the last one (tests/benchmarks/language/ compares)."""
 
 
 def priced(
     model: nn.Module,
     plan: Plan,
-    heads: Collection[str],
     less: float = 0.0,
     events: Events | None = None,
     let_go: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """The plan with prices at which the file has the size that the recipe's ``bits`` name, nearly.
-
-    All weights count alike, by what share of themselves their errors are; those of heads and first layers more.
+    """The plan with prices at which the file has the size that the recipe's ``bits`` name, nearly. Errors count as
+    is :func:`~lloydmax.fitting.price.usual`.
 
     Args:
         model: whose parameters may be mapped from files.
         plan: of a recipe with ``bits``.
-        heads: names of parameters that make the outputs.
         less: share of the size that is left free.
         events: where progress is reported.
         let_go: called once a parameter was read.
@@ -56,7 +50,6 @@ def priced(
     """
     events, layers = events or Events(), dict[str, Layer]()
     samples: dict[str, Tensor] = {}
-    last = max(1, len(plan.parameters) - 1)
     with events.stage("price", total=len(plan.parameters)):
         for place, (name, p) in enumerate(plan.parameters.items()):
             sample = samples[name] = _some(weight_of(model, name), p)
@@ -65,15 +58,14 @@ def priced(
                 rate = registry.make("quantizer", p.quantizer, p.options).rate(sample)
             except FitError as error:
                 raise FitError(f"{name}: {error}") from None
-            worth = _FIRST ** (1 - place / last) * (_HEAD if name in heads else 1.0)
             square = max(float(sample.double().square().mean()), 1e-30)
-            layers[name] = Layer(p.weights, square, worth, functools.cache(rate))
+            layers[name] = Layer(p.weights, square, 0.0, functools.cache(rate))
             events.step("price", place + 1, len(plan.parameters))
 
         def attempt(tried: Plan) -> dict[str, Codebook]:
             return {name: fitted(p, samples[name]) for name, p in tried.parameters.items()}
 
-        family = prices("all weights alike, heads and first layers more", plan, layers)
+        family = prices("as is usual", plan, usual(layers, plan))
         budget = round((1 - less) * plan.predicted_bytes)
         sizing = Sizing(model, replace(plan, predicted_bytes=budget), attempt)
         found = sizing.closest(family, 8.0 * (plan.room(model) - (plan.predicted_bytes - budget)))

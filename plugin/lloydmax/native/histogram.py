@@ -89,6 +89,18 @@ def solve_points(
     return centroids.to(dtype), error
 
 
+def bins(values: Tensor, low: float, factor: float, count: int) -> Tensor:
+    """How many of flat float32 values lie in each bin, ``trunc((value - low) * factor)``, those beyond the ends in the
+    outer ones: int64 ``(count,)``. The twin is in ``report/layers.py``."""
+    if values.dtype != torch.float32 or count < 1:
+        raise TypeError(f"{count} bins of {values.dtype}")
+    counts = torch.zeros(count, dtype=torch.int64)
+    ready().lm_bins(
+        address(values), size(len(values)), ctypes.c_double(low), ctypes.c_double(factor), size(count), address(counts)
+    )
+    return counts
+
+
 def _alike(first: NDArray, *others: NDArray | None) -> None:
     if any(other is not None and other.shape != first.shape for other in others):
         raise ValueError("values, keys and importances of one weight differ in number")

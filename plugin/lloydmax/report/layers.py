@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lloydmax import native
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.format.sizes import Sizes
 from lloydmax.plan.plan import Plan
@@ -121,12 +122,22 @@ def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
 
 def _counts(flat: Tensor, low: float, high: float) -> list[int]:
     bins = min(BINS, max(1, math.isqrt(flat.numel()))) if high > low else 1
-    total = torch.zeros(bins, dtype=torch.int64)
-    for part in flat.split(_CHUNK):
-        place = (part.double() - low).mul_(bins / (high - low) if high > low else 0.0).long().clamp_(0, bins - 1)
-        total += torch.bincount(place.cpu(), minlength=bins)
+    factor = bins / (high - low) if high > low else 0.0
+    if native.active() and flat.device.type == "cpu" and flat.dtype == torch.float32 and flat.is_contiguous():
+        total = native.bins(flat, low, factor, bins)
+    else:
+        total = in_bins(flat, low, factor, bins)
     counts: list[int] = total.tolist()
     return counts
+
+
+def in_bins(flat: Tensor, low: float, factor: float, bins: int) -> Tensor:
+    """The twin of the native ``bins``."""
+    total = torch.zeros(bins, dtype=torch.int64)
+    for part in flat.split(_CHUNK):
+        place = (part.double() - low).mul_(factor).long().clamp_(0, bins - 1)
+        total += torch.bincount(place.cpu(), minlength=bins)
+    return total
 
 
 def _short(value: float) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +18,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import Layout
 from lloydmax.errors import KernelError
 from lloydmax.network.given import network
 from lloydmax.network.parameters import demote, owners, promote
 from lloydmax.student import kernels
-from lloydmax.student.coded import CodedTensor
+from lloydmax.student.coded import CodedTensor, Frozen
 from lloydmax.student.int8.model import Int8Model
-from lloydmax.student.kernels import INT8_NEEDS, KERNELS, Kernel, int8_serves
+from lloydmax.student.kernels import CODES_NEEDS, INT8_NEEDS, KERNELS, Kernel, codes_serve, int8_serves
 from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
 
 _NOT_IN_INT8 = (_ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
@@ -45,45 +43,6 @@ class _MeanGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (counts,) = ctx.saved_tensors
         return gradient / counts, None
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A weight of codes that does not learn, as a :class:`~lloydmax.student.coded.CodedTensor` takes it."""
-
-    holder: CodesHolder
-    centroids: Tensor
-
-    @property
-    def kernel(self) -> str | None:
-        """What it runs with."""
-        return self.holder.kernel
-
-    @property
-    def cached(self) -> bool:
-        """Whether the decoded weight is kept."""
-        return self.holder.cached
-
-    @property
-    def layout(self) -> Layout:
-        """Of the weight."""
-        return self.holder.layout
-
-    def plain(self) -> Tensor:
-        """The dense weight."""
-        return self.holder.decoded(self.centroids)
-
-    def __call__(self) -> Tensor:
-        """The dense weight."""
-        return self.plain()
-
-    def codebook(self) -> Codebook:
-        """The centroids and codes (not copied)."""
-        return self.holder.holding(self.centroids)
-
-    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What int8 runs with."""
-        return self.holder.in_int8(self.centroids)
 
 
 class CodebookWeight(CodesHolder):
@@ -323,12 +282,17 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
     """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
 
     Linear layers, heads that are tied to an embedding, and whatever else a module multiplies by: GPT-2's ``Conv1D``,
-    and stacked experts (one after the other, or by grouped products).
+    and stacked experts (one after the other, or by grouped products). The kernels from codes do linear layers only.
 
     - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
       Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
       weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
       takes one byte a weight beside the codes.
+    - ``"codes"``: weights of at least 65,536 multiply up to 16 float32 input vectors straight from their codes in the
+      native core: the same up to the order of the sums, without any other copy of the weight.
+    - ``"codes-fast"``: the same with up to 16 centroids in integers: centroids to 13 bits, inputs to 15; about
+      2e-4 off (relative, root mean square), at most 1e-3. Inputs whose largest value is above 32 times their root mean
+      square, which would be worse, run as ``"codes"``, and so do other weights.
     - ``None``: PyTorch's float operations, the default.
 
     Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
@@ -352,12 +316,15 @@ def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
         raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
     layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
     weights: dict[CodesHolder, Codebook] = {layer["weight"]: layer["weight"].codebook() for layer in layers}  # type: ignore[misc, operator]
-    weights |= {held.weight: held.codebook() for held in attached(model) if not isinstance(held.module, _NOT_IN_INT8)}
-    served = [weight for weight, book in weights.items() if kernel is None or int8_serves(book)]
+    serves, needs = (int8_serves, INT8_NEEDS) if kernel == "int8" else (codes_serve, CODES_NEEDS)
+    if serves is int8_serves or kernel is None:
+        more = (held for held in attached(model) if not isinstance(held.module, _NOT_IN_INT8))
+        weights |= {held.weight: held.codebook() for held in more}
+    served = [weight for weight, book in weights.items() if kernel is None or serves(book)]
     if kernel is not None and not served:
         raise KernelError(
             f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
-            f"model: it needs {INT8_NEEDS}"
+            f"model: it needs {needs}"
         )
     for weight in served:
         weight.set_kernel(kernel)

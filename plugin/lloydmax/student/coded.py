@@ -6,14 +6,18 @@ themselves. What they get of a weight that is to run in int8 looks like the weig
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import Layout
 from lloydmax.student import kernels
 from lloydmax.student.kernels import CodedWeight
+from lloydmax.student.layers import CodesHolder
 
 _ADDMM = (torch.addmm, torch.baddbmm)
 _MATMUL = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
@@ -25,6 +29,50 @@ _ASKED = (
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
 )  # fmt: skip
 """What is asked of a tensor, and needs no values."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A weight of codes that does not learn, as a :class:`~lloydmax.student.coded.CodedTensor` takes it."""
+
+    holder: CodesHolder
+    centroids: Tensor
+
+    @property
+    def kernel(self) -> str | None:
+        """What it runs with."""
+        return self.holder.kernel
+
+    @property
+    def cached(self) -> bool:
+        """Whether the decoded weight is kept."""
+        return self.holder.cached
+
+    @property
+    def layout(self) -> Layout:
+        """Of the weight."""
+        return self.holder.layout
+
+    @property
+    def codes(self) -> Tensor:
+        """Of its weights, in their shape."""
+        return self.holder.codes
+
+    def plain(self) -> Tensor:
+        """The dense weight."""
+        return self.holder.decoded(self.centroids)
+
+    def __call__(self) -> Tensor:
+        """The dense weight."""
+        return self.plain()
+
+    def codebook(self) -> Codebook:
+        """The centroids and codes (not copied)."""
+        return self.holder.holding(self.centroids)
+
+    def int8(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What int8 runs with."""
+        return self.holder.in_int8(self.centroids)
 
 
 class CodedTensor(Tensor):

@@ -66,7 +66,8 @@ def parametrized(layer: CodebookLayer) -> nn.Module:
 def _layer(module: CodebookLayer, known: dict[int, nn.Parameter]) -> nn.Module:
     kind: Any = _ORIGINAL[type(module)]
     wanted = inspect.signature(kind.__init__).parameters
-    given = {name: getattr(module, name) for name in (*module.attributes, "padding_mode") if name in wanted}
+    given = {name: getattr(module, name) for name in module.attributes if name in wanted}
+    given |= {"padding_mode": mode} if (mode := getattr(module, "padding_mode", None)) is not None else {}
     given |= {"bias": module.bias is not None} if "bias" in wanted else {}
     with torch.device("meta"):
         layer: nn.Module = kind(**given)
@@ -81,6 +82,7 @@ def _layer(module: CodebookLayer, known: dict[int, nn.Parameter]) -> nn.Module:
 def _bake(module: nn.Module, known: dict[int, nn.Parameter]) -> None:
     """What :meth:`lloydmax.student.attachment.attach_all` did to a module, undone."""
     chains: Any = module.parametrizations
+    original = parametrize.type_before_parametrizations(module)
     for leaf, chain in list(chains.items()):
         if isinstance(chain[0], CodebookWeight):
             in_buffer = "original" in chain._buffers
@@ -88,7 +90,7 @@ def _bake(module: nn.Module, known: dict[int, nn.Parameter]) -> None:
             holder: Any = module._buffers if in_buffer else module._parameters
             holder[leaf] = _decoded(chain[0].holding(chain.original), known)
     if not len(chains):
-        module.__class__ = parametrize.type_before_parametrizations(module)
+        module.__class__ = original
         del module._modules["parametrizations"]
 
 

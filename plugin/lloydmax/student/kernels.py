@@ -1,6 +1,8 @@
-"""How a compressed weight computes in eager inference: decoded in parts, to need little memory, or in int8, to be fast.
+"""How a compressed weight computes in inference: decoded in parts, to need little memory, or in int8 or straight from
+its codes, to be fast.
 
-Traced, exported and compiled programs always hold the plain way, :func:`lloydmax.codebook.codebook.decode`.
+Traced and exported programs always hold the plain way, :func:`lloydmax.codebook.codebook.decode`; compiled ones hold an
+operator for products from codes, and else the plain way, too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lloydmax import native
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 
@@ -35,6 +38,10 @@ class CodedWeight(Protocol):
     def centroids(self) -> Tensor:
         """Of its codebooks."""
 
+    @property
+    def codes(self) -> Tensor:
+        """Of its weights, in their shape."""
+
     def __call__(self) -> Tensor:
         """The dense weight."""
 
@@ -48,7 +55,7 @@ class CodedWeight(Protocol):
         """The dense weight, whatever it runs with."""
 
 
-Kernel = Literal["int8"]
+Kernel = Literal["int8", "codes", "codes-fast"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
 LARGE = 1 << 19
@@ -62,6 +69,12 @@ _TOLERANCE = 1e-2
 INT8_NEEDS = (
     f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU, and centroids that "
     f"int8 holds to {_TOLERANCE:.0%} (far outliers spoil that; a finer granularity helps)"
+)
+CODES_LEAST = 1 << 16
+"""Weights from which a product from codes is worth a call of the core."""
+CODES_NEEDS = (
+    f"at least {CODES_LEAST:,} weights, a code for each, at most 256 float32 centroids, on the CPU, and the native "
+    "core (lloydmax --version tells whether it is there)"
 )
 
 
@@ -85,6 +98,15 @@ def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
 
     Without a cache the product is formed in parts as well: the same up to the order of the sums.
     """
+    if torch.compiler.is_exporting() or (plainly(input) and not torch.compiler.is_dynamo_compiling()):
+        return F.linear(input, weight(), bias)
+    if weight.kernel in ("codes", "codes-fast") and input.dtype == torch.float32 and _takes(input, weight, bias):
+        vectors, layout = input.reshape(-1, input.shape[-1]), weight.layout
+        shared, tables = layout.channels or layout.shape[0], weight.centroids.view(-1, weight.centroids.shape[-1])
+        codes: Tensor = weight.codes
+        product = native.linear_codes(vectors, codes, tables, shared, weight.kernel == "codes-fast")
+        product = product.view(*input.shape[:-1], layout.shape[0])
+        return product if bias is None else product + bias
     if plainly(input):
         return F.linear(input, weight(), bias)
     if weight.kernel == "int8" and (found := few(input, weight, bias)) is not None:
@@ -139,6 +161,20 @@ def int8_serves(codebook: Codebook) -> bool:
         and codebook.codes.device.type == "cpu"
         and codebook.centroids.dtype in FLOAT_DTYPES
         and _int8_centroids(codebook)[2] <= _TOLERANCE
+    )
+
+
+def codes_serve(codebook: Codebook) -> bool:
+    """Whether the weight of a linear layer can be run from its codes and that is worth it; see :data:`CODES_NEEDS`."""
+    return (
+        native.active()
+        and codebook.block == 1
+        and len(codebook.shape) == 2
+        and (codebook.axis == 0 or codebook.granularity == "tensor")
+        and codebook.codes.numel() >= CODES_LEAST
+        and codebook.codes.dtype == torch.uint8
+        and codebook.codes.device.type == "cpu"
+        and codebook.centroids.dtype == torch.float32
     )
 
 

@@ -83,7 +83,7 @@ class CodesHolder(nn.Module):
         self._forget()
 
     def set_kernel(self, kernel: str | None) -> None:
-        """Run with ``"int8"`` or plainly."""
+        """Run with one of :data:`kernels.KERNELS`, or plainly."""
         self.kernel = kernel
         self._forget()
 

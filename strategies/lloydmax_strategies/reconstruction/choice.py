@@ -12,6 +12,8 @@ from lloydmax_strategies.reconstruction.feedback import Factors, feedback, outpu
 
 _ROUNDS, _TOLERANCE = 8, 0.005
 """Until codes whose bits have a price have the entropy from before, or a little less."""
+_MORE, _TRIES = 10.0, 3
+"""By which the damping grows where codes are farther from the weights than zeros, and how often it is tried."""
 _STEEPER = 4
 """Times as much must a price alone grow, as one with the distance of centroids, to save a bit."""
 
@@ -32,6 +34,9 @@ def choice(
 ) -> Codebook:
     """Codes with less output error than those that are held, and no more entropy where bits have a price.
 
+    Where inputs hardly vary, codes with little output error may be farther from the weights than zeros are: then the
+    damping grows, and if that does not help, the codes stay.
+
     Args:
         weight: wanted, float32 ``(groups, rows, columns)``.
         zeros: the original, in whose place zeros are kept, in the shape of ``held``.
@@ -41,6 +46,20 @@ def choice(
         free: whether the centroids may change, all by one factor.
         idle: bool ``(groups,)``: nothing is known of these groups, and their codes stay.
     """
+    if _starved(held, zeros):
+        return _chosen(weight, zeros, held, moments, damping, free, idle)
+    tries = (_chosen(weight, zeros, held, moments, damping * _MORE**more, free, idle) for more in range(_TRIES))
+    return next((tried for tried in tries if not _starved(tried, zeros)), held)
+
+
+def _starved(book: Codebook, weight: Tensor) -> bool:
+    """Whether zeros are nearer to the weights."""
+    return bool((book.dequantize().float() - weight).square().sum() > weight.square().sum())
+
+
+def _chosen(
+    weight: Tensor, zeros: Tensor, held: Codebook, moments: Tensor, damping: float, free: bool, idle: Tensor
+) -> Codebook:
     factors, table = Factors(moments, damping), held.centroids.float()
     if held.granularity != "tensor":
         table = table[held.layout.owners(table.device)].view(*weight.shape[:2], held.k)

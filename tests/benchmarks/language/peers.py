@@ -40,7 +40,7 @@ class Setting:
 
 SETTINGS = (
     *(Setting(method, bits, tables) for method in ("RTN", "GPTQ", "AWQ", "HQQ")
-      for bits, tables in ((2, 2), (2, 4), (3, 3), (3, 4), (4, 4))),
+      for bits, tables in ((2, 2), (2, 4), (2, 6), (3, 3), (3, 4), (3, 6), (4, 4))),
     *(Setting("AutoRound", bits, tables) for bits, tables in ((2, 4), (3, 4), (4, 4))),
     *(Setting(method, bits, tables) for method in ("SqueezeLLM", "SqueezeLLM dense")
       for bits, tables in ((2, 2), (2, 4), (3, 4), (4, 4))),

@@ -11,6 +11,7 @@ import torch
 from lloydmax import native
 from lloydmax.cli import main
 from lloydmax.native.library import PATHS, core, ready
+from lloydmax.report.layers import in_bins
 
 
 @pytest.fixture
@@ -68,3 +69,11 @@ def test_every_path_of_this_machine_computes_the_same() -> None:
         library.lm_take_path(best)
     for centroids, codes in found[1:]:
         assert torch.equal(centroids, found[0][0]) and torch.equal(codes, found[0][1])
+
+
+@pytest.mark.skipif(core() is None, reason="needs the core")
+def test_bins_are_those_of_the_twin() -> None:
+    values = torch.randn(300_000, generator=torch.Generator().manual_seed(0))
+    low, high = float(values.min()), float(values.max())
+    for factor in (64 / (high - low), 0.0):
+        assert torch.equal(native.bins(values, low, factor, 64), in_bins(values, low, factor, 64))

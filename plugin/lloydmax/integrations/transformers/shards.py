@@ -99,14 +99,13 @@ def compress_folder(
                 f"such as {unused[0]}",
                 stacklevel=2,
             )
-        heads = _heads(model)
         tree = private(model, runs=False)
         made = plain_recipe(tree, bits) if bits is not None else Recipe.load(recipe)
         _refuse(made, tree)
         with running(tree, check_seed(made.seed), progress, listeners) as events:
             plan = make_plan(tree, made)
             weights.let_go()
-            plan, size = _written(folder / IN_FOLDER, tree, plan, heads, weights, events)
+            plan, size = _written(folder / IN_FOLDER, tree, plan, weights, events)
         compressed_beside(source, folder, {} if bits is None else {"bits": bits})
     return CompressedFolder(Path(out), plan.original_bytes, size, plan)
 
@@ -127,22 +126,13 @@ def _refuse(recipe: Recipe, model: nn.Module) -> None:
         )
 
 
-def _heads(model: Any) -> set[str]:
-    """The parameters that make the outputs, by all of their names."""
-    head = model.get_output_embeddings()
-    held = set() if head is None else {id(parameter) for parameter in head.parameters(recurse=False)}
-    return {name for name, one in model.named_parameters(remove_duplicate=False) if id(one) in held}
-
-
-def _written(
-    path: Path, model: nn.Module, plan: Plan, heads: set[str], weights: MappedWeights, events: Events
-) -> tuple[Plan, int]:
+def _written(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, events: Events) -> tuple[Plan, int]:
     """Write the file, in the size that the recipe names; the plan as it became, and the bytes."""
     if plan.recipe.bits is None:
         return plan, _fitted(path, model, plan, weights, events, None)
     less = 0.0
     while True:
-        asked = priced(model, plan, heads, less, events, weights.let_go)
+        asked = priced(model, plan, less, events, weights.let_go)
         try:
             most = plan.predicted_bytes if less < _MOST_LESS else None
             return asked, _fitted(path, model, asked, weights, events, most)

@@ -1,0 +1,134 @@
+"""What the native core costs: whole networks against coremltools, small layers, packing, products from codes.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/native.py [networks] [fitting] [packing] [running]
+
+Times are process CPU time on one thread. Networks have torchvision's shapes and weights drawn from Student's t with 5
+degrees of freedom, as trained ones nearly are; ours is the whole of ``lloydmax.compress`` without data, theirs the
+whole of ``PostTrainingPalettizer.compress``. ``LLOYDMAX_NATIVE=0`` measures the twins in Python.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lloydmax
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from kmeans import fit, weights
+from lloydmax import native
+from lloydmax.format import packing
+from torch import nn
+
+NETWORKS = ("mobilenet_v2", "resnet18", "resnet50")
+SETTINGS = ((256, "tensor"), (16, "tensor"), (16, "channel"))
+
+
+def least(work: Callable[[], Any], times: int = 3) -> float:
+    found = math.inf
+    for _ in range(times):
+        start = time.process_time()
+        work()
+        found = min(found, time.process_time() - start)
+    return found
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    generator = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                drawn = generator.standard_t(5, parameter.shape).astype(np.float32)
+                parameter.copy_(torch.from_numpy(drawn) * parameter.std())
+    return model
+
+
+def networks() -> None:
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # coremltools imports it for nothing here
+    import triton  # noqa: F401
+    from coremltools.optimize.torch.palettization import PostTrainingPalettizer, PostTrainingPalettizerConfig
+
+    logging.disable(logging.CRITICAL)
+    for name in NETWORKS:
+        model = network(name)
+        for k, granularity in SETTINGS:
+            theirs: dict[str, Any] = {"n_bits": int(math.log2(k)), "granularity": "per_tensor"}
+            if granularity == "channel":
+                theirs |= {"granularity": "per_grouped_channel", "group_size": 1}
+            config = PostTrainingPalettizerConfig.from_dict({"global_config": theirs})
+            recipe = {"quantize": [{"layers": "all", "centroids": k, "granularity": granularity}]}
+            own = least(lambda: lloydmax.compress(model, recipe, progress=False))  # noqa: B023
+            other = least(lambda: PostTrainingPalettizer(copy.deepcopy(model), config).compress(), 1)  # noqa: B023
+            print(f"{name} {k}/{granularity}: {own:.2f} s; coremltools {other:.2f} s = {other / own:.1f}x", flush=True)
+
+
+def fitting() -> None:
+    for rows, m, k in ((4096, 4096, 16), (1000, 320, 16), (4000, 9, 4), (512, 2304, 256)):
+        weight = weights(rows, m)
+        spent = least(lambda: fit(weight, k, "channel"))  # noqa: B023
+        print(f"{rows} x {m}, {k}/channel: {spent:.2f} s, {spent / weight.numel() * 1e9:.1f} ns a weight", flush=True)
+    for n, k in ((1000, 16), (60_000, 256), (1 << 22, 32), (1 << 24, 256)):
+        weight = weights(1, n)[0]
+        spent = least(lambda: fit(weight, k), 5)  # noqa: B023
+        print(f"{n:,} weights, {k}/tensor: {spent * 1e3:.2f} ms, {spent / n * 1e9:.1f} ns a weight", flush=True)
+
+
+def packed() -> None:
+    drawn = np.random.default_rng(0).normal(size=1 << 23)
+    for bits in (2, 4, 5, 8):
+        most = (1 << bits) - 1
+        codes = torch.from_numpy(np.clip(drawn * most / 6 + most / 2, 0, most).astype(np.uint8))
+        stream, coded = packing.pack(codes, bits), packing.entropy_encode(codes, bits)
+        works: dict[str, Callable[[], Any]] = {
+            "pack": lambda: packing.pack(codes, bits),  # noqa: B023
+            "unpack": lambda: packing.unpack(stream, bits, len(codes)),  # noqa: B023
+            "encode": lambda: packing.entropy_encode(codes, bits),  # noqa: B023
+            "decode": lambda: packing.entropy_decode(coded, bits, len(codes)),  # noqa: B023
+        }
+        speeds = (f"{name} {len(codes) / least(work, 2) / 1e6:,.0f}" for name, work in works.items())
+        print(f"{bits} bits, million codes a second:", *speeds, flush=True)
+
+
+def running() -> None:
+    side = 4096
+    for k in (4, 16, 32, 256):
+        codes = torch.randint(0, k, (side, side), dtype=torch.uint8)
+        tables = torch.randn(side, k) * 0.02
+        dense = tables.gather(1, codes.long())
+        for batch in (1, 16):
+            x = torch.randn(batch, side)
+            plain = least(lambda: F.linear(x, dense), 9)  # noqa: B023
+            wanted, cells = F.linear(x.double(), dense.double()), []
+            for fast in (False, True):
+                spent = least(lambda: native.linear_codes(x, codes, tables, 1, fast), 9)  # noqa: B023
+                found = native.linear_codes(x, codes, tables, 1, fast)
+                off = float((found - wanted).norm() / wanted.norm())
+                cells.append(f"{'fast' if fast else 'exact'} {spent / plain:.2f} ({off:.0e} off)")
+            print(f"{side} x {side}, {k}/channel, batch {batch}: float32 1.00,", ", ".join(cells), flush=True)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
+    )
+    print(f"{flags.split(':')[-1].strip()}, core: {native.path()}, torch {torch.__version__}")
+    parts = {"networks": networks, "fitting": fitting, "packing": packed, "running": running}
+    for name, part in parts.items():
+        if len(sys.argv) == 1 or name in sys.argv[1:]:
+            part()
+
+
+if __name__ == "__main__":
+    main()
