@@ -178,6 +178,22 @@ def test_both_uses_of_a_tied_head_count(columns: int, bits: float | None) -> Non
     assert result.model.embed.weight.equal(result.model.head.weight) and came_closer(result)
 
 
+class TwiceEmbedded(Tied):
+    """The same table once more, in a module that nothing calls, as T5 has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Embedding(300, 24)
+        self.shared.weight = self.embed.weight
+
+
+def test_an_embedding_that_is_tied_and_never_called() -> None:
+    torch.manual_seed(0)
+    model, ids = TwiceEmbedded().eval(), torch.randint(0, 40, (96, 12), generator=torch.Generator().manual_seed(0))
+    said = run(model, ids)[1]
+    assert said["layers"] == 2 and not said["skipped"]
+
+
 class Odd(nn.Module):
     """Does more with its weight than to multiply by it."""
 

@@ -57,10 +57,10 @@ def unlabelled(
         data: a DataLoader or other iterable of batches (tensors, arrays, tuples, lists or dicts; labels are
             ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
             of these (first axis: samples), a path (a folder of pictures, ``.npy``, ``.npz``,
-            ``.safetensors``), or a source, which is returned as it is. Of models that take tokens also texts (a list,
-            :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers, and what a
-            tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are kept. What
-            has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
+            ``.safetensors``), or a source, which is returned as it is. Of models that take tokens also texts (in
+            any iterable, :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers,
+            and what a tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are
+            kept. What has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
         model: its ``forward`` tells which parts of a batch are inputs, its parameters tell the dtype.
         workdir: the folder for what does not fit into memory (default: the system's temporary folder).
         seed: decides what a random sampler draws, and the seeds of worker processes.
@@ -123,6 +123,8 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             if isinstance(data, IterableDataset):
                 return spool(_collated(data, inputs), f"a {name}", inputs.padding, workdir=workdir)
             first, items = _peeked(guarded(data, name))
+            if isinstance(first, str):
+                return _texts(texts(islice(items, MOST_DRAWS)), inputs, workdir, seed)
             if isinstance(first, str):
                 return _texts(texts(list(islice(items, MOST_DRAWS))), inputs, workdir, seed)
             if inputs.sequences.has(first):

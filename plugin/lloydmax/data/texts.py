@@ -23,6 +23,8 @@ LENGTH = 256
 """Tokens of a sequence, where nothing else is said and the model takes as many."""
 _BYTES = 2**30
 """Of text that are read at most."""
+_PIECE = 2**20
+"""Characters of a text that are tokenized at once: a tokenizer needs some hundred bytes for each."""
 
 
 class Texts:
@@ -55,7 +57,8 @@ class Texts:
 
     def packed(self, tokenizer: Tokenizing, longest: int | None) -> Tensor:
         """The tokens of all texts, one after the other with the tokenizer's end of a text behind each, cut into
-        sequences: int64 ``(sequences, length)``. What is left at the end does not count, unless it is all there is.
+        sequences: int64 ``(sequences, length)``. A text of over 2^20 characters counts as several, cut at lines. What
+        is left at the end does not count, unless it is all there is.
 
         Args:
             tokenizer: of the model.
@@ -67,7 +70,7 @@ class Texts:
         length = self.length or min(LENGTH, longest or LENGTH)
         tokens: list[Tensor] = []
         count, wanted = 0, None if self.limit is None else self.limit * length
-        for text in self.documents:
+        for text in (piece for one in self.documents for piece in _pieces(one)):
             found = tokenizer(text)[IDS]
             if tokenizer.end is not None and found[-1:] != [tokenizer.end]:
                 found = [*found, tokenizer.end]
@@ -125,6 +128,16 @@ def texts(
         f"texts takes a list of texts, a .txt or .jsonl file, or a folder of them, not what is of type "
         f"{type(source).__name__}"
     )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces that end with a line, where there is one."""
+    start = 0
+    while len(text) - start > _PIECE:
+        end = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _checked(made: Texts) -> Texts:

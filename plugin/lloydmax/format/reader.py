@@ -21,7 +21,7 @@ from lloydmax.codebook.grid import spread
 from lloydmax.errors import CheckpointError
 from lloydmax.format import compact, limits, packing
 from lloydmax.format.document import KEY, Document
-from lloydmax.format.folder import file_in
+from lloydmax.format.folder import IN_FOLDER, file_in
 from lloydmax.format.record import FLOATS
 from lloydmax.format.tensor_table import BY_CODE, Entry, expect, filled
 from lloydmax.runtime.files import path_of, shown
@@ -198,7 +198,7 @@ def _guard(path: Path, room: int) -> tuple[int, int]:
     """Size of a regular file whose header is neither cut off nor large enough to be an attack; and the bytes of its
     tensors, or those that there is room for, where they are more."""
     about = path.stat()
-    expect(not stat.S_ISDIR(about.st_mode), "is a directory")
+    expect(not stat.S_ISDIR(about.st_mode), f"is a directory without {IN_FOLDER}: name a compressed file or its folder")
     expect(stat.S_ISREG(about.st_mode), "is not a regular file")
     expect(about.st_size >= 8, f"is not a safetensors file ({about.st_size} bytes)")
     with path.open("rb") as file:

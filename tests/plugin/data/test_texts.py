@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,27 @@ def test_a_language_model_gets_one_stream_cut_into_sequences(build: Any) -> None
     found = packed(TEXTS, build(), tokenizer=made.bare_tokenizer())
     longest = 64 if build is made.gpt2 else 256
     assert found.shape[1] == min(longest, len(STREAM))
+
+
+@pytest.mark.parametrize("form", [tuple, iter, lambda given: (text for text in given)])
+def test_texts_are_packed_in_whatever_they_come(form: Any) -> None:
+    assert packed(form(TEXTS), made.gpt2(), tokenizer=FAST).equal(packed(TEXTS, made.gpt2(), tokenizer=FAST))
+
+
+def test_long_texts_are_tokenized_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["lloydmax.data.texts"], "_PIECE", 60)
+    seen: list[str] = []
+
+    def tokenize(text: str) -> list[int]:
+        seen.append(text)
+        return [len(word) for word in text.split()]
+
+    for text in ("\n".join(TEXTS), "a" * 200):
+        seen.clear()
+        found = packed(lloydmax.texts([text], tokenize, length=1), made.gpt2()).flatten().tolist()
+        assert "".join(seen) == text and max(map(len, seen)) <= 60 and len(seen) > 3
+        assert found == [len(word) for one in seen for word in one.split()]
+        assert "\n" not in text or all(one.endswith("\n") for one in seen[:-1])
 
 
 def test_the_end_of_a_text_stands_behind_it() -> None:

@@ -25,7 +25,7 @@ def raw(path, header, data=b""):
 
 def test_missing_directories_and_devices(tmp_path):
     refused(tmp_path / "none", "No such file")
-    refused(tmp_path, "is a directory")
+    refused(tmp_path, "is a directory without lloydmax.safetensors: name a compressed file")
     (tmp_path / "file").write_bytes(b"x")
     refused(tmp_path / "file" / "below", "Not a directory")
     refused(f"{tmp_path}/a\0b", "null")

@@ -93,6 +93,14 @@ def test_a_folder_without_its_file_is_refused(saved: tuple[Any, Path], tmp_path:
         hf.AutoModelForCausalLM.from_pretrained(str(tmp_path))
 
 
+@pytest.mark.parametrize("left", [0, 6, -40])
+def test_a_file_that_is_cut_off_is_named(saved: tuple[Any, Path], tmp_path: Path, left: int) -> None:
+    (tmp_path / "config.json").write_bytes((saved[1] / "config.json").read_bytes())
+    (tmp_path / "lloydmax.safetensors").write_bytes((saved[1] / "lloydmax.safetensors").read_bytes()[:left])
+    with pytest.raises(lloydmax.CheckpointError, match=r"lloydmax\.safetensors: [^\n]*$"):
+        hf.AutoModelForCausalLM.from_pretrained(str(tmp_path))
+
+
 def test_compresses_on_loading(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "original")
     config = LloydmaxConfig(recipe=ALL_LAYERS, progress=False)

@@ -15,6 +15,7 @@ from lloydmax.compress import compress
 from lloydmax.defaults import recipe_for
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
+from lloydmax.format.inspection import inspect
 from lloydmax.integrations.transformers.config import LloydmaxConfig
 from lloydmax.integrations.transformers.folder import METHOD
 from lloydmax.integrations.transformers.host import HfQuantizer, register_quantizer
@@ -65,6 +66,7 @@ class LloydmaxQuantizer(HfQuantizer):
     def update_attn_implementation(self, config: Any) -> Any:
         """Where transformers asks about attention: the first look at the configuration, before files are looked for."""
         if self.pre_quantized:
+            _check(Path(config.name_or_path) / IN_FOLDER)
             config.transformers_weights = IN_FOLDER
             self._untold = getattr(config, "dtype", None) is None
             if self._untold:  # else it is taken from the file, where floats may be narrower than in the model
@@ -152,3 +154,13 @@ class LloydmaxQuantizer(HfQuantizer):
         decompressed(model)
         abandon(model)
         return model if dtype is None else nn.Module.to(model, dtype)
+
+
+def _check(file: Path) -> None:
+    """Refuse a damaged header in our words, before transformers opens the file; what it fetches is looked at later.
+
+    Raises:
+        CheckpointError: see :func:`lloydmax.format.inspection.inspect`.
+    """
+    if file.exists():
+        inspect(file)
