@@ -96,7 +96,8 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         else:
             data = images(path, channels=inputs.image_channels)
-    if isinstance(data, (list, tuple, np.ndarray)) and len(data) and isinstance(data[0], str):
+    rows = isinstance(data, (list, tuple)) or (isinstance(data, np.ndarray) and data.ndim > 0)
+    if rows and len(data) and isinstance(data[0], str):
         data = texts(data)
     if isinstance(data, Texts):
         return _texts(data, inputs, workdir, seed)

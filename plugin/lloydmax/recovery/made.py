@@ -71,10 +71,13 @@ def beside_few(teacher: nn.Module, parts: tuple[Source, Source], seed: int, even
 
 
 def _joined(one: Batch, other: Batch) -> Batch | None:
-    """The samples of two batches; ``None`` where they are not alike."""
+    """The samples of two batches; ``None`` where they are not alike, or some of it is padding."""
     pairs = list(zip(one.tensors(), other.tensors(), strict=False))
-    if len(pairs) != len(list(one.tensors())) or any(
-        a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs
+    if (
+        one.beside
+        or other.beside
+        or len(pairs) != len(list(one.tensors()))
+        or any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in pairs)
     ):
         return None
     others = iter(other.tensors())

@@ -15,7 +15,7 @@ from foreign_layers import Conv1D, Experts, InBuffers
 from torch import nn
 
 CHANNELS = {"quantize": [{"layers": "all", "centroids": 4, "granularity": "channel"}]}
-SHAPES = {"0.weight": (16, 4), "2.gate.weight": (4, 4), "3.weight": (6, 4)}
+SHAPES = {"0.weight": (16, 4), "2.up": (96, 4), "2.down": (64, 4), "3.weight": (6, 4)}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_inc(model: nn.Module, tmp_path: Path) -> None:
 
     config = CodebookConfig(centroids=4, granularity="channel")
     done, told = said(lambda: inc.quantize(copy.deepcopy(model), config))
-    assert len(told) == 1 and "2.up" in told[0] and "2.down" in told[0]
+    assert len(told) == 1 and "router" in told[0] and "2.gate.weight" in told[0]
     assert shapes(done) == SHAPES
     done.save(str(tmp_path / "a" / "b"))
     x = torch.randn(2, 5, 12)
@@ -72,7 +72,7 @@ def test_torchao(model: nn.Module) -> None:
     from lloydmax.integrations.torchao import recipe_to_config
 
     config, told = said(lambda: recipe_to_config(CHANNELS, model))
-    assert len(told) == 1 and "2.up" in told[0]
+    assert len(told) == 1 and "router" in told[0] and "2.gate.weight" in told[0]
     torchao.quantize_(model, config, filter_fn=None)
     assert shapes(model) == SHAPES
     with pytest.warns(UserWarning, match=r"out, inner\.w: weights in buffers stay as they are"):
@@ -88,7 +88,7 @@ def test_pt2e(model: nn.Module) -> None:
     from lloydmax.integrations.torchao import CodebookQuantizer, verify
 
     quantizer, told = said(lambda: CodebookQuantizer(CHANNELS, model))
-    assert len(told) == 1 and "2.up" in told[0]
+    assert len(told) == 1 and "router" in told[0] and "2.gate.weight" in told[0]
     x = torch.randn(2, 5, 12)
     prepared = pt2e.prepare_pt2e(torch.export.export(model, (x,)).module(), quantizer)
     prepared(x)

@@ -7,9 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from lloydmax.codebook.layout import FLOAT_DTYPES
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks import registry
@@ -45,6 +46,8 @@ class CodebookWeightConfig(AOBaseConfig):
         options: further options of the quantizer.
         step: ``None`` compresses and finishes; ``"prepare"`` leaves trainable centroids for training, such as
             :func:`lloydmax.distill`; ``"convert"`` finishes what ``"prepare"`` began.
+        axis: of the output channels; ``None``: as the class of the module tells, else 0.
+        matrices: that the weight is a stack of, each with output channels of its own.
     """
 
     centroids: int = 16
@@ -52,6 +55,8 @@ class CodebookWeightConfig(AOBaseConfig):
     quantizer: str = "kmeans"
     options: dict[str, Any] = field(default_factory=dict)
     step: str | None = None
+    axis: int | None = None
+    matrices: int = 1
 
     def __post_init__(self) -> None:
         if self.step not in _STEPS:
@@ -94,7 +99,9 @@ def recipe_to_config(
         options = p.options.model_dump(exclude={"centroids", "granularity"})
         layer, _, leaf = p.name.rpartition(".")
         name = layer if leaf == "weight" else p.name
-        configs[name] = CodebookWeightConfig(p.centroids, p.granularity, p.quantizer, options, step)
+        configs[name] = CodebookWeightConfig(
+            p.centroids, p.granularity, p.quantizer, options, step, p.layout.axis, p.layout.matrices
+        )
     if left:
         warnings.warn(
             f"{', '.join(left)}: weights in buffers stay as they are, as quantize_ sees parameters only: use "
@@ -121,12 +128,18 @@ def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: s
             f"{_described(module)}: its {parameter_name} is not a float parameter that can have a codebook "
             "(another configuration may have taken it before); let filter_fn leave this module out"
         )
-    axis = output_axis(module, parameter_name) or 0
-    codebook = fit_codebook(
-        parameter, config.centroids, config.granularity, quantizer=config.quantizer, axis=axis, **config.options
-    )
-    attach(module, parameter_name, codebook)
+    attach(module, parameter_name, _fitted(parameter, config, output_axis(module, parameter_name) or 0))
     return module if config.step == "prepare" else finish(module)
+
+
+def _fitted(weight: Tensor, config: CodebookWeightConfig, usual: int) -> Codebook:
+    axis = usual if config.axis is None else config.axis
+    options = {"quantizer": config.quantizer, **config.options}
+    if config.matrices == 1 or config.granularity == "tensor":
+        return fit_codebook(weight, config.centroids, config.granularity, axis=axis, **options)
+    layout = Layout(tuple(weight.shape), config.centroids, config.granularity, axis, matrices=config.matrices)
+    rows = layout.channels_first(weight.detach()).flatten(1)
+    return fit_codebook(rows, config.centroids, config.granularity, **options).laid_out(layout)
 
 
 def _described(module: nn.Module) -> str:
