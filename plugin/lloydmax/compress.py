@@ -298,14 +298,15 @@ class _Run:
             self.events.step("finish", 0, len(plan.parameters), {"predicted_bytes": float(plan.predicted_bytes)})
             model = sealed(student.finish(), plan)
             measured = partial(accountings, tell=partial(self.events.step, "finish"))
-            sizes = measured(model) if self.recipe.bits is None else within(model, plan.predicted_bytes, measured)
+            weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
+            most = None if self.recipe.bits is None else plan.predicted_bytes
+            sizes = measured(model) if most is None else within(model, most, measured, weights)
             sizes = replace(sizes, original=plan.original_bytes)
             last = self.late[-1][0] if self.late else "finished"
             self.stages.append(self.measure(student.finished_as or last, model))
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as, self.judge is not None)
         warn_of_size(sizes.file, plan)
-        weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         report = Report(
             recipe=self.recipe.name,
             model=plan.model,

@@ -23,34 +23,46 @@ _SCATTER = 1e-3
 """Part by which the costs of equal moves differ, so that any number of them can be made."""
 
 
-def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes]) -> Sizes:
+def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], weights: Mapping[str, Tensor]) -> Sizes:
     """What a model takes, in place with other codes where that is more than it may be.
 
     Every weight chooses among the centroids anew, from where it is now, at rising prices of a bit. When the file is
     small enough, or no price does it, single weights move instead, from the last codes that were too large: to cheaper
     centroids nearby, those first whose bits cost the least error. Codebooks whose bits have no price, see
-    :class:`~lloydmax.Codebook`, stay.
+    :class:`~lloydmax.Codebook`, stay, and so does a layer that would end farther from its weights than zeros.
 
     Args:
         model: finished.
         most: bytes of the file.
         measured: what a model takes.
+        weights: of the original, by name; a tied one by one of its names.
     """
+
+    def or_else(name: str, found: Codebook, other: Codebook) -> Codebook:
+        return other if _is_starved(found, weights[name]) and not _is_starved(other, weights[name]) else found
+
     sizes = measured(model)
-    held = {name: one for name, one in codebooks(model).items() if one.price and one.k > 1}
+    held = {name: one for name, one in codebooks(model).items() if name in weights and one.price and one.k > 1}
     held = {name: replace(one, codes=one.codes.clone()) for name, one in held.items()} if sizes.file > most else {}
     last = held
     for step in range(_FIRST, _LAST if held else _FIRST):
-        now = {name: _at_price(one, 2 ** (step / 2)) or last[name] for name, one in held.items()}
+        found = {name: _at_price(one, 2 ** (step / 2)) or last[name] for name, one in held.items()}
+        now = {name: or_else(name, one, last[name]) for name, one in found.items()}
         sizes = _given(model, now, measured)
         if sizes.file <= most:
             break
         last = now
     for _ in range(_ROUNDS if held else 0):
-        sizes, last = _moved(model, last, most, measured)
+        sizes, last = _moved(model, last, most, measured, or_else)
         if sizes.file <= most:
             break
     return sizes
+
+
+def _is_starved(book: Codebook, weight: Tensor) -> bool:
+    """Whether zeros would be nearer to the weight."""
+    exact = weight.detach().double()
+    return bool((book.dequantize().double() - exact).square().sum() > exact.square().sum())
 
 
 def _at_price(book: Codebook, times: float) -> Codebook | None:
@@ -66,7 +78,11 @@ def _given(model: nn.Module, books: Mapping[str, Codebook], measured: Callable[[
 
 
 def _moved(
-    model: nn.Module, books: Mapping[str, Codebook], most: int, measured: Callable[[nn.Module], Sizes]
+    model: nn.Module,
+    books: Mapping[str, Codebook],
+    most: int,
+    measured: Callable[[nn.Module], Sizes],
+    or_else: Callable[[str, Codebook, Codebook], Codebook],
 ) -> tuple[Sizes, dict[str, Codebook]]:
     """As few weights moved as make the file small enough; all that can be where that does not."""
     moves = {name: _Moves.of(book) for name, book in books.items()}
@@ -76,7 +92,7 @@ def _moved(
         return _given(model, books, measured), dict(books)
 
     def at(cost: float) -> dict[str, Codebook]:
-        return {name: one.made(books[name], cost) for name, one in moves.items()}
+        return {name: or_else(name, one.made(books[name], cost), books[name]) for name, one in moves.items()}
 
     low, high = math.log(max(float(costs.min()), 1e-300)), math.log(max(float(costs.max()), 1e-300)) + 2 * _SCATTER
     best = at(math.exp(high))

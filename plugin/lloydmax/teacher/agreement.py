@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -197,10 +197,11 @@ def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | 
     """
     device, right, seen = device_of(model), 0, 0
     outputs = key if isinstance(key, Outputs) else trial(model, source, key)
+    whole = replace(outputs, leaves=(replace(outputs.leaves[0], part=None),))  # labels say that these are classes
     with evaluating(model):
         for indices, batch in source.batches(_BATCH):
             inputs = batch.to(device, channels_last=True)
-            scores = outputs.of(inputs.run(model), inputs)[0]
+            scores = whole.of(inputs.run(model), inputs)[0]
             if scores.dim() != 2:
                 raise RecoveryError(f"accuracy needs an output of shape (N, classes), got {tuple(scores.shape)}")
             if (largest := int(labels.max())) >= scores.shape[1]:
