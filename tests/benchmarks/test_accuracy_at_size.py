@@ -19,6 +19,7 @@ from torch import nn
 FOLDERS = ("--folder", ".", "--plots", ".")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("digit_recognizer") is None or find_spec("mlxtend") is None, reason="no digit network")
 def test_a_cell_is_measured_once_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

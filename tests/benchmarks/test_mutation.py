@@ -67,6 +67,7 @@ def test_annotations_are_left_alone_and_a_sample_has_one_change_of_a_kind_at_a_p
     assert minus.shown(tree).replace(" ", "") == "10-5,->10+5,"
 
 
+@pytest.mark.slow
 def test_what_tests_find_and_what_survives(tree: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import mutation
 

@@ -51,6 +51,7 @@ def test_what_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         file.close()
 
 
+@pytest.mark.slow
 def test_the_script_tells_of_one_kind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["soak.py", "4", "uniform", "--here", "--warm-up", "2"])
     assert main() == 0

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib.machinery
 import os
+import warnings
 from pathlib import Path
 
 from numpy.typing import NDArray
@@ -17,10 +18,13 @@ PATHS = ("portable", "avx2", "avx512")
 SWITCH = "LLOYDMAX_NATIVE"
 """Of the environment: ``0`` for the twins; the name of a path, to take none above it; the file of another build."""
 
+_VERSION = 1
+"""Of the functions of the core, see ``dispatch.c``."""
+
 
 @functools.cache
 def core() -> ctypes.CDLL | None:
-    """The core, ready; ``None``: it was not built, cannot be opened, or is switched off."""
+    """The core, ready; ``None``: it was not built, cannot be opened, is another version's, or is switched off."""
     wanted = os.environ.get(SWITCH, "")
     if wanted == "0":
         return None
@@ -31,6 +35,13 @@ def core() -> ctypes.CDLL | None:
             try:
                 found = ctypes.CDLL(str(file))
             except OSError:  # built for another machine
+                continue
+            if not hasattr(found, "lm_version") or found.lm_version() != _VERSION:
+                warnings.warn(
+                    f"{file.name} was built from another version of lloydmax, and is not used; build it again: "
+                    "pip install -e . (or python setup.py build_ext --inplace)",
+                    stacklevel=3,
+                )
                 continue
             found.lm_take_path(PATHS.index(wanted) if wanted in PATHS else len(PATHS))
             found.lm_fit_rows.restype = ctypes.c_int64

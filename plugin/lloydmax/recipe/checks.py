@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import BaseModel
 
 from lloydmax.errors import RecipeError
@@ -49,6 +48,8 @@ def refuse_bits(recipe: RecipeFields, who: str) -> None:
 
 
 def _requirements(recipe: RecipeFields) -> Iterator[str]:
+    if recipe.requires:
+        from packaging.requirements import InvalidRequirement, Requirement  # slow to import, and rarely needed
     for index, text in enumerate(recipe.requires):
         at, said = recipe.at("requires", index), quoted(text)
         try:

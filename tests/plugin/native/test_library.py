@@ -10,6 +10,7 @@ import pytest
 import torch
 from lloydmax import native
 from lloydmax.cli import main
+from lloydmax.native import library
 from lloydmax.native.library import PATHS, core, ready
 from lloydmax.report.layers import in_bins
 
@@ -55,6 +56,15 @@ def test_a_file_that_is_no_core_leaves_the_twins(tmp_path: Path, path_for: Calla
     broken = tmp_path / "core.so"
     broken.write_bytes(b"not a library")
     assert path_for(str(broken)) == "python"
+
+
+@pytest.mark.skipif(core() is None, reason="needs the core")
+def test_the_core_of_another_version_is_told_and_left(
+    path_for: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_VERSION", 0)
+    with pytest.warns(UserWarning, match="built from another version of lloydmax.*pip install -e"):
+        assert path_for("") == "python"
 
 
 @pytest.mark.skipif(core() is None, reason="needs the core")
