@@ -51,6 +51,8 @@ def together(device: torch.device) -> Iterator[None]:
         if own:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
         yield
+        if own:
+            dist.barrier()  # none leaves while another one still listens
     except (dist.DistError, RuntimeError) as error:
         if size() > 1 and _is_connection(error):
             raise RecoveryError(
