@@ -18,7 +18,8 @@ from typing import Any
 import lloydmax
 import pytest
 from click.testing import CliRunner
-from lloydmax import cli, demo
+from lloydmax import demo
+from lloydmax_command import main
 from page import PAGES, ROOT, Block, Page
 from photos import write_files
 from small_models import write_models
@@ -136,7 +137,7 @@ def _run(command: str) -> str:
         assert all((ROOT / word).exists() for word in [program, *arguments] if "/" in word), command
         return ""
     assert program == "lloydmax", command
-    result = CliRunner().invoke(cli.main, arguments)
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
     return result.stdout
 

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import demo
-from lloydmax.cli import main
+from lloydmax_command import main
 from torch import Tensor, nn
 
 RECIPE = "quantize:\n  - {layers: all, centroids: 4}\nrecover:\n  - {step: renormalize}\n"

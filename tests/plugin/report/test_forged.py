@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from lloydmax import Report, ReportError
-from lloydmax.cli import main
 from lloydmax.report.curves import DamageCurves
 from lloydmax.teacher.agreement import Agreement
+from lloydmax_command import main
 from report_runs import measured
 
 SCRIPT = "</script><script>alert(1)</script>\"'"
