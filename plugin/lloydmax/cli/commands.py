@@ -233,6 +233,8 @@ def schema(as_markdown: bool) -> None:
 
 def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     """Do what ``lloydmax demo`` is asked."""
+    if not (quiet or log_json):
+        click.echo("About a minute on two cores of a processor; no GPU is needed.", err=True)
     with progress(quiet, log_json) as shown:
         result = run_demo(Path(out), **shown)
     show(result.to_dict(), str(result), as_json)

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from lloydmax.errors import LloydmaxError
-from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.bars import ProgressBars, drawn
 from lloydmax.progress.jsonlog import JsonLog
+from lloydmax.progress.lines import ProgressLines
 from lloydmax.runtime import processes
 
 
@@ -32,11 +33,13 @@ def errors() -> Iterator[None]:
 @contextmanager
 def progress(quiet: bool, log_json: bool) -> Iterator[dict[str, Any]]:
     """The arguments of a run that say how its progress is shown."""
-    if not log_json:
+    if log_json:
+        with JsonLog() as log:
+            yield {"progress": False, "listeners": [log]}
+    elif quiet or drawn():
         yield {"progress": not quiet}
-        return
-    with JsonLog() as log:
-        yield {"progress": False, "listeners": [log]}
+    else:
+        yield {"progress": False, "listeners": [ProgressLines()]}
 
 
 @contextmanager
@@ -47,9 +50,11 @@ def listeners() -> Iterator[list[object]]:
         yield [JsonLog()]
     elif told.get("quiet"):
         yield []
-    else:
+    elif drawn():
         with ProgressBars() as bars:
             yield [bars]
+    else:
+        yield [ProgressLines()]
 
 
 def show(data: Any, text: str, as_json: bool) -> None:
