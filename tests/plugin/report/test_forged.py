@@ -44,6 +44,7 @@ def changed(data: Any, path: tuple[str | int, ...], value: Any) -> str:
         (("stages", 0, "score"), "nan", r"stages\[0\]\.score"),
         (("stages", 0, "score"), True, r"stages\[0\]\.score"),
         (("model",), "\ud800", "model"),
+        (("weights",), 0, "weights is 0"),
     ],
 )
 def test_a_forged_report_is_refused_in_one_line(
