@@ -322,6 +322,7 @@ class _Run:
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
+            weights=plan.total_weights,
         )
         return Result(model, report, plan)
 
