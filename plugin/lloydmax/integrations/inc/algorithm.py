@@ -115,8 +115,9 @@ def _quantize(
             if calibrate is not None:
                 calibrate(model)
             student = run.convert(model, source, reference)
-    feed = run_fn, run_args if run_fn is not None else None
-    student = with_others(student, run.others, *(feed if run_fn else (feeding(source), None)), example_inputs)
+    if run_fn is None:
+        run_fn, run_args = feeding(source), None
+    student = with_others(student, run.others, run_fn, run_args, example_inputs)
     if cache is not None:
         kept = copy.deepcopy(student)
         cache.put(key, kept, bytes_of(kept))
@@ -125,7 +126,8 @@ def _quantize(
 
 def _told(model: nn.Module) -> nn.Module:
     """The model; INC's log has the table of its layers that INC's own algorithms print there."""
-    ours = {key: one for key, one in model.qconfig.items() if isinstance(one, LayerConfig)}
+    noted: Any = model.qconfig
+    ours = {key: one for key, one in noted.items() if isinstance(one, LayerConfig)}
     dump_model_op_stats(Mode.CONVERT, ours)
     return model
 

@@ -107,6 +107,7 @@ class CodebookConfig(BaseConfig):
         self.others = plain_others(others)
         self.recipe = None if recipe is None else Recipe.load(recipe).data()
         self.trials: Trials | None = None
+        self.planned: Plan | None = None
         self._info: list[tuple[str, str]] = []
         self._bits: dict[str, int] = {}
         if isinstance(white_list, (list, tuple)):
@@ -216,7 +217,7 @@ class CodebookConfig(BaseConfig):
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "trials": None}
+        return {**self.__dict__, "trials": None, "planned": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
         twin = type(self).from_dict(self.to_dict())
@@ -270,7 +271,8 @@ class CodebookConfig(BaseConfig):
             raise IntegrationError("only one of two added CodebookConfigs can be for all layers: give a white_list")
         twin = copy.deepcopy(self)
         for key in other._white_list if isinstance(other._white_list, list) else []:
-            twin.set_local(key, CodebookConfig(**other._values(RULE), **other.options))
+            rule: dict[str, Any] = {**other._values(RULE), **other.options}
+            twin.set_local(key, CodebookConfig(**rule))
         for key, config in other.local_config.items():
             twin.set_local(key, config)
         return twin
@@ -347,7 +349,7 @@ class CodebookConfig(BaseConfig):
         refuse_graphs(model)
         adopt(asking(ComposableConfig))
         run = vars(model).get(RUN)
-        found = run.plan if run is not None else self.plan(model)
+        found = self.planned = run.plan if run is not None else self.plan(model)
         self._bits, self._info = {}, []
         for p in found.parameters.values():
             for name in (p.name, *p.tied):

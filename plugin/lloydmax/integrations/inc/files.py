@@ -74,14 +74,14 @@ def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "d
     write_text(folder / "qconfig.json", json.dumps({GUIDE: about}, indent=2) + "\n")
 
 
-def _save_pretrained(model: nn.Module, output_dir: str, options: dict[str, Any]) -> None:
+def _save_pretrained(model: Any, output_dir: str, options: dict[str, Any]) -> None:
     if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
         raise IntegrationError(
-            f"save: format='huggingface' is for models of transformers, and not for a {type(model).__name__}: leave it out"
+            f"save: format='huggingface' is for models of transformers, not for a {type(model).__name__}: leave it out"
         )
     if others := theirs(model):
         raise IntegrationError(
-            f"save: format='huggingface' cannot hold {next(iter(others))}, a layer of INC's own algorithms: leave it out"
+            f"save: format='huggingface' cannot hold {next(iter(others))}, a layer of INC's algorithms: leave it out"
         )
     tokenizer = options.pop("tokenizer", None)
     model.save_pretrained(output_dir, **options)
@@ -178,8 +178,8 @@ def _refuse_codes(file: Path) -> None:
         return
     if lost := [name for name in names if name.endswith(_CODES)]:
         raise CheckpointError(
-            f"{shown(file)} was written by INC's save of a model that holds codebooks ({lost[0]}), which INC cannot read "
-            "back: save the model by lloydmax.integrations.inc.save(model, folder)"
+            f"{shown(file)} was written by INC's save of a model that holds codebooks ({lost[0]}), which INC cannot "
+            "read back: save the model by lloydmax.integrations.inc.save(model, folder)"
         )
 
 

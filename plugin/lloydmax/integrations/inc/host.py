@@ -30,6 +30,7 @@ NAME = "codebook"
 """The name of the configuration and of the algorithm in INC's registries."""
 
 _AUTOTUNE = "neural_compressor.torch.quantization.autotune"
+_WRITER = "neural_compressor.torch.algorithms.weight_only.save_load"
 _PACKAGES = ("neural_compressor", "auto_round", "auto_round_extension")
 T = TypeVar("T")
 
@@ -74,6 +75,16 @@ def tuning() -> dict[str, Any]:
     return {}
 
 
+def writing() -> bool:
+    """Whether this thread is inside of the writer of INC's weight-only algorithms, which loses codebooks."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "save" and frame.f_globals.get("__name__") == _WRITER:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _names(frame: FrameType) -> dict[str, Any]:
     """The local names of a function that runs; up to Python 3.12 the frame itself would keep what they refer to."""
     held = frame.f_locals
@@ -106,4 +117,5 @@ __all__ = [
     "register_config",
     "theirs",
     "tuning",
+    "writing",
 ]

@@ -17,7 +17,7 @@ from torch import nn
 
 from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import IntegrationError
-from lloydmax.integrations.inc.host import NAME
+from lloydmax.integrations.inc.host import NAME, writing
 from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.made import OnTop, made
 from lloydmax.student.attachment import codebooks
@@ -87,6 +87,20 @@ class Noted(OnTop):
     save = _Save()
     quantizer = _Quantizer()
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module; also where the model is a part of another.
+
+        Raises:
+            IntegrationError: for INC's weight-only writer, whose folders cannot give codebooks back.
+        """
+        if writing():
+            raise IntegrationError(
+                "INC's writer of weight-only models loses codebooks: save the whole model by "
+                "lloydmax.integrations.inc.save(model, folder)"
+            )
+        found: Any = super()
+        return found.state_dict(*args, **kwargs)
+
 
 def dressed(model: nn.Module, layers: Mapping[str, str], theirs: Mapping[Any, Any], writer: Any) -> nn.Module:
     """A model with codebooks, in place, with what INC's ``save`` looks for.
@@ -138,6 +152,6 @@ def refuse_lost(model: nn.Module) -> None:
         names = dict(model.named_modules())
         now = f"is a {type(names[lost[0]]).__name__}" if lost[0] in names else "is gone"
         raise IntegrationError(
-            f"{lost[0]} had codebooks, and {now}: another algorithm replaced it; leave it out there by a white list, or "
-            "leave it out of CodebookConfig"
+            f"{lost[0]} had codebooks, and {now}: another algorithm replaced it; leave it out there by a white "
+            "list, or leave it out of CodebookConfig"
         )

@@ -42,18 +42,22 @@ def _parameters(config: BaseConfig) -> dict[str, Any]:
     return {key: value for key, value in found.items() if not key.startswith("_") and key != "non_tunable_params"}
 
 
+_GAUDI = (
+    "{kind} runs on Intel Gaudi only, where it replaces all layers itself: it cannot be combined with CodebookConfig"
+)
+_EXPORTED = (
+    "{kind} works on exported graphs and cannot be combined with CodebookConfig in one call: quantize with "
+    "CodebookConfig, export the result, then prepare and convert"
+)
 _SEPARATE = {
-    "autoround": "AutoRoundConfig writes the whole model to disk and reads it back without codebooks, so that the two "
-    "cannot be combined: compress with one of them",
-    "smooth_quant": "SmoothQuantConfig needs Intel's extension of PyTorch, which its makers have ended, and the whole "
-    "model: it cannot be combined with CodebookConfig; quantize with CodebookConfig, and write export(...), prepare and "
-    "convert with StaticQuantConfig for the rest",
-    **dict.fromkeys(("fp8_quant", "hybrid_gptq"), "{kind} runs on Intel Gaudi only, where it replaces all layers itself: "
-                    "it cannot be combined with CodebookConfig"),
-    **dict.fromkeys(("static_quant", "pt2e_dynamic_quant"), "{kind} works on exported graphs and cannot be combined with "
-                    "CodebookConfig in one call: quantize with CodebookConfig, export the result, then prepare and "
-                    "convert"),
-}  # fmt: skip
+    "autoround": "{kind} writes the whole model to disk and reads it back without codebooks, so that the two cannot be "
+    "combined: compress with one of them",
+    "smooth_quant": "{kind} needs Intel's extension of PyTorch, which has ended, and the whole model: it cannot be "
+    "combined with CodebookConfig; for int8 beside codebooks, export the result, and prepare and convert it with "
+    "StaticQuantConfig",
+    **dict.fromkeys(("fp8_quant", "hybrid_gptq"), _GAUDI),
+    **dict.fromkeys(("static_quant", "pt2e_dynamic_quant"), _EXPORTED),
+}
 """INC's algorithms that do not take a model part by part, and what to do."""
 
 

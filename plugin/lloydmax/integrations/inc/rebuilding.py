@@ -16,7 +16,7 @@ _DTYPES = {"scale_dtype": "float_type", "compression_dtype": "compression_dtype"
 """Arguments that are dtypes, and the attributes that hold them."""
 
 
-def described(module: nn.Module, name: str) -> dict[str, Any]:
+def described(module: Any, name: str) -> dict[str, Any]:
     """A layer of INC's as plain data, without its values.
 
     Raises:
@@ -34,7 +34,7 @@ def described(module: nn.Module, name: str) -> dict[str, Any]:
         given |= {"zp": hasattr(module, "qzeros"), "bias": module.bias is not None, "g_idx": "g_idx" in module._buffers}
         return {"class": "INCWeightOnlyLinear", **given}
     raise IntegrationError(
-        f"{name} is a {type(module).__name__} of INC's own algorithms, which lloydmax cannot build again from a file: use "
+        f"{name} is a {type(module).__name__} of INC's own algorithms, which cannot be built again from a file: use "
         "save_portable(model, folder, example_inputs), or leave its layer to CodebookConfig"
     )
 
@@ -72,9 +72,7 @@ def _built(about: dict[str, Any], original: nn.Module) -> nn.Module:
         device = next((p.device.type for p in original.parameters()), "cpu")
         made: nn.Module = kinds[kind](original, device=device, dtype=dtype_of(given["dtype"]))
     elif kind == "MulLinear":
-        features = original.in_features
-        inner = original if given["linear"] is None else _built(given["linear"], original)
-        made = kinds[kind](inner, torch.empty(features))
+        made = kinds[kind](original if given["linear"] is None else _built(given["linear"], original))
     elif kind == "INCWeightOnlyLinear":
         given |= {argument: dtype_of(given[argument]) for argument in _DTYPES}
         made = kinds[kind](**given)

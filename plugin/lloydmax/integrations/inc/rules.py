@@ -79,7 +79,7 @@ def assembled(config: Any, base: dict[str, Any], rules: list[dict[str, Any]]) ->
         base["recover"] = [{"step": step} if isinstance(step, str) else step for step in as_list(config.recover)]
     if config.storage is not None:
         base["storage"] = config.storage
-    if config.seed is not None:
+    if config.seed is not None and (config.effort is None or config.seed != DEFAULTS["seed"]):
         base["seed"] = config.seed
     return Recipe.load(base)
 
@@ -113,7 +113,7 @@ def _taken(model: nn.Module, layers: Sequence[Layer], keys: Iterable[str]) -> li
     for name in taken:
         if named := [key for key in keys if key == name or re.fullmatch(key, name)]:
             raise IntegrationError(
-                f"{named[0]!r}: {name} is an {type(taken[name]).__name__} of INC's own algorithms already: quantize the "
+                f"{named[0]!r}: {name} is an {type(taken[name]).__name__} of INC's own algorithms: quantize the "
                 "original with CodebookConfig first, then with the other configuration"
             )
     within = tuple(f"{name}." for name in taken)

@@ -50,7 +50,9 @@ class Run:
     ) -> None:
         self.config = config
         self.others = (*configurations(config.others), *leaf.others)
-        self.plan, self.taken = _limited(config.plan(model, example_inputs), leaf.taken)
+        known, config.planned = config.planned, None  # INC has just asked for it, but without the inputs
+        plan = config.plan(model, example_inputs) if known is None or example_inputs is not None else known
+        self.plan, self.taken = _limited(plan, leaf.taken)
         self.types = {name: type(module).__name__ for name, module in model.named_modules()}
         self.before = noted_by_others(model)
         self.recipe = self.plan.recipe

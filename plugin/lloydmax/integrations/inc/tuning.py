@@ -42,8 +42,8 @@ class Watch:
         if not self.told and 0 < above < best:
             self.told = True
             warnings.warn(
-                f"a compressed model has {best:.6g} where the original has {self.baseline:.6g}, and INC takes the higher "
-                f"as the better: if eval_fn gives a perplexity or a loss, {_INSTEAD}",
+                f"a compressed model has {best:.6g} where the original has {self.baseline:.6g}, and INC takes the "
+                f"higher as the better: if eval_fn gives a perplexity or a loss, {_INSTEAD}",
                 stacklevel=3,
             )
 

@@ -13,7 +13,7 @@ from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime.arguments import number
 
 _MOST_BITS = 16
-_OFF = (None, False, "", {}, [], ())
+_OFF: tuple[Any, ...] = (None, False, "", {}, [], ())
 """What switches an option of INC off, which is always granted."""
 _GRID = "{} is about a grid of integers, which codebooks do not have (their values are fitted freely): leave it out"
 _SCALES = (
@@ -52,12 +52,12 @@ _SAID: dict[str, str] = {
     **dict.fromkeys(("amp", "low_gpu_mem_usage", "low_cpu_mem_usage", "enable_torch_compile", "output_dir"), _HOW),
     **dict.fromkeys(("enable_w4a8", "excluded_precisions", "super_dtype"), _HOW),
     "device_map": "{} is about devices: leave it out, and move the model there before quantize",
-    "export_format": "{} is about files: leave it out; save(model, folder) writes one, lloydmax.export writes other formats",
+    "export_format": "{} is about files: leave it out; save(model, folder) writes one, lloydmax.export others",
     "layer_config": "{} is AutoRound's own: write set_local(name, CodebookConfig(...))",
     "to_quant_block_names": "{} is AutoRound's own: write white_list=['model.layers.*']",
     "quant_nontext_module": "{} is AutoRound's own: a CodebookConfig is for all layers; set_local leaves some alone",
     "shared_layers": "{} is AutoRound's own: tied weights share their codes by themselves",
-    "target_bits": "{} is AutoRound's own: write bits={value!r}, effort=1, where bits choose the centroids of each layer",
+    "target_bits": "{} is AutoRound's own: write bits={value!r}, effort=1, which chooses the centroids of each layer",
     "options": "{} is AutoRound's own: write bits=[3, 4] for autotune",
     **dict.fromkeys(
         ("auto_scheme_method", "auto_scheme_device_map", "auto_scheme_batch_size"),
@@ -173,8 +173,8 @@ def _dtype(word: str, value: Any) -> Iterator[tuple[str, Any]]:
             f"{word}={value!r} is not a codebook's: the values of its {2**bits} codes would be given, and k-means fits "
             f"them: write bits={bits}"
         )
-    elif (bits := _WIDTHS[value]) is not None:
-        yield "centroids", 2**bits
+    elif (width := _WIDTHS[value]) is not None:
+        yield "centroids", 2**width
 
 
 def _group_size(word: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -182,9 +182,9 @@ def _group_size(word: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     if value != -1:
         raise RecipeError(
-            f"{word}={value!r}: codebooks are shared by whole output channels, not by parts of one: leave it out for one "
-            f"codebook a layer, or write {word}=-1 (granularity='channel') for one a channel, or granularity='group:8' "
-            "for one for 8 channels"
+            f"{word}={value!r}: codebooks are shared by whole output channels, not by parts of one: leave it out for "
+            f"one codebook a layer, or write {word}=-1 (granularity='channel') for one a channel, or "
+            "granularity='group:8' for one for 8 channels"
         )
     yield "granularity", "channel"
 
