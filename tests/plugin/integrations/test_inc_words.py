@@ -42,6 +42,7 @@ def counts(config: Any) -> dict[str, int]:
         ({"scheme": "W3A16"}, {"centroids": 8}),
         ({"w_granularity": "per_channel"}, {"granularity": "channel"}),
         ({"use_sym": False, "use_double_quant": False, "act_order": False, "model_path": ""}, {}),
+        ({"use_double_quant": False, "double_quant_bits": 8, "double_quant_dtype": "int"}, {}),
         ({"use_mse_search": True, "use_layer_wise": False, "tokenizer": None, "group_dim": 1}, {}),
     ],
 )
@@ -68,6 +69,7 @@ def test_words_with_a_meaning(given: dict[str, Any], means: dict[str, Any]) -> N
         ({"bits": 4, "effort": -1}, "effort must be"),
         ({"act_bits": 8}, "activations, which stay floats"),
         ({"target_bits": 2.5}, r"write bits=2\.5, effort=1"),
+        ({"use_double_quant": True, "double_quant_bits": 8}, "use_double_quant=True is about scales"),
         ({"percdamp": 0.1}, "recover='reconstruct'"),
         ({"layer_config": {"a": {}}}, "set_local"),
     ],

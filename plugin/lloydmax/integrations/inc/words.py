@@ -116,7 +116,7 @@ def translated(given: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     own = _options(fields["quantizer"])
     found = {word: value for word, value in given.items() if word in own}
     for word, value in given.items():
-        if word in own:
+        if word in own or (word.startswith("double_quant_") and not given.get("use_double_quant")):
             continue
         if word in _MEANT:
             for field, meant in _MEANT[word](word, value):
