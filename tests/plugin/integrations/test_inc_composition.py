@@ -58,8 +58,10 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("two_step", [False, True], ids=["quantize", "prepare-convert"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "two_step"),
+    [*((form, False) for form in FORMS), ("ours + rtn", True), ("rtn + ours", True), ("others object", True)],
+)
 def test_with_rtn(form: str, two_step: bool, small_net: nn.Module, pictures: Tensor) -> None:
     wanted = small_net(pictures)
     config = FORMS[form]()

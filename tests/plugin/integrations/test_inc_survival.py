@@ -72,8 +72,15 @@ AFTER: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", ["in place", "copied", "pickled", "in one call"])
-@pytest.mark.parametrize("name", AFTER)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *((name, "in place") for name in AFTER),
+        ("rtn", "copied"),
+        ("rtn", "pickled"),
+        ("mixed precision", "in one call"),
+    ],
+)
 def test_what_runs_afterwards_is_saved_with_the_codebooks(name: str, way: str, net: nn.Module, tmp_path: Path) -> None:
     given = {"example_inputs": X, "run_fn": lambda model: model(X)}
     if way == "in one call":
@@ -141,8 +148,10 @@ def test_layers_of_inc_get_no_codebooks(net: nn.Module) -> None:
             quantize(quantize(copy.deepcopy(net), config), ours("third"))
 
 
-@pytest.mark.parametrize("order", ["after", "before", "others"])
-@pytest.mark.parametrize("make", [HQQConfig, MXQuantConfig])
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [(HQQConfig, "after"), (MXQuantConfig, "after"), (MXQuantConfig, "before"), (MXQuantConfig, "others")],
+)
 def test_algorithms_that_read_every_configuration(make: Any, order: str, net: nn.Module) -> None:
     other = make(white_list=["third"])
     config: Any = {"after": lambda: ours() + other, "before": lambda: other + ours(),

@@ -32,7 +32,7 @@ def net() -> nn.Module:
 DATA = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("way", ["data", "run_args", "run_fn", "from_recipe"])
+@pytest.mark.parametrize("way", ["data", "run_fn", "from_recipe"])
 def test_it_is_what_recipe_for_does(way: str, net: nn.Module, tmp_path: Path) -> None:
     recipe = lloydmax.recipe_for(net, 4, DATA, 0)
     wanted = lloydmax.compress(net, recipe, DATA, progress=False)
