@@ -41,7 +41,10 @@ def spacing(codebook: Codebook) -> Tensor | None:
     if codebook.block > 1 or codebook.k < 2:
         return None
     centroids = codebook.centroids.detach().reshape(-1, codebook.k)
-    zero = (centroids == 0).int().argmax(1)
+    zeros = centroids == 0
+    if not bool(zeros.any(1).all()):
+        return None
+    zero = zeros.int().argmax(1)
     neighbour = torch.where(zero + 1 < codebook.k, zero + 1, zero - 1)
     scale = centroids.gather(1, neighbour[:, None])[:, 0].float().abs()
     rows = torch.stack([scale, zero.float()], 1)
