@@ -5,7 +5,7 @@ is here checks dtypes and sizes first. Every function has a twin in torch or num
 the same codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
 """
 
-from lloydmax.native.histogram import bins, count_keys, float_keys, look_up, solve_points
+from lloydmax.native.histogram import bins, count_keys, encode, scan, solve_points
 from lloydmax.native.library import active, path
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.rows import fit_rows
@@ -15,15 +15,15 @@ __all__ = [
     "active",
     "bins",
     "count_keys",
+    "encode",
     "fit_rows",
-    "float_keys",
     "from_symbols",
     "huffman",
     "linear_codes",
-    "look_up",
     "pack",
     "path",
     "repeats",
+    "scan",
     "solve_points",
     "to_symbols",
     "unpack",
