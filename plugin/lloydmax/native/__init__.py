@@ -5,21 +5,26 @@ is here checks dtypes and sizes first. Every function has a twin in torch or num
 the same codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
 """
 
-from lloydmax.native.histogram import bins, count_keys, encode, scan, solve_points
+from lloydmax.native.histogram import count_keys, encode, scan, solve_points
 from lloydmax.native.library import active, path
+from lloydmax.native.measure import CODES, bins, ends, members, noise
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.rows import fit_rows
 from lloydmax.native.running import linear_codes
 
 __all__ = [
+    "CODES",
     "active",
     "bins",
     "count_keys",
     "encode",
+    "ends",
     "fit_rows",
     "from_symbols",
     "huffman",
     "linear_codes",
+    "members",
+    "noise",
     "pack",
     "path",
     "repeats",

@@ -6,8 +6,6 @@ results. All need the core.
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -97,18 +95,6 @@ def solve_points(
     if error < 0:
         raise MemoryError(f"no memory to fit {k} centroids to {len(low)} points")
     return centroids.to(dtype), error
-
-
-def bins(values: Tensor, low: float, factor: float, count: int) -> Tensor:
-    """How many of flat float32 values lie in each bin, ``trunc((value - low) * factor)``, those beyond the ends in the
-    outer ones: int64 ``(count,)``. The twin is in ``report/layers.py``."""
-    if values.dtype != torch.float32 or count < 1:
-        raise TypeError(f"{count} bins of {values.dtype}")
-    counts = torch.zeros(count, dtype=torch.int64)
-    ready().lm_bins(
-        address(values), size(len(values)), ctypes.c_double(low), ctypes.c_double(factor), size(count), address(counts)
-    )
-    return counts
 
 
 def _alike(first: NDArray, *others: NDArray | None) -> None:

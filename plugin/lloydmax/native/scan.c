@@ -307,11 +307,3 @@ EXPORT int lm_encode(const uint16_t *keys, const float *values, const float *imp
     free(room);
     return made;
 }
-
-/* Add to counts how many values lie in each of `bins` bins: trunc((value - low) * factor), the ends in the outer ones. */
-EXPORT void lm_bins(const float *values, int64_t n, double low, double factor, int64_t bins, int64_t *counts) {
-    for (int64_t i = 0; i < n; i++) {
-        int64_t place = (int64_t)(((double)values[i] - low) * factor);
-        counts[place < 0 ? 0 : place < bins ? place : bins - 1]++;
-    }
-}

@@ -33,7 +33,10 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> Any:
     if not _is_plain(kind) or "__deepcopy__" in vars(module):
         return copy.deepcopy(module, memo)
     made = memo[id(module)] = kind.__new__(kind)
-    made.__setstate__({name: _value(value, memo) for name, value in module.__getstate__().items()})
+    made.__setstate__({
+        name: value if type(value) in _SAME else _value(value, memo)
+        for name, value in module.__getstate__().items()
+    })
     return made
 
 
