@@ -1,8 +1,8 @@
 /* The hot loops of the fit, once for each path: PATH_NAME(name) and TARGET are set by who includes this. */
 
-/* Scores of intervals that end at each of `width` candidates and begin at one of the `width` before: the best of
+/* Scores of intervals that end at each of `width` candidates and begin at one of the `earlier` ones: the best of
    before[p] + score(p, c), the first one of equals, and which it was. Arrays have room for MOST_WIDTH. */
-TARGET static void PATH_NAME(step)(int width, const double *RESTRICT mass, const double *RESTRICT moment,
+TARGET static void PATH_NAME(step)(int width, int earlier, const double *RESTRICT mass, const double *RESTRICT moment,
                                    const double *RESTRICT square, const double *RESTRICT mass0,
                                    const double *RESTRICT moment0, const double *RESTRICT square0,
                                    const double *RESTRICT before, double *RESTRICT score, int64_t *RESTRICT choice) {
@@ -11,7 +11,7 @@ TARGET static void PATH_NAME(step)(int width, const double *RESTRICT mass, const
         score[c] = -INFINITY;
         choice[c] = 0;
     }
-    for (int p = 0; p < width; p++) {
+    for (int p = 0; p < earlier; p++) {
         double m0 = mass0[p], s0 = moment0[p], b = before[p];
         if (square) {
             double q0 = square0[p];

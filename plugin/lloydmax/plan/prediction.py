@@ -30,9 +30,9 @@ def most_centroids(weight: Tensor, layout: Layout) -> int:
     if layout.codebooks > 1:
         most = 0
         for group in layout.groups(weight):
-            for values in group:
-                most = max(most, _distinct(values))
-                if most >= min(wanted, values.numel()):  # no other one has more
+            for row in range(len(group)):
+                most = max(most, _distinct(group[row]))
+                if most >= min(wanted, group[row].numel()):  # no other one has more
                     return min(most, wanted)
         return most
     flat = weight.reshape(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,8 +110,8 @@ def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
     """
     flat = weight.detach().reshape(-1)
     low, high = native.ends(flat) if _served(flat) else map(float, torch.aminmax(flat))
-    values = centroids.detach().reshape(-1).double().sort().values
-    drawn = values[torch.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().long()]
+    values = np.sort(centroids.detach().reshape(-1).float().cpu().numpy())
+    drawn = values[torch.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().long().numpy()]
     return Histogram(
         low=_short(low),
         high=_short(high),
