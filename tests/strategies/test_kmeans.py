@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from lloydmax import Codebook
 from lloydmax_strategies.clustering.device_scan import DeviceScan
 from lloydmax_strategies.clustering.histogram import Histogram
-from lloydmax_strategies.clustering.scan import KEYS
 from lloydmax_strategies.kmeans import KMeans, lloydmax_quantizers
 from torch import Tensor
 

@@ -9,16 +9,19 @@ from lloydmax.native.histogram import count_keys, encode, scan, solve_points
 from lloydmax.native.library import active, path
 from lloydmax.native.measure import CODES, bins, ends, members, noise
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
+from lloydmax.native.priced import assign, evenly, price_points
 from lloydmax.native.rows import fit_rows
 from lloydmax.native.running import linear_codes
 
 __all__ = [
     "CODES",
     "active",
+    "assign",
     "bins",
     "count_keys",
     "encode",
     "ends",
+    "evenly",
     "fit_rows",
     "from_symbols",
     "huffman",
@@ -27,6 +30,7 @@ __all__ = [
     "noise",
     "pack",
     "path",
+    "price_points",
     "repeats",
     "scan",
     "solve_points",

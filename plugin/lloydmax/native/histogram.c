@@ -1,41 +1,10 @@
 /* The fit on the points of a large weight. Its twin is clustering/histogram.py. */
 #include "floats.h"
 #include "partition_core.h"
+#include "points.h"
 
 enum { LLOYD = 60 };
 static const double SCARCE = 1e-9, SETTLED = 1e-6;
-
-/* Points of one weight: masses spread evenly over disjoint ascending intervals. */
-typedef struct {
-    int64_t n;
-    const double *low, *high, *mass;
-    double *middle, *total, *moment, centre;
-} Points;
-
-/* Mass and moment of everything not above a value; `at` is how many intervals do not end above it. */
-static void up_to(const Points *points, double value, double *total, double *moment) {
-    int64_t low = 0, high = points->n;
-    while (low < high) {
-        int64_t half = (low + high) / 2;
-        if (points->high[half] <= value)
-            low = half + 1;
-        else
-            high = half;
-    }
-    double mass = 0, middle = 0;
-    if (low < points->n) {
-        double begin = points->low[low], width = points->high[low] - begin;
-        if (width > 0) {
-            double share = (value - begin) / width;
-            share = share < 0 ? 0 : share > 1 ? 1 : share;
-            mass = share * points->mass[low];
-            double end = begin + width;
-            middle = (begin + (value < end ? value : end)) / 2;
-        }
-    }
-    *total = points->total[low] + mass;
-    *moment = points->moment[low] + mass * (middle - points->centre);
-}
 
 /* k centroids of n points, k < n, rounded to a dtype; returns their sum of squared errors, negative without memory.
    `finest`: cells per centroid at which the search ends. */
@@ -56,7 +25,7 @@ EXPORT double lm_solve(const double *low, const double *high, const double *mass
     double *middle = room, *total = room + many, *moment = room + 2 * many, *each = room + 3 * many,
            *square = room + 4 * many, *measure = room + 5 * many, *totals = room + 6 * many,
            *moments = totals + k + 1, *means = moments + k + 1;
-    Points points = {n, low, high, mass, middle, total, moment, 0};
+    Points points = {n, low, high, mass, total, moment, 0};
     total[0] = 0;
     for (int64_t i = 0; i < n; i++) {
         double at = sums[i] / mass[i];

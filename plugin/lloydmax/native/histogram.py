@@ -72,7 +72,8 @@ def encode(
     made = ready().lm_encode(
         address(_of(keys, np.uint16)), address(_of(values, np.float32)), address(_of(importance, np.float32)),
         size(len(keys)), address(_of(held, np.int64)), *(address(_of(table, np.float64)) for table in tables),
-        size(len(held)), size(len(exact)), DTYPES[centroids.dtype], codes.element_size(), address(exact), address(codes),
+        size(len(held)), size(len(exact)), DTYPES[centroids.dtype], codes.element_size(), address(exact),
+        address(codes),
     )  # fmt: skip
     if not made:
         raise MemoryError(f"no memory for {len(exact)} centroids")

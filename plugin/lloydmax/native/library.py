@@ -44,7 +44,8 @@ def core() -> ctypes.CDLL | None:
                 )
                 continue
             found.lm_take_path(PATHS.index(wanted) if wanted in PATHS else len(PATHS))
-            found.lm_fit_rows.restype = found.lm_scan.restype = ctypes.c_int64
+            for counting in (found.lm_fit_rows, found.lm_scan, found.lm_price, found.lm_evenly):
+                counting.restype = ctypes.c_int64
             found.lm_solve.restype = ctypes.c_double
             return found
     return None

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lloydmax.native.library import address, ready, size
 
-
 CODES = (torch.uint8, torch.int16, torch.int32)
 """Dtypes of codes."""
 

@@ -30,13 +30,12 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> Any:
     if known is not None:
         return known
     kind = type(module)
-    if not _is_plain(kind) or "__deepcopy__" in vars(module):
+    state = module.__getstate__() if _is_plain(kind) and "__deepcopy__" not in vars(module) else None
+    if type(state) is not dict:
         return copy.deepcopy(module, memo)
+    memo.setdefault(id(memo), []).append(state)  # alive as long as identities in the memo are those of its values
     made = memo[id(module)] = kind.__new__(kind)
-    made.__setstate__({
-        name: value if type(value) in _SAME else _value(value, memo)
-        for name, value in module.__getstate__().items()
-    })
+    made.__setstate__({name: one if type(one) in _SAME else _value(one, memo) for name, one in state.items()})
     return made
 
 
@@ -63,5 +62,4 @@ def _is_plain(kind: type) -> bool:
         kind.__getattr__ is nn.Module.__getattr__  # type: ignore[attr-defined]
         and not any(name in vars(base) for base in kind.__mro__[:-1] for name in _HOW)
         and kind not in copyreg.dispatch_table
-        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
     )

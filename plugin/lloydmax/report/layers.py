@@ -124,10 +124,7 @@ def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
 def _counts(flat: Tensor, low: float, high: float) -> list[int]:
     bins = min(BINS, max(1, math.isqrt(flat.numel()))) if high > low else 1
     factor = bins / (high - low) if high > low else 0.0
-    if _served(flat):
-        total = native.bins(flat, low, factor, bins)
-    else:
-        total = in_bins(flat, low, factor, bins)
+    total = (native.bins if _served(flat) else in_bins)(flat, low, factor, bins)
     counts: list[int] = total.tolist()
     return counts
 

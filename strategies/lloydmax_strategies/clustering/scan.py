@@ -119,7 +119,9 @@ class Scan:
     def _code(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
         """One pass: the nearest codes, and the means of their members in float64."""
         k, limits, held = len(centroids), thresholds(centroids).numpy(), len(self._held)
-        limits = np.maximum.accumulate(np.where(np.isinf(limits), np.float32(-np.inf), limits))  # of equal ones the last
+        limits = np.maximum.accumulate(
+            np.where(np.isinf(limits), np.float32(-np.inf), limits)
+        )  # of equal ones the last
         first, stop = self._unsure(limits)
         code, most = (np.cumsum(np.bincount(at, minlength=held + 1))[:held] for at in (stop, first))
         dtype = {torch.uint8: np.uint8, torch.int16: np.int16, torch.int32: np.int32}[code_dtype(k)]

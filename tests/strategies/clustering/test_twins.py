@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lloydmax.extend import native
-from lloydmax_strategies.clustering import histogram, rows, scan
+from lloydmax_strategies.clustering import histogram, priced, rows, scan
 from lloydmax_strategies.kmeans import KMeans
 from torch import Tensor
 
@@ -117,3 +117,35 @@ def test_points_are_solved_alike() -> None:
         for dtype in (*DTYPES, torch.float64):
             one, other = points.solve(k, dtype), points.solve_in_python(k, max(64, 8192 // k), dtype)
             assert torch.equal(one[0], other[0]) and one[1] == other[1]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_prices(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, found = _draw(kind, (9000,), 11, torch.float32), {}
+    square = max(float(weight.double().square().mean()), 1e-30)
+    for active in (True, False):
+        monkeypatch.setattr(native, "active", lambda active=active: active)
+        made = [
+            KMeans(KMeans.Options(centroids=k, price=square * p)).fit(weight) for k in (4, 300) for p in (1e-1, 1e-4)
+        ]
+        found[active] = [(book.centroids, book.codes) for book in made]
+    for one, other in zip(found[True], found[False], strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@given(st.lists(st.floats(1e-300, 1e300), min_size=1, max_size=9))
+def test_the_logarithm_is_one(values: list[float]) -> None:
+    assert np.allclose(priced.log_two(np.array(values)), np.log2(values), rtol=2e-15, atol=2e-15)
+
+
+def test_prices_of_few_points_that_crowd_each_other_out() -> None:
+    generator = np.random.default_rng(2)
+    for n, k in ((1, 1), (2, 2), (50, 40), (400, 300)):
+        values = np.sort(generator.normal(size=n))
+        mass = generator.pareto(1, n) + 1e-9
+        points = histogram.Points(values, values, mass, mass * values)
+        tables = points.low, points.high, points.mass, points.total, points.moment
+        start = np.sort(generator.choice(values, k))
+        for price in (1e-6, 1e-2, 1.0):
+            one = native.price_points(tables, points.centre, start, price, 16.0, 60)
+            assert all(map(np.array_equal, one, priced.settled_in_python(points, start, price, 60)))
