@@ -28,25 +28,13 @@ void below(const float *values, int64_t n, const float *limits, int count, uint8
     PATH(count_below)(values, n, limits, count, codes);
 }
 
-/* A cube root by one step of Halley's iteration from a guess: elementary operations only, the same everywhere. */
-static double cube_root(double x) {
-    if (!(x > 0))
-        return 0.0;
-    int64_t bits;
-    memcpy(&bits, &x, 8);
-    bits = bits / 3 + INT64_C(0x2A9F789300000000);
-    double y;
-    memcpy(&y, &bits, 8);
-    double cube = y * y * y;
-    return y * ((cube + 2 * x) / (2 * cube + x));
-}
-
 void desires(const double *values, const double *mass, int64_t m, double *wanted) {
     for (int64_t i = 0; i < m; i++) {
         double width = m == 1 ? 1.0 : values[MIN(i + 1, m - 1)] - values[MAX(i - 1, 0)];
         width *= width;
-        wanted[i] = cube_root(mass ? width * mass[i] : width);
+        wanted[i] = mass ? width * mass[i] : width;
     }
+    PATH(cube_roots)(wanted, m);
 }
 
 double panter_dite(double *wanted, int64_t m, int64_t k, double *measure) {

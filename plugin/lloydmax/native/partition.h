@@ -59,3 +59,20 @@ TARGET static void PATH_NAME(count_below)(const float *RESTRICT values, int64_t 
         codes[i] = (uint8_t)found;
     }
 }
+
+/* Cube roots of numbers that are not negative, in place, by one step of Halley's iteration from a guess: elementary
+   operations only, the same everywhere. */
+TARGET static void PATH_NAME(cube_roots)(double *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, x + i, 8);
+        uint64_t high = bits >> 32, low = bits & 0xFFFFFFFFu, third = high * 0xAAAAAAABu >> 33, less = low * 0xAAAAAAABu >> 33;
+        uint64_t rest = high - 3 * third, more = rest + low - 3 * less;
+        bits = (third << 32) + rest * 0x55555555u + less + (more >= 3); /* a third of them */
+        bits += UINT64_C(0x2A9F789300000000);
+        double y;
+        memcpy(&y, &bits, 8);
+        double cube = y * y * y, root = y * ((cube + 2 * x[i]) / (2 * cube + x[i]));
+        x[i] = x[i] > 0 ? root : 0.0;
+    }
+}
