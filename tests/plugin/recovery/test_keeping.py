@@ -109,7 +109,10 @@ def test_an_unknown_word_is_refused_with_its_line(small_net: SmallNet) -> None:
 @pytest.mark.parametrize(("left", "runs"), [(1e-9, 0), (1e-3, 1)])
 def test_where_nothing_can_be_won_back_no_step_runs(small_net: SmallNet, left: float, runs: int) -> None:
     class Judging:
-        def damage(self, student: Any) -> Damage:
+        def measured(self, student: Any) -> Any:
+            return student
+
+        def of(self, agreement: Any) -> Damage:
             return Damage((left, left / 2))
 
     done: list[dict[str, Any]] = []
