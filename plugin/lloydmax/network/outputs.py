@@ -378,8 +378,8 @@ def in_parts(leaf: Leaf, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def places_in(tensor: Tensor) -> int:
-    """At how many places a sample has an output, whichever axis the classes have: 1 of ``(N, C)``, at most T of ``(N, T, C)``,
-    H W of ``(N, C, H, W)``."""
+    """At how many places a sample has an output, whichever axis the classes have: 1 of ``(N, C)``, at most T of
+    ``(N, T, C)``, H W of ``(N, C, H, W)``."""
     if tensor.dim() < 3:
         return 1
     return min(tensor.shape[1:]) if tensor.dim() == 3 else math.prod(tensor.shape[2:])
