@@ -110,24 +110,21 @@ def _only_rule(recipe: Any) -> dict[str, Any]:
     """The fields that a recipe with a single rule stands for."""
     loaded = Recipe.load(recipe)
     refuse_bits(loaded, "a configuration of single modules")
-    rules = loaded.quantize
-    if (
-        len(rules) != 1
-        or rules[0].layers != "all"
-        or rules[0].except_
-        or rules[0].types
-        or rules[0].parameter != "weight"
-    ):
+    rule = loaded.quantize[0]
+    named = rule.layers != "all" or rule.except_ or rule.types or rule.parameter != "weight"
+    if len(loaded.quantize) != 1 or named:
         raise RecipeError(
             "its rules ask which layer they are given, and quantize_ hands over modules without names: write "
             "quantize_(model, recipe_to_config(recipe, model), filter_fn=None)"
         )
-    if rules[0].quantizer == KEEP or rules[0].importance is not None:
-        what = f"quantizer: {KEEP}" if rules[0].quantizer == KEEP else f"importance: {rules[0].importance}"
+    if rule.quantizer == KEEP or rule.importance is not None:
+        what = f"quantizer: {KEEP}" if rule.quantizer == KEEP else f"importance: {rule.importance}"
         raise RecipeError(f"{what}: quantize_ sees one module at a time; use lloydmax.compress")
-    options = dict(rules[0].options)
-    named = {name: options.pop(name) for name in ("centroids", "granularity") if name in options}
-    return {"quantizer": rules[0].quantizer, "options": options, **named}
+    fields: dict[str, Any] = {"quantizer": rule.quantizer, "options": dict(rule.options)}
+    for name in ("centroids", "granularity"):
+        if name in fields["options"]:
+            fields[name] = fields["options"].pop(name)
+    return fields
 
 
 def recipe_to_config(
