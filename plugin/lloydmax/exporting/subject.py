@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
+from lloydmax.exporting.even_weights import EvenWeight, laid_bare
 from lloydmax.exporting.known import known_numbers
 from lloydmax.format.parts import check_state, ordinary
 from lloydmax.network.given import network
@@ -92,6 +93,11 @@ class Subject:
     def fixed(self) -> Subject:
         """The same model for as many samples as were given."""
         return replace(self, batch=self.given, dynamic=False)
+
+    def laid_bare(self) -> tuple[Subject, dict[str, EvenWeight]]:
+        """The same with even weights decoded in the program; and those, by the names of the tensors they are in."""
+        model = copy.deepcopy(self.model)
+        return replace(self, model=model), laid_bare(model)
 
     def holders(self) -> dict[str, CodesHolder]:
         """Whatever holds codes, under all its module names."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.errors import ExportError
+from lloydmax.exporting.even_weights import EvenWeight
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject
 from lloydmax.runtime.quiet import quiet
@@ -25,11 +26,14 @@ class To(Format):
         opset: of the graph: 18, the first with the operators that unpack codes, to 25.
         fold_at_load: the runtime decodes the weights when it loads the file, instead of at every run. An optimized
             model that it saves is then dense.
+        standard: even grids, too, by operators of the standard alone, for other runtimes than onnxruntime; decoded at
+            every run.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     opset: int = _OPSETS[-1]
     fold_at_load: bool = False
+    standard: bool = False
 
     def refuse(self, subject: Subject) -> None:
         """bfloat16, which onnxruntime does not run on the CPU; an unknown opset."""
@@ -42,7 +46,14 @@ class To(Format):
         import onnx
         import onnx_ir
 
-        onnx_ir.save(graph(subject, self.opset, self.fold_at_load, elementwise=True), path)
+        from lloydmax.exporting.even_operators import OPSET, EvenOperators
+
+        taken = self.opset >= OPSET and not self.fold_at_load
+        model, evens = graph(subject, self.opset, self.fold_at_load, elementwise=True, even=taken)
+        operators = EvenOperators(model, self.standard)
+        for name, weight in evens.items():
+            operators.put(name, weight)
+        onnx_ir.save(model, path)
         onnx.checker.check_model(path, full_check=True)
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
@@ -57,25 +68,40 @@ class To(Format):
         return [torch.from_numpy(found) for found in session.run(None, feeds)]
 
 
-def graph(subject: Subject, opset: int = _OPSETS[-1], fold_at_load: bool = False, elementwise: bool = False) -> Any:
-    """The ``onnx_ir.Model``.
+def graph(
+    subject: Subject,
+    opset: int = _OPSETS[-1],
+    fold_at_load: bool = False,
+    elementwise: bool = False,
+    even: bool = False,
+) -> tuple[Any, dict[str, EvenWeight]]:
+    """The ``onnx_ir.Model``, and even weights that are inputs of it, by their names.
 
     Args:
         subject: what to export.
         opset: as in :class:`To`.
         fold_at_load: as in :class:`To`.
         elementwise: pick centroids by ``GatherElements``, four times as fast in onnxruntime as ``Gather``.
+        even: leave even weights to others: each becomes an input, after those of the model, without a value.
     """
     import onnxscript.optimizer
 
     from lloydmax.exporting.packed_codes import Unpacking
 
+    evens = {}
+    if even:
+        subject, evens = subject.laid_bare()
     with quiet():
         exported = torch.onnx.export(
             subject.program(), dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False
         )
     assert exported is not None
     model = exported.model
+    evens = {name: weight for name, weight in evens.items() if name in model.graph.initializers}
+    for name in evens:
+        value = model.graph.initializers.pop(name)
+        value.const_value = None
+        model.graph.inputs.append(value)
     unpacking = Unpacking(model.graph)
     for name, holder in subject.holders().items():
         if (value := model.graph.initializers.pop(f"{name}.codes", None)) is not None:
@@ -88,7 +114,7 @@ def graph(subject: Subject, opset: int = _OPSETS[-1], fold_at_load: bool = False
     if fold_at_load:
         unpacking.release()
     _strip(model)
-    return model
+    return model, evens
 
 
 def _gather_elements(graph: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lloydmax.exporting.even_weights import Array, EvenWeight, packed
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject
 from lloydmax.exporting.to_onnx import graph
@@ -35,8 +37,11 @@ class To(Format):
 
         with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
             between = Path(folder) / "model.onnx"
-            onnx_ir.save(graph(subject), between)
+            made, evens = graph(subject, even=True)
+            onnx_ir.save(made, between)
             model = openvino.convert_model(between)
+            for name, weight in evens.items():
+                _put(model, name, weight)
             openvino.save_model(model, path, compress_to_fp16=False)
 
     def run(self, path: Path, subject: Subject) -> list[Tensor]:
@@ -44,6 +49,41 @@ class To(Format):
         import openvino
 
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # else products with integers round their inputs to 8 bits
         compiled = openvino.Core().compile_model(path, "CPU", settings)
         found = compiled([tensor.numpy() for tensor in subject.batch.tensors()])
         return [torch.from_numpy(found[output].copy()) for output in compiled.outputs]
+
+
+def _put(model: Any, name: str, weight: EvenWeight) -> None:
+    """Give every use of the parameter ``name`` an even weight, and remove the parameter."""
+    import openvino
+    import openvino.opset13 as operators
+
+    bits = weight.bits
+    centred = weight.centred(bits)
+    middle = 1 << (bits - 1)
+    signed = bits > 2 and not (centred.zero != middle).any()  # there is no signed type of 2 bits
+    rows, blocks = weight.scale.shape
+    shape = [rows, blocks, weight.run] if blocks > 1 else [rows, weight.run]
+
+    def constant(integers: Array) -> Any:
+        kind = getattr(openvino.Type, f"{'i' if signed else 'u'}{bits}")
+        tensor = openvino.Tensor(kind, openvino.Shape(integers.shape))
+        values = packed((integers ^ np.uint8(middle if signed else 0)).reshape(-1), bits)
+        tensor.data.reshape(-1)[:] = values.view(tensor.data.dtype)
+        return operators.constant(tensor)
+
+    wide = openvino.Type(weight.scale.dtype)
+    integers = constant(centred.integers.reshape(shape))
+    found = operators.convert(integers, wide.to_string())
+    if not signed:
+        found = operators.subtract(found, operators.convert(constant(centred.zero.reshape(*shape[:-1], 1)), wide.to_string()))
+    found = operators.multiply(found, operators.constant(weight.scale.reshape(*shape[:-1], 1)))
+    if list(weight.moved) != shape:
+        found = operators.reshape(found, operators.constant(np.array(weight.moved, np.int64)), False)
+    if weight.axis:
+        found = operators.transpose(found, operators.constant(np.array(weight.back, np.int64)))
+    parameter = next(one for one in model.get_parameters() if one.friendly_name == name)
+    parameter.output(0).replace(found.output(0))
+    model.remove_parameter(parameter)
