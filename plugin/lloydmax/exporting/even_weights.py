@@ -49,11 +49,12 @@ class EvenWeight:
             return None
         if (rows := spacing(codebook)) is None:
             return None
-        each = rows[layout.owners()].view(layout.outputs, -1, 2)
+        each = (rows if layout.runs > 1 else rows[layout.owners()]).view(layout.outputs, -1, 2)
         integers = layout.channels_first(codebook.codes).reshape(layout.outputs, -1)
         scale = each[..., 0].to(codebook.centroids.dtype).contiguous().numpy()
         zero = each[..., 1].numpy().astype(np.uint8)
-        return cls(integers.numpy(), scale, zero, integers.shape[1], codebook.k, layout.shape, layout.axis)
+        run = layout.run if layout.runs > 1 and layout.run else integers.shape[1]
+        return cls(integers.numpy(), scale, zero, run, codebook.k, layout.shape, layout.axis)
 
     @property
     def bits(self) -> int:
