@@ -27,10 +27,12 @@ class EvenOperators:
     Args:
         model: whose graph is changed.
         standard: by operators of the standard alone.
+        int8: products may round their inputs to 8 bits; then there are fast ones for integers of 2, 4 and 8 bits, else
+            for those of 4 bits alone.
     """
 
-    def __init__(self, model: ir.Model, standard: bool) -> None:
-        self.model, self.graph, self.standard = model, model.graph, standard
+    def __init__(self, model: ir.Model, standard: bool, int8: bool) -> None:
+        self.model, self.graph, self.standard, self.int8 = model, model.graph, standard, int8
 
     def put(self, name: str, weight: EvenWeight) -> None:
         """Give every use of the input ``name`` the weight, and remove the input."""
@@ -54,26 +56,32 @@ class EvenOperators:
                     continue
                 axis = 1 - axis if transposed else axis
                 turned = weight.along(axis)
-                if turned is None or (size := _block(turned)) is None:
+                if turned is None or (size := _block(turned)) is None or (bits := self._bits(turned, size)) is None:
                     continue
                 if axis not in stored:
-                    stored[axis] = self._for_products(f"{name}.{axis}" if axis else name, turned, size)
-                self._multiply(product, turned, size, stored[axis])
+                    stored[axis] = self._for_products(f"{name}.{axis}" if axis else name, turned, size, bits)
+                self._multiply(product, turned, size, bits, stored[axis])
             if transposed and not node.outputs[0].uses():
                 self.graph.remove(node, safe=True)
 
-    def _for_products(self, name: str, weight: EvenWeight, size: int) -> list[ir.Value]:
+    def _bits(self, weight: EvenWeight, size: int) -> int | None:
+        """Of the integers of a product; ``None`` where it would be slower than decoding."""
+        if self.int8:
+            return weight.bits if size > _BLOCKS[-1] else max(4, weight.bits)
+        return 4 if weight.bits <= 4 else None
+
+    def _for_products(self, name: str, weight: EvenWeight, size: int, bits: int) -> list[ir.Value]:
         """Integers, scales and, unless all are in the middle, zero points."""
-        bits, centred = weight.bits, weight.centred(weight.bits)
+        centred = weight.centred(bits)
         integers, scale, zero = centred.in_blocks(size)
         found = [self._stored(f"{name}.integers", packed(integers, bits)), self._stored(f"{name}.scale", scale)]
         if (zero != 1 << (bits - 1)).any():
             found.append(self._stored(f"{name}.zero", packed(zero, bits)))
         return found
 
-    def _multiply(self, product: ir.Node, weight: EvenWeight, size: int, stored: list[ir.Value]) -> None:
+    def _multiply(self, product: ir.Node, weight: EvenWeight, size: int, bits: int, stored: list[ir.Value]) -> None:
         outputs, inputs = weight.integers.shape
-        sizes = {"K": inputs, "N": outputs, "bits": weight.bits, "block_size": size}
+        sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": size, "accuracy_level": 4 if self.int8 else 1}
         made = self._node(product, "MatMulNBits", [product.inputs[0], *stored], _MICROSOFT, **sizes)
         if product.op_type == "Gemm" and len(product.inputs) > 2 and product.inputs[2] is not None:
             made = self._node(product, "Add", [made, product.inputs[2]])
@@ -97,18 +105,20 @@ class EvenOperators:
 
     def _decoded(self, name: str, weight: EvenWeight) -> ir.Value:
         """The weight itself."""
-        first = self.graph[0]
-        bits, runs = max(4, weight.bits), weight.scale.shape[1]
-        axis: dict[str, int] = {"axis": 1, "block_size": weight.run} if runs > 1 else {"axis": 0}
-        scale, zero = (part if runs > 1 else part[:, 0] for part in (weight.scale, weight.zero))
+        first, bits = self.graph[0], max(4, weight.bits)
+        integers, scale, zero = weight.in_blocks(weight.run)  # one scale for each row is four times as fast as blocks
         given = [
-            self._in_bits(f"{name}.integers", weight.integers, bits),
-            self._stored(f"{name}.scale", np.ascontiguousarray(scale)),
-            self._in_bits(f"{name}.zero", zero, bits),
+            self._in_bits(f"{name}.integers", integers.reshape(-1, weight.run), bits),
+            self._stored(f"{name}.scale", scale.reshape(-1)),
+            self._in_bits(f"{name}.zero", zero.reshape(-1), bits),
         ]
-        found = self._node(first, "DequantizeLinear", given, **axis)
-        shape = self._stored(f"{name}.shape", np.array(weight.moved, np.int64))
-        found = self._node(first, "Reshape", [found, shape])
+        found = self._node(first, "DequantizeLinear", given, axis=0)
+        outputs, length = weight.integers.shape
+        if integers[0].size > length:
+            found = self._node(first, "Reshape", [found, self._sizes(f"{name}.filled", outputs, -1)])
+            ends = [self._sizes(f"{name}.{end}", place) for end, place in (("start", 0), ("end", length), ("axis", 1))]
+            found = self._node(first, "Slice", [found, *ends])
+        found = self._node(first, "Reshape", [found, self._sizes(f"{name}.shape", *weight.moved)])
         return self._node(first, "Transpose", [found], perm=list(weight.back)) if weight.axis else found
 
     def _node(self, before: ir.Node, kind: str, inputs: Any, domain: str = "", **attributes: Any) -> ir.Value:
@@ -123,6 +133,9 @@ class EvenOperators:
         made.name, made.type, made.shape = old.name, old.type, old.shape
         old.replace_all_uses_with(made, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
+
+    def _sizes(self, name: str, *sizes: int) -> ir.Value:
+        return self._stored(name, np.array(sizes, np.int64))
 
     def _in_bits(self, name: str, integers: Array, bits: int) -> ir.Value:
         if bits == 8:

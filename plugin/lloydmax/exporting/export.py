@@ -23,7 +23,8 @@ from lloydmax.runtime.files import path_of, refusal, shown, telling
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.temporary import sweep
 
-_TOLERANCE = {2: 2e-2, 4: 1e-3}
+_OF_HALVES = 2e-2
+"""How far outputs of 16 bits may be off, of the largest."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def _compared(chosen: Format, made: Path, prepared: Subject) -> float | None:
         wanted = one.outputs()
         gap, scale = difference(found, wanted)
         narrowest = min((tensor.itemsize for tensor in wanted if tensor.is_floating_point()), default=4)
-        if gap > _TOLERANCE.get(narrowest, 1e-3) * max(scale, 1e-3):
+        allowed = max(chosen.tolerance, _OF_HALVES if narrowest == 2 else 0.0)
+        if gap > allowed * max(scale, 1e-3):
             raise ExportError(f"the written file gives outputs that differ by {gap:.3g} (largest: {scale:.3g})")
         worst = max(worst, gap)
     return worst

@@ -37,6 +37,11 @@ class Format(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = '"lloydmax[export]"'
 
+    @property
+    def tolerance(self) -> float:
+        """How far the outputs may be off, of their largest magnitude, in float32."""
+        return 1e-3
+
     def refuse(self, subject: Subject) -> None:  # noqa: B027
         """Refuse what the format cannot hold, before any work.
 
