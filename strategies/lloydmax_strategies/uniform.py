@@ -43,8 +43,8 @@ class Uniform:
 
         granularity: str = pydantic.Field(
             default="tensor",
-            description="what shares a scale: `tensor`, `channel`, `group:N` (N output channels) or `weights:N` (each N "
-            "weights of an output channel, as runtimes have int4 weights; in recovery these grids stay as they are).",
+            description="what shares a scale: `tensor`, `channel`, `group:N` (N output channels) or `weights:N` (each "
+            "N weights of an output channel, as runtimes have int4 weights; in recovery these grids stay as they are).",
         )
 
         threshold: Literal["max", "mse"] = pydantic.Field(

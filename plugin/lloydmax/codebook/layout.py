@@ -61,7 +61,8 @@ def shared_by(granularity: str) -> tuple[int | None, int | None]:
 def _of_channels(granularity: str) -> str:
     if shared_by(granularity)[1] is not None:
         raise FitError(
-            f"granularity {granularity!r} is for even grids, quantizer 'uniform'; write 'tensor', 'channel' or 'group:N'"
+            f"granularity {granularity!r} is for even grids, quantizer 'uniform'; "
+            "write 'tensor', 'channel' or 'group:N'"
         )
     return granularity
 
@@ -286,7 +287,10 @@ class Layout:
         """
         index = codes.int()
         if self.runs > 1:
-            index = index + self.with_each(torch.arange(self.codebooks, device=codes.device, dtype=torch.int32)) * self.centroids
+            index = (
+                index
+                + self.with_each(torch.arange(self.codebooks, device=codes.device, dtype=torch.int32)) * self.centroids
+            )
         elif self.channels is not None and self.shape:
             owner = torch.arange(self.outputs, device=codes.device, dtype=torch.int32) // self.channels
             index = index + self.spread_over_codes(owner * self.centroids)

@@ -14,8 +14,6 @@ import onnx_ir as ir
 
 from lloydmax.exporting.even_weights import Array, EvenWeight, packed
 
-OPSET = 21
-"""The first opset whose ``DequantizeLinear`` knows blocks and integers of 4 bits."""
 _MICROSOFT = "com.microsoft"
 _BLOCKS = (128, 64, 32, 16)
 """Integers of one scale that onnxruntime's operators take, the largest first."""
@@ -29,10 +27,13 @@ class EvenOperators:
         standard: by operators of the standard alone.
         int8: products may round their inputs to 8 bits; then there are fast ones for integers of 2, 4 and 8 bits, else
             for those of 4 bits alone.
+        fold: decode by operators that onnxruntime folds when it loads the file, which it does not with
+            ``DequantizeLinear``.
     """
 
-    def __init__(self, model: ir.Model, standard: bool, int8: bool) -> None:
-        self.model, self.graph, self.standard, self.int8 = model, model.graph, standard, int8
+    def __init__(self, model: ir.Model, standard: bool, int8: bool, fold: bool) -> None:
+        self.model, self.graph = model, model.graph
+        self.standard, self.int8, self.fold = standard, int8, fold
 
     def put(self, name: str, weight: EvenWeight) -> None:
         """Give every use of the input ``name`` the weight, and remove the input."""
@@ -112,7 +113,14 @@ class EvenOperators:
             self._stored(f"{name}.scale", scale.reshape(-1)),
             self._in_bits(f"{name}.zero", zero.reshape(-1), bits),
         ]
-        found = self._node(first, "DequantizeLinear", given, axis=0)
+        if self.fold:
+            wide = int(ir.DataType.from_numpy(scale.dtype))
+            low, high = (self._node(first, "Cast", [part], to=wide) for part in (given[0], given[2]))
+            column = self._sizes(f"{name}.column", -1, 1)
+            high, each = (self._node(first, "Reshape", [part, column]) for part in (high, given[1]))
+            found = self._node(first, "Mul", [self._node(first, "Sub", [low, high]), each])
+        else:
+            found = self._node(first, "DequantizeLinear", given, axis=0)
         outputs, length = weight.integers.shape
         if integers[0].size > length:
             found = self._node(first, "Reshape", [found, self._sizes(f"{name}.filled", outputs, -1)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spacing
 from lloydmax.student.attachment import attached
-from lloydmax.student.layers import CodebookTensor
+from lloydmax.student.layers import CodebookTensor, CodesHolder
 
 Array = npt.NDArray[Any]
 _FEWEST, _MOST = 3, 256
@@ -77,7 +77,10 @@ class EvenWeight:
         """The same matrix with its outputs along this axis; ``None`` where scales differ along the other one."""
         if axis == self.axis:
             return self
-        if len(self.shape) != 2 or len({*zip(self.scale.reshape(-1).tolist(), self.zero.reshape(-1).tolist(), strict=True)}) > 1:
+        if (
+            len(self.shape) != 2
+            or len({*zip(self.scale.reshape(-1).tolist(), self.zero.reshape(-1).tolist(), strict=True)}) > 1
+        ):
             return None
         across = np.ascontiguousarray(self.integers.T)
         ones = np.ones((len(across), 1), self.scale.dtype), np.ones((len(across), 1), np.uint8)
@@ -103,6 +106,31 @@ class EvenWeight:
         filled[:, :length] = self.integers
         owner = np.arange(blocks) * size // self.run if self.run < length else np.zeros(blocks, np.int64)
         return filled.reshape(outputs, blocks, size), self.scale[:, owner], self.zero[:, owner]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a runtime can make of a weight.
+
+    Attributes:
+        bits: of the narrowest integers that runtimes have and that hold the levels of an even grid, 2, 4 or 8; 0 where
+            it is none, or not of a matrix or a larger weight.
+        matrix: whether it has two axes.
+    """
+
+    bits: int
+    matrix: bool
+
+    @classmethod
+    def of(cls, codebook: Codebook) -> Kind:
+        """That of the weight of a codebook."""
+        even = EvenWeight.of(codebook)
+        return cls(0 if even is None else even.bits, len(codebook.shape) == 2)
+
+    def __str__(self) -> str:
+        if not self.bits:
+            return "free centroids"
+        return f"even grids of {self.bits} bits" + ("" if self.matrix else " in convolutions")
 
 
 def packed(integers: Array, bits: int) -> Array:
@@ -138,6 +166,17 @@ class _Dense(nn.Module):
         return values
 
 
+def _books(model: nn.Module) -> dict[CodesHolder, Codebook]:
+    """Whatever holds codes, each once."""
+    books: dict[CodesHolder, Codebook] = {held.weight: held.codebook() for held in attached(model)}
+    return books | {held: held.codebook() for held in model.modules() if isinstance(held, CodebookTensor)}
+
+
+def compressed_weights(model: nn.Module) -> list[Codebook]:
+    """The codebooks of a model, those of tied parameters once."""
+    return [*_books(model).values()]
+
+
 def laid_bare(model: nn.Module) -> dict[str, EvenWeight]:
     """Put the decoded weight, a buffer :data:`DENSE`, in place of every holder of an even one.
 
@@ -147,8 +186,7 @@ def laid_bare(model: nn.Module) -> dict[str, EvenWeight]:
     Returns:
         The weights by the names of those buffers; a weight of several names is one value.
     """
-    books = {held.weight: held.codebook() for held in attached(model)}
-    books |= {held: held.codebook() for held in model.modules() if isinstance(held, CodebookTensor)}
+    books = _books(model)
     evens = {holder: even for holder, book in books.items() if (even := EvenWeight.of(book)) is not None}
     dense = {holder: _Dense(books[holder].dequantize()) for holder in evens}
     found = {}

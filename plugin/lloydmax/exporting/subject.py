@@ -43,12 +43,14 @@ class Subject:
         batch: example inputs; two samples if the batch is dynamic.
         dynamic: whether the first axis of the inputs, the samples, may have any length.
         given: the example inputs as they were given.
+        origin: the model as the caller has it.
     """
 
     model: nn.Module
     batch: Batch
     dynamic: bool
     given: Batch
+    origin: nn.Module
 
     def program(self, most: int | None = None) -> ExportedProgram:
         """The model as torch traces it, codes and centroids inside.
@@ -146,7 +148,7 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
         raise ExportError("the model holds no codebooks; compress it first")
     given = _batch(example_inputs).to("cpu")
     batch = given[torch.arange(2) % len(given)] if dynamic else given
-    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic, given)
+    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic, given, model)
 
 
 def _batch(example_inputs: Any) -> Batch:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.errors import ExportError
-from lloydmax.exporting.even_weights import EvenWeight
+from lloydmax.exporting.even_weights import EvenWeight, Kind
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject
 from lloydmax.runtime.quiet import quiet
@@ -19,6 +19,8 @@ ACTIVATIONS = ("float32", "int8")
 """What products with even weights may compute in."""
 OFF = 0.1
 """How far outputs may be off in int8, of the largest."""
+FIRST_EVEN = 21
+"""The first opset whose ``DequantizeLinear`` knows integers of 4 bits."""
 _OPSETS = range(18, 26)
 
 
@@ -32,8 +34,8 @@ class To(Format):
             model that it saves is then dense.
         standard: even grids, too, by operators of the standard alone, for other runtimes than onnxruntime; decoded at
             every run.
-        activations: of products with even weights: ``"float32"``, or ``"int8"``, rounded for each block of inputs, which
-            is faster and about 0.5 % off.
+        activations: of products with even weights: ``"float32"``, or ``"int8"``, rounded for each block of inputs,
+            which is faster and about 0.5 % off.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
@@ -41,6 +43,31 @@ class To(Format):
     fold_at_load: bool = False
     standard: bool = False
     activations: str = "float32"
+
+    def at_run_time(self, kind: Kind) -> str:
+        """Free centroids are decoded, and even grids that no product takes."""
+        if self.fold_at_load:
+            return ""
+        fold = "fold_at_load=True decodes them once, for the time and the memory of float32"
+        slow = f"they are decoded at every run, slower than float32; {fold}"
+        if not kind.bits:
+            return f"{slow}; an even grid (quantizer: uniform) runs as integers"
+        if self.opset < FIRST_EVEN:
+            return f"{slow}; opset={FIRST_EVEN} has integers"
+        if not kind.matrix:
+            return slow
+        if self.standard:
+            return f"{slow}; standard=False multiplies by integers"
+        if kind.bits == 8 and self.activations != "int8":
+            return f"{slow}; activations='int8' multiplies by integers"
+        return ""
+
+    def code_bits(self, kind: Kind, needed: int) -> int:
+        """Those of integers of even grids."""
+        if not kind.bits or self.opset < FIRST_EVEN:
+            return needed
+        products = self.activations == "int8" and kind.matrix and not self.standard
+        return kind.bits if products else max(4, kind.bits)
 
     @property
     def tolerance(self) -> float:
@@ -59,11 +86,12 @@ class To(Format):
         import onnx
         import onnx_ir
 
-        from lloydmax.exporting.even_operators import OPSET, EvenOperators
+        from lloydmax.exporting.even_operators import EvenOperators
 
-        taken = self.opset >= OPSET and not self.fold_at_load
+        taken = self.opset >= FIRST_EVEN
         model, evens = graph(subject, self.opset, self.fold_at_load, elementwise=True, even=taken)
-        operators = EvenOperators(model, self.standard, self.activations == "int8")
+        int8, plain = self.activations == "int8", self.standard or self.fold_at_load
+        operators = EvenOperators(model, plain, int8, self.fold_at_load)
         for name, weight in evens.items():
             operators.put(name, weight)
         onnx_ir.save(model, path)
@@ -111,7 +139,7 @@ def graph(
 
     from lloydmax.exporting.packed_codes import Unpacking
 
-    evens = {}
+    evens: dict[str, EvenWeight] = {}
     if even:
         subject, evens = subject.laid_bare()
     with quiet():
@@ -122,7 +150,7 @@ def graph(
     model = exported.model
     evens = {name: weight for name, weight in evens.items() if name in model.graph.initializers}
     for name in evens:
-        value = model.graph.initializers.pop(name)
+        value: Any = model.graph.initializers.pop(name)
         value.const_value = None
         model.graph.inputs.append(value)
     unpacking = Unpacking(model.graph)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lloydmax.exporting.even_weights import Array, EvenWeight, packed
+from lloydmax.exporting.even_weights import Array, EvenWeight, Kind, packed
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject
 from lloydmax.exporting.to_onnx import OFF, graph, refuse_activations
@@ -31,6 +31,17 @@ class To(Format):
 
     packages: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "onnxscript")
     activations: str = "float32"
+
+    def at_run_time(self, kind: Kind) -> str:
+        """Free centroids are decoded."""
+        if kind.bits:
+            return ""
+        slow = "they are decoded at every run, several times slower than float32"
+        return f"{slow}; an even grid (quantizer: uniform) runs as integers"
+
+    def code_bits(self, kind: Kind, needed: int) -> int:
+        """Those of integers of even grids."""
+        return kind.bits or needed
 
     @property
     def tolerance(self) -> float:
@@ -91,7 +102,9 @@ def _put(model: Any, name: str, weight: EvenWeight) -> None:
     integers = constant(centred.integers.reshape(shape))
     found = operators.convert(integers, wide.to_string())
     if not signed:
-        found = operators.subtract(found, operators.convert(constant(centred.zero.reshape(*shape[:-1], 1)), wide.to_string()))
+        found = operators.subtract(
+            found, operators.convert(constant(centred.zero.reshape(*shape[:-1], 1)), wide.to_string())
+        )
     found = operators.multiply(found, operators.constant(weight.scale.reshape(*shape[:-1], 1)))
     if list(weight.moved) != shape:
         found = operators.reshape(found, operators.constant(np.array(weight.moved, np.int64)), False)

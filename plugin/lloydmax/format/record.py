@@ -59,7 +59,9 @@ class ParameterRecord:
     @property
     def newer(self) -> bool:
         """Whether only format 2 has it."""
-        return self.int8 or self.layout.run is not None or (self.layout.matrices > 1 and self.layout.channels is not None)
+        return (
+            self.int8 or self.layout.run is not None or (self.layout.matrices > 1 and self.layout.channels is not None)
+        )
 
     @property
     def takes_float16(self) -> bool:

@@ -125,6 +125,25 @@ def accountings(
     )
 
 
+def saved_size(model: nn.Module) -> int:
+    """Bytes of the file that :func:`lloydmax.save` writes.
+
+    Raises:
+        CheckpointError: the model holds no codebooks, or something that no file can hold.
+    """
+    kept, chosen = settings(model, None, None)
+    if chosen["codes"] == "entropy":
+        return accountings(model).file
+    parts = take_apart(model, kept, chosen)
+    return file_size(parts.document, parts.entries())
+
+
+def dense_size(model: nn.Module) -> int:
+    """Bytes of a model's tensors, compressed ones decoded, in their own dtypes; tied ones once."""
+    values, _ = contents(model)
+    return sum(_dense_bytes(value) for value in values.values())
+
+
 def predicted_size(
     model: nn.Module,
     parameters: Mapping[str, ParameterRecord],
