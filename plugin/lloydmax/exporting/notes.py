@@ -9,7 +9,7 @@ from torch import nn
 from lloydmax.exporting.even_weights import Kind, compressed_weights
 from lloydmax.exporting.formats import Format
 from lloydmax.format.parts import settings
-from lloydmax.format.sizes import dense_size, saved_size
+from lloydmax.format.sizes import accountings
 
 _FEW = 0.01
 """A share of the compressed weights that is not worth a note."""
@@ -31,7 +31,8 @@ def notes(model: nn.Module, chosen: Format, size: int) -> Iterator[str]:
         if of_kind > _FEW * whole and (said := chosen.at_run_time(kind)):
             yield f"{of_kind / whole:.0%} of the compressed weights have {kind}: {said}"
     _, storage = settings(model, None, None)
-    saved, dense = saved_size(model), dense_size(model)
+    sizes = accountings(model)
+    saved, dense = sizes.file, sizes.original
     if size <= saved:
         return
     widths = {book.bits: chosen.code_bits(kind, book.bits) for book, kind in zip(books, kinds, strict=True)}

@@ -34,7 +34,7 @@ RUNS = [
 def _first(layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
     """Matrix by matrix, the output channels first."""
     parts = tensor.chunk(layout.matrices)
-    return torch.cat([part.movedim(layout.axis, 0).flatten(1) for part in parts])
+    return torch.cat([part.movedim(layout.axis, 0).reshape(part.shape[layout.axis], -1) for part in parts])
 
 
 def _counted(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:

@@ -171,29 +171,22 @@ def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     read = _entropy if about["coding"] == "entropy" else _packed
     indices = read(codes.array.tobytes(), (k - 1).bit_length(), count)
     _expect(count == 0 or int(indices.max()) < k, "a code without a centroid")
-    owners = np.arange(channels) // each
-    if run and shape:
-        ordered = np.moveaxis(indices.reshape(apart), axis + 1, 1)
-        own = owners[:, None] * runs + np.arange(count // channels) // run
-        weights = centroids.array[own, ordered.reshape(channels, -1), 0].reshape(ordered.shape)
-        return Stored(centroids.dtype, np.moveaxis(weights, 1, axis + 1).reshape(shape))
+    own = (np.arange(channels) // each)[:, None] * runs + np.arange(count // channels) // (run or count)
     if block == 1:
-        along = [matrices, *(-1 if number == axis + 1 else 1 for number in range(1, len(apart)))]
-        weights = centroids.array[owners.reshape(along), indices.reshape(apart), 0]
-        return Stored(centroids.dtype, weights.reshape(shape))
-    rows = centroids.array[owners[:, None], indices.reshape(channels, -1)]
-    moved = rows.reshape(matrices, shape[axis], *apart[1 : axis + 1], *apart[axis + 2 :])
+        indices = np.moveaxis(indices.reshape(apart), axis + 1, 1)
+    rows = centroids.array[own, indices.reshape(channels, -1)]
+    moved = rows.reshape(matrices, apart[axis + 1], *apart[1 : axis + 1], *apart[axis + 2 :])
     return Stored(centroids.dtype, np.moveaxis(moved, 1, axis + 1).reshape(shape))
 
 
 def _of_one(granularity: str, channels: int) -> tuple[int, int]:
     """Output channels that share a codebook, and weights of one channel that do, 0 for all."""
     found = re.fullmatch("tensor|channel|(group|weights):([1-9][0-9]{0,8})", granularity)
-    _expect(found is not None, "another granularity")
-    size = int(found[2] or 0) if found else 0
-    return (channels if granularity == "tensor" else size if granularity[0] == "g" else 1), size * (
-        granularity[0] == "w"
-    )
+    if found is None:
+        raise ValueError("another granularity")
+    if granularity == "tensor":
+        return channels, 0
+    return (int(found[2]), 0) if found[1] == "group" else (1, int(found[2] or 0))
 
 
 def _centroids(about: dict[str, Any], codebook: Stored, codebooks: int) -> np.ndarray:
