@@ -88,7 +88,9 @@ def _put(model: Any, name: str, weight: EvenWeight) -> None:
     centred = weight.centred(bits)
     middle = 1 << (bits - 1)
     signed = bits > 2 and not (centred.zero != middle).any()  # there is no signed type of 2 bits
-    rows, blocks = weight.scale.shape
+    rows, length = weight.integers.shape
+    blocks = weight.scale.shape[1]
+    filled, scale, zero = centred.in_blocks(weight.run)
     shape = [rows, blocks, weight.run] if blocks > 1 else [rows, weight.run]
 
     def constant(integers: Array) -> Any:
@@ -98,18 +100,23 @@ def _put(model: Any, name: str, weight: EvenWeight) -> None:
         tensor.data.reshape(-1)[:] = values.view(tensor.data.dtype)
         return operators.constant(tensor)
 
+    def sizes(*values: int) -> Any:
+        return operators.constant(np.array(values, np.int64))
+
     wide = openvino.Type(weight.scale.dtype)
-    integers = constant(centred.integers.reshape(shape))
+    integers = constant(filled.reshape(shape))
     found = operators.convert(integers, wide.to_string())
     if not signed:
-        found = operators.subtract(
-            found, operators.convert(constant(centred.zero.reshape(*shape[:-1], 1)), wide.to_string())
-        )
-    found = operators.multiply(found, operators.constant(weight.scale.reshape(*shape[:-1], 1)))
+        found = operators.subtract(found, operators.convert(constant(zero.reshape(*shape[:-1], 1)), wide.to_string()))
+    found = operators.multiply(found, operators.constant(scale.reshape(*shape[:-1], 1)))
+    if blocks * weight.run > length:
+        found = operators.reshape(found, sizes(rows, -1), False)
+        found = operators.slice(found, sizes(0), sizes(length), sizes(1), sizes(1))
+        shape = [rows, length]
     if list(weight.moved) != shape:
-        found = operators.reshape(found, operators.constant(np.array(weight.moved, np.int64)), False)
+        found = operators.reshape(found, sizes(*weight.moved), False)
     if weight.axis:
-        found = operators.transpose(found, operators.constant(np.array(weight.back, np.int64)))
+        found = operators.transpose(found, sizes(*weight.back))
     parameter = next(one for one in model.get_parameters() if one.friendly_name == name)
     parameter.output(0).replace(found.output(0))
     model.remove_parameter(parameter)
