@@ -11,8 +11,12 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = (
     "README.md",
     "recipes/README.md",
+    "recipes/cookbook/detectors.md",
     "recipes/cookbook/language-models.md",
     "recipes/cookbook/sentence-embeddings.md",
+    "recipes/cookbook/tables.md",
+    "recipes/guide/coming-from.md",
+    "recipes/guide/troubleshooting.md",
     "plugin/README.md",
     "plugin/lloydmax/exporting/README.md",
     "plugin/lloydmax/importing/README.md",

@@ -195,6 +195,18 @@ def test_the_recipe_reference_is_up_to_date() -> None:
     assert updated(text) == text, "run: python tests/pages/update.py"
 
 
+def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
+    """Literals that stand one after the other, or with values between, count as one text."""
+    sources = "".join(
+        path.read_text(encoding="utf-8") for folder in ("plugin", "strategies") for path in (ROOT / folder).rglob("*.py")
+    )
+    said = re.sub(r'"\s*f?"', "", sources)
+    messages = re.findall(r"^\| `([^`]+)` \|", Page.read("recipes/guide/troubleshooting.md").text, re.MULTILINE)
+    parts = [part.strip() for message in messages for part in message.split("...") if part.strip()]
+    assert len(messages) > 15
+    assert not [part for part in parts if part not in said]
+
+
 def test_the_functions_of_the_walks_exist() -> None:
     _, _, walks = Page.read("plugin/README.md").text.partition("## Two walks")
     names = re.findall(r"`(lloydmax(?:\.\w+)+)`", walks)
