@@ -335,6 +335,11 @@ def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[st
             differences.append(f"{name} is {dtype} in the file, {found.dtype} in the model{hint}")
         elif other in known and own != other and file.signature(own) != file.signature(other):
             differences.append(f"{name} and {first} are one in the model, but differ in the file")
+    if any(name.endswith(".running_mean") for name in missing) and any(name.endswith(".bias") for name in unexpected):
+        differences.append(
+            "if torch.ao's FX made the file, its batch norms are folded: load it into "
+            "torch.ao.quantization.quantize_fx.fuse_fx(model.eval())"
+        )
     if problems or differences:
         raise CheckpointError("belongs to another model: " + "; ".join(problems + _first(differences)))
 

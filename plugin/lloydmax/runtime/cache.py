@@ -43,7 +43,8 @@ class Cache:
 
     What counts is all that an entry keeps alive, see :func:`bytes_of`: codebooks, the teacher's outputs in memory and
     in temporary files, and the data, the caller's own tensors among them. A run that uses an entry which is dropped
-    goes on with it; temporary files are removed when the last one has let go of them.
+    goes on with it; temporary files are removed when the last one has let go of them. A pickle, for another process, is
+    empty and has the same limit.
 
     Args:
         limit: bytes that all kept results may take; a single larger one is not kept; 0: nothing is kept.
@@ -105,6 +106,10 @@ class Cache:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
         return self
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
+        """An empty one of the same limit: keys are about objects of one process."""
+        return Cache, (self.limit,)
 
 
 def number(thing: object) -> int:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import with_layout
+from lloydmax.errors import ModelError
 from lloydmax.student import kernels
 
 
@@ -178,6 +179,17 @@ class CodebookLayer(nn.Module):
             decoded: Tensor = self.codebooks[name]()
             return decoded
         return self._parameters.get(name)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: nothing; it reads the source of every method.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            f"torch.jit.script cannot compile a {type(self).__name__}, which decodes its weight: write "
+            "torch.jit.trace(model, inputs), or torch.export.export(model, (inputs,))"
+        )
 
     def extra_repr(self) -> str:
         """The attributes of the original."""

@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from lloydmax.integrations.torch_ao import apply_recipe, backend_config, codebook_qconfig, verify
     from torch.ao.quantization import backend_config as backends
     from torch.ao.quantization.backend_config.x86 import get_x86_backend_config
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+    from torch.ao.quantization.quantize_fx import convert_fx, fuse_fx, prepare_fx
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quant_min:UserWarning")
 RESNET_WEIGHTS = {
@@ -79,6 +79,11 @@ def test_fx_codebooks_only_stores_like_any_codebook_model(resnet: nn.Module, x: 
     fused = convert_fx(prepare_fx(settled(torchvision.models.resnet18()), tq.QConfigMapping(), (x,)))
     loaded = lloydmax.load(tmp_path / "m.safetensors", fused)
     assert torch.equal(loaded(x), converted(x))
+    assert torch.equal(lloydmax.load(tmp_path / "m.safetensors", fuse_fx(copy.deepcopy(resnet)))(x), converted(x))
+    with pytest.raises(lloydmax.CheckpointError, match=r"load it into torch\.ao\.quantization\.quantize_fx\.fuse_fx"):
+        lloydmax.load(tmp_path / "m.safetensors", copy.deepcopy(resnet))
+    with pytest.raises(lloydmax.ModelError, match=r"write torch\.jit\.trace\(model, inputs\)"):
+        torch.jit.script(converted)
 
 
 def test_a_mixed_model_is_refused_with_the_reason_and_keeps_by_state_dict(
@@ -252,7 +257,7 @@ NOTES = """
         from lloydmax.integrations.torch_ao import codebook_qconfig, apply_recipe, backend_config, eager_mapping
         codebook_qconfig(4), backend_config(), eager_mapping(), backend_config()
     notes = [str(w.message) for w in seen if issubclass(w.category, (DeprecationWarning, FutureWarning))]
-    assert len(notes) == 1 and "lloydmax.integrations.torchao" in notes[0], notes
+    assert len(notes) == 1 and "torchao.recipe_to_config(recipe, model)" in notes[0], notes
     print("as it should be")
 """
 

@@ -60,7 +60,7 @@ def test_eager_after_training(name: str, layers: int, x: Tensor) -> None:
     stock(x)
     stock = tq.convert(stock)
     assert difference(converted(x), model(x)) < difference(stock(x), model(x)) + 0.1
-    with pytest.raises(AssertionError, match="dtype"):
+    with pytest.raises(lloydmax.IntegrationError, match="eager_mapping"):
         tq.convert(prepared)
 
 
@@ -81,6 +81,18 @@ def test_eager_qat(name: str, x: Tensor) -> None:
     verify(converted, recipe, original=model)
     assert same(weights, held(converted))
     assert difference(converted(x), wanted) < 0.2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_forgotten_mapping_is_told_what_to_write(training: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    model.qconfig = tq.get_default_qat_qconfig("x86") if training else tq.get_default_qconfig("x86")
+    apply_recipe(None, {"quantize": [{"layers": "3", "centroids": 4}]}, model)
+    prepared = tq.prepare_qat(model.train()) if training else tq.prepare(model.eval())
+    prepared(torch.randn(2, 3, 8, 8))
+    with pytest.raises(lloydmax.IntegrationError, match=r"mapping=lloydmax\.integrations\.torch_ao\.eager_mapping\(\)"):
+        tq.convert(prepared.eval())
+    verify(tq.convert(prepared, mapping=eager_mapping()), {"quantize": [{"layers": "3", "centroids": 4}]}, model)
 
 
 def test_apply_recipe_before_fusing_is_caught(x: Tensor) -> None:

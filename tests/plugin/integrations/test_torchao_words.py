@@ -20,6 +20,7 @@ from torchao.core.config import config_from_dict, config_to_dict
 from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
 from torchao.quantization.qat import QATConfig
 
+SIZED = {"bits": 3, "storage": {"codes": "entropy"}, "quantize": [{"layers": "all"}]}
 X = torch.linspace(-1, 1, 8 * 32).reshape(8, 32)
 
 
@@ -54,7 +55,7 @@ def test_words_mean_fields(words: dict[str, Any], meant: dict[str, Any] | None) 
         ({"group_size": 32}, r"group_size=32: codebooks are shared by whole output channels"),
         ({"recipe": {"quantize": [{"layers": "0", "centroids": 4}]}}, r"recipe_to_config\(recipe, model\)"),
         ({"recipe": {"quantize": [{"layers": "all", "quantizer": "none"}]}}, r"quantizer: none"),
-        ({"recipe": {"bits": 3, "quantize": [{"layers": "all"}]}}, r"cannot aim at the size of a file"),
+        ({"recipe": SIZED}, r"cannot aim at the size of a file"),
     ],
 )
 def test_other_words_are_refused_in_one_line(words: dict[str, Any], said: str) -> None:

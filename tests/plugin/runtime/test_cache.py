@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import random
 import threading
 import time
@@ -32,6 +33,15 @@ def put(cache: Cache, **sizes: int) -> None:
     """Each name as a result of so many bytes."""
     for name, size in sizes.items():
         cache.put(name, name.upper(), size)
+
+
+def test_a_pickle_is_empty_and_has_the_limit() -> None:
+    cache = Cache(100)
+    put(cache, a=40)
+    other = pickle.loads(pickle.dumps(cache))
+    assert (other.limit, other.bytes, other.hits, other.find("a")) == (100, 0, 0, None) and cache.bytes == 40
+    put(other, b=30)
+    assert kept(other, "ab") == "b" and kept(cache, "ab") == "a"
 
 
 def kept(cache: Cache, names: str) -> str:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from lloydmax.errors import IntegrationError
 from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
 from lloydmax.student.int8.host import FakeQuantizeBase, QConfig
 from lloydmax.student.int8.preparation import UNPREPARED, Preparation
@@ -42,6 +43,22 @@ class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
         return super().with_args(preparation=UNPREPARED, **kwargs)
 
 
+class EagerCodebookFakeQuantize(CodebookFakeQuantize):
+    """The same in eager mode, where only a layer that is about to become an int8 one asks for its dtype."""
+
+    @property
+    def dtype(self) -> Any:  # type: ignore[override]
+        """None: :func:`lloydmax.integrations.torch_ao.eager_mapping` was forgotten.
+
+        Raises:
+            IntegrationError: always.
+        """
+        raise IntegrationError(
+            "a layer with a codebook would become an int8 layer: write torch.ao.quantization.convert(prepared, "
+            "mapping=lloydmax.integrations.torch_ao.eager_mapping())"
+        )
+
+
 def codebook_qconfig(
     centroids: int = 16,
     granularity: str = "tensor",
@@ -50,6 +67,7 @@ def codebook_qconfig(
     axis: int = 0,
     trainable: bool = True,
     quantizer: str = "kmeans",
+    eager: bool = False,
     **options: Any,
 ) -> Any:
     """A QConfig whose weight is a codebook.
@@ -62,12 +80,13 @@ def codebook_qconfig(
         axis: of the output channels: 1 for transposed convolutions.
         trainable: whether the centroids learn in quantization-aware training.
         quantizer: any registered quantizer.
+        eager: whether it is for eager mode, where a forgotten ``eager_mapping`` is an error of its own then.
         options: its further options.
 
     Raises:
         FitError: fewer than one centroid, or another granularity.
     """
-    weight = CodebookFakeQuantize.with_args(
+    weight = (EagerCodebookFakeQuantize if eager else CodebookFakeQuantize).with_args(
         centroids=centroids,
         granularity=granularity,
         axis=axis,

@@ -84,7 +84,7 @@ def apply_recipe(
         if p.quantizer == UNIFORM:
             qconfig = uniform_qconfig(p, chosen, model.get_submodule(layer))
         else:
-            qconfig = _codebook_qconfig(p, chosen, plan)
+            qconfig = _codebook_qconfig(p, chosen, plan, mapping is None)
         if mapping is None:
             model.get_submodule(layer).qconfig = qconfig
         else:
@@ -98,7 +98,7 @@ def _plan(model: nn.Module, recipe: Recipe, example_inputs: Any = None) -> Plan:
     return quiet_plan(_unfused(model), recipe, example_inputs, beyond=False)
 
 
-def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
+def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan, eager: bool) -> Any:
     return codebook_qconfig(
         p.centroids,
         p.granularity,
@@ -106,6 +106,7 @@ def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan) -> Any:
         axis=p.axis,
         trainable=p.name in plan.trainable,
         quantizer=p.quantizer,
+        eager=eager,
         **p.options.model_dump(exclude={"centroids", "granularity"}),
     )
 

@@ -21,7 +21,7 @@ try:
     from torchao.quantization.pt2e.utils import create_getattr_from_value
 except ImportError as error:
     try:
-        held = f"torchao {metadata.version('torchao')} lacks what is used of it ({error}); 0.16 to 0.18 have it"
+        held = f"torchao {metadata.version('torchao')} lacks what is used of it ({error}); 0.18 has it"
     except metadata.PackageNotFoundError:
         held = "torchao is not installed"
     raise IntegrationError(f'{held}; run: pip install "lloydmax[torchao]"') from error

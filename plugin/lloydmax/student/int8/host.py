@@ -9,8 +9,9 @@ from lloydmax.errors import IntegrationError
 from lloydmax.network.tracing import forget_graphs
 
 warnings.warn(
-    "torch.ao.quantization is deprecated upstream and may leave PyTorch; for new work use torchao: "
-    "lloydmax.integrations.torchao has the same codebooks for quantize_ and PT2E",
+    "torch.ao.quantization is deprecated upstream and may leave PyTorch: in place of apply_recipe write "
+    "torchao.quantization.quantize_(model, lloydmax.integrations.torchao.recipe_to_config(recipe, model), "
+    "filter_fn=None), or lloydmax.integrations.torchao.CodebookQuantizer(recipe, model) in prepare_pt2e",
     DeprecationWarning,
     stacklevel=2,
 )
