@@ -58,7 +58,12 @@ def shared_by(granularity: str) -> tuple[int | None, int | None]:
     return (int(match[2]), None) if match[1] == "group" else (1, int(match[2]))
 
 
-def _of_channels(granularity: str) -> str:
+def of_channels(granularity: str) -> str:
+    """The granularity, where it may share free centroids.
+
+    Raises:
+        FitError: it does not, or is another spelling.
+    """
     if shared_by(granularity)[1] is not None:
         raise FitError(
             f"granularity {granularity!r} is for even grids, quantizer 'uniform'; "
@@ -67,7 +72,7 @@ def _of_channels(granularity: str) -> str:
     return granularity
 
 
-Granularity = Annotated[str, AfterValidator(_of_channels)]
+Granularity = Annotated[str, AfterValidator(of_channels)]
 """What shares free centroids, as the type of an option: ``"tensor"``, ``"channel"`` or ``"group:N"``."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +56,11 @@ class EvenWeight:
         zero = each[..., 1].numpy().astype(np.uint8)
         run = layout.run if layout.runs > 1 and layout.run else integers.shape[1]
         return cls(integers.numpy(), scale, zero, run, codebook.k, layout.shape, layout.axis)
+
+    @property
+    def runs(self) -> int:
+        """Of a row."""
+        return int(self.scale.shape[1])
 
     @property
     def bits(self) -> int:
@@ -116,21 +122,25 @@ class Kind:
         bits: of the narrowest integers that runtimes have and that hold the levels of an even grid, 2, 4 or 8; 0 where
             it is none, or not of a matrix or a larger weight.
         matrix: whether it has two axes.
+        run: weights of one grid where an output channel has several, else 0.
     """
 
     bits: int
     matrix: bool
+    run: int = 0
 
     @classmethod
     def of(cls, codebook: Codebook) -> Kind:
         """That of the weight of a codebook."""
         even = EvenWeight.of(codebook)
-        return cls(0 if even is None else even.bits, len(codebook.shape) == 2)
+        matrix = len(codebook.shape) == 2
+        return cls(0, matrix) if even is None else cls(even.bits, matrix, even.run if even.runs > 1 else 0)
 
     def __str__(self) -> str:
         if not self.bits:
             return "free centroids"
-        return f"even grids of {self.bits} bits" + ("" if self.matrix else " in convolutions")
+        each = f" for each {self.run} weights" if self.run else ""
+        return f"even grids of {self.bits} bits{each}" + ("" if self.matrix else " in convolutions")
 
 
 def packed(integers: Array, bits: int) -> Array:
@@ -177,17 +187,20 @@ def compressed_weights(model: nn.Module) -> list[Codebook]:
     return [*_books(model).values()]
 
 
-def laid_bare(model: nn.Module) -> dict[str, EvenWeight]:
+def laid_bare(model: nn.Module, takes: Callable[[EvenWeight], bool]) -> dict[str, EvenWeight]:
     """Put the decoded weight, a buffer :data:`DENSE`, in place of every holder of an even one.
 
     Args:
         model: finished; changed in place.
+        takes: whether a weight is wanted so; the others keep their codes.
 
     Returns:
         The weights by the names of those buffers; a weight of several names is one value.
     """
     books = _books(model)
-    evens = {holder: even for holder, book in books.items() if (even := EvenWeight.of(book)) is not None}
+    evens = {
+        holder: even for holder, book in books.items() if (even := EvenWeight.of(book)) is not None and takes(even)
+    }
     dense = {holder: _Dense(books[holder].dequantize()) for holder in evens}
     found = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,10 +96,10 @@ class Subject:
         """The same model for as many samples as were given."""
         return replace(self, batch=self.given, dynamic=False)
 
-    def laid_bare(self) -> tuple[Subject, dict[str, EvenWeight]]:
-        """The same with even weights decoded in the program; and those, by the names of the tensors they are in."""
+    def laid_bare(self, takes: Callable[[EvenWeight], bool]) -> tuple[Subject, dict[str, EvenWeight]]:
+        """The same with the even weights that are taken decoded in the program; and these, by their tensors' names."""
         model = copy.deepcopy(self.model)
-        return replace(self, model=model), laid_bare(model)
+        return replace(self, model=model), laid_bare(model, takes)
 
     def holders(self) -> dict[str, CodesHolder]:
         """Whatever holds codes, under all its module names."""

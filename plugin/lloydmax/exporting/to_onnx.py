@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,8 @@ OFF = 0.1
 """How far outputs may be off in int8, of the largest."""
 FIRST_EVEN = 21
 """The first opset whose ``DequantizeLinear`` knows integers of 4 bits."""
+BLOCK = 16
+"""The fewest integers of one scale that a product takes; others are multiples of it."""
 _OPSETS = range(18, 26)
 
 
@@ -58,6 +61,8 @@ class To(Format):
             return slow
         if self.standard:
             return f"{slow}; standard=False multiplies by integers"
+        if kind.run % BLOCK:
+            return f"{slow}; weights:N with a multiple of {BLOCK} for N multiplies by integers"
         if kind.bits == 8 and self.activations != "int8":
             return f"{slow}; activations='int8' multiplies by integers"
         return ""
@@ -88,8 +93,8 @@ class To(Format):
 
         from lloydmax.exporting.even_operators import EvenOperators
 
-        taken = self.opset >= FIRST_EVEN
-        model, evens = graph(subject, self.opset, self.fold_at_load, elementwise=True, even=taken)
+        takes = (lambda _: True) if self.opset >= FIRST_EVEN else None
+        model, evens = graph(subject, self.opset, self.fold_at_load, elementwise=True, takes=takes)
         int8, plain = self.activations == "int8", self.standard or self.fold_at_load
         operators = EvenOperators(model, plain, int8, self.fold_at_load)
         for name, weight in evens.items():
@@ -124,7 +129,7 @@ def graph(
     opset: int = _OPSETS[-1],
     fold_at_load: bool = False,
     elementwise: bool = False,
-    even: bool = False,
+    takes: Callable[[EvenWeight], bool] | None = None,
 ) -> tuple[Any, dict[str, EvenWeight]]:
     """The ``onnx_ir.Model``, and even weights that are inputs of it, by their names.
 
@@ -133,15 +138,16 @@ def graph(
         opset: as in :class:`To`.
         fold_at_load: as in :class:`To`.
         elementwise: pick centroids by ``GatherElements``, four times as fast in onnxruntime as ``Gather``.
-        even: leave even weights to others: each becomes an input, after those of the model, without a value.
+        takes: which even weights to leave to others: each of these becomes an input, after those of the model, without
+            a value.
     """
     import onnxscript.optimizer
 
     from lloydmax.exporting.packed_codes import Unpacking
 
     evens: dict[str, EvenWeight] = {}
-    if even:
-        subject, evens = subject.laid_bare()
+    if takes is not None:
+        subject, evens = subject.laid_bare(takes)
     with quiet():
         exported = torch.onnx.export(
             subject.program(), dynamo=True, optimize=False, verbose=False, opset_version=opset, external_data=False

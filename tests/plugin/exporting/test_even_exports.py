@@ -91,7 +91,10 @@ def test_openvino_holds_integers(granularity: str, tmp_path: Path) -> None:
     made = lloydmax.export(model, tmp_path / "even.xml", example_inputs=TOKENS)
     assert made.difference is not None and made.difference < 1e-4
     text = (tmp_path / "even.xml").read_text(encoding="utf-8")
-    assert 'element_type="u4"' in text and 'DYNAMIC_QUANTIZATION_GROUP_SIZE value="0"' in text
+    decoded = any("even grids of 4 bits for each 7 weights: they are decoded" in note for note in made.notes)
+    assert decoded == (granularity == "weights:7")
+    assert decoded or 'element_type="u4"' in text
+    assert 'DYNAMIC_QUANTIZATION_GROUP_SIZE value="0"' in text
 
 
 def test_a_file_that_is_larger_says_why(tmp_path: Path) -> None:
