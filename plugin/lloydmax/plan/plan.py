@@ -155,6 +155,10 @@ class Plan:
             f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
             f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
         )
+        if self.recipe.bits is not None:
+            summary += (
+                "\nOf centroids, bits and bytes these are the most: the size of the file decides how many there are"
+            )
         summary += f"\nOutputs: {', '.join(self.outputs)}" if self.outputs else ""
         table = render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
         return "\n\n".join([table, paragraphs(self.notes)]) if self.notes else table

@@ -46,7 +46,9 @@ def test_one_output_may_not_pay_for_another() -> None:
     assert Damage((math.nan, 0.1)).mean == math.inf and not Damage((math.nan, 0.1)).spares_all(Damage((1.0, 1.0)))
 
 
-@pytest.mark.parametrize(("samples", "judges"), [(2, 1), (3, 1), (7, 3), (8, 3), (40, 14), (319, 32), (500, 50), (2000, 128)])
+@pytest.mark.parametrize(
+    ("samples", "judges"), [(2, 1), (3, 1), (7, 3), (8, 3), (40, 14), (319, 32), (500, 50), (2000, 128)]
+)
 def test_inputs_that_judge_are_held_out(samples: int, judges: int) -> None:
     model = nn.Linear(1, 1)
     values = torch.arange(samples).float()[:, None]
