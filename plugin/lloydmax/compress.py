@@ -56,7 +56,7 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
-from lloydmax.teacher.agreement import Comparison
+from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
 from lloydmax.teacher.plausibility import tell_doubts
@@ -284,7 +284,8 @@ class _Run:
             for number, step in enumerate(self.late, start=1):
                 self.recovery.part = kept.part(number)
                 try:
-                    run = partial(keeping.run, student.model, partial(self._step, step))
+                    keeping.now, known = None, self.stages[-1].agreement
+                    run = partial(keeping.run, student.model, partial(self._step, step), known)
                     self.said.append(said := {"step": step[0]} | kept.step(number, student.model, run))
                     if "kept" in said:
                         self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
@@ -293,15 +294,15 @@ class _Run:
                     warnings.warn(_interrupted(step[0], kept), stacklevel=3)
                     break
                 if number < len(self.late) or student.finished_as is not None:
-                    self.stages.append(self.measure(step[0], student.model))
+                    self.stages.append(self.measure(step[0], student.model, keeping.now))
 
-    def measure(self, stage: str, model: nn.Module) -> Stage:
-        """Agreement with the teacher, and the caller's own score."""
+    def measure(self, stage: str, model: nn.Module, known: Agreement | None = None) -> Stage:
+        """Agreement with the teacher, if it is not known yet, and the caller's own score."""
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
             told = partial(self.events.step, "measure")
-            agreement = comparison.measure(model, told, tokens=True) if comparison else None
+            agreement = comparison.measure(model, told, tokens=True) if comparison and known is None else known
             if agreement is not None:
                 figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
                 if agreement.tokens is not None and agreement.tokens.perplexity is not None:

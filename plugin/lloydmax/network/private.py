@@ -117,7 +117,7 @@ def own(tree: nn.Module, sharing: Collection[str] = ()) -> nn.Module:
     memo: dict[int, Any] = {}
     for name in sharing:
         parameter = tree.get_parameter(name)
-        memo[id(parameter)] = type(parameter)(parameter.detach(), parameter.requires_grad)
+        memo[id(parameter)] = type(parameter)(parameter.data, parameter.requires_grad)  # .data: a version of its own
     for module in tree.modules():
         for held in (*module._parameters.values(), *module._buffers.values()):
             if held is not None and held.layout != torch.strided:

@@ -143,7 +143,10 @@ def embedding(input: Tensor, codebook: Codebook) -> Tensor:
     index, width = input.reshape(-1), codebook.shape[1]
     codes, centroids = codebook.codes[index], codebook.centroids
     channels, granularity = codebook.layout.channels, "tensor"
-    if channels is not None:
+    if codebook.layout.runs > 1:
+        granularity = codebook.granularity
+        centroids = centroids.view(codebook.shape[0], -1, codebook.k)[index].flatten(0, 1)
+    elif channels is not None:
         centroids, granularity = centroids[index // channels], "channel"
     rows = replace(codebook.layout, shape=(len(index), width), granularity=granularity)
     return rows.decode(centroids, codes).view(*input.shape, width)
@@ -153,6 +156,7 @@ def int8_serves(codebook: Codebook) -> bool:
     """Whether int8 can hold the weight of a linear layer and is worth it; what is needed, :data:`INT8_NEEDS` says."""
     return (
         codebook.block == 1
+        and codebook.layout.runs == 1
         and (
             len(codebook.shape) == 2 or (codebook.shape[:1] == (codebook.layout.matrices,) and len(codebook.shape) == 3)
         )
@@ -169,6 +173,7 @@ def codes_serve(codebook: Codebook) -> bool:
     return (
         native.active()
         and codebook.block == 1
+        and codebook.layout.runs == 1
         and len(codebook.shape) == 2
         and (codebook.axis == 0 or codebook.granularity == "tensor")
         and codebook.codes.numel() >= CODES_LEAST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from lloydmax.network.outputs import Leaf, class_axis, in_parts
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import number
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.agreement import Comparison, differences
+from lloydmax.teacher.agreement import Agreement, Comparison, differences
 from lloydmax.teacher.kept import _BATCH
 
 MOST_JUDGED = 128
@@ -79,10 +79,22 @@ class Judge:
 
     def damage(self, student: nn.Module) -> Damage:
         """How far a student is from the teacher; it runs in evaluation mode and is left as it was."""
+        return self._damage(
+            self._apart(student, lambda inputs, wanted: self._outputs.of(inputs.run(student), inputs, wanted))
+        )
+
+    def measured(self, student: nn.Module) -> Agreement:
+        """All that a student agrees with the teacher in."""
+        return self.comparison.measure(student, tokens=True)
+
+    def of(self, agreement: Agreement) -> Damage:
+        """The damage that :meth:`measured` tells."""
+        return self._damage(agreement.apart)
+
+    def _damage(self, apart: Sequence[float]) -> Damage:
         if self._usual is None:
             self._usual = self._of_one_answer()
-        found = self._apart(student, lambda inputs, wanted: self._outputs.of(inputs.run(student), inputs, wanted))
-        return Damage(tuple(one / usual for one, usual in zip(found, self._usual, strict=True)))
+        return Damage(tuple(one / usual for one, usual in zip(apart, self._usual, strict=True)))
 
     def _of_one_answer(self) -> list[float]:
         """The damage of what the teacher gives on average."""

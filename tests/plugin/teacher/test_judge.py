@@ -40,6 +40,12 @@ def test_outputs_count_by_their_own_spread() -> None:
     assert judged(Scaled()).mean == 0
 
 
+def test_what_is_measured_tells_the_damage() -> None:
+    teacher, student = Scaled(), Scaled(first=0.9, second=1.2)
+    judge = Judge(Comparison(teacher, unlabelled(torch.randn(64, 8), teacher)))
+    assert judge.of(judge.measured(student)).each == pytest.approx(judge.damage(student).each, rel=1e-6)
+
+
 def test_one_output_may_not_pay_for_another() -> None:
     assert Damage((0.1, 0.1)).spares_all(Damage((0.07, 0.3)))
     assert not Damage((0.2, 0.1)).spares_all(Damage((0.1, 0.9)))
