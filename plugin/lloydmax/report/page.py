@@ -17,6 +17,8 @@ from lloydmax.report.layers import LayerReport
 from lloydmax.runtime.text import percent
 
 LETTERS = "AB"
+_NAMES = {"moved": "changed by", "corrected": "corrected by", "how": "way"}
+"""What steps call their figures, for readers."""
 
 
 def page(reports: Sequence[Figures], curves: DamageCurves | None = None) -> str:
@@ -230,7 +232,7 @@ def _curves(report: Figures) -> dict[tuple[int, str], tuple[int, list[list[float
 def _figures(step: dict[str, Any]) -> str:
     """What a step said, as a list of names and values."""
     said = [
-        f"<div><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(_written(key, value))}</dd></div>"
+        f"<div><dt>{escape(_NAMES.get(key, key.replace('_', ' ')))}</dt><dd>{escape(_written(key, value))}</dd></div>"
         for key, value in step.items()
         if key not in ("step", "history") and isinstance(value, (str, int, float))
     ]
