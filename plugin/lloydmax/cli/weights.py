@@ -133,7 +133,8 @@ def _read(path: Path) -> Any:
             raise ModelError(f"--weights {shown(path)}: cannot be read: {printable(_line(error), 300)}") from None
         raise ModelError(
             f"--weights {shown(path)}: cannot be read: it holds a whole model or other objects "
-            f"({printable(held[1], 100)}), which may run code when they are opened: write its weights alone, with torch.save(model.state_dict(), path)"
+            f"({printable(held[1], 100)}), which may run code when they are opened: write its weights alone, with "
+            "torch.save(model.state_dict(), path)"
         ) from None
     except Exception as error:  # whatever a damaged file makes a reader raise
         raise ModelError(f"--weights {shown(path)}: cannot be read: {printable(_line(error), 300)}") from None
