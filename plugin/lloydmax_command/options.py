@@ -17,7 +17,9 @@ def model_options(command: Command) -> Command:
         click.option(
             "--model-args", metavar="JSON", help="Keyword arguments of the callable, '{\"num_classes\": 10}'."
         ),
-        click.option("--weights", type=click.Path(), help="Its weights: .safetensors, or .pt (weights only)."),
+        click.option(
+            "--weights", type=click.Path(), help="Its weights: .safetensors, .index.json, .pt (weights only)."
+        ),
         click.option(
             "--model", required=True, metavar="MODULE:CALLABLE|FOLDER", help="What builds the model, or its folder."
         ),

@@ -21,7 +21,7 @@ class Row:
         layer: number of the parameter's layer, if it has one.
         weights: in the unit.
         centroids: of one codebook.
-        bits: fixed-width code bits of one weight.
+        bits: of one weight, where codes have a fixed width.
         bytes: codes and codebooks as stored.
         kl: mean KL divergence from the teacher in nats; ``None`` where what counts is not one output that has, or may
             have, classes.

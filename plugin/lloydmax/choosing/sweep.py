@@ -103,7 +103,7 @@ def _table(sweep: Sweep) -> Table:
         title=f"Each alone, on {sweep.samples:,} of {sweep.measured_on}: {what}",
         caption=f"{measured} of {len(sweep.rows)} measured (*), the others estimated; "
         f"{sweep.passes:.1f} forward passes, {sweep.seconds:.1f} s",
-        spare=("weights", *(heads[k] for k in [*numbers[1::2], *numbers[-1::-2]])),
+        spare=("weights", *(heads[k] for k in [*numbers[1::2], *reversed(numbers[2::2])])),
     )
     table.add_column("unit", overflow="fold")
     for name in ("weights", *heads.values()):

@@ -13,7 +13,7 @@ from lloydmax.cli.models import tokenizer_of
 from lloydmax.cli.shown import show
 from lloydmax.data import unlabelled
 from lloydmax.network.baking import copied
-from lloydmax.runtime.text import render
+from lloydmax.runtime.text import printable, render
 from lloydmax.teacher.agreement import Comparison, accuracy
 from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
@@ -39,9 +39,8 @@ def evaluate(
     small = checkpoint.load(student, copied(teacher), limit)
     source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher, tokenizer=tokenizer_of(model))
     outputs = trial(teacher, source, asked_of(small))
-    found = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs).measure(
-        small, tokens=True
-    )
+    comparison = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs)
+    found = comparison.measure(small, tokens=True)
     result: dict[str, Any] = {"agreement": found.top1, "alike": found.agreed}
     result |= {"kl": found.kl, "mse": found.mse, "samples": found.samples}
     if found.tokens is not None:
@@ -51,7 +50,10 @@ def evaluate(
         result["accuracy_original"] = accuracy(teacher, source, classes, outputs)
         result["accuracy_compressed"] = accuracy(small, source, classes, outputs)
     result["left_out"] = len(source.left_out)
-    show(result, "\n".join(f"{key:20} {value}" for key, value in result.items()), as_json)
+    against = "its original" if weights is None else f"its original with the weights {weights}"
+    said = f"{student} against {against}, on {comparison.describe()}"
+    lines = "\n".join(f"{key:20} {value}" for key, value in result.items())
+    show(result | {"measured_on": comparison.describe()}, f"{printable(said)}\n{lines}", as_json)
 
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, tokenizer: Any, as_json: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,6 +31,10 @@ _COUNTER = "n_averaged"
 """What an ``AveragedModel`` keeps beside the averages."""
 _BATCHES = "num_batches_tracked"
 """What batch norms have counted since PyTorch 0.4.1; files that are older do not have it."""
+_INDEX = ".index.json"
+"""Ending of a file that says in which other files the weights are."""
+_OBJECT = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|unsupported GLOBAL) (\S+)")
+"""What torch says of the first object that is not a tensor."""
 _DEPTH, _NAMED = 3, 3
 
 
@@ -62,7 +69,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Args:
         model: its parameters and buffers are overwritten.
-        path: ``.safetensors``, or anything that ``torch.load(weights_only=True)`` reads.
+        path: ``.safetensors``, the ``.index.json`` of weights in several files, or anything that
+            ``torch.load(weights_only=True)`` reads.
 
     Raises:
         ModelError: the file cannot be read, holds no state dict, or none that fits; then the model is as it was.
@@ -115,11 +123,29 @@ def _read(path: Path) -> Any:
             raise ValueError("it is a directory" if path.is_dir() else "it is not an ordinary file")
         if path.is_file() and not path.stat().st_size:
             raise ValueError("the file is empty")
+        if path.name.endswith(_INDEX):
+            return _sharded(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if (held := _OBJECT.search(str(error))) is None:
+            raise ModelError(f"--weights {shown(path)}: cannot be read: {printable(_line(error), 300)}") from None
+        raise ModelError(
+            f"--weights {shown(path)}: cannot be read: it holds a whole model or other objects "
+            f"({printable(held[1], 100)}), which may run code when they are opened: write its weights alone, with "
+            "torch.save(model.state_dict(), path)"
+        ) from None
     except Exception as error:  # whatever a damaged file makes a reader raise
         raise ModelError(f"--weights {shown(path)}: cannot be read: {printable(_line(error), 300)}") from None
+
+
+def _sharded(path: Path) -> dict[str, Any]:
+    """The state dict in the files that an index names, which lie beside it."""
+    names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    if outside := [name for name in names if Path(name).name != name or name.endswith(_INDEX)]:
+        raise ValueError(f"it names {outside[0]!r}, which is not a file beside it")
+    return {name: value for shard in names for name, value in _read(path.parent / shard).items()}
 
 
 def _line(error: Exception) -> str:

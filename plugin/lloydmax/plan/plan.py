@@ -27,7 +27,7 @@ from lloydmax.plan.prediction import expected_stream, most_centroids
 from lloydmax.plan.selection import select
 from lloydmax.plan.skipped import Skipped, notes, skipped, warning
 from lloydmax.plan.structure import REPAIR, baking_notes, refuse_held_outside, structural_notes, with_zeros
-from lloydmax.plan.table import plan_table
+from lloydmax.plan.table import MOST, plan_table
 from lloydmax.plan.tables import for_table
 from lloydmax.plan.trainable import trainable_names
 from lloydmax.recipe.recipe import Recipe
@@ -155,6 +155,7 @@ class Plan:
             f"{self.model}: {size(self.original_bytes)} -> {size(self.predicted_bytes)}, "
             f"{percent(self.reduction)} smaller ({self.original_bytes / self.predicted_bytes:.1f} times)"
         )
+        summary += MOST if self.recipe.bits is not None else ""
         summary += f"\nOutputs: {', '.join(self.outputs)}" if self.outputs else ""
         table = render(plan_table(f"Plan of recipe {self.recipe.name!r}", summary, self.rows()))
         return "\n\n".join([table, paragraphs(self.notes)]) if self.notes else table

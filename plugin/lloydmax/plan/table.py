@@ -10,6 +10,9 @@ from lloydmax.runtime.text import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
+MOST = "\nOf centroids, bits and bytes these are the most; the size that was asked for decides how many there are"
+"""Below the plan of a recipe with ``bits``."""
+
 
 def plan_table(title: str, summary: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     """One line for each compressed parameter.

@@ -144,7 +144,7 @@ def curve(metric: str, points: Sequence[Sequence[float]], total: int, span: Sequ
         [{"index": index, "value": value} for index, value in points],
         encoding={
             "x": {"field": "index", "type": "quantitative", "title": "step", "scale": {"domain": [0, total]},
-                  "axis": {"tickCount": 5, "format": ",d"}},
+                  "axis": {"tickCount": 5, "tickMinStep": 1, "format": ",d"}},
             "y": {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis},
         },
         layer=[
@@ -167,7 +167,12 @@ def histogram() -> Spec:
     scale = {"zero": False, "nice": False}
     x = {"field": "low", "type": "quantitative", "bin": {"binned": True}, "title": "weight", "scale": scale,
          "axis": {"tickCount": 6}}  # fmt: skip
-    y = {"field": "count", "type": "quantitative", "title": "weights", "axis": {"tickCount": 4, "format": ",d"}}
+    y = {
+        "field": "count",
+        "type": "quantitative",
+        "title": "weights",
+        "axis": {"tickCount": 4, "tickMinStep": 1, "format": ",d"},
+    }
     said = [{"field": "low", "title": "from", "format": ".3g"}, {"field": "high", "title": "to", "format": ".3g"},
             {"field": "count", "title": "weights", "format": ",d"}]  # fmt: skip
     dense = {"condition": {"test": "datum.many", "value": 0.45}, "value": 1}

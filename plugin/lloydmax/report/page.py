@@ -17,6 +17,8 @@ from lloydmax.report.layers import LayerReport
 from lloydmax.runtime.text import percent
 
 LETTERS = "AB"
+_NAMES = {"moved": "changed by", "corrected": "corrected by", "how": "way", "code_bits": "bits of a code"}
+"""What steps call their figures, for readers."""
 
 
 def page(reports: Sequence[Figures], curves: DamageCurves | None = None) -> str:
@@ -142,7 +144,7 @@ class _Page:
                     self._chart(
                         f"curve-{side}-{len(self.charts)}",
                         charts.curve(metric, points, total, spans[at, metric]),
-                        metric,
+                        _named(metric),
                     )
                     for (at, metric), (total, points) in curves[side].items()
                     if at == number
@@ -230,11 +232,15 @@ def _curves(report: Figures) -> dict[tuple[int, str], tuple[int, list[list[float
 def _figures(step: dict[str, Any]) -> str:
     """What a step said, as a list of names and values."""
     said = [
-        f"<div><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(_written(key, value))}</dd></div>"
+        f"<div><dt>{escape(_named(key))}</dt><dd>{escape(_written(key, value))}</dd></div>"
         for key, value in step.items()
         if key not in ("step", "history") and isinstance(value, (str, int, float))
     ]
     return f"<dl class=said>{''.join(said)}</dl>" if said else ""
+
+
+def _named(figure: str) -> str:
+    return _NAMES.get(figure, figure.replace("_", " "))
 
 
 def _written(name: str, value: str | float) -> str:

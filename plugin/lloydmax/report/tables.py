@@ -217,7 +217,7 @@ def _layer(number: int, layer: LayerReport, most: int, finer: bool, curves: Dama
         f"<td class=word><button type=button>{breakable(layer.name)}</button></td>"
         f"<td class=wide data-value={math.prod(layer.shape)}>{' × '.join(map(str, layer.shape))}</td>"
         f"<td data-value={layer.centroids}>{layer.centroids:,}{vectors}</td>{granularity}"
-        f"<td class=wide data-value={layer.bits}>{layer.bits:g}</td>"
+        f"<td class=wide data-value={layer.bits}>{layer.bits:.3g}</td>"
         f'<td class=bar style="--share:{100 * layer.bytes / most:.1f}%" data-value={layer.bytes}>{layer.bytes:,}</td>'
         f"<td data-value={1e9 if exact else layer.snr}>{'exact' if exact else f'{layer.snr:.1f}'}</td>{damage}"
         f"<td>{'yes' if layer.trained else 'no'}</td></tr>"

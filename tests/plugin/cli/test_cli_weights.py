@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,24 @@ def test_files_that_are_no_weights_are_refused_in_one_line(name: str, content: b
     with pytest.raises(ModelError) as error:
         load_weights(nn.Linear(3, 4), path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_index_names_the_files_of_the_weights(tmp_path: Path) -> None:
+    state = SmallNet().state_dict()
+    parts = [dict(list(state.items())[::2]), dict(list(state.items())[1::2])]
+    for number, part in enumerate(parts):
+        save_file(part, tmp_path / f"{number}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    names = {name: f"{number}.safetensors" for number, part in enumerate(parts) for name in part}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    load_weights(net := SmallNet(), index)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    index.write_text(json.dumps({"weight_map": {"a": "../secret.pt"}}))
+    with pytest.raises(ModelError, match=r"'\.\./secret\.pt', which is not a file beside it"):
+        load_weights(SmallNet(), index)
+
+
+def test_a_pickled_model_is_told_with_the_cure(tmp_path: Path) -> None:
+    torch.save(SmallNet(), tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"whole model.*SmallNet.*torch\.save\(model\.state_dict\(\), path\)$"):
+        load_weights(SmallNet(), tmp_path / "net.pt")
