@@ -35,7 +35,8 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import distill, renormalize, run_step
 from lloydmax.report import Report
 from lloydmax.runtime.cache import Cache
-from lloydmax.student.attachment import codebooks, set_cache, set_kernel
+from lloydmax.student.attachment import codebooks, set_cache
+from lloydmax.student.serving import set_kernel
 from lloydmax.teacher.fitness import Fitness, data_fitness
 from lloydmax.teacher.synthesis import synthesize
 

@@ -9,9 +9,10 @@ from lloydmax.native.histogram import bins, count_keys, float_keys, look_up, sol
 from lloydmax.native.library import active, path
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.rows import fit_rows
-from lloydmax.native.running import bits_of, close_codes, convolve_codes, decode_codes, linear_codes, open_codes
+from lloydmax.native.running import FEW, bits_of, close_codes, convolve_codes, decode_codes, linear_codes, open_codes
 
 __all__ = [
+    "FEW",
     "active",
     "bins",
     "bits_of",

@@ -1,7 +1,7 @@
 """Weights of codes at work, run.c: products, convolutions and rows of weights, straight from packed codes.
 
-The operators are PyTorch's (``torch.ops.lloydmax``), so that compiled and exported programs hold them. Without the core,
-and on other devices, their twins decode.
+The operators are PyTorch's (``torch.ops.lloydmax``), so that compiled and exported programs hold them. Without the
+core, and on other devices, their twins decode.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,26 @@ _PEAK = 32.0
 """Over the root mean square of the inputs: with a larger one the others have too few bits to be held to 1e-3."""
 _PIXELS = 64
 """Of a tile; threads share an image by so many."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _operator(work: Callable[P, T]) -> Callable[P, T]:
+    """An operator of PyTorch where a program is recorded, and else a plain function: the first call of an operator from
+    Python imports PyTorch's compiler."""
+    made = torch.library.custom_op(f"lloydmax::{work.__name__}", work, mutates_args=())
+
+    @functools.wraps(work)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
+        if recorded or any(isinstance(one, Tensor) and type(one) is not Tensor for one in args):
+            found: T = made(*args, **kwargs)
+            return found
+        return work(*args, **kwargs)
+
+    return call
 
 
 def bits_of(tables: Tensor) -> int:
@@ -54,7 +75,7 @@ def close_codes(codes: Tensor, bits: int) -> Tensor:
     return torch.cat([_plane(rows >> at & ((1 << width) - 1), width) for width, at in _places(bits)], 1).view(-1)
 
 
-@torch.library.custom_op("lloydmax::open_codes", mutates_args=())
+@_operator
 def open_codes(planes: Tensor, bits: int, count: int) -> Tensor:
     """The reverse of :func:`close_codes`: uint8 ``(count,)``."""
     if active() and planes.device.type == "cpu":
@@ -72,7 +93,7 @@ def open_codes(planes: Tensor, bits: int, count: int) -> Tensor:
     return found.view(-1)[:count].clone()
 
 
-@open_codes.register_fake
+@torch.library.register_fake("lloydmax::open_codes")
 def _(planes: Tensor, bits: int, count: int) -> Tensor:
     return planes.new_empty(count)
 
@@ -92,7 +113,7 @@ def _plane(part: Tensor, width: int) -> Tensor:
     return (part.view(len(part), 8 // width, -1) << shifts[:, None]).sum(1).to(torch.uint8)
 
 
-@torch.library.custom_op("lloydmax::decode_codes", mutates_args=())
+@_operator
 def decode_codes(index: Tensor | None, planes: Tensor, tables: Tensor, rows: int, width: int, shared: int) -> Tensor:
     """Rows of a weight: row r is ``tables[r // shared][codes[r]]``.
 
@@ -129,12 +150,12 @@ def decode_codes(index: Tensor | None, planes: Tensor, tables: Tensor, rows: int
     return output
 
 
-@decode_codes.register_fake
+@torch.library.register_fake("lloydmax::decode_codes")
 def _(index: Tensor | None, planes: Tensor, tables: Tensor, rows: int, width: int, shared: int) -> Tensor:
     return tables.new_empty(rows if index is None else index.shape[0], width)
 
 
-@torch.library.custom_op("lloydmax::linear_codes", mutates_args=())
+@_operator
 def linear_codes(input: Tensor, planes: Tensor, tables: Tensor, rows: int, shared: int, fast: bool) -> Tensor:
     """``input @ weight.T``, where row r of the weight is ``tables[r // shared][codes[r]]``.
 
@@ -175,7 +196,7 @@ def linear_codes(input: Tensor, planes: Tensor, tables: Tensor, rows: int, share
     return output
 
 
-@linear_codes.register_fake
+@torch.library.register_fake("lloydmax::linear_codes")
 def _(input: Tensor, planes: Tensor, tables: Tensor, rows: int, shared: int, fast: bool) -> Tensor:
     return input.new_empty(input.shape[0], rows)
 
@@ -191,7 +212,7 @@ def _in_integers(x: Tensor, held: tuple[object, ...], rows: int, width: int, out
     return all(_divided(1, rows, rows * width, product))
 
 
-@torch.library.custom_op("lloydmax::convolve_codes", mutates_args=())
+@_operator
 def convolve_codes(
     input: Tensor, planes: Tensor, tables: Tensor, rows: int, shared: int, bias: Tensor | None,
     kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
@@ -236,7 +257,7 @@ def convolve_codes(
     return output
 
 
-@convolve_codes.register_fake
+@torch.library.register_fake("lloydmax::convolve_codes")
 def _(
     input: Tensor, planes: Tensor, tables: Tensor, rows: int, shared: int, bias: Tensor | None,
     kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
@@ -253,9 +274,7 @@ def _image(input: Tensor, shape: Sequence[int]) -> Tensor:
 def _seen(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, int]:
-    first, second = (
-        (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    )
+    first, second = ((size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2))
     return first, second
 
 
@@ -277,7 +296,11 @@ def _convolved(
         )  # fmt: skip
         return done
 
-    if output.numel() and not all(_divided(_PIXELS if by_pixels else 24, pixels if by_pixels else each, pixels * shape[15] * rows * width, product)):
+    if output.numel() and not all(
+        _divided(
+            _PIXELS if by_pixels else 24, pixels if by_pixels else each, pixels * shape[15] * rows * width, product
+        )
+    ):
         raise MemoryError("no 600 kB for the inputs of a product from codes")
 
 
