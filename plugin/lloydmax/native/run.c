@@ -120,7 +120,7 @@ static inline four all_four(float value) {
 #undef TARGET
 #undef ISA
 
-/* Lane l of vector j of 16 codes each comes of byte 4 j + .. of 128 bits l. */
+/* Codes in the order in which bytes become floats: 4 of each 16 codes in every 128 bits. */
 static const uint8_t ORDER[BLOCK] = {
 #define LINE(l) 4 * (l), 4 * (l) + 1, 4 * (l) + 2, 4 * (l) + 3
 #define OF(l) LINE(l), LINE(l + 4), LINE(l + 8), LINE(l + 12)

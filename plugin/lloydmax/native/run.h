@@ -354,15 +354,26 @@ TARGET static ALWAYS_INLINE void PATH_NAME(tile_of)(const float *RESTRICT w, con
             STORE(sums + r * step + v * LANES, sum[r * wide + v]);
 }
 
-TARGET static void PATH_NAME(tile)(const float *w, const float *panel, int64_t n, int wide, float *sums, int64_t step) {
+/* Of `wide` vectors; the last tile of pixels has only `left` of them. */
+TARGET static void PATH_NAME(tile)(const float *w, const float *panel, int64_t n, int wide, int left, float *sums, int64_t step) {
+#define DO(rows, own) PATH_NAME(tile_of)(w, panel, n, rows, own, sums, step)
     if (wide == 1)
-        PATH_NAME(tile_of)(w, panel, n, SUMS, 1, sums, step);
+        DO(SUMS, 1);
+    else if (wide == 2 && left == 2)
+        DO(SUMS / 2, 2);
     else if (wide == 2)
-        PATH_NAME(tile_of)(w, panel, n, SUMS / 2, 2, sums, step);
+        DO(SUMS / 2, 1);
 #if WIDEST == 4
+    else if (left == 4)
+        DO(SUMS / 4, 4);
+    else if (left == 3)
+        DO(SUMS / 4, 3);
+    else if (left == 2)
+        DO(SUMS / 4, 2);
     else
-        PATH_NAME(tile_of)(w, panel, n, SUMS / 4, 4, sums, step);
+        DO(SUMS / 4, 1);
 #endif
+#undef DO
 }
 
 /* ---- what a kernel sees, and where its sums go */
@@ -445,16 +456,18 @@ TARGET static void PATH_NAME(put)(const struct output *out, int64_t row, int64_t
 TARGET static void PATH_NAME(rows_times_image)(const struct coded *w, const struct image *s, const float *bias, int64_t begin,
                                                int64_t end, int64_t first, int64_t last, float *room, const struct output *y) {
     int64_t pixels = last - first;
-    int wide = pixels <= LANES ? 1 : pixels <= 2 * LANES || WIDEST == 2 ? 2 : 4, rows = SUMS / wide, side = wide * LANES;
-    int64_t step = MIN((pixels + side - 1) / side * side, PIXELS), depth = PANELS / step / SLICE * SLICE;
+    int wide = pixels <= LANES ? 1 : pixels <= 2 * LANES || WIDEST == 2 ? 2 : 4, rows = SUMS / wide;
+    int64_t side = wide * LANES, step = MIN((pixels + side - 1) / side * side, PIXELS), depth = PANELS / step / SLICE * SLICE;
     float *weights = room + PANELS, *sums = weights + MOST_ROWS * STRIDE;
     struct table t = {.held = -1};
     memset(weights, 0, MOST_ROWS * STRIDE * sizeof(float));
     for (int64_t p = first; p < last; p += step)
         for (int64_t k = 0; k < w->width; k += depth) {
             int64_t count = MIN(step, last - p), n = MIN(depth, w->width - k);
-            for (int64_t at = 0; at < count; at += side)
-                PATH_NAME(shown)(s, k, n, p + at, MIN(side, count - at), side, room + at * n);
+            for (int64_t at = 0; at < count; at += side) {
+                int64_t some = MIN(side, count - at);
+                PATH_NAME(shown)(s, k, n, p + at, some, (some + LANES - 1) / LANES * LANES, room + at * n);
+            }
             for (int64_t r = begin; r < end; r += rows) {
                 int few = (int)MIN(rows, end - r);
                 memset(sums, 0, (size_t)(rows * step) * sizeof(float));
@@ -462,8 +475,10 @@ TARGET static void PATH_NAME(rows_times_image)(const struct coded *w, const stru
                     int64_t length = MIN(SLICE, n - i);
                     for (int one = 0; one < few; one++)
                         PATH_NAME(decoded)(w, r + one, k + i, length, &t, weights + one * STRIDE);
-                    for (int64_t at = 0; at < count; at += side)
-                        PATH_NAME(tile)(weights, room + at * n + i * side, length, wide, sums + at, step);
+                    for (int64_t at = 0; at < count; at += side) {
+                        int left = (int)((MIN(side, count - at) + LANES - 1) / LANES);
+                        PATH_NAME(tile)(weights, room + at * n + i * left * LANES, length, wide, left, sums + at, step);
+                    }
                 }
                 for (int one = 0; one < few; one++)
                     PATH_NAME(put)(y, r + one, p, count, sums + one * step, k ? NULL : bias ? bias + r + one : &NOTHING);

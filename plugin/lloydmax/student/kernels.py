@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -227,8 +227,10 @@ def embedding(input: Tensor, weight: CodedWeight) -> Tensor | None:
     weight is at hand, or is to be recorded."""
     layout, planes = weight.layout, weight.planes
     if planes is not None and layout.axis == 0 and _runs(input, weight, None, None):
-        rows = native.decode_codes(input.reshape(-1).long(), planes, *_tables(weight, layout.weights_per_channel))
-        return rows.view(*input.shape, layout.weights_per_channel)
+        tables, rows, shared = _tables(weight)
+        width = layout.weights_per_channel
+        found = native.decode_codes(input.reshape(-1).long(), planes, tables, rows, width, shared)
+        return found.view(*input.shape, width)
     if weight.cached or plainly(input):
         return None
     codebook, index = weight.codebook(), input.reshape(-1)
@@ -346,11 +348,10 @@ def _runs(input: Tensor, weight: CodedWeight, bias: Tensor | None, dtype: torch.
     )
 
 
-def _tables(weight: CodedWeight, width: int | None = None) -> tuple[Any, ...]:
-    """Tables, rows, perhaps their width, and how many share a table, as the operators take them."""
+def _tables(weight: CodedWeight) -> tuple[Tensor, int, int]:
+    """Tables, rows, and how many of them share a table, as the operators take them."""
     layout = weight.layout
-    sizes = (layout.outputs,) if width is None else (layout.outputs, width)
-    return (weight.centroids.view(-1, layout.centroids), *sizes, layout.channels or layout.outputs)
+    return weight.centroids.view(-1, layout.centroids), layout.outputs, layout.channels or layout.outputs
 
 
 def _each(value: int | Sequence[int], axes: int) -> list[int]:
