@@ -23,11 +23,11 @@
 
 enum { BLOCK = 64, PARTS = 4, FOUR = 4, MOST = 256 };
 enum {
-    SLICE = 256,             /* weights of a row that are decoded at once for a tile */
+    SLICE = 512,             /* weights of a row that are decoded at once for a tile */
     STRETCH = 1024,          /* codes of a row that are opened at once for a vector */
     STRIDE = SLICE + 80,     /* between rows of decoded weights: past their ends, and not all in one set of the cache */
     MOST_ROWS = 24,          /* of a tile */
-    PIXELS = 512,            /* that share a decoded weight */
+    PIXELS = 256,            /* that share a decoded weight */
     PANELS = PIXELS * SLICE, /* floats of inputs that are laid out at once */
     SUM_ROOM = 8 * PIXELS,
     ROOM = PANELS + MOST_ROWS * STRIDE + SUM_ROOM + 16
