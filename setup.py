@@ -32,6 +32,7 @@ setup(
     packages=[*find_packages("plugin"), *find_packages("strategies"), "lloydmax.recipes"],
     package_dir={
         "lloydmax": "plugin/lloydmax",
+        "lloydmax_command": "plugin/lloydmax_command",
         "lloydmax_strategies": "strategies/lloydmax_strategies",
         "lloydmax.recipes": "recipes",
     },

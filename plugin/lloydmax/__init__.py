@@ -35,6 +35,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import distill, renormalize, run_step
 from lloydmax.report import Report
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.code import VERSION as __version__
 from lloydmax.student.attachment import codebooks, set_cache
 from lloydmax.student.serving import set_kernel
 from lloydmax.teacher.fitness import Fitness, data_fitness
@@ -67,6 +68,7 @@ __all__ = [
     "SearchResult",
     "StopRecovery",
     "Sweep",
+    "__version__",
     "codebooks",
     "compress",
     "data_fitness",

@@ -30,7 +30,7 @@ from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.keeping import Keeping
 from lloydmax.recovery.made import beside_few, made_inputs, unknown
-from lloydmax.recovery.preparation import gradients, sealed, student_of, to_be_fitted
+from lloydmax.recovery.preparation import changes, gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import (
@@ -218,7 +218,8 @@ class _Run:
             self.judge = Judge(self.comparison) if self.comparison and self.recipe.keep == "best" else None
             if self.source is not None and self.reference is not None and self.outputs is not None:
                 look(self.teacher, self.source, self.outputs, self.source.draw(LOOKED_AT, self.seed))
-            student = own(self.teacher)
+            settled = not self.early and not changes(self.teacher, plan)
+            student = self.teacher if settled else own(self.teacher)
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
@@ -241,7 +242,9 @@ class _Run:
         choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
         calibration = self.source or self.reference
-        whole = own(original) if self.student is None else self.student  # late: a copy takes memory
+        whole = self.student
+        if whole is None:  # late, and without the weights that get codebooks: a copy takes memory
+            whole = own(original, choice.plan.parameters if self.recipe.activations is None else ())
         student = student_of(whole, choice.plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
@@ -322,6 +325,7 @@ class _Run:
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
+            weights=plan.total_weights,
         )
         return Result(model, report, plan)
 

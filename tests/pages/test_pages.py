@@ -18,7 +18,8 @@ from typing import Any
 import lloydmax
 import pytest
 from click.testing import CliRunner
-from lloydmax import cli, demo
+from lloydmax import demo
+from lloydmax_command import main
 from page import PAGES, ROOT, Block, Page
 from photos import write_files
 from small_models import write_models
@@ -136,7 +137,7 @@ def _run(command: str) -> str:
         assert all((ROOT / word).exists() for word in [program, *arguments] if "/" in word), command
         return ""
     assert program == "lloydmax", command
-    result = CliRunner().invoke(cli.main, arguments)
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
     return result.stdout
 
@@ -150,7 +151,8 @@ def test_the_demos_output_looks_like_the_page() -> None:
     stages = [SimpleNamespace(name=name, score=0.9) for name in ("", "compressed", "renormalize", "distill")]
     sizes = SimpleNamespace(original=2.12e6, file=141.38e3)
     report: Any = SimpleNamespace(stages=stages, bytes=sizes, seconds={"fit": 40.0})
-    made = demo.DemoResult(report, Path("lloydmax-demo/model.safetensors"), Path("lloydmax-demo/report.json"), True)
+    file, written, page = (Path("lloydmax-demo", name) for name in ("model.safetensors", "report.json", "report.html"))
+    made = demo.DemoResult(report, file, written, True, page)
     block = next(block for block in ALL[0].blocks if block.heading == "Try it" and not block.language)
     assert shape(block.text) == shape(str(made))
 

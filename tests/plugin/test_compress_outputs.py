@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from lloydmax.cli import main
 from lloydmax.network.trees import written
 from lloydmax.teacher.agreement import Comparison
 from lloydmax.teacher.fitness import data_fitness
 from lloydmax.teacher.kept import Targets
+from lloydmax_command import main
 from torch import Tensor, nn
 
 RULE: dict[str, Any] = {"layers": "all", "centroids": 4}

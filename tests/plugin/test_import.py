@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lloydmax
 from import_time import imported_hosts, seconds_beyond_torch
 from lloydmax.data import sources as sources_module
 
@@ -26,3 +27,17 @@ def test_importing_is_cheap():
         "assert not {'torchvision', 'PIL', 'safetensors'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_comes_without_torch() -> None:
+    code = (
+        "import sys\nfrom lloydmax_command import main\n"
+        "try:\n    main(['compress', '--help'])\n"
+        "except SystemExit:\n    assert not {'torch', 'numpy', 'lloydmax'} & set(sys.modules)"
+    )
+    assert b"--recipe" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "lloydmax", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"lloydmax, version {lloydmax.__version__}, core: ")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 HOUSE, STRATEGIES = ROOT / "plugin" / "lloydmax", ROOT / "strategies" / "lloydmax_strategies"
 ROOMS = [
-    "__init__",
+    *("__main__", "__init__"),
     *("cli", "integrations", "demo", "extend", "moved", "compress", "checkpoint", "defaults", "report", "exporting"),
     *("choosing", "recovery", "fitting", "plan", "format", "recipe", "student", "teacher", "progress"),
     *("hooks", "network", "codebook", "data", "native", "runtime", "errors"),

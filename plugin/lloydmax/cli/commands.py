@@ -1,4 +1,4 @@
-"""The commands; each reads what the user named, calls the library, and shows what it gave."""
+"""What each command does: it reads what the user named, calls the library, and shows what it gave."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from lloydmax import checkpoint, native
+from lloydmax import checkpoint
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
 from lloydmax.choosing.sweeping import sweep
-from lloydmax.cli.evaluation import evaluate
 from lloydmax.cli.inputs import (
     budget_of,
     build_model,
@@ -29,20 +28,7 @@ from lloydmax.cli.inputs import (
     whole_numbers,
 )
 from lloydmax.cli.models import source_of, tokenizer_of
-from lloydmax.cli.options import (
-    AT_LEAST_ONE,
-    DATA,
-    SEED,
-    Main,
-    as_json_option,
-    data_options,
-    limit_option,
-    model_options,
-    progress,
-    progress_options,
-    recipe_option,
-    show,
-)
+from lloydmax.cli.shown import progress, show
 from lloydmax.cli.written import report_of, written
 from lloydmax.compress import compress as compress_model
 from lloydmax.defaults import recipe_for
@@ -62,37 +48,13 @@ from lloydmax.report.curves import DamageCurves
 from lloydmax.runtime.text import printable
 
 
-@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="lloydmax", message=f"%(prog)s, version %(version)s, core: {native.path()}")
-def main() -> None:
-    """Compress a trained PyTorch model with k-means codebooks; win its accuracy back without labels."""
-
-
-@main.command()
-@model_options
-@click.option("--recipe", type=click.Path(), help="A YAML recipe, or the name of a ready one; without one, --bits.")
-@click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
-@click.option("--effort", type=float, default=1.0, show_default=True, help="With --bits: times the usual training.")
-@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
-@click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
-@data_options
-@click.option("--out", required=True, type=click.Path(), help="The .safetensors file, or of a folder the folder.")
-@click.option("--report", "report_path", type=click.Path(), help="Also write the report as JSON.")
-@click.option("--seed", type=SEED, help="Of all randomness; default: the recipe's.")
-@click.option("--workdir", type=click.Path(), help="Folder for large temporary files.")
-@progress_options
-@as_json_option
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None,
     bits: float | None, effort: float, data: str | None,
     reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compress a model and write it to one small file, by a recipe or to a number of bits.
-
-    Where --model is a folder of transformers or timm, --out may be a folder: of transformers, one that from_pretrained
-    takes after: import lloydmax.integrations.transformers
-    """
+    """Do what ``lloydmax compress`` is asked."""
     read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
@@ -126,19 +88,11 @@ def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
     return None if recipe is None else recipe_of(recipe)
 
 
-@main.command()
-@model_options
-@click.option("--bits", type=float, default=4.0, show_default=True, help="Of the whole file for each weight.")
-@click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
-@data_options
-@click.option("--effort", type=float, default=1.0, show_default=True, help="Times the usual training.")
-@click.option("--out", required=True, type=click.Path(), help="The YAML file to write.")
-@as_json_option
 def recipe(
     model: str, weights: str | None, model_args: str | None, device: str, bits: float, data: str | None,
     image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the recipe that compress --bits runs, to be edited."""
+    """Do what ``lloydmax recipe`` is asked."""
     check_outputs({"--out": out}, {"--model": source_of(model), "--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
@@ -148,41 +102,17 @@ def recipe(
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
 
 
-@main.command()
-@model_options
-@click.option("--recipe", type=click.Path(), help="A YAML recipe, or the name of a ready one; without one, --bits.")
-@click.option("--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4.")
-@as_json_option
 def plan(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None, bits: float | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a recipe, or a number of bits, means for every parameter, and the predicted size."""
+    """Do what ``lloydmax plan`` is asked."""
     read = _recipe_or_bits(recipe, bits)
     teacher = build_model(model, weights, model_args, device)
     made = make_plan(teacher, read or recipe_for(teacher, bits or 0.0))
     show(made.to_dict(), str(made), as_json)
 
 
-@main.command()
-@model_options
-@recipe_option
-@click.option("--data", required=True, type=click.Path(), help="Unlabelled inputs, as for compress.")
-@data_options
-@click.option("--budget", metavar="NAME=VALUE", help="reduction=0.9, bits=3, agreement=0.99 or bytes=1000000.")
-@click.option("--method", help="lagrangian, greedy, or one of a plugin; default: the recipe's.")
-@click.option("--centroids", metavar="K,K,...", help="Numbers to try; default: the recipe's, or 2,4,8 ... 256.")
-@click.option("--samples", type=AT_LEAST_ONE, help="Inputs that count; default: the recipe's, or 500.")
-@click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
-@click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
-@click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
-@click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
-@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
-@click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
-@click.option("--seed", type=SEED, help="Of all randomness; default: the recipe's.")
-@click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
-@progress_options
-@as_json_option
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
     mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
@@ -190,7 +120,7 @@ def search(
     report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
     log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
+    """Do what ``lloydmax search`` is asked."""
     read = recipe_of(recipe)
     outputs = {"--out": out, "--report": report_path, "--plot": plot}
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--recipe": recipe}
@@ -233,24 +163,12 @@ def search(
     show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
-@main.command()
-@model_options
-@click.option("--student", required=True, type=click.Path(), help="The compressed .safetensors file.")
-@limit_option
-@click.option("--format", "kind", help="torch, onnx, openvino, coreml or executorch; default: by the ending of --out.")
-@click.option("--shape", help="Of one batch of random example inputs, such as 1,3,224,224.")
-@click.option("--data", type=click.Path(), help=f"Or example inputs of your own: {DATA}")
-@data_options
-@click.option("--fixed-batch", is_flag=True, help="Only as many samples as in the example inputs.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the format, such as opset=23.")
-@click.option("--out", required=True, type=click.Path(), help="The .pt2, .onnx, .xml, .mlpackage or .pte to write.")
-@as_json_option
 def export(
     model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None,
     kind: str | None, shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None,
     fixed_batch: bool, options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write a compressed model for another runtime, codes and centroids inside, and compare its outputs."""
+    """Do what ``lloydmax export`` is asked."""
     if (shape is None) == (data is None):
         raise click.UsageError("give example inputs: either --shape or --data")
     chosen = options_of(options)
@@ -264,22 +182,14 @@ def export(
     show(made.to_dict(), f"Written: {made}", as_json)
 
 
-@main.command()
-@click.argument("path", type=click.Path())
-@limit_option
-@as_json_option
 def inspect(path: str, limit: int | None, as_json: bool) -> None:
-    """Show what a compressed file holds."""
+    """Do what ``lloydmax inspect`` is asked."""
     found = checkpoint.inspect(path, limit)
     show(found.to_dict(), str(found), as_json)
 
 
-@main.command()
-@click.argument("path", type=click.Path())
-@limit_option
-@as_json_option
 def verify(path: str, limit: int | None, as_json: bool) -> None:
-    """Check a compressed file: structure, checksums, code range. Status 1 if it is damaged."""
+    """Do what ``lloydmax verify`` is asked."""
     try:
         found = checkpoint.verify(path, limit)
     except CheckpointError as error:
@@ -292,15 +202,8 @@ def verify(path: str, limit: int | None, as_json: bool) -> None:
     show(said, printable(f"ok  {path}{'; NaN or infinite values in ' if odd else ''}{', '.join(odd)}"), as_json)
 
 
-@main.command()
-@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
-@click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
-@click.option(
-    "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
-)
-@as_json_option
 def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
-    """Show one report, or two side by side, as one self-contained page for a browser."""
+    """Do what ``lloydmax report`` is asked."""
     if len(reports) > 2:
         raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
     check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
@@ -310,10 +213,8 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
     show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
 
 
-@main.command()
-@as_json_option
 def plugins(as_json: bool) -> None:
-    """List what is installed, and from where."""
+    """Do what ``lloydmax plugins`` is asked."""
     rows = [
         {"kind": s.kind, "name": s.name, "plugin": s.plugin, "distribution": s.distribution}
         for s in registry.strategies()
@@ -322,25 +223,18 @@ def plugins(as_json: bool) -> None:
     show(rows, text, as_json)
 
 
-@main.command()
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print tables for people instead of JSON.")
 def schema(as_markdown: bool) -> None:
-    """Print what a recipe may hold.
-
-    A JSON schema for editors and checkers, with the options of every installed plugin.
-    """
+    """Do what ``lloydmax schema`` is asked."""
     click.echo(
         markdown(registry.strategies()) if as_markdown else json.dumps(Recipe.json_schema(), indent=2),
         nl=not as_markdown,
     )
 
 
-@main.command()
-@click.option("--out", default="lloydmax-demo", show_default=True, type=click.Path(), help="Folder to write into.")
-@progress_options
-@as_json_option
 def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
-    """The main job on an embedded model: 2-bit codebooks, recovered on pictures of another domain."""
+    """Do what ``lloydmax demo`` is asked."""
+    if not (quiet or log_json):
+        click.echo("About a minute on two cores of a processor; no GPU is needed.", err=True)
     with progress(quiet, log_json) as shown:
         result = run_demo(Path(out), **shown)
     show(result.to_dict(), str(result), as_json)
@@ -349,6 +243,3 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
 def _first(data: str | None, spec: str, model: Any, *how: Any) -> Any:
     """The first two inputs of what a path names."""
     return first_batch(data_of(data, model, *how), model, tokenizer_of(spec))
-
-
-main.add_command(evaluate)

@@ -10,7 +10,7 @@ import click
 from lloydmax import checkpoint
 from lloydmax.cli.inputs import asked_of, build_model, data_of, labels_of
 from lloydmax.cli.models import tokenizer_of
-from lloydmax.cli.options import AT_LEAST_ONE, DATA, as_json_option, data_options, limit_option, model_options, show
+from lloydmax.cli.shown import show
 from lloydmax.data import unlabelled
 from lloydmax.network.baking import copied
 from lloydmax.runtime.text import render
@@ -20,29 +20,12 @@ from lloydmax.teacher.fitness_table import fitness_table
 from lloydmax.teacher.trial import trial
 
 
-@click.command()
-@model_options
-@click.argument("sets", nargs=-1, type=click.Path())
-@click.option("--student", type=click.Path(), help="The compressed .safetensors file, or its folder.")
-@limit_option
-@click.option("--data", type=click.Path(), help=f"Inputs: {DATA}")
-@data_options
-@click.option("--labels", help="For the accuracy: a .npy of class numbers, or 'folders' (one per class, sorted).")
-@click.option(
-    "--samples", type=AT_LEAST_ONE, help="Use so many inputs, drawn at random; default: all (1000 of each of SETS)."
-)
-@click.option("--data-fitness", is_flag=True, help="Instead: rank SETS of inputs by how well they suit the model.")
-@as_json_option
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
     limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
     samples: int | None, data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compare a compressed model with its original on unlabelled inputs: of a language model on texts also by their
-    perplexity, and token by token.
-
-    With --data-fitness, rank SETS of unlabelled inputs (such as: photos/ drawings.npy) for the recovery, best first.
-    """
+    """Do what ``lloydmax evaluate`` is asked."""
     if data_fitness:
         if not sets or student or data or labels:
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")

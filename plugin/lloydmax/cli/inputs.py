@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lloydmax.cli.models import build
-from lloydmax.cli.options import listeners
+from lloydmax.cli.shown import listeners
 from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError

@@ -41,8 +41,8 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     name, _, attribute = spec.partition(":")
     if not attribute:
         raise ModelError(
-            f"--model {spec!r}: write package.module:callable, for example torchvision.models:resnet50, or name the "
-            "folder of a model"
+            f"--model {spec!r}: no folder has this name, and no callable: write the folder of a model, or "
+            "package.module:callable, for example torchvision.models:resnet50"
         )
     _search_here()
     try:
@@ -72,7 +72,9 @@ def _on(model: nn.Module, device: str) -> nn.Module:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"--device {device!r}: {printable(str(error).splitlines()[0])}") from None
+        names = "torch calls GPUs cuda, cuda:1 ..., of Apple mps, of Intel xpu"
+        reason = names if "gpu" in device.lower() else printable(str(error).splitlines()[0])
+        raise ModelError(f"--device {device!r}: {reason}") from None
 
 
 def folder_of(spec: str) -> ModelFolder | None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lloydmax import native
 from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.cheapest import cheapest
 from lloydmax.codebook.layout import Layout
@@ -21,6 +22,7 @@ from lloydmax.errors import FitError
 
 _CHUNK = 1 << 18
 """Weights handled at once on the CPU: 1 MiB of float32, which a second-level cache holds."""
+_PLAIN = (Tensor, torch.nn.Parameter)
 _CHUNK_ELSEWHERE = 1 << 24
 """Weights handled at once on other devices, where starting an operation costs more than its temporaries."""
 
@@ -139,11 +141,15 @@ class Codebook:
             FitError: the shapes differ.
         """
         signal = noise = 0.0
-        for _, dense, values in self._against(weight):
-            exact = values.double()
-            signal += float(torch.dot(exact, exact))
-            exact.sub_(dense)
-            noise += float(torch.dot(exact, exact))
+        if tuple(weight.shape) == self.shape and self._served(weight):
+            rows = self.centroids.detach().view(self.layout.codebooks, -1)
+            signal, noise = native.noise(weight.detach().view(-1), self.codes, rows)
+        else:
+            for _, dense, values in self._against(weight):
+                exact = values.double()
+                signal += float(torch.dot(exact, exact))
+                exact.sub_(dense)
+                noise += float(torch.dot(exact, exact))
         return 10 * math.log10(signal / noise) if signal and noise else math.inf
 
     def _against(self, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -158,6 +164,8 @@ class Codebook:
     def member_counts(self) -> Tensor:
         """How many weights, or blocks, each centroid stands for: int64, ``(k,)`` or ``(codebooks, k)``."""
         shape = self.centroids.shape if self.block == 1 else self.centroids.shape[:-1]
+        if self._served():
+            return native.members(self.codes, self.k, self.layout.codebooks).view(shape)
         parts = list(self.parts())
         if len(parts) == 1:
             return torch.bincount(self.layout.slots(self.codes), minlength=math.prod(shape)).view(shape)
@@ -166,6 +174,20 @@ class Codebook:
             owned = counts[self._own(rows)]
             owned += torch.bincount(part.layout.slots(part.codes), minlength=owned.numel()).view(owned.shape)
         return counts
+
+    def _served(self, *values: Tensor) -> bool:
+        """Whether the core reads codes, and values beside them, with the codebooks one after the other."""
+        tensors = (self.codes, *((self.centroids, *values) if values else ()))
+        return (
+            native.active()
+            and self.codes.dtype in native.CODES
+            and self.block == 1
+            and (self.layout.channels is None or (not self.axis and self.layout.outputs % self.layout.channels == 0))
+            and self.matrices == 1
+            and self.codes.numel() > 0
+            and all(type(t) in _PLAIN and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+            and all(t.dtype == torch.float32 for t in tensors[1:])
+        )
 
     def parts(self) -> Iterator[tuple[slice, Codebook]]:
         """Codebooks of slices of the weight along its first axis, small enough that what is made of one stays in

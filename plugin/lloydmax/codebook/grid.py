@@ -41,6 +41,8 @@ def spacing(codebook: Codebook) -> Tensor | None:
     if codebook.block > 1 or codebook.k < 2:
         return None
     centroids = codebook.centroids.detach().reshape(-1, codebook.k)
+    if centroids.numel() - int(centroids.count_nonzero()) < len(centroids):  # some have no 0
+        return None
     zero = (centroids == 0).int().argmax(1)
     neighbour = torch.where(zero + 1 < codebook.k, zero + 1, zero - 1)
     scale = centroids.gather(1, neighbour[:, None])[:, 0].float().abs()

@@ -12,5 +12,5 @@ MANY_ZEROS = 0.2
 
 def zero_share(weight: Tensor, layout: Layout) -> float:
     """The share of zeros, or of blocks that are 0 as a whole."""
-    zeros = layout.zeros(weight.detach())
-    return int(zeros.count_nonzero()) / zeros.numel()
+    others = weight.detach() if layout.block == 1 else ~layout.zeros(weight.detach())
+    return (others.numel() - int(others.count_nonzero())) / others.numel()

@@ -22,8 +22,8 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
 from lloydmax.plan.quantizing import laid_out, quantize
-from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.digest import fingerprint
+from lloydmax.runtime.cache import Cache, bytes_of, number
+from lloydmax.runtime.digest import fingerprint, model_fingerprint
 from lloydmax.runtime.modes import evaluating
 from lloydmax.teacher.trial import trial
 
@@ -84,7 +84,7 @@ def fit_best(
     """
     events = events or Events()
     weights = {name: weight_of(model, name) for name in plan.parameters}
-    weighted = importances(model, plan, source, events, outputs)
+    weighted = importances(model, plan, source, events, outputs, cache)
     cache = cache or (None if plan.recipe.bits is None else Cache(_REMEMBERED))
 
     rates: dict[tuple[str, str], Any] = {}
@@ -128,9 +128,16 @@ def fit_best(
 
 
 def importances(
-    model: nn.Module, plan: Plan, source: Source | None, events: Events, outputs: Outputs | None = None
+    model: nn.Module,
+    plan: Plan,
+    source: Source | None,
+    events: Events,
+    outputs: Outputs | None = None,
+    cache: Cache | None = None,
 ) -> dict[str, Tensor]:
     """The importance of every weight of the parameters whose rules name one, by parameter name; see :func:`fit_best`.
+
+    With a ``cache``, runs over equal models and the same inputs share it, where these have the same values each time.
 
     Raises:
         RecoveryError: there is no data to measure it on. PluginError: the importance leaves a parameter out.
@@ -140,6 +147,13 @@ def importances(
         if source is None:
             raise RecoveryError(f"importance {kind!r} needs unlabelled inputs: pass data=...")
         names = [p.name for p in plan.parameters.values() if p.importance == kind]
+        key = None
+        if cache is not None and source.deterministic:
+            asked = plan.recipe.asked_outputs, outputs is None
+            key = ("importance", kind, tuple(names), model_fingerprint(model), number(source), repr(asked))
+            if (known := cache.find(key)) is not None:
+                found |= known
+                continue
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
             heard = _Heard(even(source, model), partial(events.step, stage))
@@ -152,6 +166,8 @@ def importances(
                 f"importance {kind!r} measured nothing for {missing[0]!r}; it has to give all it is asked for"
             )
         found |= measured
+        if cache is not None and key is not None:
+            cache.put(key, dict(measured), bytes_of(measured))
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
 from lloydmax.format.tensor_table import DTYPES, Entry, constant
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
+from lloydmax.runtime.code import VERSION
 from lloydmax.runtime.dense import not_dense
 from lloydmax.student.extra import extra_states
 from lloydmax.student.held import contents, held, own_tensors
@@ -203,7 +202,7 @@ def new_document(
         activations=model.activations if isinstance(model, Int8Model) else None,
         compact=storage["layout"] == "compact",
         extra={} if isinstance(model, Int8Model) else extra_states(model),
-        lloydmax=_version(),
+        lloydmax=VERSION,
         torch=torch.__version__,
     )
 
@@ -267,11 +266,3 @@ def _described(name: str, codebook: Codebook) -> ParameterRecord:
         return ParameterRecord.from_document(record.to_document())
     except CheckpointError as error:
         raise CheckpointError(f"{name!r} cannot be stored: {error}") from error
-
-
-@functools.cache
-def _version() -> str:
-    try:
-        return importlib.metadata.version("lloydmax")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

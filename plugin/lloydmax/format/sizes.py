@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
 from lloydmax.format import packing
 from lloydmax.format.document import file_size
-from lloydmax.format.parts import fills, new_document, ordinary, settings, take_apart
+from lloydmax.format.parts import Parts, fills, new_document, ordinary, settings, take_apart
 from lloydmax.format.record import ParameterRecord
 from lloydmax.format.rounding import narrows, target
 from lloydmax.format.tensor_table import DTYPES, Entry, constant
@@ -45,16 +46,22 @@ class Sizes:
         gzip_float32: the dense tensors as float32, through gzip at level 6.
         file: the file that :func:`lloydmax.save` writes: with packed or entropy-coded codes.
         dense: what ``gzip_float32`` is measured on (not copied).
+        coded: measures ``entropy_coded``.
         codes, codebooks: of each compressed parameter in that file, by name.
     """
 
     original: int
     packed: int
-    entropy_coded: int
     file: int
     dense: Sequence[Tensor | Codebook] = field(repr=False, compare=False)
+    coded: Callable[[], int] = field(repr=False, compare=False)
     codes: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     codebooks: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def entropy_coded(self) -> int:
+        """Measured when first asked for, unless it is the file's own."""
+        return self.coded()
 
     @cached_property
     def gzip_float32(self) -> int:
@@ -73,12 +80,13 @@ class Sizes:
         Raises:
             KeyError: one is missing.
         """
-        made = cls(sizes["original"], sizes["packed"], sizes["entropy_coded"], sizes["file"], dense=())
+        coded = sizes["entropy_coded"]
+        made = cls(sizes["original"], sizes["packed"], sizes["file"], (), lambda: coded)
         made.__dict__["gzip_float32"] = sizes["gzip_float32"]
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.to_dict(), "dense": (), "codes": self.codes, "codebooks": self.codebooks}
+        return {**self.to_dict(), "dense": (), "coded": None, "codes": self.codes, "codebooks": self.codebooks}
 
 
 def accountings(
@@ -93,36 +101,43 @@ def accountings(
         model: with at least one codebook.
         recipe: that the file keeps; absent, what the model remembers.
         storage: absent, what the model remembers.
-        tell: gets the codebooks done, all of them, and ``{"coded_bytes": of the codes so far}``.
+        tell: gets the codebooks done, all of them, and ``{"coded_bytes": of the codes so far, in the file}``.
 
     Raises:
         CheckpointError: the model holds no codebooks, or something that no file can hold.
     """
     kept, chosen = settings(model, recipe, storage)
     parts = take_apart(model, kept, chosen)
-    entropy, coded_bytes = {}, 0
-    for index, (name, codebook) in enumerate(parts.codebooks.items(), start=1):
-        length, most = len(packing.entropy_encode(codebook.codes, codebook.bits)), parts.document.parameters[name]
-        if length < most.packed_bytes:
-            entropy[name] = length
-        coded_bytes += min(length, most.packed_bytes)
+    lengths = {name: record.packed_bytes for name, record in parts.document.parameters.items()}
+    smaller, coded_bytes = dict[str, int](), 0
+    for index, (name, most) in enumerate(list(lengths.items()), start=1):
+        if chosen["codes"] == "entropy" and (length := _coded(parts.codebooks[name])) < most:
+            lengths[name] = smaller[name] = length
+        coded_bytes += lengths[name]
         if tell is not None:
-            tell(index, len(parts.codebooks), {"coded_bytes": float(coded_bytes)})
+            tell(index, len(lengths), {"coded_bytes": float(coded_bytes)})
     values, _ = contents(model)
-    packed = file_size(parts.document, parts.entries())
-    coded = file_size(parts.documented(entropy), parts.entries(entropy))
+    file = file_size(parts.documented(smaller), parts.entries(smaller))
     return Sizes(
         original=sum(_dense_bytes(value) for value in values.values()),
-        packed=packed,
-        entropy_coded=coded,
-        file=coded if chosen["codes"] == "entropy" else packed,
+        packed=file_size(parts.document, parts.entries()) if smaller else file,
+        file=file,
         dense=list(values.values()),
-        codes={
-            name: entropy.get(name, record.packed_bytes) if chosen["codes"] == "entropy" else record.packed_bytes
-            for name, record in parts.document.parameters.items()
-        },
+        coded=functools.cache(lambda: file if chosen["codes"] == "entropy" else _coded_file(parts)),
+        codes=lengths,
         codebooks={name: parts.plain[f"{name}.codebook"].nbytes for name in parts.codebooks},
     )
+
+
+def _coded_file(parts: Parts) -> int:
+    """Bytes of the file whose codes are entropy coded, wherever that is smaller."""
+    lengths = {name: _coded(codebook) for name, codebook in parts.codebooks.items()}
+    smaller = {n: length for n, length in lengths.items() if length < parts.document.parameters[n].packed_bytes}
+    return file_size(parts.documented(smaller), parts.entries(smaller))
+
+
+def _coded(codebook: Codebook) -> int:
+    return len(packing.entropy_encode(codebook.codes, codebook.bits))
 
 
 def predicted_size(

@@ -1,12 +1,10 @@
-"""Passes over a large weight, and the fit on their histogram: histogram.c.
+"""Passes over a large weight, and the fit on their histogram: scan.c and histogram.c.
 
 The twins are ``clustering/scan.py`` and ``clustering/histogram.py`` of the strategies, which tell arguments and
 results. All need the core.
 """
 
 from __future__ import annotations
-
-import ctypes
 
 import numpy as np
 import torch
@@ -20,55 +18,66 @@ Floats = NDArray[np.float64]
 KEYS = 1 << 16
 
 
-def float_keys(values: NDArray[np.float32], centre: np.float32, scale: np.float32, keys: NDArray[np.int16]) -> float:
-    """Fill the keys of values; the largest distance from the centre."""
-    _alike(values, keys)
-    top: float = ready().lm_keys(
-        address(_of(values, np.float32)), size(len(values)),
-        ctypes.c_float(float(centre)), ctypes.c_float(float(scale)), address(_of(keys, np.int16)),
-    )  # fmt: skip
-    return top
-
-
-def count_keys(
-    keys: NDArray[np.uint16], values: NDArray[np.float32] | None, importance: NDArray[np.float32] | None
-) -> tuple[Floats, Floats]:
-    """Mass, and moment where there are values, of every key: ``(65536,)``."""
-    _alike(keys, values, importance)
-    mass, moment = np.empty((2, KEYS))
-    made = ready().lm_count(
-        address(_of(keys, np.uint16)), address(_of(values, np.float32)), address(_of(importance, np.float32)),
-        size(len(keys)), address(mass), address(moment),
-    )  # fmt: skip
-    if not made:
+def count_keys(keys: NDArray[np.uint16], importance: NDArray[np.float32] | None) -> Floats:
+    """Mass of every key: ``(65536,)``."""
+    _alike(keys, importance)
+    mass = np.empty(KEYS)
+    given = address(_of(keys, np.uint16)), address(_of(importance, np.float32))
+    if not ready().lm_count(*given, size(len(keys)), address(mass)):
         raise MemoryError("no memory for a histogram")
-    return mass, moment
+    return mass
 
 
-def look_up(
+def scan(
+    values: NDArray[np.float32], importance: NDArray[np.float32] | None, multiples: Floats, keys: NDArray[np.uint16]
+) -> tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]:
+    """Fill the keys of values; those that there are, ascending, lower and upper end of their values, mass and moment.
+    ``multiples`` of the mean distance are what the scale of the keys is chosen from."""
+    _alike(values, keys, importance)
+    held, tables = np.empty(KEYS, np.int64), np.empty((4, KEYS))
+    count: int = ready().lm_scan(
+        address(_of(values, np.float32)), address(_of(importance, np.float32)), size(len(values)),
+        address(_of(multiples, np.float64)), len(multiples), address(_of(keys, np.uint16)), address(held),
+        *map(address, tables),
+    )  # fmt: skip
+    if not count:
+        raise MemoryError("no memory for a histogram")
+    low, high, mass, moment = tables[:, :count]
+    return held[:count], low, high, mass, moment
+
+
+def encode(
     keys: NDArray[np.uint16],
     values: NDArray[np.float32] | None,
     importance: NDArray[np.float32] | None,
-    table: NDArray,
-    mark: int,
-    limits: NDArray[np.float32],
-    mass: Floats,
-    moment: Floats,
-) -> NDArray:
-    """Codes by a table of the keys; of those that have the code ``mark`` there, where values are given, by the limits
-    between centroids, and their masses and moments are added."""
+    held: NDArray[np.int64],
+    tables: tuple[Floats, Floats, Floats, Floats],
+    centroids: Tensor,
+    code_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Centroids that are the means of their members, nearly, and flat codes, of centroids that are close to them.
+
+    Args:
+        keys: ``(n,)``.
+        values: ``(n,)``; ``None``: every key is a value.
+        importance: ``(n,)``, or ``None``.
+        held: all keys that there are, by ascending values.
+        tables: lower and upper end of their values, mass and moment.
+        centroids: ``(k,)``, ascending.
+        code_dtype: uint8, int16 or int32; it holds k.
+    """
     _alike(keys, values, importance)
-    if len(table) != KEYS or not len(mass) == len(moment) == len(limits) + 1:
-        raise ValueError("a table has 65,536 entries, and there is a limit between any two centroids")
-    codes = np.empty(len(keys), table.dtype)
-    made = ready().lm_code(
+    _alike(held, *tables)
+    exact, codes = centroids.to(torch.float64, copy=True), torch.empty(len(keys), dtype=code_dtype)
+    made = ready().lm_encode(
         address(_of(keys, np.uint16)), address(_of(values, np.float32)), address(_of(importance, np.float32)),
-        size(len(keys)), address(table), table.itemsize, size(mark), address(_of(limits, np.float32)), size(len(mass)),
-        address(codes), address(_of(mass, np.float64)), address(_of(moment, np.float64)),
+        size(len(keys)), address(_of(held, np.int64)), *(address(_of(table, np.float64)) for table in tables),
+        size(len(held)), size(len(exact)), DTYPES[centroids.dtype], codes.element_size(), address(exact),
+        address(codes),
     )  # fmt: skip
     if not made:
-        raise MemoryError(f"no memory for {len(mass)} centroids")
-    return codes
+        raise MemoryError(f"no memory for {len(exact)} centroids")
+    return exact.to(centroids.dtype), codes
 
 
 def solve_points(
@@ -87,18 +96,6 @@ def solve_points(
     if error < 0:
         raise MemoryError(f"no memory to fit {k} centroids to {len(low)} points")
     return centroids.to(dtype), error
-
-
-def bins(values: Tensor, low: float, factor: float, count: int) -> Tensor:
-    """How many of flat float32 values lie in each bin, ``trunc((value - low) * factor)``, those beyond the ends in the
-    outer ones: int64 ``(count,)``. The twin is in ``report/layers.py``."""
-    if values.dtype != torch.float32 or count < 1:
-        raise TypeError(f"{count} bins of {values.dtype}")
-    counts = torch.zeros(count, dtype=torch.int64)
-    ready().lm_bins(
-        address(values), size(len(values)), ctypes.c_double(low), ctypes.c_double(factor), size(count), address(counts)
-    )
-    return counts
 
 
 def _alike(first: NDArray, *others: NDArray | None) -> None:

@@ -18,7 +18,7 @@ PATHS = ("portable", "avx2", "avx512", "avx512vbmi")
 SWITCH = "LLOYDMAX_NATIVE"
 """Of the environment: ``0`` for the twins; the name of a path, to take none above it; the file of another build."""
 
-_VERSION = 2
+_VERSION = 3
 """Of the functions of the core, see ``dispatch.c``."""
 
 
@@ -44,8 +44,9 @@ def core() -> ctypes.CDLL | None:
                 )
                 continue
             found.lm_take_path(PATHS.index(wanted) if wanted in PATHS else len(PATHS))
-            found.lm_fit_rows.restype = ctypes.c_int64
-            found.lm_keys.restype = found.lm_solve.restype = ctypes.c_double
+            for counting in (found.lm_fit_rows, found.lm_scan, found.lm_price, found.lm_evenly):
+                counting.restype = ctypes.c_int64
+            found.lm_solve.restype = ctypes.c_double
             return found
     return None
 

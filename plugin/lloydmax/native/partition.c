@@ -28,25 +28,13 @@ void below(const float *values, int64_t n, const float *limits, int count, uint8
     PATH(count_below)(values, n, limits, count, codes);
 }
 
-/* A cube root by one step of Halley's iteration from a guess: elementary operations only, the same everywhere. */
-static double cube_root(double x) {
-    if (!(x > 0))
-        return 0.0;
-    int64_t bits;
-    memcpy(&bits, &x, 8);
-    bits = bits / 3 + INT64_C(0x2A9F789300000000);
-    double y;
-    memcpy(&y, &bits, 8);
-    double cube = y * y * y;
-    return y * ((cube + 2 * x) / (2 * cube + x));
-}
-
 void desires(const double *values, const double *mass, int64_t m, double *wanted) {
     for (int64_t i = 0; i < m; i++) {
         double width = m == 1 ? 1.0 : values[MIN(i + 1, m - 1)] - values[MAX(i - 1, 0)];
         width *= width;
-        wanted[i] = cube_root(mass ? width * mass[i] : width);
+        wanted[i] = mass ? width * mass[i] : width;
     }
+    PATH(cube_roots)(wanted, m);
 }
 
 double panter_dite(double *wanted, int64_t m, int64_t k, double *measure) {
@@ -100,23 +88,40 @@ static double score_of(double mass, double moment, double square, int squares) {
     return t;
 }
 
+/* Places around a border, ascending, no two alike: `reach` steps to either side, of one point or, if `wide`, as far as the
+   neighbours; how many. */
+static int places(const int64_t *borders, int64_t j, int64_t last, int64_t reach, int wide, int64_t *found) {
+    int64_t here = borders[j], left = here - borders[j - 1], right = borders[j + 1] - here;
+    int count = 0;
+    if (wide && left <= reach && right <= reach) { /* every point up to there is one */
+        for (int64_t at = here - left; at <= here + right; at++)
+            found[count++] = at;
+        return count;
+    }
+    for (int64_t s = -reach; s <= reach; s++) {
+        int64_t at = here + s;
+        if (wide)
+            at = s < 0 ? here - left * -s / reach : here + right * s / reach;
+        at = MAX(0, MIN(at, last));
+        found[count] = at;
+        count += !count || found[count - 1] != at;
+    }
+    return count;
+}
+
 /* The best choice of borders among candidates around the present ones: `found`, and its score. */
 static double best(const Sums *sums, const int64_t *borders, int64_t k, int64_t reach, int wide, Work *work, int64_t *found) {
-    int width = (int)(2 * reach + 1), padded = (width + 7) & ~7;
+    int most = (int)(2 * reach + 1), width = 0;
     int64_t inner = k - 1, last = sums->points;
     const double *tables[3] = {sums->mass, sums->moment, sums->square};
     double now[3][MOST_WIDTH], then[3][MOST_WIDTH], score[MOST_WIDTH], before[MOST_WIDTH];
     int64_t choice[MOST_WIDTH];
     int kinds = sums->square ? 3 : 2;
     for (int64_t j = 0; j < inner; j++) {
-        int64_t here = borders[j + 1], left = here - borders[j], right = borders[j + 2] - here;
-        int64_t *candidates = work->candidates + j * width;
-        for (int64_t s = -reach; s <= reach; s++) {
-            int64_t at = here + s;
-            if (wide)
-                at = s < 0 ? here - left * -s / reach : here + right * s / reach;
-            candidates[s + reach] = MAX(0, MIN(at, last));
-        }
+        int64_t *candidates = work->candidates + j * most;
+        int earlier = width, padded;
+        width = places(borders, j + 1, last, reach, wide, candidates);
+        padded = (width + 7) & ~7;
         for (int t = 0; t < kinds; t++) {
             memcpy(then[t], now[t], sizeof now[t]);
             for (int c = 0; c < padded; c++)
@@ -128,10 +133,10 @@ static double best(const Sums *sums, const int64_t *borders, int64_t k, int64_t 
                                     kinds == 3 ? now[2][c] - tables[2][0] : 0, kinds == 3);
         } else {
             memcpy(before, score, sizeof score);
-            PATH(step)(width, now[0], now[1], kinds == 3 ? now[2] : 0, then[0], then[1], kinds == 3 ? then[2] : 0, before,
-                       score, choice);
+            PATH(step)(width, earlier, now[0], now[1], kinds == 3 ? now[2] : 0, then[0], then[1], kinds == 3 ? then[2] : 0,
+                       before, score, choice);
             for (int c = 0; c < width; c++)
-                work->choice[j * width + c] = (uint8_t)choice[c];
+                work->choice[j * most + c] = (uint8_t)choice[c];
         }
     }
     int pick = 0;
@@ -147,8 +152,8 @@ static double best(const Sums *sums, const int64_t *borders, int64_t k, int64_t 
     found[0] = borders[0];
     found[k] = borders[k];
     for (int64_t j = inner - 1; j >= 0; j--) {
-        found[j + 1] = work->candidates[j * width + pick];
-        pick = j ? work->choice[j * width + pick] : 0;
+        found[j + 1] = work->candidates[j * most + pick];
+        pick = j ? work->choice[j * most + pick] : 0;
     }
     return top;
 }

@@ -1,8 +1,8 @@
 /* The hot loops of the fit, once for each path: PATH_NAME(name) and TARGET are set by who includes this. */
 
-/* Scores of intervals that end at each of `width` candidates and begin at one of the `width` before: the best of
+/* Scores of intervals that end at each of `width` candidates and begin at one of the `earlier` ones: the best of
    before[p] + score(p, c), the first one of equals, and which it was. Arrays have room for MOST_WIDTH. */
-TARGET static void PATH_NAME(step)(int width, const double *RESTRICT mass, const double *RESTRICT moment,
+TARGET static void PATH_NAME(step)(int width, int earlier, const double *RESTRICT mass, const double *RESTRICT moment,
                                    const double *RESTRICT square, const double *RESTRICT mass0,
                                    const double *RESTRICT moment0, const double *RESTRICT square0,
                                    const double *RESTRICT before, double *RESTRICT score, int64_t *RESTRICT choice) {
@@ -11,7 +11,7 @@ TARGET static void PATH_NAME(step)(int width, const double *RESTRICT mass, const
         score[c] = -INFINITY;
         choice[c] = 0;
     }
-    for (int p = 0; p < width; p++) {
+    for (int p = 0; p < earlier; p++) {
         double m0 = mass0[p], s0 = moment0[p], b = before[p];
         if (square) {
             double q0 = square0[p];
@@ -57,5 +57,22 @@ TARGET static void PATH_NAME(count_below)(const float *RESTRICT values, int64_t 
         for (int j = 0; j < count; j++)
             found += values[i] > limits[j];
         codes[i] = (uint8_t)found;
+    }
+}
+
+/* Cube roots of numbers that are not negative, in place, by one step of Halley's iteration from a guess: elementary
+   operations only, the same everywhere. */
+TARGET static void PATH_NAME(cube_roots)(double *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits;
+        memcpy(&bits, x + i, 8);
+        uint64_t high = bits >> 32, low = bits & 0xFFFFFFFFu, third = high * 0xAAAAAAABu >> 33, less = low * 0xAAAAAAABu >> 33;
+        uint64_t rest = high - 3 * third, more = rest + low - 3 * less;
+        bits = (third << 32) + rest * 0x55555555u + less + (more >= 3); /* a third of them */
+        bits += UINT64_C(0x2A9F789300000000);
+        double y;
+        memcpy(&y, &bits, 8);
+        double cube = y * y * y, root = y * ((cube + 2 * x[i]) / (2 * cube + x[i]));
+        x[i] = x[i] > 0 ? root : 0.0;
     }
 }

@@ -7,7 +7,6 @@ spectral norm, and the masks of ``torch.nn.utils.prune``.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from lloydmax.network.copying import deep_copy
 from lloydmax.runtime.modes import evaluation_mode
 
 _SOURCES: dict[type, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ def computed(model: nn.Module) -> dict[str, str]:
 
 
 def computed_last(module: nn.Module) -> Iterator[Tensor]:
-    """The tensors with a history that a module keeps as plain attributes, which ``copy.deepcopy`` refuses."""
+    """The tensors with a history that a module keeps as plain attributes, which a deep copy refuses."""
     for value in vars(module).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, Tensor) and item.grad_fn is not None:
@@ -58,7 +58,7 @@ def copied(model: nn.Module, share: bool = False) -> nn.Module:
         held = (*module._parameters.values(), *module._buffers.values()) if share else ()
         memo |= {id(tensor): tensor for tensor in held if tensor is not None}
         memo |= {id(tensor): tensor.detach() for tensor in computed_last(module)}
-    return copy.deepcopy(model, memo)
+    return deep_copy(model, memo)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ that names are those of the bare model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from lloydmax.errors import ModelError
 from lloydmax.network.baking import bake, computed_last
 from lloydmax.network.buffers import weights_in_buffers
+from lloydmax.network.copying import deep_copy
 from lloydmax.network.given import network
 from lloydmax.network.parameters import WeightBuffer, promote
 from lloydmax.network.rebuilding import rebuild
@@ -106,10 +107,23 @@ def private(model: nn.Module, runs: bool = True) -> nn.Module:
     return made
 
 
-def own(tree: nn.Module) -> nn.Module:
-    """A copy of a private tree with memory of its own, such as a student."""
-    odd = (*tree.parameters(), *tree.buffers())
-    return copy.deepcopy(tree, {id(t): t.detach().clone() for t in odd if t.layout != torch.strided})
+def own(tree: nn.Module, sharing: Collection[str] = ()) -> nn.Module:
+    """A copy of a private tree with memory of its own, such as a student.
+
+    Args:
+        tree: not changed.
+        sharing: names of parameters that keep the memory of the tree's, for they are about to be replaced.
+    """
+    memo: dict[int, Any] = {}
+    for name in sharing:
+        parameter = tree.get_parameter(name)
+        memo[id(parameter)] = type(parameter)(parameter.data, parameter.requires_grad)  # .data: a version of its own
+    for module in tree.modules():
+        for held in (*module._parameters.values(), *module._buffers.values()):
+            if held is not None and held.layout != torch.strided:
+                memo[id(held)] = held.detach().clone()
+    made: nn.Module = deep_copy(tree, memo)
+    return made
 
 
 def original(model: nn.Module) -> nn.Module:
@@ -238,8 +252,9 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     wrappers = [module for module in model.modules() if _inside(module) is not None]
     try:
         for wrapper in reversed(wrappers):
-            memo[id(wrapper)] = copy.deepcopy(unwrapped(wrapper), memo)
-        return copy.deepcopy(model, memo)
+            memo[id(wrapper)] = deep_copy(unwrapped(wrapper), memo)
+        made: nn.Module = deep_copy(model, memo)
+        return made
     except RecursionError:
         raise ModelError(
             "the model, or something in it, lies so deep in itself that Python cannot copy it: put layers side by "

@@ -11,8 +11,10 @@ from lloydmax.format import packing
 from lloydmax.hooks import registry
 from lloydmax.plan.parameter import PlannedParameter
 
-_SAMPLES = 1 << 10, 1 << 16
+_SAMPLES = 1 << 6, 1 << 10, 1 << 16
 """Weights whose distinct values are counted first, at least twice as many as centroids."""
+_FEW = 1 << 10
+"""Numbers whose distinct ones are soon told without sorting them."""
 _CODED_SAMPLE = 1 << 20
 """Weights of a parameter from which the length of its entropy-coded codes is foretold."""
 
@@ -28,16 +30,20 @@ def most_centroids(weight: Tensor, layout: Layout) -> int:
     if layout.codebooks > 1:
         most = 0
         for group in layout.groups(weight):
-            for values in group:
-                most = max(most, int(values.reshape(-1).unique().numel()))
-                if most >= wanted:
-                    return wanted
+            for row in range(len(group)):
+                most = max(most, _distinct(group[row]))
+                if most >= min(wanted, group[row].numel()):  # no other one has more
+                    return min(most, wanted)
         return most
     flat = weight.reshape(-1)
     for size in _SAMPLES:
-        if flat[:: max(1, flat.numel() // max(size, 2 * wanted))].unique().numel() > wanted:
+        if _distinct(flat[:: max(1, flat.numel() // max(size, 2 * wanted))]) > wanted:
             return wanted
-    return min(wanted, int(flat.unique().numel()))
+    return min(wanted, _distinct(flat))
+
+
+def _distinct(values: Tensor) -> int:
+    return len(set(values.reshape(-1).tolist())) if values.numel() <= _FEW else int(values.unique().numel())
 
 
 def expected_stream(p: PlannedParameter, weight: Tensor) -> int:

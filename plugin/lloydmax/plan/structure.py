@@ -122,7 +122,7 @@ def _zeros(
     total = zeros = codes = mask = 0
     for p in parameters:
         wanted = getattr(p.options, "zeros", None)
-        count = 0 if wanted == "free" else int((weights[p.name] == 0).count_nonzero())
+        count = 0 if wanted == "free" else p.weights - int(weights[p.name].count_nonzero())
         whole = round(zero_share(weights[p.name], p.layout) * p.layout.codes) if wanted == "keep" else 0
         if whole:
             stay.append(p.name)

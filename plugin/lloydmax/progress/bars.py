@@ -61,7 +61,7 @@ class ProgressBars:
             console=console,
             redirect_stdout=alone,
             redirect_stderr=alone,
-            disable=not console.is_terminal or console.is_dumb_terminal,
+            disable=not drawn(console),
         )
         self._open: list[tuple[str, TaskID]] = []
         self._known: dict[str, dict[str, float]] = {}
@@ -93,7 +93,7 @@ class ProgressBars:
         """Advance the line of a stage."""
         known = self._known.setdefault(step, {})
         known |= metrics
-        self._advance(step, index, total, _news(known))
+        self._advance(step, index, total, news_of(known))
 
     @hookimpl
     def lloydmax_stage_finished(self, stage: str, seconds: float, metrics: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class ProgressBars:
             return
         line = next(t for t in self._progress.tasks if t.id == task)
         done = line.completed or 1
-        news = _news(metrics) or line.fields["news"]
+        news = news_of(metrics) or line.fields["news"]
         self._progress.update(task, completed=done, total=done, news=news)  # a bar that pulsed is full
 
     def _advance(self, stage: str, index: int, total: int, news: str) -> None:
@@ -112,6 +112,13 @@ class ProgressBars:
             if name == stage:
                 self._progress.update(task, completed=index, total=total, news=news)
                 return
+
+
+def drawn(console: Console | None = None) -> bool:
+    """Whether bars can be drawn there; default: on stderr."""
+    console = console or rich("console").Console(stderr=True)
+    assert console is not None
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _column(cell: Callable[[Task], Text]) -> ProgressColumn:
@@ -137,11 +144,11 @@ def _pace(task: Task) -> Text:
     speed = task.completed / task.finished_time if task.finished_time else task.speed
     pace = "" if not speed or task.total == 1 else _rate(speed, task.fields["unit"])
     if task.finished:
-        when = f"in {_clock(task.finished_time or 0)}"
+        when = f"in {clock(task.finished_time or 0)}"
     elif task.time_remaining is None:
-        when = _clock(task.elapsed or 0)
+        when = clock(task.elapsed or 0)
     else:
-        when = f"{_clock(task.time_remaining)} left"
+        when = f"{clock(task.time_remaining)} left"
     return Text(f"{pace:>11} {when:>9}", style="progress.remaining", no_wrap=True)
 
 
@@ -150,12 +157,13 @@ def _rate(speed: float, unit: str) -> str:
     return f"{speed:.{1 if speed < 100 else 0}f} {unit}/s" if speed >= 0.1 else f"{1 / speed:.0f} s/{unit}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """``1:10``, with hours where there are some."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def _news(metrics: dict[str, Any]) -> str:
+def news_of(metrics: dict[str, Any]) -> str:
     """The numbers that matter: the loss and how good the model is; of a stage without these, its first two."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
     known: list[str] = [name for name in ("loss", "agreement", "kl", "score") if name in numbers]

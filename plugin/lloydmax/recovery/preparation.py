@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 
@@ -12,6 +11,7 @@ from lloydmax.codebook.codebook import Codebook
 from lloydmax.data import Source
 from lloydmax.format.parts import round_floats
 from lloydmax.hooks.events import Events
+from lloydmax.network.copying import deep_copy
 from lloydmax.network.folding import fold_batch_norms
 from lloydmax.network.parameters import promote
 from lloydmax.plan.plan import Plan, plan_as_is, verify_plan
@@ -19,6 +19,13 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import released
 from lloydmax.student.held import remember
 from lloydmax.student.student import CodebookStudent, Int8Student, Student
+
+
+def changes(teacher: nn.Module, plan: Plan) -> bool:
+    """Whether codebooks are fitted to another model than the teacher, though no step runs before: see
+    :func:`to_be_fitted`."""
+    held_in_buffers = {name for name, buffer in teacher.named_buffers() if not isinstance(buffer, nn.Parameter)}
+    return plan.recipe.activations is not None or not held_in_buffers.isdisjoint(plan.parameters)
 
 
 def to_be_fitted(
@@ -41,7 +48,7 @@ def to_be_fitted(
     changed |= promote(student, plan.parameters)
     if not changed:
         return teacher, plan
-    return copy.deepcopy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
+    return deep_copy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
 
 
 def student_of(

@@ -115,6 +115,7 @@ class Figures:
         tried: with ``keep: best``, the codebooks and steps that were compared, with the damage that each did to the
             outputs, and whether it was kept.
         outputs: what counts in what the model returns, and what it tells; empty without data.
+        weights: of the original, compressed or not, as a recipe's ``bits`` counts them; ``None`` in reports of 0.1.
     """
 
     recipe: str
@@ -132,6 +133,12 @@ class Figures:
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
     outputs: list[Answer] = field(default_factory=list)
+    weights: int | None = None
+
+    @property
+    def bits(self) -> float | None:
+        """Bits of the whole file for each weight of the original; ``None`` where these were not counted."""
+        return None if self.weights is None else 8 * self.bytes.file / self.weights
 
     @property
     def reduction(self) -> float:
@@ -205,6 +212,7 @@ class Figures:
         """Plain data; numbers that JSON cannot hold (infinite, NaN) become ``None``."""
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {
             "bytes": self.bytes.to_dict(),
+            "bits": self.bits,
             "reduction": self.reduction,
             "agreement": self.agreement,
             "alike": self.alike,

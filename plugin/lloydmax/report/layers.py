@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,9 +109,9 @@ def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
         centroids: any shape.
     """
     flat = weight.detach().reshape(-1)
-    low, high = (float(end) for end in torch.aminmax(flat))
-    values = centroids.detach().reshape(-1).double().sort().values
-    drawn = values[torch.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().long()]
+    low, high = native.ends(flat) if _served(flat) else map(float, torch.aminmax(flat))
+    values = np.sort(centroids.detach().reshape(-1).float().cpu().numpy())
+    drawn = values[torch.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().long().numpy()]
     return Histogram(
         low=_short(low),
         high=_short(high),
@@ -123,12 +124,14 @@ def histogram(weight: Tensor, centroids: Tensor) -> Histogram:
 def _counts(flat: Tensor, low: float, high: float) -> list[int]:
     bins = min(BINS, max(1, math.isqrt(flat.numel()))) if high > low else 1
     factor = bins / (high - low) if high > low else 0.0
-    if native.active() and flat.device.type == "cpu" and flat.dtype == torch.float32 and flat.is_contiguous():
-        total = native.bins(flat, low, factor, bins)
-    else:
-        total = in_bins(flat, low, factor, bins)
+    total = (native.bins if _served(flat) else in_bins)(flat, low, factor, bins)
     counts: list[int] = total.tolist()
     return counts
+
+
+def _served(flat: Tensor) -> bool:
+    """Whether the core counts these values."""
+    return native.active() and flat.device.type == "cpu" and flat.dtype == torch.float32 and flat.is_contiguous()
 
 
 def in_bins(flat: Tensor, low: float, factor: float, bins: int) -> Tensor:

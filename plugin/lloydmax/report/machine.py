@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
 import torch
 
+from lloydmax.runtime.code import VERSION
+
 
 def environment() -> dict[str, str]:
     """Machine and versions, in words."""
     return {
-        "lloydmax": importlib.metadata.version("lloydmax"),
+        "lloydmax": VERSION,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{_processor()}, {os.cpu_count()} cores",

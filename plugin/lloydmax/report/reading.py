@@ -96,6 +96,8 @@ def read_fields(path: str | Path) -> dict[str, Any]:
         raise ReportError(f"{shown(path)}: bytes has no {error}") from None
     if min(sizes.to_dict().values()) < 1:
         raise ReportError(f"{shown(path)}: bytes holds a size below 1")
+    if (weights := fields.get("weights")) is not None and weights < 1:
+        raise ReportError(f"{shown(path)}: weights is {weights}, a model has 1 or more")
     if len(fields["stages"]) < 2:
         raise ReportError(f"{shown(path)}: stages has {len(fields['stages'])} entries, a report has 2 or more")
     return fields | {"bytes": sizes}

@@ -36,7 +36,8 @@ def key_figures(report: Figures) -> str:
         entries.append(("Agreement", percent(agreement.after, 1), compared))
     if (perplexity := report.perplexity) is not None:
         entries.append(("Perplexity", written(perplexity.after), f"the original {written(perplexity.original)}"))
-    entries.append(("Bits of a weight", f"{bits(report):.2f}", f"{weights(report):,} weights, codebooks counted"))
+    if report.bits is not None:
+        entries.append(("Bits a weight", f"{report.bits:.2f}", f"of the whole file, {report.weights:,} weights"))
     threads = report.environment.get("threads", "?")
     entries.append(
         ("Time", seconds(sum(report.seconds.values())), f"on {threads} thread{'' if threads == '1' else 's'}")
@@ -53,7 +54,7 @@ def compared(a: Figures, b: Figures) -> str:
     rows: list[tuple[str, float | None, float | None, Callable[[float], str], bool]] = [
         ("Size of the file", a.bytes.file, b.bytes.file, size, True),
         ("Times smaller", a.bytes.original / a.bytes.file, b.bytes.original / b.bytes.file, lambda v: f"{v:.1f}", True),
-        ("Bits of a weight", bits(a), bits(b), lambda v: f"{v:.2f}", False),
+        ("Bits a weight", a.bits, b.bits, lambda v: f"{v:.2f}", False),
         ("Agreement", a.alike.after, b.alike.after, lambda v: percent(v, 1), False),
         ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
         ("Perplexity", _perplexity(a), _perplexity(b), written, False),
@@ -233,16 +234,6 @@ def facts(report: Figures) -> str:
     entries = {"recipe": report.recipe, "seed": str(report.seed), "time": times, **report.environment}
     made = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items())
     return f"<dl class=facts>{made}</dl>"
-
-
-def weights(report: Figures) -> int:
-    """Compressed weights."""
-    return sum(math.prod(layer.shape) for layer in report.layers)
-
-
-def bits(report: Figures) -> float:
-    """Bits of an average compressed weight, codebooks counted."""
-    return 8 * sum(layer.bytes for layer in report.layers) / max(1, weights(report))
 
 
 def seconds(value: float) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def report_tables(report: Figures) -> list[RenderableType]:
     """Sizes, agreement, layers and times of a report."""
-    sizes = new_table(title=f"{report.model} compressed by recipe {report.recipe!r}")
+    bits = None if report.bits is None else f"{report.bits:.2f} bits of file for each of {report.weights:,} weights"
+    sizes = new_table(title=f"{report.model} compressed by recipe {report.recipe!r}", caption=bits)
     sizes.add_column("size")
     for name in ("bytes", "smaller", "times"):
         sizes.add_column(name, justify="right")

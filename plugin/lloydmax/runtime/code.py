@@ -53,6 +53,10 @@ def version(distribution: str) -> str | None:
         return None
 
 
+VERSION = version(_OURS[0]) or "unknown"
+"""Of lloydmax itself; ``"unknown"`` where it runs without being installed."""
+
+
 def _is_installed(place: str) -> bool:
     path = Path(place).resolve()
     return any(path.is_relative_to(Path(sysconfig.get_path(kind)).resolve()) for kind in ("purelib", "platlib"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -29,4 +31,4 @@ def without_values(tensor: Tensor) -> bool:
 
 def finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite; a sum, which is quick, tells so of nearly all tensors that are finite."""
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())

@@ -144,7 +144,7 @@ class Attached(NamedTuple):
 def attached(model: nn.Module) -> Iterator[Attached]:
     """Every parameter of a student that a codebook holds, while it is trained, in the order of the modules."""
     for prefix, module in model.named_modules():
-        if not parametrize.is_parametrized(module):
+        if "parametrizations" not in module._modules or not parametrize.is_parametrized(module):
             continue
         for leaf, held in module.parametrizations.items():
             if isinstance(held[0], CodebookWeight):

@@ -59,7 +59,7 @@ def _held(model: nn.Module) -> Iterator[tuple[str, Tensor | Codebook, bool]]:
         if isinstance(module, CodesHolder) or _holds_codes(module):
             continue
         dot = f"{prefix}." if prefix else ""
-        if parametrize.is_parametrized(module):
+        if "parametrizations" in module._modules and parametrize.is_parametrized(module):
             for leaf, held in module.parametrizations.items():
                 if _holds_codes(held):
                     yield dot + leaf, held[0].holding(held.original), "original" in held._buffers

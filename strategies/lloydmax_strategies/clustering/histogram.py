@@ -152,7 +152,7 @@ class Histogram:
             self._scan: Scan | DeviceScan = Scan(flat.cpu(), None if mass is None else mass.cpu())
         else:
             self._scan = DeviceScan(flat)
-        self._coarse = self._points(np.zeros(len(self._scan.mass), bool))
+        self._coarse = self._points()
 
     @classmethod
     def of(cls, weight: Tensor, importance: Tensor | None = None) -> Histogram:
@@ -193,12 +193,14 @@ class Histogram:
             points = self._refined(trust * left / 2)
         return error / float(points.total[-1]), centroids
 
-    def _points(self, split: NDArray[np.bool_]) -> Points:
-        """Intervals of the keys, with the exact values of those in ``split``, a ``(65536,)`` mask, instead."""
+    def _points(self, split: NDArray[np.bool_] | None = None) -> Points:
+        """Intervals of the keys, with the exact values of those in ``split``, a mask, instead."""
         scan = self._scan
-        keep = ~split & (scan.mass > 0)
-        points = scan.low[keep], scan.high[keep], scan.mass[keep], scan.moment[keep]
-        if split.any():
+        points = scan.low, scan.high, scan.mass, scan.moment
+        keep = scan.mass > 0 if split is None else ~split & (scan.mass > 0)
+        if not keep.all():
+            points = scan.low[keep], scan.high[keep], scan.mass[keep], scan.moment[keep]
+        if split is not None:
             single = _merged(*_distinct(*scan.select(split)))
             both = [np.concatenate(pair) for pair in zip(points, single, strict=True)]
             order = np.argsort(both[0], kind="stable")

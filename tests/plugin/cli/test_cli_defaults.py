@@ -9,7 +9,7 @@ import lloydmax
 import numpy as np
 from click.testing import CliRunner
 from lloydmax import demo
-from lloydmax.cli import main
+from lloydmax_command import main
 
 
 def test_the_command_needs_no_recipe(tmp_path: Path) -> None:

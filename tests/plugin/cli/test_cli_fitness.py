@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import SmallNet
-from lloydmax.cli import main
+from lloydmax_command import main
 from torch import Tensor, nn
 
 

@@ -12,7 +12,7 @@ import lloydmax
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from lloydmax import cli
+from lloydmax_command import main
 
 hf = pytest.importorskip("transformers")
 
@@ -24,7 +24,7 @@ TEXT = "a line of letters.\n\nanother line, of other letters.\n" * 40
 
 
 def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

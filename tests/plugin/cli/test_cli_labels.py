@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from lloydmax import DataError
-from lloydmax.cli import main
 from lloydmax.cli.inputs import class_numbers, labels_of
+from lloydmax_command import main
 from PIL import Image
 
 MODEL = ["--model", "conftest:SmallNet"]

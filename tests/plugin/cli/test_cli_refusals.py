@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import demo
-from lloydmax.cli import main
+from lloydmax_command import main
 from torch import Tensor, nn
 
 RECIPE = "quantize:\n  - {layers: all, centroids: 4}\nrecover:\n  - {step: renormalize}\n"
@@ -97,6 +97,7 @@ def refused(*arguments: str, status: int = 2, model: str = "NeverRun") -> str:
         ([*SEARCH, "--samples", "0"], "not in the range x>=1"),
         (["evaluate", "--student", "m", "--data", "d.npy", "--samples", "-3"], "not in the range x>=1"),
         (["evaluate", "--data-fitness", "d.npy", "--samples", "0"], "not in the range x>=1"),
+        ([*COMPRESS, "--out", "m", "--device", "gpu"], "torch calls GPUs cuda"),
         (["recipe", "--bits", "0.3", "--out", "m.yaml"], "0.3 bits a weight the file may have .* fills alone"),
         (["compress", "--bits", "0.3", "--out", "m"], "0.3 bits a weight the file may have .* fills alone"),
         (["recipe", "--out", "no/r.yaml"], "no does not exist"),

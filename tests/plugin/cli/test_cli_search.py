@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import Recipe
-from lloydmax.cli import main
+from lloydmax_command import main
 
 
 @pytest.fixture

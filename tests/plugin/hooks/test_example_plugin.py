@@ -29,7 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lloydmax_command(site: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from lloydmax.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from lloydmax_command import main; main()", *map(str, arguments)]
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -13,7 +13,7 @@ import lloydmax
 import numpy as np
 import pytest
 import torch
-from lloydmax.integrations.inc import CodebookConfig
+from lloydmax.integrations.inc import CodebookConfig, algorithm
 from lloydmax.integrations.inc import tuning as tuning_module
 from lloydmax.teacher.kept import TeacherOutputs
 from lloydmax_strategies.kmeans import KMeans
@@ -175,6 +175,42 @@ def test_a_baseline_that_inc_cannot_use_is_an_error(
 def test_a_negative_metric_is_a_warning(small_net: nn.Module, pictures: Tensor) -> None:
     with pytest.warns(UserWarning, match=r"is negative \(-2\): INC's goal, -1\.98, is then stricter"):
         autotune(small_net, TuningConfig(config_set=[CodebookConfig()]), eval_fn=Metric(pictures, -2.0, -1.0))
+
+
+@pytest.mark.parametrize(
+    ("baseline", "result", "warns"),
+    [(20.0, 23.0, True), (0.02, 0.05, True), (71.2, 71.5, False), (0.5, 0.55, False), (1.0, 0.9, False)],
+)
+def test_a_metric_that_compression_makes_better_is_doubted(
+    baseline: float, result: float, warns: bool, small_net: nn.Module, pictures: Tensor
+) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tuning = TuningConfig(config_set=[CodebookConfig(centroids=4)])
+        autotune(small_net, tuning, eval_fn=Metric(pictures, baseline, result))
+        gc.collect()
+    assert sum("gives a perplexity or a loss" in str(one.message) for one in said) == warns
+
+
+def test_a_metric_that_is_called_perplexity_is_doubted_before_any_work(small_net: nn.Module, pictures: Tensor) -> None:
+    values = iter([20.0, 20.1])
+
+    def eval_ppl(model: nn.Module) -> float:
+        return next(values)
+
+    with pytest.warns(UserWarning, match=r"eval_fn is called 'eval_ppl'.* return 1 / perplexity"):
+        autotune(small_net, TuningConfig(config_set=[CodebookConfig(centroids=4)]), eval_fn=eval_ppl)
+        gc.collect()
+
+
+def test_the_log_has_the_layers_of_each_trial(
+    small_net: nn.Module, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: list[Any] = []
+    monkeypatch.setattr(algorithm, "dump_model_op_stats", lambda mode, mapping: tables.append(mapping))
+    metric = Metric(pictures, 1.0, 0.5, 1.0)
+    autotune(small_net, TuningConfig(config_set=[CodebookConfig(centroids=[4, 16])]), eval_fn=metric)
+    assert [{one.bits for one in mapping.values()} for mapping in tables] == [{2}, {4}]
 
 
 def test_an_exception_in_eval_fn_adds_no_message_of_ours(small_net: nn.Module, pictures: Tensor) -> None:

@@ -192,7 +192,7 @@ def test_mistakes_in_a_config_are_named(make: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (CodebookConfig().set_local("fc", CodebookConfig()), "matches no layer of Fcs in full; did you mean 'fc"),
+        (CodebookConfig().set_local("f1", CodebookConfig()), "matches no layer of Fcs.*; did you mean 'fc1"),
         (CodebookConfig(white_list=["fc3"]), "'fc3' matches no layer"),
         (CodebookConfig().set_local(nn.Conv2d, CodebookConfig()), "no module of type 'Conv2d'"),
         (CodebookConfig(quantizer="none"), "leaves every layer"),

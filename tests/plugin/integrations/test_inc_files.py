@@ -113,8 +113,8 @@ def test_mistakes_are_named(small_net: nn.Module, tmp_path: Path) -> None:
         load(str(tmp_path), nn.Linear(3, 3))
     document = json.loads((tmp_path / "qconfig.json").read_text())
     (key,) = document
-    (tmp_path / "qconfig.json").write_text(json.dumps({key: {**document[key], "version": 2}}))
-    with pytest.raises(lloydmax.CheckpointError, match="version 2"):
+    (tmp_path / "qconfig.json").write_text(json.dumps({key: {**document[key], "version": 3}}))
+    with pytest.raises(lloydmax.CheckpointError, match="version 3"):
         load(str(tmp_path), original)
     (tmp_path / "qconfig.json").write_text(json.dumps({key: {"version": 1, "others": {"gptq": {"fc": {}}}}}))
     with pytest.raises(lloydmax.CheckpointError, match="'gptq'"):

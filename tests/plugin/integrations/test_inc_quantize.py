@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from lloydmax.hooks import registry
-from lloydmax.integrations.inc import CodebookConfig, algorithm
+from lloydmax.integrations.inc import CodebookConfig
+from lloydmax.integrations.inc import run as run_module
 from neural_compressor.torch.quantization import convert, prepare, quantize, save
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def test_the_teacher_is_pristine_and_no_part_of_the_student(
 ) -> None:
     original = copy.deepcopy(small_net)
     prepared = prepare(small_net, CodebookConfig.from_recipe(RECIPE), inplace=inplace)
-    run = algorithm.run_of(prepared)
+    run = run_module.run_of(prepared)
     assert run is not None and run.teacher is not None
     teacher = run.teacher
     feed(prepared, batches(pictures))
@@ -152,7 +153,7 @@ def test_the_teacher_is_pristine_and_no_part_of_the_student(
     )
     found = convert(prepared, inplace=inplace)
     assert all(torch.equal(teacher.state_dict()[name], value) for name, value in original.state_dict().items())
-    assert algorithm.run_of(found) is None
+    assert run_module.run_of(found) is None
     assert not found._forward_pre_hooks and not found._forward_pre_hooks_with_kwargs
 
 
@@ -258,25 +259,25 @@ def test_dict_inputs_are_captured_without_labels(small_net: nn.Module, pictures:
     config = CodebookConfig(trainable="all", recover={"step": "distill", "epochs": 1})
     prepared = prepare(small_net, config)
     prepared(x=pictures)
-    run = algorithm.run_of(prepared)
+    run = run_module.run_of(prepared)
     assert run is not None and run.captured is not None and len(run.captured) == len(pictures)
     convert(prepared)
 
 
 def test_captured_inputs_are_bounded(small_net: nn.Module, pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 2 * pictures[:32].nbytes
-    monkeypatch.setattr(algorithm, "Captured", functools.partial(algorithm.Captured, limit_bytes=limit))
+    monkeypatch.setattr(run_module, "Captured", functools.partial(run_module.Captured, limit_bytes=limit))
     prepared = prepare(small_net, CodebookConfig.from_recipe(RECIPE))
     with pytest.warns(UserWarning, match="only the first 64 samples"):
         feed(prepared, batches(pictures))
-    run = algorithm.run_of(prepared)
+    run = run_module.run_of(prepared)
     assert run is not None and run.captured is not None and run.captured.bytes <= limit
     convert(prepared)
 
 
 def test_nothing_is_captured_or_copied_where_nothing_needs_it(small_net: nn.Module, pictures: Tensor) -> None:
     prepared = prepare(small_net, CodebookConfig())
-    run = algorithm.run_of(prepared)
+    run = run_module.run_of(prepared)
     assert run is not None and run.captured is None and run.teacher is None
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from lloydmax import native
-from lloydmax.cli import main
 from lloydmax.native import library
 from lloydmax.native.library import PATHS, core, ready
 from lloydmax.report.layers import in_bins
+from lloydmax_command import main
 
 
 @pytest.fixture

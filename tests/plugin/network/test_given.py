@@ -46,7 +46,7 @@ def test_depth_is_that_of_pythons_own_limit(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(60):
         model = nn.Sequential(model)
     private(model)
-    for _ in range(150):
+    for _ in range(300):
         model = nn.Sequential(model)
     with pytest.raises(ModelError, match="so deep in itself that Python cannot copy it|too deep for Python"):
         private(model)

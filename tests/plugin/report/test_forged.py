@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from lloydmax import Report, ReportError
-from lloydmax.cli import main
 from lloydmax.report.curves import DamageCurves
 from lloydmax.teacher.agreement import Agreement
+from lloydmax_command import main
 from report_runs import measured
 
 SCRIPT = "</script><script>alert(1)</script>\"'"
@@ -44,6 +44,7 @@ def changed(data: Any, path: tuple[str | int, ...], value: Any) -> str:
         (("stages", 0, "score"), "nan", r"stages\[0\]\.score"),
         (("stages", 0, "score"), True, r"stages\[0\]\.score"),
         (("model",), "\ud800", "model"),
+        (("weights",), 0, "weights is 0"),
     ],
 )
 def test_a_forged_report_is_refused_in_one_line(

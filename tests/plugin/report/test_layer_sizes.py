@@ -31,3 +31,6 @@ def test_bytes_are_those_of_the_file(storage: dict[str, Any], options: dict[str,
         else:
             assert 0 < layer.bits < stored[layer.name].bits
     assert sum(layer.bytes for layer in result.report.layers) < result.report.bytes.file
+    file = (tmp_path / "net.safetensors").stat().st_size
+    assert result.report.bytes.file == file and result.report.bits == 8 * file / (50 * 90 + 90 + 90 * 30 + 30)
+    assert f"{result.report.bits:.2f} bits of file for each of 7,320 weights" in str(result.report)

@@ -12,7 +12,7 @@ import lloydmax
 import pytest
 from click.testing import CliRunner
 from lloydmax import Report
-from lloydmax.cli import main
+from lloydmax_command import main
 from report_runs import measured, plain
 
 pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lloydmax.extend import native
-from lloydmax_strategies.clustering import histogram, rows, scan
+from lloydmax_strategies.clustering import histogram, priced, rows, scan
 from lloydmax_strategies.kmeans import KMeans
 from torch import Tensor
 
@@ -75,10 +75,12 @@ def test_sums_of_more_than_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     n = (1 << 20) + 12_345
     values = _draw("heavy tails", (n,), 3, torch.float32).numpy()
     mass = np.abs(values)
-    keys = (np.arange(n) * 31 % 65536).astype(np.uint16)
-    for given_values, importance in ((values, None), (values, mass), (None, mass)):
-        one = native.count_keys(keys, given_values, importance)
-        assert all(map(np.array_equal, one, scan.count_keys(keys, given_values, importance)))
+    for importance in (None, mass):
+        keys, others = np.empty((2, n), np.uint16)
+        one = native.scan(values, importance, scan.MULTIPLES, keys)
+        assert all(map(np.array_equal, one, scan.scan_in_python(values, importance, scan.MULTIPLES, others)))
+        assert np.array_equal(keys, others)
+        assert np.array_equal(native.count_keys(keys, importance), scan.count_keys(keys, importance))
 
 
 def test_threads_change_nothing() -> None:
@@ -97,9 +99,9 @@ def test_sizes_are_checked_before_the_call() -> None:
         native.fit_rows(torch.zeros(2, 3), torch.zeros(2, 2), 2, torch.uint8)
     keys = np.zeros(5, np.uint16)
     with pytest.raises(ValueError, match="differ in number"):
-        native.count_keys(keys, np.zeros(4, np.float32), None)
+        native.count_keys(keys, np.zeros(4, np.float32))
     with pytest.raises(TypeError, match="float64 in place of float32"):
-        native.count_keys(keys, np.zeros(5), None)
+        native.count_keys(keys, np.zeros(5))
     points = np.arange(4.0)
     with pytest.raises(ValueError, match="4 centroids of 4 points"):
         native.solve_points(points, points, points + 1, points, 4, 64, torch.float32)
@@ -115,3 +117,35 @@ def test_points_are_solved_alike() -> None:
         for dtype in (*DTYPES, torch.float64):
             one, other = points.solve(k, dtype), points.solve_in_python(k, max(64, 8192 // k), dtype)
             assert torch.equal(one[0], other[0]) and one[1] == other[1]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_prices(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, found = _draw(kind, (9000,), 11, torch.float32), {}
+    square = max(float(weight.double().square().mean()), 1e-30)
+    for active in (True, False):
+        monkeypatch.setattr(native, "active", lambda active=active: active)
+        made = [
+            KMeans(KMeans.Options(centroids=k, price=square * p)).fit(weight) for k in (4, 300) for p in (1e-1, 1e-4)
+        ]
+        found[active] = [(book.centroids, book.codes) for book in made]
+    for one, other in zip(found[True], found[False], strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@given(st.lists(st.floats(1e-300, 1e300), min_size=1, max_size=9))
+def test_the_logarithm_is_one(values: list[float]) -> None:
+    assert np.allclose(priced.log_two(np.array(values)), np.log2(values), rtol=2e-15, atol=2e-15)
+
+
+def test_prices_of_few_points_that_crowd_each_other_out() -> None:
+    generator = np.random.default_rng(2)
+    for n, k in ((1, 1), (2, 2), (50, 40), (400, 300)):
+        values = np.sort(generator.normal(size=n))
+        mass = generator.pareto(1, n) + 1e-9
+        points = histogram.Points(values, values, mass, mass * values)
+        tables = points.low, points.high, points.mass, points.total, points.moment
+        start = np.sort(generator.choice(values, k))
+        for price in (1e-6, 1e-2, 1.0):
+            one = native.price_points(tables, points.centre, start, price, 16.0, 60)
+            assert all(map(np.array_equal, one, priced.settled_in_python(points, start, price, 60)))

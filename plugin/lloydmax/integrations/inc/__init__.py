@@ -3,13 +3,14 @@
 from lloydmax.integrations.inc import CodebookConfig
 from neural_compressor.torch.quantization import quantize
 
-q = quantize(model, CodebookConfig(centroids=16))
+q = quantize(model, CodebookConfig(bits=4))
 """
 
 from lloydmax.integrations.inc.algorithm import register
 from lloydmax.integrations.inc.composition import Composed, compose
 from lloydmax.integrations.inc.config import CodebookConfig
-from lloydmax.integrations.inc.files import load, save_portable
+from lloydmax.integrations.inc.files import load, save, save_portable
+from lloydmax.integrations.inc.predefined import get_default_codebook_config, get_woq_tuning_config
 from lloydmax.integrations.inc.static import except_codebooks, fold_batch_norms
 
 register()
@@ -20,7 +21,10 @@ __all__ = [
     "compose",
     "except_codebooks",
     "fold_batch_norms",
+    "get_default_codebook_config",
+    "get_woq_tuning_config",
     "load",
     "register",
+    "save",
     "save_portable",
 ]

@@ -42,6 +42,7 @@ def choices(data: Mapping[str, Any], recipe: Recipe) -> dict[tuple[Any, ...], li
         if isinstance(part["bias_centroids"], list):
             found[(*where, "bias_centroids")] = part["bias_centroids"]
     given = {**DEFAULTS, **whole}
+    found |= {(*own, key): list(given[key]) for key in ("bits", "effort") if isinstance(given[key], (list, tuple))}
     if given["recipe"] is not None:
         found |= {(*own, "recipe", *at): values for at, values in Recipe.load(given["recipe"]).choices().items()}
     if given["recover"] is not None:

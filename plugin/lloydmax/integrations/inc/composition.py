@@ -10,41 +10,50 @@ from typing import Any
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks import registry
 from lloydmax.integrations.inc.host import NAME, BaseConfig, ComposableConfig, config_registry
+from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.integrations.inc.others import layers_taken, refuse_graph_algorithm
 
 
 class Composed(ComposableConfig):
-    """Configurations of several algorithms; where two match a layer, the later one wins.
+    """Codebooks, and configurations of INC's own algorithms for other layers; where two match one, the later wins.
 
-    INC's own class heeds only white lists of names, cannot be compared, and does not expand choices.
+    Codebooks come first, on the original, whatever the order: the others are run on the result. INC's own class heeds
+    only white lists of names, cannot be compared, and does not expand choices; where a ``CodebookConfig`` is in one, it
+    becomes this class.
     """
 
-    def to_config_mapping(self, config_list: Any = None, model_info: Any = None) -> OrderedDict[Any, Any]:
-        """INC's ``{(layer name, type name): configuration}``, codebooks first.
+    def get_model_info(self, model: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The layers that each configuration may be for, by its name.
 
-        INC's algorithms read some of their options off the last configuration, which must be one of theirs.
+        Raises:
+            IntegrationError: an algorithm that cannot be combined; two codebook configurations.
         """
-        ours = [config for config in self.config_list if config.name == NAME]
-        if len(ours) > 1:
-            raise IntegrationError(f"{len(ours)} CodebookConfigs are combined: make them one, by set_local")
-        mapping: dict[Any, Any] = {}
+        if (count := [config.name for config in self.config_list].count(NAME)) > 1:
+            raise IntegrationError(f"{count} CodebookConfigs are combined: make them one, by set_local")
         for config in self.config_list:
-            info = model_info[config.name]
-            if info is None:
+            refuse_graph_algorithm(config)
+        return {config.name: config.get_model_info(model) for config in self.config_list}
+
+    def to_config_mapping(self, config_list: Any = None, model_info: Any = None) -> OrderedDict[Any, Any]:
+        """INC's ``{(layer name, type name): configuration}``, of the layers with codebooks; their entries have the
+        other configurations."""
+        (ours,) = (config for config in self.config_list if config.name == NAME)
+        mapping = dict(ours.to_config_mapping(model_info=model_info[NAME]))
+        before, after = _parted(self.config_list, ours)
+        names = {name for name, _ in mapping}
+        for config in before:
+            if (wanted := layers_taken(config, model_info[config.name])) and wanted <= names:
                 raise IntegrationError(
-                    f"{type(config).__name__} works on exported graphs and cannot be combined with CodebookConfig in "
-                    "one call: quantize with CodebookConfig, export the result, then prepare and convert"
+                    f"CodebookConfig takes every layer from the {type(config).__name__} before it: give white lists"
                 )
-            found = config.to_config_mapping(model_info=info)
-            if not found:
-                raise IntegrationError(f"{type(config).__name__} matches no layer of the model: check its white list")
-            mapping |= found
-        if not any(config.name == NAME for config in mapping.values()):
+        taken = frozenset[str]().union(*(layers_taken(config, model_info[config.name]) for config in after))
+        if names <= taken:
             raise IntegrationError(
                 "the later configurations take every layer from CodebookConfig: give them white lists"
             )
-        for config in ours:
-            config.keep_pristine()
-        return OrderedDict(sorted(mapping.items(), key=lambda item: item[1].name != NAME))
+        others = (*before, *after)
+        left = {key: leaf for key, leaf in mapping.items() if key[0] not in taken}
+        return OrderedDict((key, LayerConfig(leaf.bits, leaf.root, others, taken)) for key, leaf in left.items())
 
     def expand(self) -> list[Composed]:
         """One composition for every combination of the members' choices."""
@@ -57,6 +66,18 @@ class Composed(ComposableConfig):
         return isinstance(other, ComposableConfig) and self.config_list == other.config_list
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _parted(configs: list[BaseConfig], ours: BaseConfig) -> tuple[list[BaseConfig], list[BaseConfig]]:
+    place = next(number for number, config in enumerate(configs) if config is ours)
+    return configs[:place], configs[place + 1 :]
+
+
+def adopt(composition: ComposableConfig | None) -> None:
+    """Make INC's composition, in place, one that keeps what INC's drops."""
+    if composition is None or isinstance(composition, Composed):
+        return
+    object.__setattr__(composition, "__class__", Composed)  # INC's own sets it on the members, too
 
 
 def compose(*configs: BaseConfig | dict[str, Any]) -> BaseConfig:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -15,22 +13,23 @@ import yaml
 from torch import nn
 
 from lloydmax.codebook.layout import code_bits
+from lloydmax.data import Source
 from lloydmax.errors import IntegrationError, RecipeError
 from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.inc.choices import choices, refuse_many
-from lloydmax.integrations.inc.composition import Composed
+from lloydmax.integrations.inc.composition import Composed, adopt
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
-from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig
+from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST, NAME, BaseConfig, ComposableConfig, ProcessorType, asking
 from lloydmax.integrations.inc.layer import LayerConfig
-from lloydmax.integrations.inc.names import TYPE, key_of, names_of
+from lloydmax.integrations.inc.names import key_of
 from lloydmax.integrations.inc.others import plain_others
 from lloydmax.integrations.inc.reading import from_json, from_yaml
+from lloydmax.integrations.inc.rules import as_list, assembled, recipe_of, rules_for
 from lloydmax.integrations.inc.static import refuse_graphs
 from lloydmax.integrations.inc.tuning import Trials
-from lloydmax.network.layers import layers_of
+from lloydmax.integrations.inc.words import asked, translated
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.recipe.recipe import Recipe
-from lloydmax.recipe.sections import KEEP
 from lloydmax.runtime.files import write_text
 
 RUN = "_codebook_run"
@@ -39,6 +38,8 @@ RUN = "_codebook_run"
 
 class CodebookConfig(BaseConfig):
     """K-means codebooks, and recovery without labels, for INC's ``quantize``, ``prepare`` and ``autotune``.
+
+    ``CodebookConfig(bits=4, data=loader)`` is the best that is known for a size: what :func:`lloydmax.recipe_for` does.
 
     Args:
         centroids: of each weight's codebook, from 1. ``None``: what ``recipe`` says.
@@ -53,11 +54,17 @@ class CodebookConfig(BaseConfig):
         others: INC's own algorithms for the rest of the model, run afterwards: a configuration or a dict such as
             ``{"rtn": {"bits": 8}}``.
         recipe: a recipe (path, text, dict, ...) whose rules come before this configuration's own.
-        white_list: layer names (regular expressions that match the full name) and module types to restrict it to.
-        options: further options of the quantizer.
+        white_list: layer names (see :meth:`set_local`) and module types to restrict it to.
+        bits: without ``data`` and ``effort``: of a code, so that there are ``2**bits`` centroids. With one of them: of
+            the whole file for each parameter of the model, which decides everything else.
+        data: unlabelled inputs, as :func:`lloydmax.compress` takes them; also those of ``run_args`` and ``run_fn``.
+        effort: times the usual training, see :func:`lloydmax.recipe_for`; 1 where there are data.
+        quant_lm_head: ``False``: leave the heads of language models as they are, as INC's algorithms do by themselves.
+        options: further options of the quantizer, or INC's own words: ``dtype="int4"`` or ``"fp32"``,
+            ``group_size=-1`` ... Those that mean nothing for codebooks are refused, with what to write.
 
-    A list in place of one value of ``centroids``, ``bias_centroids``, ``granularity``, an option of the quantizer
-    or of a recovery step is a choice for ``autotune``.
+    A list in place of one value of ``centroids``, ``bits``, ``effort``, ``bias_centroids``, ``granularity``, an option
+    of the quantizer or of a recovery step is a choice for ``autotune``.
 
     Raises:
         RecipeError: an unknown key, with the nearest spelling, or a value out of range.
@@ -81,28 +88,35 @@ class CodebookConfig(BaseConfig):
         others: Any = None,
         recipe: Any = None,
         white_list: Any = DEFAULT_WHITE_LIST,
+        bits: float | list[float] | None = None,
+        data: Any = None,
+        effort: float | list[float] | None = None,
+        quant_lm_head: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(white_list=white_list)
-        self.centroids, self.bias_centroids, self.granularity = centroids, bias_centroids, granularity
-        self.quantizer, self.importance, self.options = quantizer, importance, options
+        given = {"centroids": centroids, "bias_centroids": bias_centroids, "granularity": granularity}
+        given |= {"quantizer": quantizer, "importance": importance}
+        self.bits, self.effort, words = asked(bits, data, effort, {**given, "recover": recover, "recipe": recipe})
+        given |= translated(words | options, given)
+        for field in RULE:
+            setattr(self, field, given.pop(field))
+        self.options = given
+        self.data, self.quant_lm_head = data, quant_lm_head
         self.trainable, self.recover, self.storage, self.seed = trainable, recover, storage, seed
         self.others = plain_others(others)
         self.recipe = None if recipe is None else Recipe.load(recipe).data()
         self.trials: Trials | None = None
-        self.planned: Any = None
+        self.planned: Plan | None = None
         self._info: list[tuple[str, str]] = []
         self._bits: dict[str, int] = {}
-        self._seen: weakref.ref[nn.Module] | None = None
-        self._asked_by_composition = False
-        self.pristine: nn.Module | None = None
         if isinstance(white_list, (list, tuple)):
             self._white_list = [key_of(item) for item in white_list]
         elif white_list != DEFAULT_WHITE_LIST:
             raise IntegrationError(
                 f"white_list is {DEFAULT_WHITE_LIST!r} or a list of names and module types, not {white_list!r}"
             )
-        self._recipe(["all"])
+        self._recipe()
 
     # from and to recipes
 
@@ -117,63 +131,29 @@ class CodebookConfig(BaseConfig):
         nothing = {"centroids": None, "trainable": None, "seed": None}
         return cls(**{**nothing, **changes, "recipe": recipe})
 
-    def to_recipe(self, model: nn.Module | None = None) -> Recipe:
+    def to_recipe(self, model: nn.Module | None = None, data: Source | None = None) -> Recipe:
         """The recipe that this configuration stands for (``others`` is not part of it).
 
         Args:
-            model: where given, regular expressions are resolved to the names of its layers.
+            model: where given, patterns are resolved to the names of its layers.
+            data: unlabelled inputs, with ``bits`` and ``effort``; default: the configuration's own.
 
         Raises:
             RecipeError: a pattern that matches no layer, or that no recipe can express without the model.
         """
-        layers = None if model is None else layers_of(model)
-        rules: list[dict[str, Any]] = []
-        if self.global_config is not None:
-            rules += self._rules(["all"], [])
-        own = {key: self for key in self._white_list} if isinstance(self._white_list, list) else {}
-        local = {**own, **self.local_config}
-        for key in sorted(local, key=lambda key: not key.startswith(TYPE)):
-            if key.startswith(TYPE):
-                rules += local[key]._rules(["all"], [key.removeprefix(TYPE)])
-            else:
-                rules += local[key]._rules(names_of(key, layers, model), [])
-        return self._assembled(rules)
+        return recipe_of(self, model, self.data if data is None else data)
 
-    def _recipe(self, layers: list[str]) -> Recipe:
-        return self._assembled(self._rules(layers, []))
-
-    def _rules(self, layers: list[str], types: list[str]) -> list[dict[str, Any]]:
-        head: dict[str, Any] = {"layers": layers[0] if len(layers) == 1 else layers}
-        if types:
-            head["types"] = types
-        if self.quantizer == KEEP:
-            return [{**head, "parameter": "*", "quantizer": KEEP, **self.options}]
-        rules = []
-        shared = {} if self.quantizer == DEFAULTS["quantizer"] else {"quantizer": self.quantizer}
-        if self.centroids is not None:
-            rule = {**head, **shared, "centroids": self.centroids, "granularity": self.granularity, **self.options}
-            rules.append(rule if self.importance is None else {**rule, "importance": self.importance})
-        if self.bias_centroids is not None:
-            rules.append({**head, "parameter": "bias", "centroids": self.bias_centroids})
-        return rules
-
-    def _assembled(self, rules: list[dict[str, Any]]) -> Recipe:
-        data: dict[str, Any] = copy.deepcopy(self.recipe or {"version": 1, "name": NAME})
-        data["quantize"] = [*data.get("quantize", []), *rules]
-        if self.trainable is not None:
-            data["trainable"] = _listed(self.trainable)
-        if self.recover is not None:
-            data["recover"] = [{"step": step} if isinstance(step, str) else step for step in _listed(self.recover)]
-        if self.storage is not None:
-            data["storage"] = self.storage
-        if self.seed is not None:
-            data["seed"] = self.seed
-        return Recipe.load(data)
+    def _recipe(self) -> Recipe:
+        """What there is to check and to choose without a model."""
+        base = self.recipe or {"version": 1, "name": NAME}
+        if self.effort is not None:
+            base = base | {"quantize": [{"layers": "all"}]}
+        return assembled(self, copy.deepcopy(base), rules_for(self, ["all"]))
 
     # plain data
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON-able data; :meth:`from_dict` gives it back whole."""
+        """The configuration as JSON-able data; :meth:`from_dict` gives it back whole, but for ``data``."""
         whole = self._values(WHOLE) | {"white_list": self._white_list}
         own = {**self._values(RULE), **self.options, **{k: v for k, v in whole.items() if v != DEFAULTS[k]}}
         if not self.local_config:
@@ -191,11 +171,13 @@ class CodebookConfig(BaseConfig):
         Raises:
             RecipeError: unknown keys or wrong values.
         """
-        given = copy.deepcopy(dict(config_dict))
+        given = dict(config_dict)
         if set(given) == {NAME}:
             given = dict(given[NAME])
+        data = given.pop("data", None)
+        given = copy.deepcopy(given)
         flat = {key: value for key, value in given.items() if key not in ("global", "local")}
-        config = cls(**{**given.get("global", {}), **flat})
+        config = cls(**{**given.get("global", {}), **flat, "data": data})
         if "global" not in given and not flat and given.get("local"):
             config._white_list = []
         for key, local in given.get("local", {}).items():
@@ -230,16 +212,16 @@ class CodebookConfig(BaseConfig):
             return False
         if self.trials is not None or other.trials is not None:
             return self is other
-        return self.to_dict() == other.to_dict()
+        return self.to_dict() == other.to_dict() and self.data is other.data
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "trials": None, "_seen": None, "planned": None, "pristine": None}
+        return {**self.__dict__, "trials": None, "planned": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CodebookConfig:
         twin = type(self).from_dict(self.to_dict())
-        twin.trials = self.trials
+        twin.trials, twin.data = self.trials, self.data
         return twin
 
     # local configurations
@@ -253,7 +235,8 @@ class CodebookConfig(BaseConfig):
         """Another configuration for some layers; names win over types, later names over earlier ones.
 
         Args:
-            operator_name_or_list: a regular expression that matches full layer names, a module type, or a list.
+            operator_name_or_list: a layer's name, a regular expression that matches full names, or as in INC one that
+                matches how names begin (``"layer1"``: all in it); a module type or its name; or a list.
             config: its rule counts: centroids, granularity and the other options of the quantizer.
 
         Raises:
@@ -262,7 +245,7 @@ class CodebookConfig(BaseConfig):
         if not isinstance(config, CodebookConfig):
             raise IntegrationError(
                 f"set_local of CodebookConfig takes a CodebookConfig, not a {type(config).__name__}: combine "
-                "algorithms by compose(...); leave a layer as it is by CodebookConfig(quantizer='none')"
+                "algorithms by compose(...); leave a layer as it is by CodebookConfig(dtype='fp32')"
             )
         whole = [name for name in WHOLE if getattr(config, name) != DEFAULTS[name]]
         if whole or config.local_config or config._white_list != DEFAULT_WHITE_LIST:
@@ -270,7 +253,7 @@ class CodebookConfig(BaseConfig):
                 f"{', '.join(whole) or 'a white list'} cannot be set for single layers: set it on the "
                 "configuration that set_local is called on"
             )
-        for key in map(key_of, _listed(operator_name_or_list)):
+        for key in map(key_of, as_list(operator_name_or_list)):
             self.local_config[key] = config
         return self
 
@@ -278,7 +261,7 @@ class CodebookConfig(BaseConfig):
         """The two combined: algorithms become a composition; of two codebook configurations, the first takes the
         local ones of the second."""
         if not isinstance(other, CodebookConfig):
-            return Composed([self, other])
+            return Composed([self, *(other.config_list if isinstance(other, ComposableConfig) else [other])])
         if other == self:
             raise IntegrationError(
                 "a CodebookConfig is added to an equal one. INC reads only the first entry of a dict of several "
@@ -288,10 +271,21 @@ class CodebookConfig(BaseConfig):
             raise IntegrationError("only one of two added CodebookConfigs can be for all layers: give a white_list")
         twin = copy.deepcopy(self)
         for key in other._white_list if isinstance(other._white_list, list) else []:
-            twin.set_local(key, CodebookConfig(**other._values(RULE), **other.options))
+            rule: dict[str, Any] = {**other._values(RULE), **other.options}
+            twin.set_local(key, CodebookConfig(**rule))
         for key, config in other.local_config.items():
             twin.set_local(key, config)
         return twin
+
+    @property
+    def config_list(self) -> list[BaseConfig]:
+        """Only compositions have one. INC's looks for it in its members: the moment to make it one of ours.
+
+        Raises:
+            AttributeError: always.
+        """
+        adopt(asking(ComposableConfig))
+        raise AttributeError("config_list")
 
     # tuning
 
@@ -301,7 +295,7 @@ class CodebookConfig(BaseConfig):
         Raises:
             RecipeError: there are too many to try.
         """
-        places = choices(self.to_dict(), self._recipe(["all"]))
+        places = choices(self.to_dict(), self._recipe())
         refuse_many(places)
         trials: list[CodebookConfig] = []
         for values in product(*places.values()):
@@ -311,7 +305,7 @@ class CodebookConfig(BaseConfig):
                 for part in where[:-1]:
                     inner = inner[part]
                 inner[where[-1]] = value
-            trial = CodebookConfig.from_dict(data)
+            trial = CodebookConfig.from_dict({**data, "data": self.data})
             if all(trial.to_dict() != known.to_dict() for known in trials):
                 trials.append(trial)
         shared = Trials(self)
@@ -325,6 +319,11 @@ class CodebookConfig(BaseConfig):
         return cls(centroids=[256, 32, 16])
 
     @classmethod
+    def get_predefined_configs(cls) -> dict[ProcessorType, CodebookConfig]:
+        """The default for each kind of processor, as INC's own configurations have them: the same for all."""
+        return {kind: cls() for kind in ProcessorType}
+
+    @classmethod
     def register_supported_configs(cls) -> None:
         """INC's protocol; nothing to add."""
 
@@ -335,8 +334,11 @@ class CodebookConfig(BaseConfig):
     # INC's view of a model
 
     def plan(self, model: nn.Module, example_inputs: Any = None) -> Plan:
-        """What this configuration means for a model; see :func:`lloydmax.plan`. ``quantize`` warns of what it skips."""
-        plan = quiet_plan(model, self.to_recipe(model), example_inputs)
+        """What this configuration means for a model; see :func:`lloydmax.plan`. ``quantize`` warns of what it skips.
+
+        With ``bits`` and ``effort``, the number of centroids is only the largest that there may be.
+        """
+        plan = quiet_plan(model, recipe_of(self, model, runs=False), example_inputs)
         if not plan.parameters:
             raise RecipeError(f"the configuration leaves every layer of {type(model).__name__} as it is")
         refuse_computed(model, plan, "Intel Neural Compressor")
@@ -345,8 +347,9 @@ class CodebookConfig(BaseConfig):
     def get_model_info(self, model: Any, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
         """``[(layer name, type name)]`` of the layers that get codebooks; the same before and after ``prepare``."""
         refuse_graphs(model)
+        adopt(asking(ComposableConfig))
         run = vars(model).get(RUN)
-        found = run.plan if run is not None else self.plan(model)
+        found = self.planned = run.plan if run is not None else self.plan(model)
         self._bits, self._info = {}, []
         for p in found.parameters.values():
             for name in (p.name, *p.tied):
@@ -354,30 +357,11 @@ class CodebookConfig(BaseConfig):
                 if layer not in self._bits:
                     self._info.append((layer, p.layer))
                 self._bits[layer] = max(self._bits.get(layer, 0), code_bits(p.centroids))
-        self.planned, self._seen = found, None if run is not None else weakref.ref(model)
         return self._info
 
     def to_config_mapping(
         self, config_list: Any = None, model_info: list[tuple[str, str]] | None = None
     ) -> OrderedDict[tuple[str, str], LayerConfig]:
         """INC's ``{(layer name, type name): configuration}``."""
-        return OrderedDict(((name, kind), self._leaf(name)) for name, kind in model_info or self._info)
-
-    def _leaf(self, layer: str) -> LayerConfig:
-        return LayerConfig(self._bits.get(layer, 8), self)
-
-    def _get_op_name_op_type_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What INC's own composition asks each member: exact names, since it ignores types and global parts."""
-        self._asked_by_composition = True
-        self.keep_pristine()
-        return {}, {re.escape(name) + r"\Z": self._leaf(name) for name, _ in self._info}
-
-    def keep_pristine(self) -> None:
-        """Copy the model that was last looked at, before another algorithm changes it, if a teacher is needed."""
-        model = None if self._seen is None else self._seen()
-        if model is not None and self.to_recipe(model).recover:
-            self.pristine = copy.deepcopy(model)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+        info = model_info or self._info
+        return OrderedDict((key, LayerConfig(self._bits.get(key[0], 8), self)) for key in info)

@@ -7,13 +7,16 @@ from typing import Any
 from lloydmax.integrations.inc.host import DEFAULT_WHITE_LIST
 
 RULE = ("centroids", "bias_centroids", "granularity", "quantizer", "importance")
-WHOLE = ("trainable", "recover", "storage", "seed", "others", "recipe")
+WHOLE = ("bits", "effort", "quant_lm_head", "trainable", "recover", "storage", "seed", "others", "recipe")
 DEFAULTS: dict[str, Any] = {
     "centroids": 16,
     "bias_centroids": None,
     "granularity": "tensor",
     "quantizer": "kmeans",
     "importance": None,
+    "bits": None,
+    "effort": None,
+    "quant_lm_head": None,
     "trainable": "unquantized",
     "recover": None,
     "storage": None,

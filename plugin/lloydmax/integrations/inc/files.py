@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +13,80 @@ import torch
 from torch import nn
 
 from lloydmax import checkpoint
-from lloydmax.codebook.layout import code_bits
 from lloydmax.errors import CheckpointError, IntegrationError
-from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize
-from lloydmax.integrations.inc.layer import LayerConfig
+from lloydmax.format.folder import IN_FOLDER
+from lloydmax.integrations.folders import open_folder
+from lloydmax.integrations.inc import noted
+from lloydmax.integrations.inc.host import NAME, config_registry, inc_load, logger, quantize, theirs
+from lloydmax.integrations.inc.rebuilding import build, described, dtype_of
 from lloydmax.network.given import refuse_lazy
 from lloydmax.network.private import refuse_scripts
 from lloydmax.runtime.files import made_folder, path_of, shown, write_bytes, write_text
 from lloydmax.runtime.text import printable
-from lloydmax.student.attachment import codebooks
 
 WEIGHTS = "model.safetensors"
 GUIDE = "codebook: load this folder by lloydmax.integrations.inc.load(folder, original_model)"
 """First key of ``qconfig.json``: INC's own ``load`` shows it in its error."""
 _REBUILT = ("rtn", "mixed_precision")
-"""Algorithms of INC whose layers can be built again without data, to be filled from the file."""
+"""Algorithms that folders of version 1 hold by their options; version 2 describes layers."""
+_CODES = ".codes"
+"""How the names of tensors end that hold codes."""
 
 
-def dressed(model: nn.Module, mapping: dict[Any, Any]) -> nn.Module:
-    """The model with what INC's ``save`` looks for: ``qconfig``, whose first entry decides, and ``save``.
-
-    A ``functools.partial`` survives pickling and deep copies, and then belongs to the copy; a bound method does not.
-    """
-    vars(model)["qconfig"] = mapping
-    vars(model)["save"] = functools.partial(save, model)
-    return model
+def dressed(model: nn.Module, layers: Mapping[str, str], theirs: Mapping[Any, Any]) -> nn.Module:
+    """:func:`~lloydmax.integrations.inc.noted.dressed`, so that :func:`save` writes the model."""
+    return noted.dressed(model, layers, theirs, save)
 
 
-def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "default") -> None:
-    """Write a folder with ``model.safetensors`` (bytes: `format/README.md`) and ``qconfig.json``; for INC's ``save``.
+def save(model: nn.Module, output_dir: str = "./saved_results", format: str = "default", **options: Any) -> None:
+    """Write a folder with ``model.safetensors`` (bytes: `format/README.md`) and ``qconfig.json``; INC's ``save`` and
+    ``model.save`` end here.
 
     Args:
         model: a quantized model with codebooks.
         output_dir: created if missing.
-        format: only ``default``.
+        format: ``default``, or of a model of transformers ``huggingface``: the folder that ``from_pretrained`` takes
+            where :mod:`lloydmax.integrations.transformers` was imported.
+        options: for ``save_pretrained``; ``tokenizer`` is saved, too.
 
     Raises:
-        IntegrationError: layers of an INC algorithm that cannot be built again without data.
+        IntegrationError: layers of an INC algorithm that cannot be built again; a layer that lost its codebooks; a
+            format that codebooks do not have.
         CheckpointError: the model cannot be stored. OutputError: the folder cannot be written.
     """
-    others = _others(model)
+    format = str(getattr(format, "value", format))
+    noted.refuse_lost(model)
+    if format == "huggingface":
+        _save_pretrained(model, output_dir, options)
+        return
+    if format != "default" or options:
+        what = next(iter(options), f"format={format!r}")
+        raise IntegrationError(
+            f"save: {what} is not for models with codebooks: leave it out, or write format='huggingface' of a model of "
+            "transformers; lloydmax.export writes other formats"
+        )
+    layers = {name: described(module, name) for name, module in theirs(model).items()}
+    about: dict[str, Any] = {"version": 1, "others": {}, "dtypes": {}}
+    if layers:
+        about = {"version": 2, "layers": layers, "others": _others(model), "dtypes": _dtypes(model, layers)}
     folder = made_folder(output_dir)
     checkpoint.save(model, folder / WEIGHTS)
-    document = {GUIDE: {"version": 1, "others": others, "dtypes": _dtypes(model, others)}}
-    write_text(folder / "qconfig.json", json.dumps(document, indent=2) + "\n")
+    write_text(folder / "qconfig.json", json.dumps({GUIDE: about}, indent=2) + "\n")
+
+
+def _save_pretrained(model: Any, output_dir: str, options: dict[str, Any]) -> None:
+    if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
+        raise IntegrationError(
+            f"save: format='huggingface' is for models of transformers, not for a {type(model).__name__}: leave it out"
+        )
+    if others := theirs(model):
+        raise IntegrationError(
+            f"save: format='huggingface' cannot hold {next(iter(others))}, a layer of INC's algorithms: leave it out"
+        )
+    tokenizer = options.pop("tokenizer", None)
+    model.save_pretrained(output_dir, **options)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output_dir)
 
 
 def load(
@@ -79,6 +109,8 @@ def load(
     """
     path = path_of(folder, CheckpointError) / "qconfig.json"
     if format != "default":
+        if (Path(folder) / IN_FOLDER).is_file():
+            return open_folder(folder).to(device)
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -87,23 +119,19 @@ def load(
             f"{shown(folder)} is not a folder that save wrote: {printable(str(error), 300)}"
         ) from error
     if GUIDE not in document:
+        _refuse_codes(path.with_name("quantized_weight.pt"))
         return inc_load(folder, original_model=original_model, format=format, device=device, **kwargs)
     if original_model is None:
         raise CheckpointError("give the original architecture: load(folder, original_model=MyNet())")
     about = document[GUIDE]
-    if about.get("version") != 1:
-        raise CheckpointError(f"{path} is of version {about.get('version')}; this lloydmax reads version 1")
+    if about.get("version") not in (1, 2):
+        raise CheckpointError(f"{path} is of version {about.get('version')}; this lloydmax reads versions 1 and 2")
     model = original_model.eval()
-    noted: dict[Any, Any] = {}
-    for name, layers in about["others"].items():
-        config = _rebuilding(name, layers)
-        noted |= config.to_config_mapping(model_info=config.get_model_info(model))
-        model = quantize(model, config)
+    noted_before = _rebuilt(model, about) if about["version"] == 1 else _built(model, about)
     _cast(model, about.get("dtypes", {}))
     types = {name: type(module).__name__ for name, module in model.named_modules()}
     model = checkpoint.load(Path(folder) / WEIGHTS, model).eval()
-    ours = _layers(model, types)
-    return dressed(model, {**ours, **noted}).to(device)
+    return dressed(model, types, noted_before).to(device)
 
 
 def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> None:
@@ -138,36 +166,70 @@ def save_portable(model: nn.Module, folder: str, example_inputs: tuple[Any, ...]
     logger.info("codebook: exported to %s", place)
 
 
+def _refuse_codes(file: Path) -> None:
+    """Refuse what INC's own writer made of a model with codebooks in it: nothing can put them into a model again.
+
+    Raises:
+        CheckpointError: the file holds codes.
+    """
+    try:
+        names = list(torch.load(file, map_location="meta", weights_only=True))
+    except Exception:  # whatever is wrong with it, INC's load says
+        return
+    if lost := [name for name in names if name.endswith(_CODES)]:
+        raise CheckpointError(
+            f"{shown(file)} was written by INC's save of a model that holds codebooks ({lost[0]}), which INC cannot "
+            "read back: save the model by lloydmax.integrations.inc.save(model, folder)"
+        )
+
+
 def _others(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The layers of INC's own algorithms: ``{algorithm: {layer: options}}``."""
+    """What INC's own algorithms noted of their layers, as far as JSON can say it: ``{algorithm: {layer: [type,
+    options]}}``."""
     found: dict[str, dict[str, Any]] = {}
-    for (layer, _), config in getattr(model, "qconfig", {}).items():
-        if config.name == NAME or getattr(config, "dtype", None) == "fp32":
-            continue
-        if config.name not in _REBUILT:
-            raise IntegrationError(
-                f"a model with layers of INC's {config.name!r} cannot be saved together with codebooks, because those "
-                "layers cannot be built again without calibration: use save_portable(model, folder, example_inputs)"
-            )
-        found.setdefault(config.name, {})[layer] = config.to_dict()
+    for (layer, kind), config in noted.noted_by_others(model).items():
+        if getattr(config, "dtype", None) != "fp32":
+            plain = {key: value for key, value in config.to_dict().items() if key != "white_list"}
+            found.setdefault(config.name, {})[layer] = [kind, json.loads(json.dumps(plain, default=str))]
     return found
 
 
-def _dtypes(model: nn.Module, others: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _dtypes(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     """The dtypes of all tensors in the layers of other algorithms; some layers change theirs in the first pass."""
-    layers = tuple(f"{layer}." for options in others.values() for layer in options)
-    state = model.state_dict() if layers else {}
-    return {name: str(tensor.dtype) for name, tensor in state.items() if name.startswith(layers)}
+    within = tuple(f"{layer}." for layer in layers)
+    return {name: str(tensor.dtype) for name, tensor in model.state_dict().items() if name.startswith(within)}
 
 
 def _cast(model: nn.Module, dtypes: dict[str, str]) -> None:
     state = model.state_dict(keep_vars=True)
     for name, dtype in dtypes.items():
         if name in state and str(state[name].dtype) != dtype:
-            wanted = getattr(torch, dtype.removeprefix("torch."), None)
-            if not isinstance(wanted, torch.dtype):
-                raise CheckpointError(f"qconfig.json gives {name!r} the unknown dtype {dtype!r}")
-            state[name].data = state[name].data.to(wanted)
+            try:
+                state[name].data = state[name].data.to(dtype_of(dtype))
+            except ValueError as error:
+                raise CheckpointError(f"qconfig.json: {name!r}: {error}") from None
+
+
+def _built(model: nn.Module, about: dict[str, Any]) -> dict[Any, Any]:
+    """The layers of INC's algorithms put in place, and what these noted of them."""
+    for name, layer in about["layers"].items():
+        build(model, name, layer)
+    known = config_registry.get_cls_configs()["torch"]
+    found = {}
+    for algorithm, layers in about["others"].items():
+        for layer, (kind, options) in layers.items() if algorithm in known else ():
+            found[layer, kind] = known[algorithm](**options, white_list=None)
+    return found
+
+
+def _rebuilt(model: nn.Module, about: dict[str, Any]) -> dict[Any, Any]:
+    """The same of version 1: the algorithms are run again."""
+    found: dict[Any, Any] = {}
+    for name, layers in about["others"].items():
+        config = _rebuilding(name, layers)
+        found |= config.to_config_mapping(model_info=config.get_model_info(model))
+        quantize(model, config)
+    return found
 
 
 def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
@@ -180,11 +242,3 @@ def _rebuilding(name: str, layers: dict[str, Any]) -> Any:
         one = cls(**given, white_list=[re.escape(layer) + r"\Z"])
         config = one if config is None else config + one
     return config
-
-
-def _layers(model: nn.Module, types: dict[str, str]) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for name, held in codebooks(model).items():
-        layer = name.rpartition(".")[0]
-        found[(layer, types[layer])] = LayerConfig(code_bits(held.k))
-    return found

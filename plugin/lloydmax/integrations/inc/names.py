@@ -1,8 +1,9 @@
-"""How local configurations name layers: regular expressions and module types."""
+"""How local configurations name layers: regular expressions, beginnings of names, and module types."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -28,20 +29,36 @@ def key_of(item: Any) -> str:
     return item
 
 
-def names_of(pattern: str, layers: list[Layer] | None, model: nn.Module | None) -> list[str]:
-    """The layers that a pattern matches in full; without a model, the glob that says the same.
+def meant(key: str, layers: Sequence[Layer] | None, model: nn.Module | None) -> tuple[list[str], list[str]]:
+    """What a key means: names of layers, or a module type.
+
+    A name, or a regular expression that matches full names, means these; else, as in INC, one that matches how names
+    begin; else the name of a class means its layers.
+
+    Args:
+        key: of :func:`key_of`.
+        layers: of the model; ``None``: without a model a key is a glob, or a type.
+        model: for messages.
+
+    Returns:
+        The names, or the glob; and the type. One of the two is empty.
 
     Raises:
-        RecipeError: it matches nothing, or no glob says the same.
+        RecipeError: it means nothing, or no glob says the same.
     """
+    if key.startswith(TYPE):
+        return [], [key.removeprefix(TYPE)]
     if layers is None:
-        text = pattern.replace(r"\.", ".").replace(".*", "*")
+        text = key.replace(r"\.", ".").replace(".*", "*")
         if not re.fullmatch(r"[\w.*]+", text):
-            raise RecipeError(f"{pattern!r} is not a name or glob of a recipe; pass the model: to_recipe(model)")
-        return [text]
-    exact = [layer.name for layer in layers if layer.name == pattern]
-    found = exact or [layer.name for layer in layers if re.fullmatch(pattern, layer.name) and not layer.norm]
-    if not found:
-        hint = registry.spelling_hint(pattern, [layer.name for layer in layers])[:300]
-        raise RecipeError(f"{pattern!r} matches no layer of {type(model).__name__} in full{hint}")
-    return found
+            raise RecipeError(f"{key!r} is not a name or glob of a recipe; pass the model: to_recipe(model)")
+        return [text], []
+    if exact := [layer.name for layer in layers if layer.name == key]:
+        return exact, []
+    for match in (re.fullmatch, re.match):
+        if found := [layer.name for layer in layers if match(key, layer.name) and not layer.norm]:
+            return found, []
+    if any(key in layer.types for layer in layers):
+        return [], [key]
+    hint = registry.spelling_hint(key, [layer.name for layer in layers])[:300]
+    raise RecipeError(f"{key!r} matches no layer of {type(model).__name__}, neither a name nor its beginning{hint}")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import warnings
 import weakref
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from lloydmax.errors import IntegrationError
-from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor, monitors
+from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor, tuning
 from lloydmax.runtime.cache import Cache
 
 _live_cache: weakref.ref[Cache] | None = None
+_LOWER_IS_BETTER = re.compile(
+    r"ppl|perplex|loss|nll|(^|_)(ce|bpb|mse|rmse|mae|wer|cer|fid|error|err)(_|$)", re.IGNORECASE
+)
+_BETTER = 1.01
+"""By so much no metric of a compressed model, such as a percentage, is above the original's by luck."""
+_MUCH_BETTER = 1.5
+"""The same for fractions, which a few samples change a lot."""
 
 
 @dataclass
@@ -21,12 +29,27 @@ class Watch:
     """One tuning run as seen from its trials; must not hold the monitor, whose end it waits for."""
 
     history: list[Any]
+    baseline: float
     goal: float
     most: int
     started: int = 0
+    told: bool = False
+
+    def look(self) -> None:
+        """Warn, once, where compressed models are far better than the original, so that the metric is a loss."""
+        best = max((float(record.trial_result) for record in self.history), default=-math.inf)
+        above = self.baseline * (_BETTER if self.baseline >= 1 else _MUCH_BETTER)
+        if not self.told and 0 < above < best:
+            self.told = True
+            warnings.warn(
+                f"a compressed model has {best:.6g} where the original has {self.baseline:.6g}, and INC takes the "
+                f"higher as the better: if eval_fn gives a perplexity or a loss, {_INSTEAD}",
+                stacklevel=3,
+            )
 
     def report(self) -> None:
         """Called when ``autotune`` lets go of its monitor."""
+        self.look()
         results = [float(record.trial_result) for record in self.history]
         if self.started > len(results) or any(result >= self.goal for result in results):
             return  # an exception ended it, or the goal is reached
@@ -42,6 +65,7 @@ class Watch:
         )
 
 
+_INSTEAD = "let it return 1 / perplexity, or 1 / (1 + loss)"
 _watches: weakref.WeakKeyDictionary[TuningMonitor, Watch] = weakref.WeakKeyDictionary()
 
 
@@ -55,30 +79,16 @@ class Trials:
     def __init__(self, source: BaseConfig) -> None:
         self.cache = _shared_cache()
         self._source = source
-        self._earlier = weakref.WeakSet(monitors())
 
-    @property
-    def monitor(self) -> TuningMonitor | None:
-        """INC's monitor of the tuning run that these trials belong to; ``None`` outside of it."""
-        return None if self._found is None else self._found()
-
-    @cached_property
-    def _found(self) -> weakref.ref[TuningMonitor] | None:
-        """The monitor that was made after the trials, for a set with the configuration that they come from.
-
-        Two runs that begin at once with the same configuration object cannot be told apart: neither is watched.
-        """
-        found = [monitor for monitor in monitors() if monitor not in self._earlier and self._are_tried_by(monitor)]
-        return weakref.ref(found[0]) if len(found) == 1 else None
-
-    def _are_tried_by(self, monitor: TuningMonitor) -> bool:
+    def are_of(self, monitor: TuningMonitor) -> bool:
+        """Whether INC tries them in the run of this monitor."""
         tried = monitor.tuning_config.config_set
         members = tried if isinstance(tried, list) else [tried]
         return any(self._source is one for member in members for one in getattr(member, "config_list", [member]))
 
 
 def watch(trials: Trials | None) -> Watch | None:
-    """Check the baseline of the ``autotune`` call that a trial runs in, if any, and watch how it ends.
+    """Check the metric of the ``autotune`` call that a trial runs in, if any, and watch how it ends.
 
     Returns:
         One object for each call of ``autotune``; ``None`` outside of it.
@@ -86,18 +96,34 @@ def watch(trials: Trials | None) -> Watch | None:
     Raises:
         IntegrationError: the baseline is a metric that INC cannot tune by.
     """
-    monitor = None if trials is None else trials.monitor
-    if monitor is None:
+    run = {} if trials is None else tuning()
+    monitor = run.get("tuning_monitor")
+    if trials is None or monitor is None or not trials.are_of(monitor):
         return None
     ended = bool(monitor.tuning_history) and monitor.need_stop()
     if monitor not in _watches:
+        _doubt(run.get("eval_fn"))
         goal = _goal(monitor.baseline, monitor.tuning_config.tolerable_loss)
-        found = Watch(monitor.tuning_history, goal, monitor.tuning_config.max_trials)
+        found = Watch(monitor.tuning_history, float(monitor.baseline), goal, monitor.tuning_config.max_trials)
         weakref.finalize(monitor, found.report).atexit = False
         _watches[monitor] = found
     if not ended:
         _watches[monitor].started += 1
+        _watches[monitor].look()
     return _watches[monitor]
+
+
+def _doubt(eval_fn: Any) -> None:
+    """Warn of a metric whose name says that lower is better."""
+    while isinstance(eval_fn, functools.partial):
+        eval_fn = eval_fn.func
+    name = getattr(eval_fn, "__name__", type(eval_fn).__name__)
+    if _LOWER_IS_BETTER.search(name):
+        warnings.warn(
+            f"eval_fn is called {name!r}, and INC takes the higher result as the better: where it is lower that is "
+            f"better, {_INSTEAD}",
+            stacklevel=2,
+        )
 
 
 def _goal(baseline: Any, tolerable_loss: float) -> float:

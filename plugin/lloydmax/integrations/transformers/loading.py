@@ -13,7 +13,7 @@ from torch import nn
 
 from lloydmax.checkpoint import load
 from lloydmax.format.inspection import inspect
-from lloydmax.integrations.transformers.model import architecture
+from lloydmax.integrations.made import architecture
 from lloydmax.network.baking import bake, computed, copied
 from lloydmax.runtime.files import shown
 from lloydmax.student.held import contents

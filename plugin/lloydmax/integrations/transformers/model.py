@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from lloydmax.checkpoint import save
 from lloydmax.errors import IntegrationError
 from lloydmax.format.folder import IN_FOLDER
+from lloydmax.integrations.made import OnTop, architecture, made, without
 from lloydmax.integrations.transformers import adapters
 from lloydmax.integrations.transformers.folder import METHOD, mark_config
 from lloydmax.integrations.transformers.host import HfQuantizer, PreTrainedModel, custom_object_save
@@ -25,7 +25,7 @@ from lloydmax.student.layers import CodesHolder
 _FOR_THE_HUB = ("repo_id", "commit_message", "token", "create_pr")
 
 
-class CodebookModel:
+class CodebookModel(OnTop):
     """What the class of a compressed model has beside its architecture's. Classes with it are made by :func:`adopt`,
     under the architecture's own name; pickles and copies keep them."""
 
@@ -94,12 +94,6 @@ class CodebookModel:
             )
         nn.Module.zero_grad(self, set_to_none)  # type: ignore[arg-type]
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """For copies and pickles: classes that were made cannot be found by their names."""
-        reduced: Any = super().__reduce_ex__(protocol)
-        _, _, *rest = reduced
-        return _without_values, (architecture(type(self)),), *rest
-
 
 def adopt(model: nn.Module, quantizer: HfQuantizer) -> None:
     """Make every model of transformers in a finished model, in place, one that is saved with its codebooks.
@@ -112,8 +106,7 @@ def adopt(model: nn.Module, quantizer: HfQuantizer) -> None:
         if isinstance(module, PreTrainedModel) and any(isinstance(inner, CodesHolder) for inner in module.modules()):
             adapters.enable()
             if not isinstance(module, CodebookModel):
-                kind: Any = type(module)
-                module.__class__ = _compressed(kind)
+                module.__class__ = made(type(module), CodebookModel)
             vars(module).setdefault("hf_quantizer", quantizer)
             vars(module).update(is_quantized=True, quantization_method=METHOD)
 
@@ -122,27 +115,10 @@ def abandon(model: nn.Module) -> None:
     """The reverse of :func:`adopt`, for a model that holds codebooks no more."""
     for module in model.modules():
         if isinstance(module, CodebookModel):
-            module.__class__ = architecture(type(module))
+            module.__class__ = without(type(module), CodebookModel)
             for name in ("hf_quantizer", "quantization_method", "_lloydmax"):
                 vars(module).pop(name, None)
             vars(module)["is_quantized"] = False
-
-
-def architecture(kind: type) -> type:
-    """The class of a model, without what :func:`adopt` added."""
-    return kind.__bases__[1] if issubclass(kind, CodebookModel) else kind
-
-
-@functools.cache
-def _compressed(kind: Any) -> type:
-    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    made: type = type(kind)(kind.__name__, (CodebookModel, kind), names)
-    return made
-
-
-def _without_values(kind: type) -> Any:
-    compressed: Any = _compressed(kind)
-    return compressed.__new__(compressed)
 
 
 def _check_saved(model: Any, state: Mapping[str, Any] | None, variant: str | None, options: Mapping[str, Any]) -> None:
