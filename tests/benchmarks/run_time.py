@@ -198,12 +198,12 @@ def layer() -> None:
 
 def whole_network() -> None:
     """VGG-16 with 16 centroids (4 bits) in every parameter."""
-    run("vgg16", "VGG-16, 16 centroids everywhere, 224 x 224", {1: 9, 32: 1})
+    run("vgg16", "VGG-16, 16 centroids everywhere, 224 x 224", {1: 5})
 
 
 def language() -> None:
     """GPT-2 with 16 centroids (4 bits) in every matrix, one sequence."""
-    run("gpt2", f"GPT-2, 124 M parameters, 16 centroids, {TOKENS} tokens after {PROMPT}", {1: 5})
+    run("gpt2", f"GPT-2, 124 M parameters, 16 centroids, {TOKENS} tokens after {PROMPT}", {1: 2})
 
 
 @torch.inference_mode()

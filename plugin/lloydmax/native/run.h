@@ -452,12 +452,23 @@ TARGET static void PATH_NAME(put)(const struct output *out, int64_t row, int64_t
             y[j * out->next] = (start ? *start : y[j * out->next]) + sums[j];
 }
 
+/* Vectors of a tile of so many pixels. */
+static inline int PATH_NAME(wide)(int64_t pixels) {
+    return pixels <= LANES ? 1 : pixels <= 2 * LANES || WIDEST == 2 ? 2 : 4;
+}
+
+/* Pixels that are laid out at once; more of more. */
+static inline int64_t PATH_NAME(step)(int64_t pixels) {
+    int64_t side = PATH_NAME(wide)(pixels) * LANES;
+    return MIN((pixels + side - 1) / side * side, PIXELS);
+}
+
 /* Rows begin to end - 1 times pixels first to last - 1 of what an image shows through a kernel. `room`: ROOM floats. */
 TARGET static void PATH_NAME(rows_times_image)(const struct coded *w, const struct image *s, const float *bias, int64_t begin,
                                                int64_t end, int64_t first, int64_t last, float *room, const struct output *y) {
-    int64_t pixels = last - first;
-    int wide = pixels <= LANES ? 1 : pixels <= 2 * LANES || WIDEST == 2 ? 2 : 4, rows = SUMS / wide;
-    int64_t side = wide * LANES, step = MIN((pixels + side - 1) / side * side, PIXELS), depth = PANELS / step / SLICE * SLICE;
+    int wide = PATH_NAME(wide)(last - first), rows = SUMS / wide;
+    int64_t side = wide * LANES, step = PATH_NAME(step)(last - first);
+    int64_t depth = PANELS / PATH_NAME(step)(s->out[0] * s->out[1]) / SLICE * SLICE; /* whoever shares the image sums alike */
     float *weights = room + PANELS, *sums = weights + MOST_ROWS * STRIDE;
     struct table t = {.held = -1};
     memset(weights, 0, MOST_ROWS * STRIDE * sizeof(float));

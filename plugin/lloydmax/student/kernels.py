@@ -226,6 +226,8 @@ def embedding(input: Tensor, weight: CodedWeight) -> Tensor | None:
     """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``; ``None`` where the decoded
     weight is at hand, or is to be recorded."""
     layout, planes = weight.layout, weight.planes
+    if input.dtype not in (torch.int32, torch.int64):
+        return None  # PyTorch says so
     if planes is not None and layout.axis == 0 and _runs(input, weight, None, None):
         tables, rows, shared = _tables(weight)
         width = layout.weights_per_channel
@@ -330,7 +332,7 @@ def _takes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
 def _ordinary(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
     """No gradient, no autocast, on the CPU."""
     learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
-    return not learns and not torch.is_autocast_enabled(input.device.type) and input.device.type == "cpu"
+    return input.device.type == "cpu" and not learns and not torch.is_autocast_enabled("cpu")
 
 
 def _runs(input: Tensor, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype | None = torch.float32) -> bool:

@@ -99,8 +99,9 @@ def set_kernel(model: nn.Module, kernel: Kernel | None, data: Any = None) -> nn.
             f"the kernel {kernel!r} serves none of the {len(known)} finished {kinds} with codebooks in this model: it "
             f"needs {needs}"
         )
-    for place in served:
-        place.holder.set_kernel(kernel)
+    before = {place.holder: place.holder.kernel for place in served}
+    for holder in before:
+        holder.set_kernel(kernel)
     if kernel in FROM_CODES and not native.active():
         warnings.warn(
             "the native core was not built, so that weights are decoded at every use, which is slow; install lloydmax "
@@ -108,7 +109,12 @@ def set_kernel(model: nn.Module, kernel: Kernel | None, data: Any = None) -> nn.
             stacklevel=2,
         )
     if source is not None:
-        _check(model, served, source)
+        try:
+            _check(model, served, source)
+        except BaseException:  # what was not checked does not stay
+            for holder, earlier in before.items():
+                holder.set_kernel(earlier)
+            raise
     return model
 
 

@@ -80,9 +80,10 @@ def packed(model: nn.Module) -> list[str]:
     return [name for name, part in model.named_modules() if isinstance(part, CodesHolder) and part.planes is not None]
 
 
-@pytest.fixture(
-    scope="module", params=[(Vision, 16, "channel"), (Vision, 5, "tensor"), (Language, 8, "group:7")], ids=str
-)
+CASES = [(Vision, 16, "channel"), (Vision, 5, "tensor"), (Language, 8, "group:7")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     kind, k, granularity = request.param
     torch.manual_seed(0)
@@ -121,6 +122,7 @@ def test_gradients_go_the_plain_way(case: tuple[nn.Module, Tensor]) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("case", CASES[::2], indirect=True, ids=str)
 def test_programs_hold_the_operators(case: tuple[nn.Module, Tensor]) -> None:
     net, x = lloydmax.set_kernel(copy.deepcopy(case[0]), "codes"), case[1]
     wanted = net(x)
@@ -164,6 +166,9 @@ def test_tied_weights_share_one_copy() -> None:
     )
     with pytest.raises(IndexError):
         net.words(torch.tensor([90]))
+    with pytest.raises(RuntimeError, match="Long, Int"):
+        net.words(torch.tensor([1.5]))
+    assert copy.deepcopy(net).to("meta")(torch.zeros(1, 3, dtype=torch.int64, device="meta"))[0].shape == (1, 3, 90)
 
 
 @torch.no_grad()
@@ -182,6 +187,10 @@ def test_integers_are_refused_where_the_data_shows_that_they_are_off() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lloydmax.set_kernel(net[:2], "codes-fast", torch.randn(20, 256))
+    lloydmax.set_kernel(net, "codes")
+    with pytest.raises(RuntimeError, match="shapes"):
+        lloydmax.set_kernel(net, "codes-fast", torch.randn(20, 255))
+    assert [net[place].codebooks["weight"].kernel for place in (0, 1, 3)] == ["codes"] * 3
 
 
 def test_what_runs_from_no_codes() -> None:
