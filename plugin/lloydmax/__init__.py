@@ -29,6 +29,10 @@ from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks.events import StopRecovery
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.hooks.units import BudgetError
+from lloydmax.importing.from_any_precision import from_any_precision
+from lloydmax.importing.from_coremltools import from_coremltools
+from lloydmax.importing.from_squeezellm import from_squeezellm
+from lloydmax.importing.from_torchao import from_torchao
 from lloydmax.moved import keep_old_paths
 from lloydmax.plan.plan import Plan, plan, verify_plan
 from lloydmax.recipe.recipe import Recipe
@@ -75,6 +79,10 @@ __all__ = [
     "distill",
     "export",
     "fit_codebook",
+    "from_any_precision",
+    "from_coremltools",
+    "from_squeezellm",
+    "from_torchao",
     "hookimpl",
     "images",
     "inspect",

@@ -56,12 +56,14 @@ from lloydmax.student import int8
 from lloydmax.student.attachment import codebooks
 from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
-from lloydmax.teacher.agreement import Comparison
+from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
 from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
+SEEN = ", which the steps had, too: give 320 or more, and some are held out"
+"""Of inputs that the agreement was measured on."""
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
 
@@ -191,19 +193,31 @@ class _Run:
                 for given in (data, reference_data)
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
-            self.source, self.unseen = self.data, self.reference or self.data
+            self.source, self.near, self.unseen = self.data, self.reference, self.reference or self.data
             if self.data is None and self.recipe.synthesize is not None:
                 self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
                 self.source, self.unseen = self.data, self.reference or other
-            elif self.data is not None and self.reference is None and self.recipe.keep == "best":
-                parts = held_out(self.data, self.seed, self.cache)
-                self.source, self.unseen = beside_few(self.teacher, parts, self.seed, self.events)
+            self._hold_out(given=data is not None, learns=bool(steps or needs_data(self.recipe)))
             self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
             given = (None if data is None else self.data, self.reference)
             for source in filter(None, given):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache, self.outputs)
             yield
+
+    def _hold_out(self, given: bool, learns: bool) -> None:
+        """Keep inputs apart that nothing learns from, to measure the agreement on: of the original domain if any are
+        known, else of the data that were given."""
+        apart = partial(held_out, seed=self.seed, cache=self.cache)
+        if self.reference is not None and learns:
+            self.near, self.unseen = apart(self.reference, AGREEMENT_SAMPLES, few=False)
+        elif self.reference is None and self.data is not None and given:
+            if self.recipe.keep == "best":
+                parts = apart(self.data, MOST_JUDGED, few=True)
+                self.source, self.unseen = beside_few(self.teacher, parts, self.seed, self.events)
+            elif learns:
+                self.source, self.unseen = apart(self.data, AGREEMENT_SAMPLES, few=False)
+        self.seen = learns and self.unseen is not None and (self.unseen is self.source or self.unseen is self.near)
 
     def told(self) -> tuple[str, ...]:
         """What the outputs tell, in words."""
@@ -223,7 +237,7 @@ class _Run:
             self.stages.append(Stage("original", None, self._score(self.teacher)))
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
-            student, self.teacher, self.source, self.reference, self.seed, self.workdir, self.events, self.cache,
+            student, self.teacher, self.source, self.near, self.seed, self.workdir, self.events, self.cache,
             outputs=self.outputs,
         )  # fmt: skip
         for figures in recover(self.recovery, self.early):
@@ -241,7 +255,7 @@ class _Run:
         given = (self.source, self.events, self.cache, judge, changed, self.outputs)
         choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
-        calibration = self.source or self.reference
+        calibration = self.source or self.near
         whole = self.student
         if whole is None:  # late, and without the weights that get codebooks: a copy takes memory
             whole = own(original, choice.plan.parameters if self.recipe.activations is None else ())
@@ -270,7 +284,8 @@ class _Run:
             for number, step in enumerate(self.late, start=1):
                 self.recovery.part = kept.part(number)
                 try:
-                    run = partial(keeping.run, student.model, partial(self._step, step))
+                    keeping.now, known = None, self.stages[-1].agreement
+                    run = partial(keeping.run, student.model, partial(self._step, step), known)
                     self.said.append(said := {"step": step[0]} | kept.step(number, student.model, run))
                     if "kept" in said:
                         self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
@@ -279,15 +294,15 @@ class _Run:
                     warnings.warn(_interrupted(step[0], kept), stacklevel=3)
                     break
                 if number < len(self.late) or student.finished_as is not None:
-                    self.stages.append(self.measure(step[0], student.model))
+                    self.stages.append(self.measure(step[0], student.model, keeping.now))
 
-    def measure(self, stage: str, model: nn.Module) -> Stage:
-        """Agreement with the teacher, and the caller's own score."""
+    def measure(self, stage: str, model: nn.Module, known: Agreement | None = None) -> Stage:
+        """Agreement with the teacher, if it is not known yet, and the caller's own score."""
         comparison = self.comparison
         with self.events.stage("measure", total=len(comparison.order) if comparison else None) as figures:
             score = self._score(model)
             told = partial(self.events.step, "measure")
-            agreement = comparison.measure(model, told, tokens=True) if comparison else None
+            agreement = comparison.measure(model, told, tokens=True) if comparison and known is None else known
             if agreement is not None:
                 figures |= {"agreement": agreement.agreed, "kl": agreement.kl, "mse": agreement.mse}
                 if agreement.tokens is not None and agreement.tokens.perplexity is not None:
@@ -315,7 +330,7 @@ class _Run:
             model=plan.model,
             bytes=sizes,
             stages=self.stages,
-            measured_on=None if self.comparison is None else self.comparison.describe(),
+            measured_on=None if self.comparison is None else self.comparison.describe() + SEEN * self.seen,
             layers=layer_reports(plan, weights, codebooks(model), sizes),
             trained=[name for name, _ in original.named_parameters() if name in plan.trainable - set(plan.parameters)],
             recovery=self.said,

@@ -34,7 +34,7 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
-_MATCHED = 64  # inputs by which means and deviations are matched
+_MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
@@ -98,7 +98,7 @@ def recipe_for(
         if source is not None or makes is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
-            matched = {"step": "match_moments", "samples": _MATCHED}
+            matched = {"step": "match_moments", "samples": _MATCHED, "rows": _PLACES}
             steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else matched]
             if not effort or source is None:  # codes that learn begin anew
                 steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS})

@@ -32,6 +32,12 @@ class MatchingOptions(BaseModel):
 
     samples: PositiveInt = Field(default=256, description="inputs, drawn at random.")
 
+    rows: PositiveInt | None = Field(
+        default=None,
+        description="places of the outputs, in all samples, that are looked at, nearly: where each sample has many "
+        "(tokens, pixels), fewer samples do, 16 at least; `null`: all.",
+    )
+
     batch_size: PositiveInt = Field(default=64, description="of one forward pass.")
 
     sequential: bool = Field(
@@ -85,6 +91,7 @@ class CorrectBias:
             )
             return {"layers": 0, "corrected": 0.0, "samples": 0, "without_bias": without}
         order, size = source.draw(options.samples, recovery.seed), recovery.batch_size(options.batch_size, source)
+        order = recovery.enough(order, options.rows)
         if not source.deterministic:
             source = _Held(source, order, size)
         moved: list[float] = []

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+_PLACES = 1 << 12
+"""Of the outputs of all samples, nearly: where each has many, fewer samples do."""
+
 
 class Fisher:
     """The diagonal of the Fisher information of the teacher's own outputs, that is, the curvature of the distillation
@@ -56,6 +59,7 @@ class Fisher:
         wanted = [parameter.requires_grad for parameter in model.parameters()]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
         order, generator = data.draw(self.options.samples, 0), torch.Generator().manual_seed(0)
+        order = order if outputs is None else outputs.enough(order, _PLACES)
         try:
             model.requires_grad_(False)
             for parameter in parameters:

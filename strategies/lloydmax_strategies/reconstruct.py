@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -93,11 +92,11 @@ class Reconstruct:
         """Choose the codes of every layer that can be done; names the others."""
         options, student = self.options, recovery.student
         source = recovery.source(options.source, padded=False)
-        order = source.draw(options.samples, recovery.seed)
+        order = recovery.enough(source.draw(options.samples, recovery.seed), options.rows)
         found = targets_of(student, recovery.original, options.bias)
         errors: list[tuple[float, float]] = []
         changed = codes = 0
-        with evaluating(student), _decoded_once(student):
+        with evaluating(student):
             embeddings = [one for target in found.values() for one in target.embeddings]
             calls = forward_order(student, [*found, *embeddings], source, order[:2])
             size = recovery.batch_size(options.batch_size, source)
@@ -215,19 +214,6 @@ def _looked_up(front: Frontier, embedding: nn.Module, calls: int, target: Target
     for given in front.read(embedding, calls=calls):
         counts += given.flatten().long().bincount(minlength=rows)
     return counts
-
-
-@contextmanager
-def _decoded_once(student: nn.Module) -> Iterator[None]:
-    """Decode each weight once, not at every use, as long as no gradient is asked for."""
-    learn = [held.centroids for held in attached(student) if held.centroids.requires_grad]
-    try:
-        for centroids in learn:
-            centroids.requires_grad_(False)
-        yield
-    finally:
-        for centroids in learn:
-            centroids.requires_grad_(True)
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 import torch
 from lloydmax import Codebook, hookimpl
-from lloydmax.extend import Granularity, Layout
+from lloydmax.extend import Layout
 from torch import Tensor
 
 _COARSE = [round(1 - 0.05 * step, 2) for step in range(20)]
@@ -41,8 +41,10 @@ class Uniform:
             "to the largest weight, zero among them.",
         )
 
-        granularity: Granularity = pydantic.Field(
-            default="tensor", description="what shares a scale: `tensor`, `channel` or `group:N`."
+        granularity: str = pydantic.Field(
+            default="tensor",
+            description="what shares a scale: `tensor`, `channel`, `group:N` (N output channels) or `weights:N` (each "
+            "N weights of an output channel, as runtimes have int4 weights; in recovery these grids stay as they are).",
         )
 
         threshold: Literal["max", "mse"] = pydantic.Field(
@@ -56,6 +58,12 @@ class Uniform:
             "others; default, in a recipe: `keep` where at least 20 % of a parameter are 0, and for rows of "
             "`padding_idx`.",
         )
+
+        @pydantic.field_validator("granularity")
+        @classmethod
+        def _is_one(cls, granularity: str) -> str:
+            Layout((1, 1), 3, granularity)
+            return granularity
 
         @property
         def centroids(self) -> int:
@@ -78,7 +86,7 @@ class Uniform:
             weight: finite floating-point values, any shape and device, not empty.
             importance: optional non-negative weight of each squared error, same shape; only ``threshold: mse``
                 looks at it.
-            axis: axis of the output channels, for the granularities ``channel`` and ``group:N``.
+            axis: axis of the output channels, for the granularities ``channel``, ``group:N`` and ``weights:N``.
 
         Returns:
             A codebook on the device of ``weight``, with all levels whether used or not: ``(levels,)`` or
@@ -86,25 +94,21 @@ class Uniform:
         """
         granularity = self.options.granularity if weight.dim() else "tensor"
         weight, layout = weight.detach(), Layout(tuple(weight.shape), self.options.centroids, granularity, axis)
-        channels = layout.channels
-        moved = weight.movedim(axis, 0) if channels is not None else weight.reshape(1, -1)
-        rows = moved.reshape(len(moved), -1).float()
-        owner = torch.arange(len(rows), device=rows.device) // (channels or 1)
+        rows = _rows(layout, weight)
+        owner = torch.arange(len(rows), device=rows.device) // (layout.channels or 1)
         low, high = (_by_group(end(rows, 1), owner, how) for end, how in ((torch.amin, "amin"), (torch.amax, "amax")))
         if self.options.threshold == "mse":
-            mass = None
-            if importance is not None:
-                given = importance.detach().to(rows.device, torch.float32)
-                mass = (given.movedim(axis, 0) if channels is not None else given).reshape(rows.shape)
+            mass = None if importance is None else _rows(layout, importance.detach().to(rows.device))
             ratio = self._best_ratio(rows, mass, owner, low, high)
             low, high = low * ratio, high * ratio
         scale, zero = self._grid(low, high)
-        codes = self._codes(rows, scale[owner, None], zero[owner, None]).to(torch.uint8).view(moved.shape)
-        codes = codes.movedim(0, axis).contiguous() if channels is not None else codes.view(weight.shape)
+        if layout.run is not None:
+            scale = _narrow(scale, weight.dtype)
+        codes = _rows_back(layout, self._codes(rows, scale[owner, None], zero[owner, None]).to(torch.uint8))
         levels = torch.arange(self.options.centroids, device=rows.device, dtype=torch.float32)
         centroids = ((levels - zero[:, None]) * scale[:, None]).to(weight.dtype)
         stay = self.options.zeros == "keep"
-        return Codebook(centroids[0] if channels is None else centroids, codes, granularity, axis, zeros=stay)
+        return Codebook(centroids[0] if layout.channels is None else centroids, codes, granularity, axis, zeros=stay)
 
     def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point, counted from the first level, for ranges ``(codebooks,)``."""
@@ -139,6 +143,28 @@ class Uniform:
         if mass is not None:
             error.mul_(mass)
         return _by_group(error.sum(1, dtype=torch.float64), owner, "sum")
+
+
+def _rows(layout: Layout, weight: Tensor) -> Tensor:
+    """Weights float32, ``(rows, n)``: of each run, or output channel, or all; what fills up a last run is 0."""
+    if layout.runs > 1:
+        return layout.in_runs(weight.float())
+    moved = weight.movedim(layout.axis, 0) if layout.channels is not None else weight.reshape(1, -1)
+    return moved.reshape(len(moved), -1).float()
+
+
+def _rows_back(layout: Layout, rows: Tensor) -> Tensor:
+    """The reverse."""
+    if layout.runs > 1:
+        return layout.from_runs(rows)
+    return layout.channels_back(rows) if layout.channels is not None else rows.view(layout.shape)
+
+
+def _narrow(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales that a file holds in two bytes, where float16 (for bfloat16 weights: bfloat16) is fine enough."""
+    found = scale.to(dtype if dtype == torch.bfloat16 else torch.float16)
+    fine = (scale >= torch.finfo(found.dtype).tiny) & found.isfinite()
+    return torch.where(fine, found.float(), scale)
 
 
 def _by_group(values: Tensor, owner: Tensor, how: str) -> Tensor:

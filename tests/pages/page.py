@@ -15,6 +15,7 @@ PAGES = (
     "recipes/cookbook/sentence-embeddings.md",
     "plugin/README.md",
     "plugin/lloydmax/exporting/README.md",
+    "plugin/lloydmax/importing/README.md",
     "plugin/lloydmax/format/README.md",
     "plugin/lloydmax/integrations/README.md",
     "strategies/README.md",

@@ -38,6 +38,7 @@ NEEDS = {
     "peft": r"\bpeft\b",
     "optuna": r"\boptuna\b",
     "ray": r"\bray\b",
+    "coremltools": r"\bcoremltools\.",
     "onnxruntime": r"\.onnx\b",
     "vl_convert": r"to_html|lloydmax report",
 }

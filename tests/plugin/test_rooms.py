@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent.parent
 HOUSE, STRATEGIES = ROOT / "plugin" / "lloydmax", ROOT / "strategies" / "lloydmax_strategies"
 ROOMS = [
     *("__main__", "__init__"),
-    *("cli", "integrations", "demo", "extend", "moved", "compress", "checkpoint", "defaults", "report", "exporting"),
+    *(
+        "cli",
+        "integrations",
+        "demo",
+        "extend",
+        "moved",
+        "compress",
+        "checkpoint",
+        "defaults",
+        "report",
+        "exporting",
+        "importing",
+    ),
     *("choosing", "recovery", "fitting", "plan", "format", "recipe", "student", "teacher", "progress"),
     *("hooks", "network", "codebook", "data", "native", "runtime", "errors"),
 ]

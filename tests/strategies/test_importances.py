@@ -10,6 +10,7 @@ import torch
 from conftest import SmallNet, TextNet
 from lloydmax import RecoveryError
 from lloydmax.data import unlabelled
+from lloydmax.teacher.trial import trial
 from lloydmax_strategies.importances import Fisher, Inputs
 from torch import Tensor, nn
 
@@ -111,3 +112,13 @@ def test_a_recipe_names_them(kind: str, text_net: TextNet) -> None:
     books = [lloydmax.codebooks(result.model) for result in (weighed, other)]
     changed = {name for name in books[0] if not torch.equal(books[0][name].centroids, books[1][name].centroids)}
     assert changed == (set(books[0]) if kind == "fisher" else {"out.weight", "embed.weight"})
+
+
+def test_fisher_looks_at_fewer_samples_where_outputs_have_many_places() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Conv2d(1, 2, 3, padding=1), torch.randn(40, 1, 32, 32)
+    source, seen = unlabelled(data, model), []
+    outputs = trial(model, source)
+    model.register_forward_hook(lambda *call: seen.append(len(call[2])))
+    Fisher(Fisher.Options()).measure(model, ["weight"], source, outputs)
+    assert seen == [8, 8]

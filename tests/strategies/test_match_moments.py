@@ -285,3 +285,16 @@ def test_what_a_factor_would_not_scale_is_only_shifted() -> None:
     wanted, found = (model[0](x).mean((0, 2, 3)) for model in (net, student))
     assert torch.equal(next(iter(lloydmax.codebooks(student).values())).centroids, before)
     assert torch.allclose(wanted, found, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(None, 38), (640, 20), (64, 16)])
+def test_many_places_need_fewer_samples(rows: int | None, samples: int) -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 40, 1)).eval(),
+        torch.randn(38, 3, 32),
+    )
+    steps = [{"step": step, "rows": rows} for step in ("match_moments", "correct_bias")]
+    recipe = {"quantize": [{"layers": "all", "centroids": 3}], "recover": steps}
+    found = lloydmax.compress(model, recipe, x, progress=False).report.recovery
+    assert [figures["samples"] for figures in found] == [samples, samples]

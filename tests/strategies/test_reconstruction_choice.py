@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import lloydmax
+import pytest
 import torch
+from lloydmax_strategies.reconstruction import choice as module
 from lloydmax_strategies.reconstruction.choice import _chosen, choice, errors
+from lloydmax_strategies.reconstruction.feedback import feedback
 
 
 def test_where_codes_end_up_farther_from_the_weights_than_zeros_the_damping_grows() -> None:
@@ -23,3 +27,27 @@ def test_where_codes_end_up_farther_from_the_weights_than_zeros_the_damping_grow
     assert (bold.dequantize() - weight).square().sum() > power > (found.dequantize() - weight).square().sum()
     before, after = (float(errors(weight[None], book, moments).sum()) for book in (held, found))
     assert after < before / 3
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_some_rows_tell_the_price_of_all(free: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 32, generator=generator)
+    held = lloydmax.fit_codebook(weight, 16, price=0.02)
+    inputs = (torch.randn(200, 32, generator=generator) @ torch.randn(32, 32, generator=generator)).double()
+    moments, idle = (inputs.T @ inputs / 200)[None], torch.zeros(1, dtype=torch.bool)
+    given = weight[None], weight, held, moments, 0.01, free, idle
+    rows: list[int] = []
+
+    def counted(some: torch.Tensor, *others: Any) -> torch.Tensor:
+        rows.append(some.shape[1])
+        return feedback(some, *others)
+
+    monkeypatch.setattr(module, "feedback", counted)
+    whole, passes = choice(*given), rows.count(64)
+    rows.clear()
+    monkeypatch.setattr(module, "_FEW", weight.numel() // 4)
+    found = choice(*given)
+    assert set(rows) == {16, 64} and rows.count(64) <= passes and found.entropy <= held.entropy
+    before, every, some = (float(errors(weight[None], book, moments).sum()) for book in (held, whole, found))
+    assert every < before / 2 and some < 1.05 * every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lloydmax
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lloydmax import Codebook
+from lloydmax.extend import even
 from lloydmax.hooks import registry
 from lloydmax_strategies.uniform import Uniform
 from torch import Tensor
@@ -78,6 +80,43 @@ def test_groups_share_a_scale(axis: int) -> None:
     wanted = torch.stack([largest[:2].max(), largest[2:4].max(), largest[4]])
     assert torch.allclose(codebook.centroids[:, -1], wanted)
     assert float((codebook.dequantize() - weight).abs().movedim(axis, 0)[:4].max()) < float(wanted[:2].max()) / 13
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 24), 0), ((21, 6), 1), ((4, 3, 3, 3), 0), ((3,), 0)])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_runs_of_weights_share_a_grid(shape: tuple[int, ...], axis: int, scheme: str, dtype: torch.dtype) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = fit(weight, axis=axis, bits=4, scheme=scheme, granularity="weights:8", threshold="mse")
+    rows = weight.movedim(axis, 0).reshape(shape[axis], -1)
+    error = torch.zeros(())
+    for start in range(0, rows.shape[1], 8):
+        part = rows[:, start : start + 8].contiguous()
+        alone = fit(part, bits=4, scheme=scheme, granularity="channel", threshold="mse")
+        error = error + (alone.dequantize().float() - part.float()).square().sum()
+    assert found.mse(weight) * weight.numel() <= 1.02 * float(error) + 1e-4 * float(weight.float().square().sum())
+    assert even(found) is not None and bool(found.still().all()), "a run keeps its grid"
+    scale = even(found)[:, 0]  # type: ignore[index]
+    assert torch.equal(scale, scale.to(dtype if dtype == torch.bfloat16 else torch.float16).float())
+
+
+def test_runs_stay_even_in_recovery_and_in_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Embedding(20, 40), torch.nn.Flatten(), torch.nn.Linear(200, 10)).eval()
+    tokens = torch.randint(0, 20, (64, 5))
+    rule = {"layers": ["0", "2"], "quantizer": "uniform", "bits": 4, "granularity": "weights:32", "zeros": "keep"}
+    steps = [{"step": "match_moments"}, {"step": "reconstruct"}, {"step": "distill", "epochs": 1}]
+    result = lloydmax.compress(
+        net, {"quantize": [rule], "trainable": ["all"], "recover": steps}, tokens, progress=False
+    )
+    assert all(even(codebook) is not None for codebook in lloydmax.codebooks(result.model).values())
+    lloydmax.save(result.model, tmp_path / "runs.safetensors")
+    assert (tmp_path / "runs.safetensors").stat().st_size == result.report.bytes.file
+    loaded = lloydmax.load(tmp_path / "runs.safetensors", net)
+    assert torch.equal(loaded(tokens), result.model(tokens))
+    assert torch.allclose(lloydmax.set_cache(loaded, False)(tokens), result.model(tokens), atol=1e-5)
+    with pytest.raises(lloydmax.RecipeError, match=r"granularity 'weights:32' is for even grids, quantizer 'uniform'"):
+        lloydmax.plan(net, {"quantize": [{"layers": "all", "granularity": "weights:32"}]})
 
 
 @pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])

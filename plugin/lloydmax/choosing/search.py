@@ -201,7 +201,7 @@ def _placed(recipe: Recipe, budget: Budget) -> Iterator[None]:
 
 def _tables(result: SearchResult) -> list[RenderableType]:
     """The choice, and what it was predicted and measured to do."""
-    choice = new_table(title=f"Centroids that {result.method} chose for {result.budget_text}")
+    choice = new_table(f"Centroids that {result.method} chose for {result.budget_text}", spare=("weights",))
     choice.add_column("unit", overflow="fold")
     for name in ("weights", "centroids", "bytes", "damage alone"):
         choice.add_column(name, justify="right")
@@ -209,7 +209,8 @@ def _tables(result: SearchResult) -> list[RenderableType]:
         choice.add_row(
             row["unit"], f"{row['weights']:,}", str(row["centroids"]), f"{row['bytes']:,}", f"{row['damage']:.2g}"
         )
-    table = new_table(title="The whole model, before recovery")
+    spare = ("damage predicted", "output MSE", "KL (nats)", "smaller", "bits a weight")
+    table = new_table("The whole model, before recovery", spare=spare)
     table.add_column("choice")
     for name in ("bits a weight", "file", "smaller", "damage predicted", "KL (nats)", "agreement", "output MSE"):
         table.add_column(name, justify="right")

@@ -95,6 +95,7 @@ class Sweep:
 def _table(sweep: Sweep) -> Table:
     """A line for each unit, a column for each number of centroids: damage, and agreement where there are classes."""
     numbers = sorted({row.centroids for row in sweep.rows})
+    heads = {k: f"k={k} ({code_bits(k)} bit)" for k in numbers}
     classes = sweep.rows[0].kl is not None
     what = "KL to the original in nats, agreement in %" if classes else "signal to noise of the outputs in dB"
     measured = sum(row.measured for row in sweep.rows)
@@ -102,9 +103,10 @@ def _table(sweep: Sweep) -> Table:
         title=f"Each alone, on {sweep.samples:,} of {sweep.measured_on}: {what}",
         caption=f"{measured} of {len(sweep.rows)} measured (*), the others estimated; "
         f"{sweep.passes:.1f} forward passes, {sweep.seconds:.1f} s",
+        spare=("weights", *(heads[k] for k in [*numbers[1::2], *numbers[-1::-2]])),
     )
     table.add_column("unit", overflow="fold")
-    for name in ("weights", *(f"k={k} ({code_bits(k)} bit)" for k in numbers)):
+    for name in ("weights", *heads.values()):
         table.add_column(name, justify="right")
     for unit, rows in sweep.by_unit().items():
         cells = {

@@ -37,8 +37,9 @@ class Codebook:
             ``(..., k, block)``, in no order.
         codes: index of each weight's centroid, in the shape of the weight (of each block's, ``(channels, blocks per
             channel)``); uint8 for up to 256 centroids, int16 up to 32,768, int32 beyond.
-        granularity: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"`` (N output channels;
-            the last group may be smaller).
+        granularity: ``"tensor"``, ``"channel"`` (each output channel), ``"group:N"`` (N output channels;
+            the last group may be smaller) or ``"weights:N"`` (each N weights of an output channel; the last run may be
+            shorter).
         axis: axis of the output channels: 0, or 1 for transposed convolutions and linear layers.
         block: weights of one code: so many consecutive ones of an output channel, row-major over the other axes.
         shape: of the weight; that of the codes unless ``block`` is above 1, where it must be given.
@@ -183,6 +184,7 @@ class Codebook:
             and self.codes.dtype in native.CODES
             and self.block == 1
             and (self.layout.channels is None or (not self.axis and self.layout.outputs % self.layout.channels == 0))
+            and (self.layout.runs == 1 or self.layout.weights_per_channel % (self.layout.run or 1) == 0)
             and self.matrices == 1
             and self.codes.numel() > 0
             and all(type(t) in _PLAIN and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
@@ -210,6 +212,8 @@ class Codebook:
         """How many rows of the weight have codebooks that no other rows have, and how many; no rows where that cannot
         be told, no codebooks where all rows have all."""
         channels = self.layout.channels
+        if self.layout.runs > 1:
+            return (0, 0) if self.axis else (1, self.layout.runs)
         if channels is None or (self.axis and self.matrices == 1):
             return 1, 0
         if not self.axis:
@@ -248,10 +252,15 @@ class Codebook:
         return replace(self, codes=codes.to(self.codes.dtype).contiguous())
 
     def still(self) -> Tensor:
-        """Which centroids do not learn: bool, ``(k,)`` or ``(codebooks, k)``."""
-        zero = self.centroids.detach() == 0
-        zero = zero.all(-1) if self.block > 1 else zero
+        """Which centroids do not learn, being 0 where zeros stay, or of a run: bool, ``(k,)`` or ``(codebooks, k)``."""
+        if self.layout.run is not None:
+            return torch.ones_like(self.centroids, dtype=torch.bool)
+        zero = self._zero()
         return zero if self.zeros else torch.zeros_like(zero)
+
+    def _zero(self) -> Tensor:
+        zero = self.centroids.detach() == 0
+        return zero.all(-1) if self.block > 1 else zero
 
     def zeros_kept(self, weight: Tensor, codes: Tensor) -> Tensor:
         """These codes; where zeros stay, with that of the centroid 0 for weights, or whole blocks, that are 0.
@@ -262,10 +271,10 @@ class Codebook:
         """
         if not self.zeros:
             return codes
-        still = self.still().reshape(-1, self.k)
-        place = torch.where(still.any(1), still.int().argmax(1), -1)
+        zero = self._zero().reshape(-1, self.k)
+        place = torch.where(zero.any(1), zero.int().argmax(1), -1)
         if len(place) > 1:
-            place = self.layout.spread_over_codes(place[self.layout.owners(place.device)])
+            place = self.layout.with_each(place)
         return torch.where(self.layout.zeros(weight) & (place >= 0), place.clamp(min=0).to(codes.dtype), codes)
 
     def choices(self) -> tuple[Tensor, Tensor]:
@@ -283,6 +292,9 @@ class Codebook:
             weight: in the shape of the compressed one, any floating dtype, finite.
             limits: ascending, float32 ``(codebooks, n)``.
         """
+        if self.layout.runs > 1:
+            rows = self.layout.in_runs(weight.detach().float())
+            return self.layout.from_runs(torch.searchsorted(limits.contiguous(), rows, out_int32=True))
         moved = self.layout.channels_first(weight.detach().float()) if weight.dim() else weight.detach().float()
         if self.layout.channels is not None and weight.dim():
             limits = limits[self.layout.owners(weight.device)]

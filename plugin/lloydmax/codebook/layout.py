@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor
 
@@ -35,32 +36,39 @@ def code_dtype(centroids: int) -> torch.dtype:
     return torch.int16 if centroids <= 1 << 15 else torch.int32
 
 
-def channels_per_codebook(granularity: str) -> int | None:
-    """Number of output channels that share one codebook; ``None`` when the whole tensor shares one.
+def shared_by(granularity: str) -> tuple[int | None, int | None]:
+    """What shares one codebook: so many output channels, ``None`` for all of the tensor, and of one channel so many
+    weights, ``None`` for all.
 
     Args:
-        granularity: ``"tensor"``, ``"channel"`` or ``"group:N"`` with N >= 1.
+        granularity: ``"tensor"``, ``"channel"``, ``"group:N"`` or ``"weights:N"`` with N >= 1.
 
     Raises:
         FitError: any other spelling.
     """
     if granularity == "tensor":
-        return None
+        return None, None
     if granularity == "channel":
-        return 1
-    match = re.fullmatch(r"group:([1-9][0-9]{0,8})", granularity)
+        return 1, None
+    match = re.fullmatch(r"(group|weights):([1-9][0-9]{0,8})", granularity)
     if match is None:
-        raise FitError(f"granularity is {granularity!r}; write 'tensor', 'channel' or 'group:N' with N >= 1")
-    return int(match.group(1))
+        raise FitError(
+            f"granularity is {granularity!r}; write 'tensor', 'channel', 'group:N' or 'weights:N' with N >= 1"
+        )
+    return (int(match[2]), None) if match[1] == "group" else (1, int(match[2]))
 
 
-def _spelled(granularity: str) -> str:
-    channels_per_codebook(granularity)
+def _of_channels(granularity: str) -> str:
+    if shared_by(granularity)[1] is not None:
+        raise FitError(
+            f"granularity {granularity!r} is for even grids, quantizer 'uniform'; "
+            "write 'tensor', 'channel' or 'group:N'"
+        )
     return granularity
 
 
-Granularity = Annotated[str, AfterValidator(_spelled)]
-"""What shares a codebook, as the type of an option: ``"tensor"``, ``"channel"`` or ``"group:N"``."""
+Granularity = Annotated[str, AfterValidator(_of_channels)]
+"""What shares free centroids, as the type of an option: ``"tensor"``, ``"channel"`` or ``"group:N"``."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +81,20 @@ class Layout:
     Attributes:
         shape: of the weight.
         centroids: of one codebook, k.
-        granularity: what shares a codebook: ``"tensor"``, ``"channel"`` (each output channel) or ``"group:N"``
-            (N output channels; the last group may be smaller). A scalar has one codebook whatever it says.
+        granularity: what shares a codebook: ``"tensor"``, ``"channel"`` (each output channel), ``"group:N"``
+            (N output channels; the last group may be smaller) or ``"weights:N"`` (each run of N weights of one output
+            channel, row-major over the remaining axes; the last run may be shorter). A scalar has one codebook
+            whatever it says.
         axis: axis of the output channels: 0, or 1 for transposed convolutions and linear layers.
         block: weights of one code.
         matrices: so many lie one after the other along the first axis, the experts of a layer for example, each with
             output channels of its own; they are numbered matrix by matrix. 1 where that axis is ``axis``.
         channels: output channels of one codebook; ``None``: all.
+        run: weights of one channel that share a codebook; ``None``: all.
 
     Raises:
         FitError: another granularity, an axis that the shape does not have, blocks that do not divide the channels of
-            the weight, or matrices that do not divide its first axis.
+            the weight or that have runs, or matrices that do not divide its first axis.
     """
 
     shape: tuple[int, ...]
@@ -93,9 +104,14 @@ class Layout:
     block: int = 1
     matrices: int = 1
     channels: int | None = field(init=False, repr=False, compare=False)
+    run: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", channels_per_codebook(self.granularity))
+        channels, run = shared_by(self.granularity)
+        object.__setattr__(self, "channels", channels)
+        object.__setattr__(self, "run", run)
+        if self.run is not None and self.block > 1:
+            raise FitError(f"granularity {self.granularity!r} is for single weights, not for blocks of {self.block}")
         if not 0 <= self.axis < max(1, len(self.shape)):
             raise FitError(f"axis {self.axis} is not one of its shape {self.shape}")
         if self.matrices != 1 and (self.matrices < 1 or not self.axis or self.shape[0] % self.matrices):
@@ -151,9 +167,14 @@ class Layout:
         return self.bits / self.block
 
     @property
+    def runs(self) -> int:
+        """Codebooks of one output channel that no other has; 1 where it has one, or shares one."""
+        return 1 if self.run is None or not self.shape else math.ceil(self.weights_per_channel / self.run)
+
+    @property
     def codebooks(self) -> int:
         """Number of codebooks."""
-        return 1 if self.channels is None or not self.shape else math.ceil(self.outputs / self.channels)
+        return 1 if self.channels is None or not self.shape else math.ceil(self.outputs / self.channels) * self.runs
 
     @property
     def values(self) -> int:
@@ -182,7 +203,13 @@ class Layout:
         return alike and other.centroids <= self.centroids
 
     def owners(self, device: torch.device | None = None) -> Tensor:
-        """Number of the codebook of every output channel: int64 ``(channels,)``."""
+        """Number of the codebook of every output channel: int64 ``(channels,)``.
+
+        Raises:
+            FitError: a channel has several.
+        """
+        if self.runs > 1:
+            raise FitError(f"one codebook for each output channel is needed here, granularity is {self.granularity!r}")
         return torch.arange(self.outputs, device=device) // (self.channels or self.outputs)
 
     def channels_first(self, tensor: Tensor) -> Tensor:
@@ -228,9 +255,23 @@ class Layout:
         values = values if self.block == 1 else values[:, None].expand(-1, self.block)
         return replace(self, centroids=2, granularity="tensor").decode(values, self.zeros(weight).int())
 
+    def in_runs(self, weight: Tensor) -> Tensor:
+        """The weights of every codebook where channels have several, ``(codebooks, run)``; 0 where a last run ends.
+
+        Args:
+            weight: in its shape.
+        """
+        assert self.run is not None
+        rows = self.channels_first(weight).reshape(self.outputs, -1)
+        return F.pad(rows, (0, self.runs * self.run - rows.shape[1])).reshape(-1, self.run)
+
+    def from_runs(self, rows: Tensor) -> Tensor:
+        """The reverse of :meth:`in_runs`."""
+        return self.channels_back(rows.reshape(self.outputs, -1)[:, : self.weights_per_channel])
+
     def groups(self, weight: Tensor) -> Iterator[Tensor]:
         """The blocks of every codebook, ``(codebooks, n, block)``: those of full groups of channels, then those of a
-        smaller last group."""
+        smaller last group; runs have :meth:`in_runs`."""
         blocks = self.blocks(weight)
         channels = self.channels or len(blocks)
         full = len(blocks) // channels * channels
@@ -245,10 +286,22 @@ class Layout:
             codes: integers ``0 .. k - 1``, :attr:`code_shape`.
         """
         index = codes.int()
-        if self.channels is not None and self.shape:
+        if self.runs > 1:
+            index = (
+                index
+                + self.with_each(torch.arange(self.codebooks, device=codes.device, dtype=torch.int32)) * self.centroids
+            )
+        elif self.channels is not None and self.shape:
             owner = torch.arange(self.outputs, device=codes.device, dtype=torch.int32) // self.channels
             index = index + self.spread_over_codes(owner * self.centroids)
         return index.reshape(-1)
+
+    def with_each(self, values: Tensor) -> Tensor:
+        """A value for each codebook ``(codebooks,)``, to be broadcast against the codes."""
+        if self.runs > 1:
+            assert self.run is not None
+            return self.from_runs(values[:, None].expand(-1, self.run).contiguous())
+        return self.spread_over_codes(values[self.owners(values.device)]) if self.channels and self.shape else values
 
     def spread_over_codes(self, each: Tensor) -> Tensor:
         """A value for each output channel ``(outputs,)``, to be broadcast against the codes."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def demo_table(report: Figures) -> Table:
     """Accuracy and size from the original to the recovered model."""
-    table = new_table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes")
+    table = new_table(title="Demo: a ResNet for Fashion-MNIST, recovered on animal silhouettes", spare=("times smaller",))
     table.add_column("stage")
     for name in ("test accuracy", "size", "times smaller"):
         table.add_column(name, justify="right")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lloydmax.errors import ExportError
+from lloydmax.exporting.even_weights import Kind
 from lloydmax.exporting.subject import Subject
 from lloydmax.hooks.registry import spelling_hint
 from lloydmax.runtime.files import shown
@@ -36,6 +37,28 @@ class Format(ABC):
 
     packages: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = '"lloydmax[export]"'
+
+    def at_run_time(self, kind: Kind) -> str:
+        """What the runtime does with weights that a person may not expect, and what to choose instead; empty: nothing.
+
+        Args:
+            kind: of the weights.
+        """
+        return ""
+
+    def code_bits(self, kind: Kind, needed: int) -> int:
+        """Bits that a code takes in the file.
+
+        Args:
+            kind: of the weight.
+            needed: of a code of fixed width.
+        """
+        return needed
+
+    @property
+    def tolerance(self) -> float:
+        """How far the outputs may be off, of their largest magnitude, in float32."""
+        return 1e-3
 
     def refuse(self, subject: Subject) -> None:  # noqa: B027
         """Refuse what the format cannot hold, before any work.

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lloydmax.data.batch import Batch, leaves
 from lloydmax.errors import CheckpointError, ExportError
+from lloydmax.exporting.even_weights import EvenWeight, laid_bare
 from lloydmax.exporting.known import known_numbers
 from lloydmax.format.parts import check_state, ordinary
 from lloydmax.network.given import network
@@ -43,12 +44,14 @@ class Subject:
         batch: example inputs; two samples if the batch is dynamic.
         dynamic: whether the first axis of the inputs, the samples, may have any length.
         given: the example inputs as they were given.
+        origin: the model as the caller has it.
     """
 
     model: nn.Module
     batch: Batch
     dynamic: bool
     given: Batch
+    origin: nn.Module
 
     def program(self, most: int | None = None) -> ExportedProgram:
         """The model as torch traces it, codes and centroids inside.
@@ -93,6 +96,11 @@ class Subject:
     def fixed(self) -> Subject:
         """The same model for as many samples as were given."""
         return replace(self, batch=self.given, dynamic=False)
+
+    def laid_bare(self) -> tuple[Subject, dict[str, EvenWeight]]:
+        """The same with even weights decoded in the program; and those, by the names of the tensors they are in."""
+        model = copy.deepcopy(self.model)
+        return replace(self, model=model), laid_bare(model)
 
     def holders(self) -> dict[str, CodesHolder]:
         """Whatever holds codes, under all its module names."""
@@ -142,7 +150,7 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
     given = _batch(example_inputs).to("cpu")
     batch = given[torch.arange(2) % len(given)] if dynamic else given
     plain = finish(set_kernel(copy.deepcopy(model), None).cpu().eval()).requires_grad_(False)
-    return Subject(plain, batch, dynamic, given)
+    return Subject(plain, batch, dynamic, given, model)
 
 
 def _batch(example_inputs: Any) -> Batch:

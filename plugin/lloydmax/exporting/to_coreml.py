@@ -63,6 +63,11 @@ class To(Format):
                 )
 
             layout = codebook.layout
+            if layout.runs > 1:
+                raise ExportError(
+                    f"{name} has granularity {layout.granularity}, a grid for each few weights; lookup tables of "
+                    "Core ML are shared by whole channels: compress it with granularity: channel"
+                )
             if layout.channels is not None and layout.matrices not in (1, codebook.shape[0]):
                 raise ExportError(
                     f"{name}, shape {codebook.shape}, holds {layout.matrices} matrices of several rows; lookup tables "

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from lloydmax.exporting.even_weights import Kind
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject, tensors_of
 from lloydmax.runtime.quiet import quiet
@@ -24,6 +25,17 @@ class To(Format):
     packages: ClassVar[tuple[str, ...]] = ("executorch.exir",)
     install: ClassVar[str] = "executorch"
     most: int = 8
+
+    def at_run_time(self, kind: Kind) -> str:
+        """Whatever they are, they are decoded."""
+        return (
+            "they are decoded at every run, slower than float32; ONNX Runtime and OpenVINO multiply by even grids "
+            "(quantizer: uniform)"
+        )
+
+    def code_bits(self, kind: Kind, needed: int) -> int:
+        """Of the integers of a tensor."""
+        return next(width for width in (8, 16, 32) if needed <= width)
 
     def write(self, subject: Subject, path: Path) -> None:
         """Lower to the edge dialect and serialize."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lloydmax.exporting.even_weights import Kind
 from lloydmax.exporting.formats import Format
 from lloydmax.exporting.subject import Subject, tensors_of
 
@@ -16,6 +17,17 @@ from lloydmax.exporting.subject import Subject, tensors_of
 @dataclass(frozen=True)
 class To(Format):
     """``torch.export.load(path).module()`` runs it."""
+
+    def at_run_time(self, kind: Kind) -> str:
+        """Whatever they are, they are decoded."""
+        return (
+            "they are decoded at every run, slower than float32; "
+            "lloydmax.load keeps them decoded, or set_kernel runs from codes"
+        )
+
+    def code_bits(self, kind: Kind, needed: int) -> int:
+        """Of the integers of a tensor."""
+        return next(width for width in (8, 16, 32) if needed <= width)
 
     def write(self, subject: Subject, path: Path) -> None:
         """Without the example inputs and the traces of source code that torch would put into it."""

@@ -223,7 +223,7 @@ class Document:
                 raise CheckpointError(f"codebook or codes of {name!r} are missing")
             expect(
                 codebook.dtype == ("I8" if parameter.int8 else "F32")
-                or (codebook.dtype == "F16" and parameter.dtype != "bfloat16" and not parameter.even),
+                or (codebook.dtype == "F16" and parameter.takes_float16),
                 f"the codebook of {name!r} is {codebook.dtype}",
             )
             expect(

@@ -88,8 +88,7 @@ class Inspection:
             f"checksums; written by lloydmax {printable(self.lloydmax, _VERSION)}, "
             f"torch {printable(self.torch, _VERSION)}"
         )
-        table = new_table(self.path, caption)
-        table.caption_justify = "left"
+        table = new_table(self.path, caption, spare=("granularity", "dtype", "shape", "codes"))
         table.add_column("parameter", overflow="fold")
         for name in ("shape", "dtype", "centroids", "granularity", "codes", "bytes"):
             table.add_column(name, justify="right")

@@ -180,7 +180,8 @@ def _codebook(
     """What the file says of a compressed parameter, and its centroids as the file holds them."""
     described = _described(name, codebook)
     if (rows := even(codebook)) is not None:
-        return described, rows.view(described.codebook_shape)
+        rows = rows.view(described.codebook_shape)
+        return described, exact(rows, torch.float16) if described.takes_float16 else rows
     if takes_int8(codebook, storage) and (stored := integers.to_bytes(rows_of(codebook))) is not None:
         return replace(described, int8=True), stored
     return described, centroids

@@ -161,7 +161,7 @@ class File:
         stored = self.tensor(f"{name}.codebook")
         rows, ends = stored, stored
         if parameter.even:
-            rows = stored.view(-1, 2)
+            rows = stored.view(-1, 2).float()
             zero, last = rows[:, 1], parameter.layout.centroids - 1
             expect(
                 bool(((zero == zero.round()) & (zero >= 0) & (zero <= last)).all()),

@@ -59,7 +59,14 @@ class ParameterRecord:
     @property
     def newer(self) -> bool:
         """Whether only format 2 has it."""
-        return self.int8 or (self.layout.matrices > 1 and self.layout.channels is not None)
+        return (
+            self.int8 or self.layout.run is not None or (self.layout.matrices > 1 and self.layout.channels is not None)
+        )
+
+    @property
+    def takes_float16(self) -> bool:
+        """Whether the codebook may be float16: free centroids, but of bfloat16, and grids of runs."""
+        return self.layout.run is not None if self.even else self.dtype != "bfloat16"
 
     def takes_int8(self, codebooks: str, float_bytes: int) -> bool:
         """Whether the file is to hold the centroids as integers: ``storage`` says so, and it saves bytes."""
@@ -75,7 +82,8 @@ class ParameterRecord:
             code_bytes: length of an entropy-coded stream; packed when absent.
         """
         size = self.packed_bytes if code_bytes is None else code_bytes
-        dtype = "F32" if self.even else "I8" if self.int8 else centroids
+        grid = "F32" if self.layout.run is None else "F16"
+        dtype = grid if self.even else "I8" if self.int8 else centroids
         return Entry(f"{name}.codebook", dtype, self.codebook_shape), Entry(f"{name}.codes", "U8", (size,))
 
     def to_document(self) -> dict[str, Any]:

@@ -143,6 +143,11 @@ class Recovery:
         """Samples of one forward pass: fewer than ``most`` where the outputs for so many would be large."""
         return most if self.outputs is None else min(most, self.outputs.at_once(source.first(1)))
 
+    def enough(self, order: Tensor, rows: int | None) -> Tensor:
+        """The first samples of an order that have so many places altogether, see
+        :meth:`~lloydmax.network.outputs.Outputs.enough`; all where it is ``None``, or nothing was tried yet."""
+        return order if rows is None or self.outputs is None else self.outputs.enough(order, rows)
+
     def generator(self) -> torch.Generator:
         """A fresh CPU generator with the seed of this run."""
         return torch.Generator().manual_seed(self.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ _ENCODER = "encoder_"
 """How the outputs of an encoder begin, where a decoder has some, too."""
 MOST_VALUES = 1 << 23
 """Of the outputs of one forward pass, nearly: batches whose outputs are larger come in parts."""
+FEWEST = 16
+"""Samples by which anything is estimated, however much each tells."""
 _LARGE = 1 << 20
 """Values of an output beyond which what is made of it is made part by part."""
 
@@ -177,6 +180,7 @@ class Outputs:
         mask_name: how the input is called, where it has a position.
         asked: what was asked for.
         growth: values of the outputs for each value of the inputs, nearly; 0: not known.
+        places: at which a sample has an output of its own (tokens, pixels, anchors), where it has fewest.
     """
 
     leaves: tuple[Leaf, ...]
@@ -185,11 +189,17 @@ class Outputs:
     asked: AskedOutputs = AskedOutputs()
     mask_name: str = ""
     growth: float = field(default=0.0, compare=False)
+    places: int = field(default=1, compare=False)
 
     @property
     def classify(self) -> bool:
         """Whether one output counts, and it has classes."""
         return len(self.leaves) == 1 and self.leaves[0].decides
+
+    def enough(self, order: Tensor, positions: int) -> Tensor:
+        """The first samples of an order whose outputs have so many places altogether, but at least :data:`FEWEST`:
+        what is estimated over all places needs no more, and neighbours are alike."""
+        return order[: max(FEWEST, -(-positions // self.places))]
 
     def batches(self, source: Source, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Batch]]:
         """What :meth:`Source.batches` gives; batches whose outputs would have more than :data:`MOST_VALUES` come in
@@ -365,6 +375,14 @@ def in_parts(leaf: Leaf, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         tensors = tuple(tensor.reshape(-1, tensor.shape[2]) for tensor in tensors)
     rows = max(1, _LARGE // tensors[0][0].numel())
     yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def places_in(tensor: Tensor) -> int:
+    """At how many places a sample has an output, whichever axis the classes have: 1 of ``(N, C)``, at most T of
+    ``(N, T, C)``, H W of ``(N, C, H, W)``."""
+    if tensor.dim() < 3:
+        return 1
+    return min(tensor.shape[1:]) if tensor.dim() == 3 else math.prod(tensor.shape[2:])
 
 
 def class_axis(tensor: Tensor) -> int | None:

@@ -116,7 +116,9 @@ class PlannedParameter:
         """Bytes of all codebooks in a file."""
         if self.record().takes_int8(storage.codebooks, storage.float_bytes):
             return self.codebook_values + self.layout.codebooks * SCALE_BYTES
-        return self.codebook_values * (4 if self.even else storage.float_bytes)
+        if self.even:
+            return self.codebook_values * (4 if self.layout.run is None else 2)
+        return self.codebook_values * storage.float_bytes
 
     def with_centroids(self, centroids: int) -> PlannedParameter:
         """The same with another number of centroids."""

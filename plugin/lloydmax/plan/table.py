@@ -19,10 +19,10 @@ def plan_table(title: str, summary: str, rows: Iterable[Mapping[str, Any]]) -> T
         summary: below it.
         rows: as :meth:`lloydmax.Plan.rows` gives them.
     """
-    table = new_table(title=title, caption=summary)
+    table = new_table(title=title, caption=summary, spare=("type", "granularity", "layer", "trained", "shape", "bits"))
     for name in ("layer", "parameter", "type"):
         table.add_column(name, overflow="fold")
-    for name in ("shape", "centroids", "granularity", "bits", "bytes", "centroids are"):
+    for name in ("shape", "centroids", "granularity", "bits", "bytes", "trained"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -34,6 +34,6 @@ def plan_table(title: str, summary: str, rows: Iterable[Mapping[str, Any]]) -> T
             row["granularity"],
             f"{row['bits']:.3g}",
             f"{row['bytes']:,}",
-            "trained" if row["trained"] else "frozen",
+            "yes" if row["trained"] else "no",
         )
     return table

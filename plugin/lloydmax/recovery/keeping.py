@@ -11,7 +11,8 @@ from torch import nn
 
 from lloydmax.recovery.resume import load_student, student_state
 from lloydmax.student.attachment import attached
-from lloydmax.teacher.judge import Damage, Judge
+from lloydmax.teacher.agreement import Agreement
+from lloydmax.teacher.judge import Judge
 
 
 class Keeping:
@@ -20,34 +21,43 @@ class Keeping:
     Args:
         judge: of the student; ``None``: every step stays.
         original: what the codebooks were fitted to.
+
+    Attributes:
+        now: what the student, as it is, agrees with its teacher in, where that was measured on the inputs that judge.
     """
 
     def __init__(self, judge: Judge | None, original: nn.Module | None = None) -> None:
         self._judge, self._original = judge, original
-        self._now: Damage | None = None
+        self.now: Agreement | None = None
 
-    def run(self, student: nn.Module, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def run(
+        self, student: nn.Module, step: Callable[[], dict[str, Any]], known: Agreement | None = None
+    ) -> dict[str, Any]:
         """What a step measured, and beside it ``damage_before``, ``damage`` and ``kept``; only these where there is
         nothing to win back, so that it does not run.
 
         Args:
             student: that the step changes in place; as it was before where the step did harm.
             step: runs it.
+            known: ``now``, if it is.
         """
+        self.now = known
         if self._judge is None:
+            self.now = None
             return step()
-        before = self.damage(student)
+        first = self.now = self._judge.measured(student) if known is None else known
+        before = self._judge.of(first)
         if before.nothing:
             return {"damage_before": before.mean, "damage": before.mean, "kept": False}
         starved = self._starved(student)
         state = copy.deepcopy(student_state(student))
         figures = step()
-        self._now = None
-        after = self.damage(student)
+        self.now = self._judge.measured(student)
+        after = self._judge.of(self.now)
         kept = after.mean < before.mean and after.spares_all(before) and self._starved(student) <= starved
         if not kept:
             load_student(student, state)
-            self._now = before
+            self.now = first
         return figures | {"damage_before": before.mean, "damage": after.mean, "kept": kept}
 
     @torch.no_grad()
@@ -63,10 +73,3 @@ class Keeping:
             ):
                 found.add(one.name)
         return found
-
-    def damage(self, student: nn.Module) -> Damage:
-        """What the student does to the outputs now; there has to be a judge."""
-        assert self._judge is not None
-        if self._now is None:
-            self._now = self._judge.damage(student)
-        return self._now

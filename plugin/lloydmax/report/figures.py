@@ -141,6 +141,11 @@ class Figures:
         return None if self.weights is None else 8 * self.bytes.file / self.weights
 
     @property
+    def others(self) -> int:
+        """Bytes of the file beside codes and codebooks: all other tensors, names, shapes, checksums and the recipe."""
+        return self.bytes.file - sum(layer.bytes for layer in self.layers)
+
+    @property
     def reduction(self) -> float:
         """Share of the original bytes that the real file saves, 0 to 1."""
         return 1 - self.bytes.file / self.bytes.original
@@ -213,6 +218,7 @@ class Figures:
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {
             "bytes": self.bytes.to_dict(),
             "bits": self.bits,
+            "others": self.others,
             "reduction": self.reduction,
             "agreement": self.agreement,
             "alike": self.alike,

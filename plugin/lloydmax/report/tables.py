@@ -180,8 +180,9 @@ def layers(report: Figures, curves: DamageCurves | None) -> str:
     )
     total = sum(layer.bytes for layer in report.layers)
     said = (
-        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}, {total:,} bytes of codes "
-        "and codebooks."
+        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}: {total:,} bytes of codes and "
+        f"codebooks. With {report.others:,} bytes of all other tensors, names and checksums that is the file of "
+        f"{report.bytes.file:,} bytes."
     )
     if any(layer.block > 1 for layer in report.layers):
         said += " 32 × 4: 32 centroids, each a vector of 4 weights."

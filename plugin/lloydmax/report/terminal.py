@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lloydmax.report.figures import Figures
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def report_tables(report: Figures) -> list[RenderableType]:
     """Sizes, agreement, layers and times of a report."""
     bits = None if report.bits is None else f"{report.bits:.2f} bits of file for each of {report.weights:,} weights"
-    sizes = new_table(title=f"{report.model} compressed by recipe {report.recipe!r}", caption=bits)
+    title = f"{report.model} compressed by recipe {report.recipe!r}"
+    sizes = new_table(title, bits, spare=("smaller",))
     sizes.add_column("size")
     for name in ("bytes", "smaller", "times"):
         sizes.add_column(name, justify="right")
@@ -39,26 +41,35 @@ def report_tables(report: Figures) -> list[RenderableType]:
     if report.tried:
         tables.append(tried_table(report))
     tables += [line[:1].upper() + line[1:] for line in report.left_out()]
-    layers = new_table(title="Compressed parameters")
-    layers.add_column("parameter", overflow="fold")
-    for name in ("shape", "centroids", "granularity", "bytes", "SNR (dB)", "centroids are"):
-        layers.add_column(name, justify="right")
-    for layer in report.layers:
-        layers.add_row(
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            str(layer.centroids),
-            layer.granularity,
-            f"{layer.bytes:,}",
-            f"{layer.snr:.1f}",
-            "trained" if layer.trained else "frozen",
-        )
-    tables.append(layers)
+    tables.append(layer_table(report))
     if report.notes:
         tables.append(paragraphs(report.notes))
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in report.seconds.items())
     tables.append(f"Time: {times}")
     return tables
+
+
+def layer_table(report: Figures) -> Table:
+    """Every compressed parameter as it is stored, and what else is in the file."""
+    table = new_table("Compressed parameters", spare=("granularity", "shape", "trained", "SNR (dB)", "bits"))
+    table.add_column("parameter", overflow="fold")
+    for name in ("shape", "centroids", "granularity", "bits", "bytes", "SNR (dB)", "trained"):
+        table.add_column(name, justify="right")
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            str(layer.centroids),
+            layer.granularity,
+            f"{layer.bits:.3g}",
+            f"{layer.bytes:,}",
+            "exact" if math.isinf(layer.snr) else f"{layer.snr:.1f}",
+            "yes" if layer.trained else "no",
+        )
+    table.add_section()
+    for name, count in (("everything else in the file", report.others), ("the file", report.bytes.file)):
+        table.add_row(name, *[""] * 4, f"{count:,}", "", "")
+    return table
 
 
 def tried_table(report: Figures) -> Table:
@@ -81,7 +92,7 @@ def tried_table(report: Figures) -> Table:
 def token_table(report: Figures) -> Table:
     """Perplexity on real tokens, and the spread of the divergences of single tokens, through the stages."""
     stages = report.token_stages()
-    table = new_table(title=f"At {stages[-1][1].tokens:,} tokens")
+    table = new_table(f"At {stages[-1][1].tokens:,} tokens", spare=("median", "99.9 %", "90 %", "largest", "99 %"))
     table.add_column("stage")
     perplexity = report.perplexity
     for name in (*(("perplexity",) if perplexity else ()), *TOKEN_COLUMNS):
@@ -97,7 +108,7 @@ def stage_table(report: Figures) -> Table:
     """Agreement with the original and the caller's score through the stages."""
     scored = report.stages[0].score is not None
     against = f"Against the original, on {report.measured_on}" if report.measured_on else "Your evaluation"
-    table = new_table(title=against)
+    table = new_table(against, spare=("output MSE", "KL (nats)"))
     table.add_column("stage")
     for name in ("agreement", "KL (nats)", "output MSE", *(("your score",) if scored else ())):
         table.add_column(name, justify="right")

@@ -137,7 +137,7 @@ def written(module: str) -> CodeType | None:
                 return None
         spec = PathFinder.find_spec(module, places)
         return spec.loader.get_code(module) if spec and isinstance(spec.loader, InspectLoader) else None
-    except (ImportError, OSError, SyntaxError, ValueError):
+    except (ImportError, KeyError, OSError, SyntaxError, ValueError):  # KeyError: folders within a package not loaded
         return None
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lloydmax.runtime.seeding import untouched
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _WIDEST = 240
 """Characters of a rendered table at most."""
+_USUAL = 80
+"""Columns of a terminal, and of what is written to a file."""
+_NAME = 32
+"""Characters of a column of names that are worth another column."""
 _LONGEST = 1000
 """Characters of foreign text that are shown."""
 _CUT = " ... "
@@ -46,15 +51,26 @@ def rich(module: str) -> Any:
         return importlib.import_module(f"rich.{module}")
 
 
-def new_table(title: str, caption: str | None = None) -> Table:
-    """An empty table, its title on the left. Title, caption and cells may be foreign text."""
+def new_table(title: str, caption: str | None = None, spare: Sequence[str] = ()) -> Table:
+    """An empty table, its title on the left. Title, caption and cells may be foreign text.
+
+    Args:
+        title: above the table.
+        caption: below it.
+        spare: names of columns that are left out, the first one first, where the terminal is too narrow for all.
+    """
     below = None if caption is None else "\n".join(map(printable, caption.split("\n")))
     made: Table = _printable_table()(title=printable(title), caption=below, title_justify="left")
+    made.caption_justify = "left"
+    vars(made)["spare"] = tuple(spare)
     return made
 
 
 def _printable_table() -> Any:
     class PrintableTable(rich("table").Table):  # type: ignore[misc]
+        def add_column(self, *header: Any, **options: Any) -> None:
+            super().add_column(*header, **{"no_wrap": options.get("justify") == "right"} | options)
+
         def add_row(self, *cells: Any, **options: Any) -> None:
             shown = (printable(cell, _WIDEST) if isinstance(cell, str) else cell for cell in cells)
             super().add_row(*shown, **options)
@@ -62,19 +78,51 @@ def _printable_table() -> Any:
     return PrintableTable
 
 
+def columns() -> int:
+    """Characters of a line: those of the terminal, or 80."""
+    return max(1, min(shutil.get_terminal_size((_USUAL, 24)).columns, _WIDEST))
+
+
 def render(*tables: RenderableType) -> str:
-    """Tables as plain text, as wide as their widest line. Nothing in them is read as markup."""
+    """Tables as plain text, as wide as the terminal at most, where they have columns to spare. Nothing in them is read
+    as markup."""
+    width = columns()
     console = rich("console").Console(
-        file=io.StringIO(), width=_WIDEST, no_color=True, markup=False, emoji=False, highlight=False
+        file=io.StringIO(), width=width, no_color=True, markup=False, emoji=False, highlight=False
     )
+    for table in tables:
+        if hasattr(table, "spare"):
+            _narrow(table, width)
     console.print(*tables, sep="\n")
     text: str = console.file.getvalue()
     return "\n".join(printable(line.rstrip(), sys.maxsize) for line in text.rstrip().split("\n"))
 
 
+def _narrow(table: Any, width: int) -> None:
+    """Leave out columns until the others have room, and say which."""
+    left_out = []
+    for name in table.spare:
+        if sum(map(_room, table.columns)) + 1 <= width:
+            break
+        found = [column for column in table.columns if column.header == name]
+        left_out += [name] * len(found)
+        table.columns = [column for column in table.columns if column not in found]
+    for index, column in enumerate(table.columns):
+        column._index = index
+    if left_out:
+        said = f"A wider terminal also shows: {', '.join(left_out)}"
+        table.caption = said if table.caption is None else f"{table.caption}\n{said}"
+
+
+def _room(column: Any) -> int:
+    """Characters that a column takes, with its frame: of long names some lines."""
+    longest = max(len(text) for text in (column.header, *column.cells))
+    return 3 + (longest if column.no_wrap else min(longest, _NAME))
+
+
 def paragraphs(lines: Iterable[str]) -> str:
-    """Every line as an item of a list, folded for a terminal of 80 columns."""
-    folded = textwrap.TextWrapper(80, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+    """Every line as an item of a list, folded for the terminal."""
+    folded = textwrap.TextWrapper(columns(), initial_indent="- ", subsequent_indent="  ", break_long_words=False)
     return "\n".join(folded.fill(line.replace(" %", "\N{NO-BREAK SPACE}%")) for line in lines).replace("\xa0", " ")
 
 

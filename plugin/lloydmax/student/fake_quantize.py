@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.codebook.layout import channels_per_codebook, code_dtype
+from lloydmax.codebook.layout import code_dtype, shared_by
 from lloydmax.errors import FitError, IntegrationError
 from lloydmax.student.attachment import CodebookWeight
 
@@ -63,7 +63,7 @@ class CodebookWeightFakeQuantize(nn.Module):
         super().__init__()
         if centroids < 1:
             raise FitError(f"centroids is {centroids}; write 1 or more")
-        channels_per_codebook(granularity)
+        shared_by(granularity)
         self.k, self.granularity, self.axis, self.trainable = centroids, granularity, axis, trainable
         device = (factory_kwargs or {}).get("device")
         self.centroids = nn.Parameter(torch.full((centroids,), math.nan, device=device), requires_grad=trainable)

@@ -235,18 +235,22 @@ def embedding(input: Tensor, weight: CodedWeight) -> Tensor | None:
         return found.view(*input.shape, width)
     if weight.cached or plainly(input):
         return None
-    codebook, index = weight.codebook(), input.reshape(-1)
+    codebook, index, width = weight.codebook(), input.reshape(-1), layout.shape[1]
     codes, centroids, granularity = codebook.codes[index], codebook.centroids, "tensor"
-    if layout.channels is not None:
+    if layout.runs > 1:
+        granularity = layout.granularity
+        centroids = centroids.view(layout.shape[0], -1, codebook.k)[index].flatten(0, 1)
+    elif layout.channels is not None:
         centroids, granularity = centroids[index // layout.channels], "channel"
-    rows_of = replace(layout, shape=(len(index), layout.shape[1]), granularity=granularity)
-    return rows_of.decode(centroids, codes).view(*input.shape, layout.shape[1])
+    rows_of = replace(layout, shape=(len(index), width), granularity=granularity)
+    return rows_of.decode(centroids, codes).view(*input.shape, width)
 
 
 def int8_serves(codebook: Codebook) -> bool:
     """Whether int8 can hold the weight of a linear layer and is worth it; what is needed, :data:`INT8_NEEDS` says."""
     return (
         codebook.block == 1
+        and codebook.layout.runs == 1
         and (
             len(codebook.shape) == 2 or (codebook.shape[:1] == (codebook.layout.matrices,) and len(codebook.shape) == 3)
         )
@@ -262,6 +266,7 @@ def codes_serve(codebook: Codebook) -> bool:
     """Whether a weight can be run from its codes and that is worth it; see :data:`CODES_NEEDS`."""
     return (
         codebook.block == 1
+        and codebook.layout.runs == 1
         and codebook.layout.matrices == 1
         and codebook.codes.numel() >= CODES_LEAST
         and codebook.codes.dtype == torch.uint8

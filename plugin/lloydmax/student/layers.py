@@ -94,8 +94,11 @@ class CodesHolder(nn.Module):
                 self._buffers["codes"] = codes
 
     def decoded(self, centroids: Tensor) -> Tensor:
-        """The dense weight; from the cache unless the centroids learn or have changed since."""
-        if centroids.requires_grad or torch.compiler.is_exporting():
+        """The dense weight; from the cache unless the centroids learn here or have changed since."""
+        learns = centroids.requires_grad and torch.is_grad_enabled()
+        if learns or torch.compiler.is_exporting():
+            if self.dense is not None and not torch.compiler.is_compiling():
+                self.dense = None  # what learns changes soon
             return self._decode(centroids)
         if torch.compiler.is_compiling():
             return self._decode(centroids) if self.dense is None else self.dense

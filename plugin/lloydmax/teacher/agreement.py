@@ -42,6 +42,7 @@ class Agreement:
             over each; ``None`` in what earlier versions wrote.
         alike: for each output that counts, how alike in what it tells, 0 to 1, see
             :data:`~lloydmax.network.kinds.ALIKE`; empty in what earlier versions wrote.
+        apart: for each output the mean of :func:`differences`, whose mean is ``damage``; likewise.
         tokens: the same for every token, where the outputs are of tokens and it was asked for.
     """
 
@@ -51,6 +52,7 @@ class Agreement:
     samples: int
     damage: float | None = None
     alike: tuple[float, ...] = ()
+    apart: tuple[float, ...] = ()
     tokens: TokenFigures | None = None
 
     @property
@@ -67,8 +69,9 @@ class Agreement:
         """
         tokens = kept.get("tokens")
         tokens = None if tokens is None else TokenFigures(**tokens)
-        found = cls(**kept | {"alike": tuple(kept.get("alike", ())), "tokens": tokens})
-        for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples, *found.alike):
+        each = {name: tuple(kept.get(name, ())) for name in ("alike", "apart")}
+        found = cls(**kept | each | {"tokens": tokens})
+        for value in (found.top1 or 0.0, found.kl or 0.0, found.mse, found.samples, *found.alike, *found.apart):
             if isinstance(value, str):
                 raise TypeError(f"{value!r} is not a number")
             float(value)
@@ -148,13 +151,14 @@ class Comparison:
         totals = processes.summed([done, *of_classes, *chain(*of_each)], device)
         done, same, kl, decisions = int(totals[0]), *totals[1:4]
         each = [totals[start : start + 6] for start in range(4, len(totals), 6)]
-        damage = sum(sums[0] / max(sums[1], 1) for sums in each) / len(each)
+        apart = tuple(sums[0] / max(sums[1], 1) for sums in each)
+        damage = sum(apart) / len(apart)
         mse = sum(sums[4] for sums in each) / max(sum(sums[5] for sums in each), 1)
         alike = tuple(share(*sums[2:4]) for sums in each)
         if not decisions:
-            return Agreement(None, None, mse, done, damage, alike)
+            return Agreement(None, None, mse, done, damage, alike, apart)
         of_tokens = None if meter is None else meter.figures(device)
-        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike, of_tokens)
+        return Agreement(same / decisions, kl / decisions, mse, done, damage, alike, apart, of_tokens)
 
     @cached_property
     def _of_tokens(self) -> TokenOutputs | None:

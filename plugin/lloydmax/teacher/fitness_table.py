@@ -20,7 +20,8 @@ def fitness_table(sets: Sequence[Fitness]) -> Table:
     by = "distance of batch-norm statistics"
     if not normed:
         by = f"{'use of the classes' if classes else 'variety of the outputs'} (the model has no batch norm)"
-    table = new_table(title="How well sets of inputs suit the model, best first", caption=f"By {by}")
+    title, spare = "How well sets of inputs suit the model, best first", ("variety", "confidence", "samples")
+    table = new_table(title, caption=f"By {by}", spare=spare)
     table.add_column("inputs", overflow="fold")
     for name in ("distance", "class use", "confidence", "variety", "samples"):
         table.add_column(name, justify="right")

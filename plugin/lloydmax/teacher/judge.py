@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,13 @@ from lloydmax.network.outputs import Leaf, class_axis, in_parts
 from lloydmax.runtime import processes
 from lloydmax.runtime.cache import number
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.teacher.agreement import Comparison, differences
+from lloydmax.teacher.agreement import Agreement, Comparison, differences
 from lloydmax.teacher.kept import _BATCH
 
-_SHARE, _FEWEST, MOST_JUDGED = 0.2, 24, 128
-"""Share of the inputs that are held out, how few (but a third of the inputs at most), and how many at most."""
+MOST_JUDGED = 128
+"""Inputs by which students are compared at most."""
+_SHARE, _FEWEST = 10, 32
+"""One of so many inputs is held out, and how few are: but a third of the inputs at most."""
 _WORSE = 1.5
 """How much worse one output may become where others become better."""
 _NOTHING = 1e-6
@@ -77,10 +79,22 @@ class Judge:
 
     def damage(self, student: nn.Module) -> Damage:
         """How far a student is from the teacher; it runs in evaluation mode and is left as it was."""
+        return self._damage(
+            self._apart(student, lambda inputs, wanted: self._outputs.of(inputs.run(student), inputs, wanted))
+        )
+
+    def measured(self, student: nn.Module) -> Agreement:
+        """All that a student agrees with the teacher in."""
+        return self.comparison.measure(student, tokens=True)
+
+    def of(self, agreement: Agreement) -> Damage:
+        """The damage that :meth:`measured` tells."""
+        return self._damage(agreement.apart)
+
+    def _damage(self, apart: Sequence[float]) -> Damage:
         if self._usual is None:
             self._usual = self._of_one_answer()
-        found = self._apart(student, lambda inputs, wanted: self._outputs.of(inputs.run(student), inputs, wanted))
-        return Damage(tuple(one / usual for one, usual in zip(found, self._usual, strict=True)))
+        return Damage(tuple(one / usual for one, usual in zip(apart, self._usual, strict=True)))
 
     def _of_one_answer(self) -> list[float]:
         """The damage of what the teacher gives on average."""
@@ -150,29 +164,32 @@ def _alike(mean: Tensor, wanted: Tensor, leaf: Leaf) -> Tensor:
     return answer.to(wanted.dtype).view([-1 if at == axis else 1 for at in range(wanted.dim())]).expand_as(wanted)
 
 
-def held_out(source: Source, seed: int, cache: Cache | None = None) -> tuple[Source, Source]:
-    """A source in two: inputs to work with, and inputs to judge by.
-
-    A fifth judges, at most 128 and at least 24 or a third. A single input does both, with a warning.
+def held_out(source: Source, most: int, few: bool, seed: int, cache: Cache | None = None) -> tuple[Source, Source]:
+    """A source in two: inputs to work with, and inputs that nothing learns from.
 
     Args:
         source: unlabelled inputs.
+        most: inputs that are held out: a tenth, if that is 32 or more.
+        few: of fewer than 320 inputs 32 are held out nevertheless, or a third; else none are, and both parts are the
+            source. A single input is in both parts, with a warning.
         seed: of the draw.
         cache: runs that share it and the source share the parts.
     """
-    few = min(_FEWEST, -(-len(source) // 3), len(source) - 1)
-    count = min(max(int(_SHARE * len(source)), few), MOST_JUDGED)
+    count = min(len(source) // _SHARE, most)
+    if count < _FEWEST:
+        count = min(_FEWEST, -(-len(source) // 3), len(source) - 1) if few else 0
     if not count:
-        warnings.warn(
-            "the data hold one input, none can be held out: what is kept is judged by the input that it was made with; "
-            "give more of them, 100 for example",
-            stacklevel=4,
-        )
+        if few:
+            warnings.warn(
+                "the data hold one input, none can be held out: what is kept is judged by the input that it was made "
+                "with; give more of them, 100 for example",
+                stacklevel=4,
+            )
         return source, source
 
     def divided() -> tuple[Source, Source]:
         order = random_order(len(source), seed=seed)
-        judging, others = order[:count].sort().values, order[count:].sort().values
-        return Part(source, others, "without those that judge"), Part(source, judging, "held out to judge")
+        unseen, others = order[:count].sort().values, order[count:].sort().values
+        return Part(source, others, "without those held out"), Part(source, unseen, "held out from every step")
 
-    return divided() if cache is None else cache.get(("held out", number(source), seed), divided)
+    return divided() if cache is None else cache.get(("held out", number(source), seed, count), divided)

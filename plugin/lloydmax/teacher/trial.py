@@ -16,7 +16,7 @@ from lloydmax.data.padding import DECODER_INPUT, DECODER_MASKS, MASKS
 from lloydmax.errors import DataError, RecoveryError
 from lloydmax.network.guard import guarded
 from lloydmax.network.kinds import ROOT
-from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs
+from lloydmax.network.outputs import AskedOutputs, Leaf, Outputs, places_in
 from lloydmax.network.trees import Path, counted, described, resolved, written
 from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.digest import model_fingerprint
@@ -229,7 +229,9 @@ def _told(changes: dict[Path, _Change], output: Any, mask: _Mask, asked: AskedOu
     growth = sum(tensors[path].numel() for path in changes) / max(1, sum(given.numel() for given in inputs.tensors()))
     found = Outputs(leaves, all(change.only for change in changes.values()), mask.place, asked, mask.name, growth)
     found.check_mask(output, inputs)
-    return found
+    if any(leaf.samples is None for leaf in leaves):
+        return found
+    return replace(found, places=min(map(places_in, found.read(output, inputs))))
 
 
 def _leaf(path: Path, change: _Change, tensor: Tensor, asked: AskedOutputs) -> Leaf:

@@ -191,7 +191,7 @@ def places(student: nn.Module) -> dict[nn.Module, Place]:
 
 
 def _alone(held: dict[str, Held], uses: Counter[int]) -> dict[str, Held]:
-    return {name: one for name, one in held.items() if uses[id(one[0])] == 1}
+    return {name: one for name, one in held.items() if uses[id(one[0])] == 1 and one[0].layout.run is None}
 
 
 @torch.no_grad()

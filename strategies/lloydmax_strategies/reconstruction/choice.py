@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from lloydmax import Codebook
+from lloydmax.extend import Layout
 from torch import Tensor
 
 from lloydmax_strategies.reconstruction.feedback import Factors, feedback, output_errors
@@ -14,6 +15,8 @@ _ROUNDS, _TOLERANCE = 8, 0.005
 """Until codes whose bits have a price have the entropy from before, or a little less."""
 _MORE, _TRIES = 10.0, 3
 """By which the damping grows where codes are farther from the weights than zeros, and how often it is tried."""
+_FEW = 1 << 21
+"""Weights, of a larger one, that tell which price gives them that entropy."""
 _STEEPER = 4
 """Times as much must a price alone grow, as one with the distance of centroids, to save a bit."""
 
@@ -74,25 +77,43 @@ def _chosen(
     if units is not None:
         scaled, table = weight / units, table / units
 
-    def coded(book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
+    def coded(rows: slice, book: Codebook, scale: float = 1.0, price: Tensor | None = None) -> Codebook:
         bits = None if price is None else book.priced_bits().float()
-        codes = feedback(scaled, factors, table * scale, bits, price, given)
-        return replace(held, centroids=held.centroids * scale, codes=codes.view(held.shape).to(held.codes.dtype))
+        here = table if table.dim() == 1 else table[:, rows]
+        fixed = None if given is None else given[:, rows]
+        codes = feedback(scaled[:, rows], factors, here * scale, bits, price, fixed)
+        return replace(book, centroids=held.centroids * scale, codes=codes.view(book.shape).to(held.codes.dtype))
 
     if not held.price:
-        tried = coded(held)
+        tried = coded(slice(None), held)
         better = errors(weight, tried, moments) < errors(weight, held, moments)
         return replace(tried, codes=torch.where(better[:, None], tried.codes, held.codes))
-    price = held.price * factors.relief / factors.relief.log().mean().exp()
-    wanted, tried, step = held.entropy, held, 1.0
-    for _ in range(_ROUNDS):
-        tried = coded(tried, step if free else 1.0, price * step**2)
-        if wanted * (1 - _TOLERANCE) <= tried.entropy <= wanted:
-            break
-        step *= 2 ** ((tried.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
+    price, step = held.price * factors.relief / factors.relief.log().mean().exp(), 1.0
+
+    def settled(rows: slice, book: Codebook) -> Codebook:
+        """With the entropy from before, or a little less; the step that does it is kept."""
+        nonlocal step
+        wanted = book.entropy
+        for _ in range(_ROUNDS):
+            book = coded(rows, book, step if free else 1.0, price * step**2)
+            if wanted * (1 - _TOLERANCE) <= book.entropy <= wanted:
+                break
+            step *= 2 ** ((book.entropy - wanted * (1 - _TOLERANCE / 2)) * (1 if free else _STEEPER))
+        return book
+
+    every = weight.numel() // _FEW
+    if every > 1 and table.dim() == 1 and len(weight) == 1:  # some rows tell what all of them need
+        settled(slice(None, None, every), _rows_of(held, slice(None, None, every)))
+    tried = settled(slice(None), held)
     each = 1.0 if units is None else units.flatten() ** 2
     found = [float((errors(weight, book, moments) / each).sum()) for book in (tried, held)]
-    return tried if tried.entropy <= wanted and found[0] < found[1] else held
+    return tried if tried.entropy <= held.entropy and found[0] < found[1] else held
+
+
+def _rows_of(book: Codebook, rows: slice) -> Codebook:
+    """The codebook of some rows of one that all of them share."""
+    codes = book.codes[rows].contiguous()
+    return Codebook.of(Layout(tuple(codes.shape), book.k), book.centroids, codes, book.price, book.zeros)
 
 
 def _units(held: Codebook) -> Tensor:

@@ -69,6 +69,8 @@ def targets_of(student: nn.Module, original: nn.Module | None, bias: bool) -> di
             order = Layout(shape, 2, axis=along.axis, matrices=along.stacked)
         else:
             continue
+        if holder.layout.run is not None:
+            continue  # grids of runs stay as they are
         if holder.layout.channels is not None and holder.layout.channel_axes != order.channel_axes:
             continue
         kept = weights.get(name)

@@ -22,12 +22,19 @@ LAYOUTS = [
     Layout((6, 5, 4), 3, "group:3", axis=2, block=5, matrices=3),
     Layout((), 2),
 ]
+RUNS = [
+    Layout((6, 4, 3), 5, "weights:4"),
+    Layout((6, 4, 3), 5, "weights:5"),
+    Layout((4, 6, 3), 5, "weights:4", axis=1),
+    Layout((3, 5, 4), 2, "weights:3", axis=2, matrices=3),
+    Layout((6,), 2, "weights:8"),
+]
 
 
 def _first(layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
     """Matrix by matrix, the output channels first."""
     parts = tensor.chunk(layout.matrices)
-    return torch.cat([part.movedim(layout.axis, 0).flatten(1) for part in parts])
+    return torch.cat([part.movedim(layout.axis, 0).reshape(part.shape[layout.axis], -1) for part in parts])
 
 
 def _counted(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,6 +42,23 @@ def _counted(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.arange(layout.codebooks * layout.values, dtype=torch.float32)
     codes = torch.arange(layout.codes).view(layout.code_shape) % layout.centroids
     return values.view(layout.centroids_shape), codes
+
+
+@pytest.mark.parametrize("layout", RUNS, ids=str)
+def test_runs_of_weights_have_their_own_codebooks(layout: Layout) -> None:
+    centroids, codes = _counted(layout)
+    assert layout.run is not None and layout.runs == -(-layout.weights_per_channel // layout.run)
+    rows = _first(layout, layout.decode(centroids, codes)).reshape(layout.outputs, -1).long()
+    runs = torch.arange(layout.outputs)[:, None] * layout.runs + torch.arange(rows.shape[1]) // layout.run
+    assert torch.equal(rows // layout.centroids, runs)
+    assert torch.equal(rows % layout.centroids, _first(layout, codes).reshape(layout.outputs, -1))
+    held = Codebook.of(layout, centroids, codes.to(torch.uint8))
+    assert torch.equal(torch.cat([part.dequantize() for _, part in held.parts()]), held.dequantize())
+    assert torch.equal(held.reassigned(held.dequantize()).codes, held.codes)
+    assert int(held.member_counts().sum()) == layout.weights
+    if layout.runs > 1:
+        with pytest.raises(FitError, match="one codebook for each output channel is needed here"):
+            layout.owners()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -234,6 +234,10 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 20)), nn.ReLU(), nn.Linear(20, 3))
 
 
+def runs() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(6, 4, 2), nn.Linear(12, 5))
+
+
 class Stacked(nn.Module):
     """Matrices that lie one after the other, with their outputs along either axis."""
 
@@ -263,6 +267,13 @@ INT8: dict[str, Any] = {
     ],
     "activations": {"bits": 8},
     "recover": [{"step": "fold_batch_norm"}],
+}
+RUNS: dict[str, Any] = {
+    "quantize": [
+        {"layers": ["0"], "quantizer": "uniform", "bits": 4, "granularity": "weights:16"},
+        {"layers": ["1"], "quantizer": "uniform", "bits": 3, "granularity": "weights:7", "scheme": "asymmetric"},
+        {"layers": ["2"], "quantizer": "uniform", "bits": 8, "granularity": "weights:12"},
+    ],
 }
 PLAIN: dict[str, Any] = {"quantize": [{"layers": "all", "centroids": 4}]}
 CASES = {
@@ -295,6 +306,8 @@ CASES = {
     "extra-compact": Case(counting, recipe=PLAIN, storage=COMPACT, since="newer"),
     "stacked": Case(Stacked, STACKED, since="newer"),
     "stacked-smallest": Case(Stacked, STACKED, {**HALF, **ENTROPY, **COMPACT, "codebooks": "int8"}, since="newer"),
+    "runs": Case(runs, recipe=RUNS, since="newer"),
+    "runs-smallest-float16": Case(runs, recipe=RUNS, storage={**ENTROPY, **COMPACT}, dtype="float16", since="newer"),
     "baked": Case(normed, recipe=PLAIN, since="newer"),
 }
 """Name of a golden file -> what is in it."""

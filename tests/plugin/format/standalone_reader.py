@@ -161,32 +161,32 @@ def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     apart, channels = [matrices, 1], 1
     if shape:
         apart, channels = [matrices, shape[0] // matrices, *shape[1:]], matrices * shape[axis]
-    each = _channels_of_one(about["granularity"], channels)
-    centroids = _converted(_centroids(about, codebook, -(-channels // each)), about["dtype"])
+    each, run = _of_one(about["granularity"], channels)
     _expect(math.prod(shape) % (channels * block) == 0, "the block does not divide a channel")
     count = math.prod(shape) // block
+    runs = -(-count // channels // run) if run else 1
+    _expect(not run or block == 1, "blocks in runs")
+    centroids = _converted(_centroids(about, codebook, -(-channels // each) * runs), about["dtype"])
     _expect(codes.dtype == "U8" and codes.array.ndim == 1, "the codes are not bytes")
     read = _entropy if about["coding"] == "entropy" else _packed
     indices = read(codes.array.tobytes(), (k - 1).bit_length(), count)
     _expect(count == 0 or int(indices.max()) < k, "a code without a centroid")
-    owners = np.arange(channels) // each
+    own = (np.arange(channels) // each)[:, None] * runs + np.arange(count // channels) // (run or count)
     if block == 1:
-        along = [matrices, *(-1 if number == axis + 1 else 1 for number in range(1, len(apart)))]
-        weights = centroids.array[owners.reshape(along), indices.reshape(apart), 0]
-        return Stored(centroids.dtype, weights.reshape(shape))
-    rows = centroids.array[owners[:, None], indices.reshape(channels, -1)]
-    moved = rows.reshape(matrices, shape[axis], *apart[1 : axis + 1], *apart[axis + 2 :])
+        indices = np.moveaxis(indices.reshape(apart), axis + 1, 1)
+    rows = centroids.array[own, indices.reshape(channels, -1)]
+    moved = rows.reshape(matrices, apart[axis + 1], *apart[1 : axis + 1], *apart[axis + 2 :])
     return Stored(centroids.dtype, np.moveaxis(moved, 1, axis + 1).reshape(shape))
 
 
-def _channels_of_one(granularity: str, channels: int) -> int:
-    """Output channels that share a codebook."""
-    if granularity in ("tensor", "channel"):
-        return channels if granularity == "tensor" else 1
-    found = re.fullmatch("group:([1-9][0-9]{0,8})", granularity)
+def _of_one(granularity: str, channels: int) -> tuple[int, int]:
+    """Output channels that share a codebook, and weights of one channel that do, 0 for all."""
+    found = re.fullmatch("tensor|channel|(group|weights):([1-9][0-9]{0,8})", granularity)
     if found is None:
         raise ValueError("another granularity")
-    return int(found[1])
+    if granularity == "tensor":
+        return channels, 0
+    return (int(found[2]), 0) if found[1] == "group" else (1, int(found[2] or 0))
 
 
 def _centroids(about: dict[str, Any], codebook: Stored, codebooks: int) -> np.ndarray:
@@ -198,8 +198,9 @@ def _centroids(about: dict[str, Any], codebook: Stored, codebooks: int) -> np.nd
         scale = _wide(Stored("BF16", np.ascontiguousarray(codebook.array[:, -2:]).view("<u2")))
         values = codebook.array[:, :-2].astype("<f4") * scale
     elif about["even"]:
-        _expect((codebook.dtype, codebook.array.shape) == ("F32", (*lead, 2)) and block == 1, "another codebook")
-        scale, zero = np.split(codebook.array.reshape(-1, 2), 2, axis=1)
+        kinds = ("F32", "F16")[: 1 + about["granularity"].startswith("weights")]
+        _expect(codebook.dtype in kinds and codebook.array.shape == (*lead, 2) and block == 1, "another codebook")
+        scale, zero = np.split(_wide(codebook).reshape(-1, 2), 2, axis=1)
         _expect(bool(((zero == np.round(zero)) & (zero >= 0) & (zero < k)).all()), "zero is not a level")
         values = (np.arange(k, dtype="<f4") - zero) * scale
     else:

@@ -14,6 +14,7 @@ from lloydmax import Report, hookimpl
 from lloydmax.extend import Recovery
 from lloydmax.hooks import registry
 from lloydmax.recovery.keeping import Keeping
+from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.judge import Damage
 from pydantic import BaseModel
 from torch import Tensor
@@ -109,9 +110,29 @@ def test_an_unknown_word_is_refused_with_its_line(small_net: SmallNet) -> None:
 @pytest.mark.parametrize(("left", "runs"), [(1e-9, 0), (1e-3, 1)])
 def test_where_nothing_can_be_won_back_no_step_runs(small_net: SmallNet, left: float, runs: int) -> None:
     class Judging:
-        def damage(self, student: Any) -> Damage:
+        def measured(self, student: Any) -> Any:
+            return student
+
+        def of(self, agreement: Any) -> Damage:
             return Damage((left, left / 2))
 
     done: list[dict[str, Any]] = []
     figures = Keeping(Judging()).run(small_net, lambda: done.append({"loss": 1.0}) or done[-1])  # type: ignore[arg-type, func-returns-value]
     assert len(done) == runs and figures["damage"] == figures["damage_before"] and not figures["kept"]
+
+
+def test_what_agrees_is_measured_once_between_two_steps(
+    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[bool] = []
+    measure = Comparison.measure
+
+    def counted(self: Comparison, *args: Any, **options: Any) -> Agreement:
+        measured.append(True)
+        return measure(self, *args, **options)
+
+    monkeypatch.setattr(Comparison, "measure", counted)
+    result = compressed(small_net, pictures, "best", 5.0, 0.0)
+    assert len(measured) == 4, "the codebooks, each step, and what is finished"
+    first, undone = (stage.agreement for stage in result.report.stages[1:3])
+    assert first == undone is not None and [told.kept for told in result.report.tried] == [False, False]

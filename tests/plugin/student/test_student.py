@@ -198,3 +198,22 @@ def test_a_weight_is_decoded_once_while_its_centroids_stay_the_same() -> None:
     assert model.weight is before
     centroids.add_(1)
     assert torch.allclose(model.weight, before + 1)
+
+
+def test_what_learns_is_decoded_once_as_long_as_nothing_learns() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 5)), torch.randn(2, 6)
+    compressed(model, "0.weight")
+    (held,) = attached(model)
+    optimizer = torch.optim.Adam([held.centroids], 0.1)
+    for _ in range(2):
+        with torch.no_grad():
+            before, kept = model(x), held.weight.dense
+            model(x)
+        assert kept is not None and held.weight.dense is kept
+        optimizer.zero_grad()
+        model(x).sum().backward()
+        assert held.weight.dense is None, "its memory serves the training"
+        optimizer.step()
+        with torch.no_grad():
+            after = model(x)
+        assert not torch.equal(after, before) and torch.equal(after, model(x))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from lloydmax import RecoveryError
 from lloydmax.data.opening import unlabelled
-from lloydmax.teacher.agreement import Comparison, accuracy, divergence
+from lloydmax.teacher.agreement import Agreement, Comparison, accuracy, divergence
 from torch import Tensor, nn
 
 
@@ -80,3 +82,13 @@ def test_divergence_is_nothing_between_equals_and_grows() -> None:
     assert divergence(scores, scores, 1) == pytest.approx(0.0, abs=1e-7)
     assert 0 < float(divergence(scores, 2 * scores, 1)) < float(divergence(scores, 3 * scores, 1))
     assert float(divergence(scores, 2 * scores, 1, 10.0)) < float(divergence(scores, 2 * scores, 1))
+
+
+def test_what_was_kept_is_read_again_and_of_earlier_versions_too() -> None:
+    found = Comparison(TEACHER, unlabelled(INPUTS, TEACHER)).measure(STUDENT)
+    kept = asdict(found)
+    assert Agreement.read(json.loads(json.dumps(kept))) == found and found.damage == sum(found.apart) > 0
+    del kept["apart"]
+    assert Agreement.read(kept) == replace(found, apart=())
+    with pytest.raises((TypeError, ValueError)):
+        Agreement.read(kept | {"apart": ["much"]})

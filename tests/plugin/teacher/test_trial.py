@@ -292,3 +292,18 @@ def test_the_mask_that_is_taken_by_itself_need_not_fit(shape: str) -> None:
     net = Halving(shape).eval()
     source = unlabelled({"x": torch.randn(8, 6, 4), "attention_mask": torch.ones(8, 6)}, net)
     assert trial(net, source).mask == "attention_mask"
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "places", "enough"),
+    [
+        (nn.Linear(6, 5), (40, 6), 1, 40),
+        (nn.Linear(6, 5), (40, 10, 6), 5, 32),
+        (nn.Conv2d(3, 2, 3), (40, 3, 12, 12), 100, 16),
+    ],
+)
+def test_where_outputs_have_many_places_few_samples_are_enough(
+    model: nn.Module, shape: tuple[int, ...], places: int, enough: int
+) -> None:
+    found, order = trial(model, unlabelled(torch.randn(shape), model)), torch.arange(40).flip(0)
+    assert found.places == places and torch.equal(found.enough(order, 160), order[:enough])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
-from lloydmax.errors import FitError, IntegrationError
+from lloydmax.errors import FitError, IntegrationError, RecipeError
 from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks import registry
 from lloydmax.integrations.computed import refuse_computed
@@ -25,9 +25,11 @@ from lloydmax.network.layers import output_axis
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.sections import KEEP
 from lloydmax.student.attachment import attach, attached, finish
 
 _STEPS = (None, "prepare", "convert")
+_CENTROIDS, _MOST_BITS = 16, 16
 
 
 @dataclass
@@ -48,21 +50,81 @@ class CodebookWeightConfig(AOBaseConfig):
             :func:`lloydmax.distill`; ``"convert"`` finishes what ``"prepare"`` began.
         axis: of the output channels; ``None``: as the class of the module tells, else 0.
         matrices: that the weight is a stack of, each with output channels of its own.
+        bits: torchao's word, 1 to 16: ``2 ** bits`` centroids.
+        group_size: torchao's word: -1 is granularity ``"channel"``; codebooks are not shared by parts of a row.
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes, with one rule, for ``layers: all``.
+
+    Raises:
+        IntegrationError: another step, or a word that means nothing here or contradicts another. RecipeError: the
+            recipe is not valid, or its rules ask which layer they are given. FitError: options of the quantizer.
     """
 
-    centroids: int = 16
+    centroids: int = _CENTROIDS
     granularity: str = "tensor"
     quantizer: str = "kmeans"
     options: dict[str, Any] = field(default_factory=dict)
     step: str | None = None
     axis: int | None = None
     matrices: int = 1
+    bits: InitVar[int | None] = None
+    group_size: InitVar[int | None] = None
+    recipe: InitVar[Any] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, bits: int | None, group_size: int | None, recipe: Any) -> None:
+        if recipe is not None:
+            self._take(_only_rule(recipe), "recipe")
+        if bits is not None:
+            if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= _MOST_BITS:
+                raise IntegrationError(f"bits={bits!r}: bits of a code are whole numbers from 1 to {_MOST_BITS}")
+            self._take({"centroids": 2**bits}, f"bits={bits}")
+        if group_size is not None:
+            if group_size != -1:
+                raise IntegrationError(
+                    f"group_size={group_size!r}: codebooks are shared by whole output channels, not by parts of a row: "
+                    "write group_size=-1 (granularity='channel') for one a channel, or granularity='group:8' for one "
+                    "for 8 channels"
+                )
+            self._take({"granularity": "channel"}, "group_size=-1")
         if self.step not in _STEPS:
             raise IntegrationError(f"step is {self.step!r}; write None, 'prepare' or 'convert'")
         given = {"centroids": self.centroids, "granularity": self.granularity, **self.options}
         registry.make("quantizer", self.quantizer, given, FitError)
+
+    def __str__(self) -> str:
+        """For torchao's ``QATConfig``, whose refusal shows it."""
+        return f"{self!r}, which needs no QATConfig: step='prepare', the training, step='convert'"
+
+    def _take(self, fields: dict[str, Any], word: str) -> None:
+        """Fields that another word stands for."""
+        for name, value in fields.items():
+            held = getattr(self, name)
+            if held not in (_DEFAULTS[name], value):
+                raise IntegrationError(f"{word} means {name}={value!r}, but {name}={held!r} is said, too")
+            setattr(self, name, value)
+
+
+_DEFAULTS: dict[str, Any] = {"centroids": _CENTROIDS, "granularity": "tensor", "quantizer": "kmeans", "options": {}}
+
+
+def _only_rule(recipe: Any) -> dict[str, Any]:
+    """The fields that a recipe with a single rule stands for."""
+    loaded = Recipe.load(recipe)
+    refuse_bits(loaded, "a configuration of single modules")
+    rule = loaded.quantize[0]
+    named = rule.layers != "all" or rule.except_ or rule.types or rule.parameter != "weight"
+    if len(loaded.quantize) != 1 or named:
+        raise RecipeError(
+            "its rules ask which layer they are given, and quantize_ hands over modules without names: write "
+            "quantize_(model, recipe_to_config(recipe, model), filter_fn=None)"
+        )
+    if rule.quantizer == KEEP or rule.importance is not None:
+        what = f"quantizer: {KEEP}" if rule.quantizer == KEEP else f"importance: {rule.importance}"
+        raise RecipeError(f"{what}: quantize_ sees one module at a time; use lloydmax.compress")
+    fields: dict[str, Any] = {"quantizer": rule.quantizer, "options": dict(rule.options)}
+    for name in ("centroids", "granularity"):
+        if name in fields["options"]:
+            fields[name] = fields["options"].pop(name)
+    return fields
 
 
 def recipe_to_config(

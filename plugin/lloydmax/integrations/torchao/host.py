@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
 from lloydmax.errors import IntegrationError
 from lloydmax.network.tracing import forget_graphs
@@ -19,9 +20,11 @@ try:
     )
     from torchao.quantization.pt2e.utils import create_getattr_from_value
 except ImportError as error:
-    raise IntegrationError(
-        f'torchao is not installed, or too old ({error}); run: pip install "lloydmax[torchao]"'
-    ) from error
+    try:
+        held = f"torchao {metadata.version('torchao')} lacks what is used of it ({error}); 0.16 to 0.18 have it"
+    except metadata.PackageNotFoundError:
+        held = "torchao is not installed"
+    raise IntegrationError(f'{held}; run: pip install "lloydmax[torchao]"') from error
 
 _DEVICES = {
     "torchao.utils": "_assert_and_get_unique_device",

@@ -1,0 +1,1 @@
+"""Other tools' tables and codes, as codebooks. The page: README.md."""
