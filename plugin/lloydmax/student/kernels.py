@@ -79,7 +79,8 @@ CODES_LEAST = 1 << 12
 """Weights from which a product from codes is worth a call of the core."""
 CODES_NEEDS = (
     f"at least {CODES_LEAST:,} weights, a code for each, output channels along the first axis (of GPT-2's Conv1D, the "
-    "last), at least 8 of them in each group, at most 256 float32 centroids, on the CPU"
+    "last), at least 8 of them in each group, one codebook or scale for all weights of a channel (not weights:N), at "
+    "most 256 float32 centroids, on the CPU"
 )
 FAST_TOLERANCE = 1e-3
 """Largest relative error of a product in integers."""
