@@ -104,7 +104,7 @@ def packed() -> None:
 
 def running() -> None:
     library, best = ready(), ready().lm_path_taken()
-    for path in range(1, best + 1):
+    for path in range(best, 0, -1):
         library.lm_take_path(path)
         print(f"path {PATHS[path]}, ratios to float32", flush=True)
         _products()

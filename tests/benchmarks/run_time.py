@@ -1,6 +1,8 @@
 """Latency and memory of compressed layers by the way they run, in Markdown; 5 to 15 minutes on one core.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [language] [agreement]
+    OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [language] [agreement] [KERNEL ...]
+
+With names of kernels (``codes``), other ways than those and the default are left out.
 
 Time: medians of interleaved runs; with one thread of process CPU time, which neighbours on the machine disturb little,
 with more of wall-clock time. Memory: the peak resident set (VmHWM of Linux) of a process of its own that builds the
@@ -27,10 +29,12 @@ import torchvision
 from lloydmax import native
 from lloydmax.report import environment
 from lloydmax.student.attachment import attach, finish
+from lloydmax.student.kernels import KERNELS
 from torch import Tensor, nn
 
+DEFAULT = "decoded, cached (default)"
 WAYS: dict[str, tuple[bool, Any]] = {
-    "decoded, cached (default)": (True, None),
+    DEFAULT: (True, None),
     "decoded on the fly: `set_cache(model, False)`": (False, None),
     'int8: `set_kernel(model, "int8")`': (True, "int8"),
     "int8, without the cache: both": (False, "int8"),
@@ -157,7 +161,7 @@ def table(name: str, models: dict[str, nn.Module], memory: dict[tuple[str, int],
     for batch, turns in rounds.items():
         runs = {way: lambda model=model, batch=batch: used(name, model, batch) for way, model in models.items()}
         seconds |= {(way, batch): value for way, value in medians(runs, turns).items()}
-    wanted = used(name, models[next(iter(WAYS))], 1)
+    wanted = used(name, models[DEFAULT], 1)
     for way, model in models.items():
         cells = [way]
         for batch in rounds:
@@ -177,7 +181,9 @@ def run(name: str, title: str, rounds: dict[int, int]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(name, folder)
-        ways = (*PEERS, *WAYS) if name != "linear" else (FLOAT, *WAYS)
+        kernels = set(sys.argv) & set(KERNELS)
+        wanted = [way for way, (_, kernel) in WAYS.items() if not kernels or kernel in kernels or way == DEFAULT]
+        ways = (*(PEERS if name != "linear" else (FLOAT,)), *wanted)
         memory = {(way, batch): peak_bytes(name, folder, way, batch) for way in ways for batch in rounds}
         table(name, {way: opened(name, folder, way) for way in ways}, memory, rounds)
 
@@ -241,7 +247,7 @@ def main() -> None:
         return probe(*sys.argv[2:])
     warnings.simplefilter("ignore")
     print(", ".join(f"{key} {value}" for key, value in environment().items()), f"core {native.path()}")
-    for part in sys.argv[1:] or parts:
+    for part in [name for name in sys.argv[1:] if name not in KERNELS] or parts:
         parts[part]()
 
 
