@@ -40,7 +40,8 @@ from lloydmax.recovery.steps import distill, renormalize, run_step
 from lloydmax.report import Report
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.code import VERSION as __version__
-from lloydmax.student.attachment import codebooks, set_cache, set_kernel
+from lloydmax.student.attachment import codebooks, set_cache
+from lloydmax.student.serving import set_kernel
 from lloydmax.teacher.fitness import Fitness, data_fitness
 from lloydmax.teacher.synthesis import synthesize
 

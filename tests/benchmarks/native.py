@@ -10,6 +10,7 @@ whole of ``PostTrainingPalettizer.compress``. ``LLOYDMAX_NATIVE=0`` measures the
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import sys
@@ -27,6 +28,7 @@ import torchvision
 from kmeans import fit, weights
 from lloydmax import native
 from lloydmax.format import packing
+from lloydmax.native.library import PATHS, ready
 from torch import nn
 
 NETWORKS = ("mobilenet_v2", "resnet18", "resnet50")
@@ -101,21 +103,44 @@ def packed() -> None:
 
 
 def running() -> None:
+    library, best = ready(), ready().lm_path_taken()
+    for path in range(best, 0, -1):
+        library.lm_take_path(path)
+        print(f"path {PATHS[path]}, ratios to float32", flush=True)
+        _products()
+        _convolutions()
+    library.lm_take_path(best)
+
+
+def _products() -> None:
     side = 4096
-    for k in (4, 16, 32, 256):
+    for k, granularity in itertools.product((4, 16, 32, 256), ("tensor", "channel")):
         codes = torch.randint(0, k, (side, side), dtype=torch.uint8)
-        tables = torch.randn(side, k) * 0.02
-        dense = tables.gather(1, codes.long())
-        for batch in (1, 16):
+        tables = torch.randn(1 if granularity == "tensor" else side, k) * 0.02
+        dense = tables.expand(side, -1).gather(1, codes.long())
+        closed, shared = native.close_codes(codes, native.bits_of(tables)), side // len(tables)
+        cells = []
+        for batch in (1, 4, 32, 256):
             x = torch.randn(batch, side)
-            plain = least(lambda: F.linear(x, dense), 9)  # noqa: B023
-            wanted, cells = F.linear(x.double(), dense.double()), []
-            for fast in (False, True):
-                spent = least(lambda: native.linear_codes(x, codes, tables, 1, fast), 9)  # noqa: B023
-                found = native.linear_codes(x, codes, tables, 1, fast)
+            plain = least(lambda: F.linear(x, dense), 5)  # noqa: B023
+            wanted = F.linear(x.double(), dense.double())
+            for fast in (False, True) if batch == 1 else (False,):
+                found = native.linear_codes(x, closed, tables, side, shared, fast)
+                spent = least(lambda: native.linear_codes(x, closed, tables, side, shared, fast), 5)  # noqa: B023
                 off = float((found - wanted).norm() / wanted.norm())
-                cells.append(f"{'fast' if fast else 'exact'} {spent / plain:.2f} ({off:.0e} off)")
-            print(f"{side} x {side}, {k}/channel, batch {batch}: float32 1.00,", ", ".join(cells), flush=True)
+                cells.append(f"{batch}{' fast' if fast else ''} {spent / plain:.2f} ({off:.0e} off)")
+        print(f"  {side} x {side}, {k}/{granularity}, batch", ", ".join(cells), flush=True)
+
+
+def _convolutions() -> None:
+    for inner, outer, size, kernel in ((64, 64, 224, 3), (256, 256, 56, 3), (512, 512, 14, 3), (256, 64, 56, 1)):
+        x, width, around = torch.randn(1, inner, size, size), inner * kernel * kernel, (kernel // 2,) * 2
+        codes, tables = torch.randint(0, 16, (outer, width), dtype=torch.uint8), torch.randn(1, 16)
+        dense, closed = tables[0][codes.long()].view(outer, inner, kernel, kernel), native.close_codes(codes, 4)
+        square = ((kernel, kernel), (1, 1), around, (1, 1), 1)
+        plain = least(lambda: F.conv2d(x, dense, padding=around), 7)  # noqa: B023
+        spent = least(lambda: native.convolve_codes(x, closed, tables, outer, outer, None, *square), 7)  # noqa: B023
+        print(f"  {kernel} x {kernel}, {inner} to {outer} channels, {size} x {size}: {spent / plain:.2f}", flush=True)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Latency and memory of compressed layers by the way they run, in Markdown; 5 to 15 minutes on one core.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [agreement]
+    OMP_NUM_THREADS=1 python tests/benchmarks/run_time.py [layer] [network] [language] [agreement] [KERNEL ...]
+
+With names of kernels (``codes``), other ways than those and the default are left out.
 
 Time: medians of interleaved runs; with one thread of process CPU time, which neighbours on the machine disturb little,
 with more of wall-clock time. Memory: the peak resident set (VmHWM of Linux) of a process of its own that builds the
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,26 +26,50 @@ from typing import Any
 import lloydmax
 import torch
 import torchvision
+from lloydmax import native
 from lloydmax.report import environment
 from lloydmax.student.attachment import attach, finish
+from lloydmax.student.kernels import KERNELS
 from torch import Tensor, nn
 
+DEFAULT = "decoded, cached (default)"
 WAYS: dict[str, tuple[bool, Any]] = {
-    "decoded, cached (default)": (True, None),
+    DEFAULT: (True, None),
     "decoded on the fly: `set_cache(model, False)`": (False, None),
     'int8: `set_kernel(model, "int8")`': (True, "int8"),
     "int8, without the cache: both": (False, "int8"),
+    'from codes: `set_kernel(model, "codes")`': (True, "codes"),
+    'from codes: `set_kernel(model, "codes-fast")`': (True, "codes-fast"),
 }
 FLOAT = "float32"
+DYNAMIC = "torch, dynamic int8"
+"""``torch.ao.quantization.quantize_dynamic`` of the float32 network."""
+PEERS = (FLOAT, DYNAMIC)
 SIZE = 4096
 SHAPES = {"linear": (SIZE,), "vgg16": (3, 224, 224)}
-BATCHES = (1, 32)
+PROMPT, TOKENS = 16, 32
 
 
 def network(name: str) -> nn.Module:
-    """A 4096 x 4096 linear layer or torchvision's VGG-16, random weights."""
+    """A 4096 x 4096 linear layer, torchvision's VGG-16 or transformers' GPT-2 of 124 million parameters; random."""
     torch.manual_seed(0)
+    if name == "gpt2":
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        model: nn.Module = GPT2LMHeadModel(GPT2Config(bos_token_id=None, eos_token_id=None))
+        return model
     return nn.Sequential(nn.Linear(SIZE, SIZE)) if name == "linear" else torchvision.models.vgg16(weights=None)
+
+
+def used(name: str, model: nn.Module, batch: int) -> Tensor:
+    """What a network gives: outputs, or tokens one after the other."""
+    torch.manual_seed(1)
+    if name != "gpt2":
+        found: Tensor = model(torch.randn(batch, *SHAPES[name]))
+        return found
+    prompt: Any = torch.randint(0, 50_000, (batch, PROMPT))
+    generated: Tensor = model.generate(prompt, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+    return generated
 
 
 def compressed(model: nn.Module, centroids: int, granularity: str = "tensor", least: int = 1) -> nn.Module:
@@ -53,20 +80,27 @@ def compressed(model: nn.Module, centroids: int, granularity: str = "tensor", le
     return finish(model).eval()
 
 
-def write(name: str, folder: Path, centroids: int = 32) -> None:
+def write(name: str, folder: Path, centroids: int = 16) -> None:
     """The float32 and the compressed file of a network."""
     model = network(name)
     torch.save(model.state_dict(), folder / f"{name}.pt")
-    lloydmax.save(compressed(model, centroids), folder / f"{name}.safetensors")
+    if name == "gpt2":
+        recipe = {"quantize": [{"layers": "all", "centroids": 16}]}
+        lloydmax.compress(model, recipe, progress=False).save(folder / f"{name}.safetensors")
+    else:
+        lloydmax.save(compressed(model, centroids), folder / f"{name}.safetensors")
 
 
 def opened(name: str, folder: Path, way: str) -> nn.Module:
     """The network from its file, built without memory of its own."""
     with torch.device("meta"):
         model = network(name)
-    if way == FLOAT:
+    if way in PEERS:
         model.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True), assign=True)
-        return model.eval()
+        if name == "gpt2":
+            model.tie_weights()  # type: ignore[operator]
+        model.eval()
+        return torch.ao.quantization.quantize_dynamic(model, inplace=True) if way == DYNAMIC else model
     return set_way(lloydmax.load(folder / f"{name}.safetensors", model), way)
 
 
@@ -83,10 +117,17 @@ def peak_bytes(name: str, folder: Path, way: str, batch: int) -> int:
 
 
 def probe(name: str, folder: str, way: str, batch: str) -> None:
+    network_of_nothing(name)
     before = _peak()
     with torch.inference_mode():
-        opened(name, Path(folder), way)(torch.randn(int(batch), *SHAPES[name]))
+        used(name, opened(name, Path(folder), way), int(batch))
     print(_peak() - before)
+
+
+def network_of_nothing(name: str) -> None:
+    """What building one imports is no part of its memory."""
+    with torch.device("meta"):
+        network(name)
 
 
 def _peak() -> int:
@@ -113,22 +154,23 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 def table(name: str, models: dict[str, nn.Module], memory: dict[tuple[str, int], int], rounds: dict[int, int]) -> None:
-    print("| run | batch 1 | | batch 32 | | memory, batch 1 | | memory, batch 32 | | outputs off |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    inputs = {batch: torch.randn(batch, *SHAPES[name]) for batch in BATCHES}
+    heads = [f"{what}batch {batch} | " for what in ("", "memory, ") for batch in rounds]
+    print("| run | " + "| ".join(heads) + "| outputs off |")
+    print("|---" * (2 + 4 * len(rounds)) + "|")
     seconds: dict[tuple[str, int], float] = {}
-    for batch, x in inputs.items():
-        taken = medians({way: lambda model=model, x=x: model(x) for way, model in models.items()}, rounds[batch])
-        seconds |= {(way, batch): value for way, value in taken.items()}
-    wanted = models[next(iter(WAYS))](inputs[1])
+    for batch, turns in rounds.items():
+        runs = {way: lambda model=model, batch=batch: used(name, model, batch) for way, model in models.items()}
+        seconds |= {(way, batch): value for way, value in medians(runs, turns).items()}
+    wanted = used(name, models[DEFAULT], 1)
     for way, model in models.items():
         cells = [way]
-        for batch in BATCHES:
+        for batch in rounds:
             cells += [f"{1e3 * seconds[way, batch]:.1f} ms", f"x {seconds[way, batch] / seconds[FLOAT, batch]:.2f}"]
-        for batch in BATCHES:
+        for batch in rounds:
             share = memory[way, batch] / memory[FLOAT, batch]
             cells += [f"{memory[way, batch] / 1e6:.0f} MB", f"{share:.0%}"]
-        cells.append("" if way == FLOAT else f"{distance(model(inputs[1]), wanted):.1e}")
+        off = "" if name == "gpt2" or way == FLOAT else f"{distance(used(name, model, 1), wanted):.1e}"
+        cells.append(off)
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -139,14 +181,16 @@ def run(name: str, title: str, rounds: dict[int, int]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(name, folder)
-        ways = (FLOAT, *WAYS)
-        memory = {(way, batch): peak_bytes(name, folder, way, batch) for way in ways for batch in BATCHES}
+        kernels = set(sys.argv) & set(KERNELS)
+        wanted = [way for way, (_, kernel) in WAYS.items() if not kernels or kernel in kernels or way == DEFAULT]
+        ways = (*(PEERS if name != "linear" else (FLOAT,)), *wanted)
+        memory = {(way, batch): peak_bytes(name, folder, way, batch) for way in ways for batch in rounds}
         table(name, {way: opened(name, folder, way) for way in ways}, memory, rounds)
 
 
 def layer() -> None:
     """The memory-bound layer."""
-    run("linear", f"Linear layer, {SIZE} x {SIZE}, 32 centroids", {1: 31, 32: 15})
+    run("linear", f"Linear layer, {SIZE} x {SIZE}, 16 centroids", {1: 31, 32: 15})
     with torch.inference_mode():
         model, x = network("linear"), torch.randn(16, SIZE)
         print("\n| centroids | int8 outputs off |\n|---|---|")
@@ -159,8 +203,13 @@ def layer() -> None:
 
 
 def whole_network() -> None:
-    """VGG-16 with 32 centroids (5 bits) in every parameter."""
-    run("vgg16", "VGG-16, 32 centroids everywhere, 224 x 224", {1: 7, 32: 1})
+    """VGG-16 with 16 centroids (4 bits) in every parameter."""
+    run("vgg16", "VGG-16, 16 centroids everywhere, 224 x 224", {1: 5})
+
+
+def language() -> None:
+    """GPT-2 with 16 centroids (4 bits) in every matrix, one sequence."""
+    run("gpt2", f"GPT-2, 124 M parameters, 16 centroids, {TOKENS} tokens after {PROMPT}", {1: 2})
 
 
 @torch.inference_mode()
@@ -193,11 +242,12 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parts = {"layer": layer, "network": whole_network, "agreement": agreement}
+    parts = {"layer": layer, "network": whole_network, "language": language, "agreement": agreement}
     if sys.argv[1:2] == ["probe"]:
         return probe(*sys.argv[2:])
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
-    for part in sys.argv[1:] or parts:
+    warnings.simplefilter("ignore")
+    print(", ".join(f"{key} {value}" for key, value in environment().items()), f"core {native.path()}")
+    for part in [name for name in sys.argv[1:] if name not in KERNELS] or parts:
         parts[part]()
 
 

@@ -24,6 +24,7 @@ from lloydmax.student.attachment import finish
 from lloydmax.student.held import contents
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.layers import CodesHolder
+from lloydmax.student.serving import set_kernel
 
 _MANY = 1 << 24
 """Most samples where a shape is compared with what stands for "to the end"."""
@@ -148,7 +149,8 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
         raise ExportError("the model holds no codebooks; compress it first")
     given = _batch(example_inputs).to("cpu")
     batch = given[torch.arange(2) % len(given)] if dynamic else given
-    return Subject(finish(copy.deepcopy(model).cpu().eval()).requires_grad_(False), batch, dynamic, given, model)
+    plain = finish(set_kernel(copy.deepcopy(model), None).cpu().eval()).requires_grad_(False)
+    return Subject(plain, batch, dynamic, given, model)
 
 
 def _batch(example_inputs: Any) -> Batch:

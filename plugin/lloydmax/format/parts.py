@@ -242,7 +242,7 @@ def check_state(model: nn.Module) -> None:
     for name, module in model.named_modules():
         state: dict[str, Any] = {}
         module._save_to_state_dict(state, "", True)
-        known = {*own_tensors(module), "_extra_state"}
+        known = {*own_tensors(module), "_extra_state", *(["codes"] if isinstance(module, CodesHolder) else [])}
         if not name and _RESERVED in state:
             raise CheckpointError(f"{_RESERVED!r} is a name that safetensors keeps for itself: rename the tensor")
         if extra := [key for key in state if key not in known and state[key] is not None]:

@@ -11,14 +11,19 @@ from lloydmax.native.measure import CODES, bins, ends, members, noise
 from lloydmax.native.packing import from_symbols, huffman, pack, repeats, to_symbols, unpack
 from lloydmax.native.priced import assign, evenly, price_points
 from lloydmax.native.rows import fit_rows
-from lloydmax.native.running import linear_codes
+from lloydmax.native.running import FEW, bits_of, close_codes, convolve_codes, decode_codes, linear_codes, open_codes
 
 __all__ = [
     "CODES",
+    "FEW",
     "active",
     "assign",
     "bins",
+    "bits_of",
+    "close_codes",
+    "convolve_codes",
     "count_keys",
+    "decode_codes",
     "encode",
     "ends",
     "evenly",
@@ -28,6 +33,7 @@ __all__ = [
     "linear_codes",
     "members",
     "noise",
+    "open_codes",
     "pack",
     "path",
     "price_points",

@@ -45,7 +45,7 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* Paths, from the least to the best; a machine has all up to its own. */
-enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2 };
+enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VBMI = 3 }; /* the last: with VNNI, too */
 
 extern int lm_path; /* the one that is taken */
 

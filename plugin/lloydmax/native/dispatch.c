@@ -9,10 +9,10 @@ EXPORT int lm_best_path(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
         return PORTABLE;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-        return AVX512;
-    return AVX2;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
+        !__builtin_cpu_supports("avx512dq"))
+        return AVX2;
+    return __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") ? AVX512VBMI : AVX512;
 #else
     return PORTABLE;
 #endif
@@ -29,7 +29,7 @@ EXPORT int lm_take_path(int path) {
 EXPORT int lm_path_taken(void) { return lm_path; }
 
 /* What the Python beside it expects: one more whenever a function is added, or takes something else. */
-EXPORT int lm_version(void) { return 2; }
+EXPORT int lm_version(void) { return 3; }
 
 /* 1 where the portable path has NEON's instructions. */
 EXPORT int lm_neon(void) { return CORE_NEON; }

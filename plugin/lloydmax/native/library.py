@@ -12,13 +12,13 @@ from pathlib import Path
 from numpy.typing import NDArray
 from torch import Tensor
 
-PATHS = ("portable", "avx2", "avx512")
+PATHS = ("portable", "avx2", "avx512", "avx512vbmi")
 """By the number that the core gives them."""
 
 SWITCH = "LLOYDMAX_NATIVE"
 """Of the environment: ``0`` for the twins; the name of a path, to take none above it; the file of another build."""
 
-_VERSION = 2
+_VERSION = 3
 """Of the functions of the core, see ``dispatch.c``."""
 
 

@@ -1,4 +1,8 @@
-/* Products of codes with inputs. The twin decodes: student/kernels.py. */
+/* Weights of codes at work: products with vectors, convolutions, rows of them. The twins decode: running.py.
+
+   Codes lie in blocks of 64, each in planes: the lowest four bits of all, then the next two, then one, as far as the bits of a
+   code go. Of a plane of four bits, byte j holds code j and code j + 32; of two bits, codes j, j + 16, j + 32 and j + 48; of one
+   bit, codes 8 j to 8 j + 7. Eight bits are bytes. */
 #include "core.h"
 #if CORE_X86
 #include <immintrin.h>
@@ -9,8 +13,87 @@
 #else
 #define ALWAYS_INLINE __forceinline
 #endif
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 24")
+#else
+#define UNROLL
+#endif
 
-enum { FOUR = 4, MOST = 256 };
+enum { BLOCK = 64, PARTS = 4, FOUR = 4, MOST = 256 };
+enum {
+    SLICE = 512,             /* weights of a row that are decoded at once for a tile */
+    STRETCH = 1024,          /* codes of a row that are opened at once for a vector */
+    STRIDE = SLICE + 80,     /* between rows of decoded weights: past their ends, and not all in one set of the cache */
+    MOST_ROWS = 24,          /* of a tile */
+    PIXELS = 256,            /* that share a decoded weight */
+    PANELS = PIXELS * SLICE, /* floats of inputs that are laid out at once */
+    SUM_ROOM = 8 * PIXELS,
+    ROOM = PANELS + MOST_ROWS * STRIDE + SUM_ROOM + 16
+};
+
+static const float NOTHING = 0;
+
+/* A weight: rows of `width` codes below k; `shared` rows have one of the tables (.., k). */
+struct coded {
+    const uint8_t *planes;
+    const float *tables;
+    int64_t k, rows, width, shared;
+    int bits, kind; /* kind: 8, 16, .. 256, not below k */
+};
+
+/* A table, as each way of looking up wants it. */
+struct table {
+    int64_t held;
+    float values[MOST], back;
+    uint8_t bytes[4][MOST];
+    int16_t integers[MOST];
+    uint8_t halves[2][MOST];
+};
+
+/* What a kernel sees: at pixel (i, j) and offset (a, b), input (i stride - padding + a dilation, ..); 0 outside. `step`: of the
+   input in memory, from a channel, row and column to the next. */
+struct image {
+    const float *x;
+    int64_t size[2], kernel[2], stride[2], padding[2], dilation[2], out[2], channel, step[2];
+};
+
+/* Where a row of a weight and a pixel meet: y[row * step + pixel * next]. */
+struct output {
+    float *y;
+    int64_t step, next;
+};
+
+#if defined(__GNUC__)
+typedef float four __attribute__((vector_size(16)));
+static inline four add_four(four a, four b) { return a + b; }
+static inline four times_four(four a, four b) { return a * b; }
+#else
+typedef struct {
+    float at[4];
+} four;
+static inline four add_four(four a, four b) {
+    for (int i = 0; i < 4; i++)
+        a.at[i] += b.at[i];
+    return a;
+}
+static inline four times_four(four a, four b) {
+    for (int i = 0; i < 4; i++)
+        a.at[i] *= b.at[i];
+    return a;
+}
+#endif
+static inline four load_four(const float *p) {
+    four v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void store_four(float *p, four v) { memcpy(p, &v, sizeof v); }
+static inline four all_four(float value) {
+    float each[4] = {value, value, value, value};
+    return load_four(each);
+}
 
 #define PATH_NAME(name) name##_portable
 #define TARGET
@@ -36,70 +119,153 @@ enum { FOUR = 4, MOST = 256 };
 #undef PATH_NAME
 #undef TARGET
 #undef ISA
+
+/* Codes in the order in which bytes become floats: 4 of each 16 codes in every 128 bits. */
+static const uint8_t ORDER[BLOCK] = {
+#define LINE(l) 4 * (l), 4 * (l) + 1, 4 * (l) + 2, 4 * (l) + 3
+#define OF(l) LINE(l), LINE(l + 4), LINE(l + 8), LINE(l + 12)
+    OF(0), OF(1), OF(2), OF(3)
+#undef OF
+#undef LINE
+};
+
+#define PATH_NAME(name) name##_avx512vbmi
+#define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")))
+#define ISA 6
+#include "run.h"
+#undef PATH_NAME
+#undef TARGET
+#undef ISA
+
+#define RUN(name) (lm_path >= AVX512VBMI ? name##_avx512vbmi : PATH(name))
+#else
+#define RUN(name) PATH(name)
 #endif
 
-/* y (batch, out) = x (batch, in) times the weight that codes (out, in) below k <= 256 stand for; `shared` rows have one of the
-   tables (.., k). Rows begin to end - 1 are done. */
-EXPORT void lm_linear(const float *x, int64_t batch, const uint8_t *codes, int64_t in, int64_t out, const float *tables,
-                      int64_t k, int64_t shared, int64_t begin, int64_t end, float *y) {
-    float table[MOST] = {0};
-    int64_t held = -1;
-    for (int64_t r = begin; r < end; r++) {
-        if (r / shared != held) {
-            held = r / shared;
-            memcpy(table, tables + held * k, (size_t)k * sizeof(float));
+static struct coded weight(const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width, int64_t shared) {
+    struct coded w = {.planes = planes, .tables = tables, .k = k, .rows = rows, .width = width, .shared = shared, .kind = 8};
+    for (w.bits = 1; 1 << w.bits < k;)
+        w.bits++;
+    while (w.kind < k)
+        w.kind *= 2;
+    return w;
+}
+
+/* n codes as ceil(n / 64) blocks of planes. */
+EXPORT void lm_close(const uint8_t *codes, int64_t n, int bits, uint8_t *planes) {
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        uint8_t all[BLOCK] = {0};
+        memcpy(all, codes + first, (size_t)MIN(BLOCK, n - first));
+        if (bits == 8) {
+            memcpy(planes, all, BLOCK);
+            planes += BLOCK;
+            continue;
         }
-        for (int64_t b = 0; b < batch; b += FOUR) {
-            int vectors = (int)MIN(FOUR, batch - b);
-            const float *rows[FOUR] = {0};
-            float sums[FOUR];
-            for (int v = 0; v < vectors; v++)
-                rows[v] = x + (b + v) * in;
-            PATH(row_times)(codes + r * in, in, table, (int)k, rows, vectors, sums);
-            for (int v = 0; v < vectors; v++)
-                y[(b + v) * out + r] = sums[v];
-        }
+        int at = 0;
+        for (int width = 4; width; width /= 2)
+            if (bits & width) {
+                int length = BLOCK / 8 * width, mask = (1 << width) - 1;
+                for (int j = 0; j < length; j++) {
+                    int byte = 0;
+                    for (int part = 0; part < 8 / width; part++)
+                        byte |= (all[width == 1 ? j * 8 + part : part * length + j] >> at & mask) << part * width;
+                    planes[j] = (uint8_t)byte;
+                }
+                planes += length, at += width;
+            }
     }
 }
 
-/* The same for one vector and k <= 16 in integers of 16 bits, where this machine and the numbers allow it: `in` a multiple of
-   32, and the largest input not above `most` times their root mean square. `room`: of `in` int16. Returns 0 where it does not. */
-EXPORT int lm_linear_int16(const float *x, const uint8_t *codes, int64_t in, const float *tables, int64_t k, int64_t shared,
-                           int64_t begin, int64_t end, float most, int16_t *room, float *y) {
+/* The reverse. */
+EXPORT void lm_open(const uint8_t *planes, int64_t n, int bits, uint8_t *codes) {
+    int64_t whole = n / BLOCK;
+    RUN(opened)(planes, whole, bits, codes);
+    if (n % BLOCK) {
+        uint8_t last[BLOCK];
+        RUN(opened)(planes + whole * (BLOCK / 8) * bits, 1, bits, last);
+        memcpy(codes + whole * BLOCK, last, (size_t)(n % BLOCK));
+    }
+}
+
+/* Rows index[0 .. end - begin - 1] of a weight, or begin to end - 1: to begin to end - 1 of `out`. */
+EXPORT void lm_decode(const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width, int64_t shared,
+                      const int64_t *index, int64_t begin, int64_t end, float *out) {
+    struct coded w = weight(planes, tables, k, rows, width, shared);
+    struct table t = {.held = -1};
+    float part[SLICE + BLOCK];
+    out += begin * width;
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t first = 0, length; first < width; first += length, out += length) {
+            length = MIN(SLICE, width - first);
+            RUN(decoded)(&w, index ? index[i - begin] : i, first, length, &t, part);
+            memcpy(out, part, (size_t)length * sizeof(float));
+        }
+}
+
+/* y (batch, rows) = x (batch, width) times the weight, a few vectors at a time; rows begin to end - 1 are done. */
+EXPORT void lm_few(const float *x, int64_t batch, const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width,
+                   int64_t shared, int64_t begin, int64_t end, float *y) {
+    struct coded w = weight(planes, tables, k, rows, width, shared);
+    RUN(rows_times)(&w, x, batch, begin, end, y);
+}
+
+/* The same for one vector in integers of 16 bits, where this machine and the numbers allow it: the largest input not above `most`
+   times their root mean square. `room`: of `width` int16, and 64 more. Returns 0 where it does not. */
+EXPORT int lm_integers(const float *x, const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width,
+                       int64_t shared, int64_t begin, int64_t end, float most, int16_t *room, float *y) {
 #if CORE_X86
     float top = 0;
     double square = 0;
-    if (lm_path < AVX2 || k > 16 || in % 32)
+    if (lm_path < AVX2 || (lm_path < AVX512 && k > 64) || width < 32) /* a few rounded products would not even out */
         return 0;
-    for (int64_t i = 0; i < in; i++) {
+    for (int64_t i = 0; i < width; i++) {
         float size = fabsf(x[i]);
         top = size > top ? size : top;
         square += (double)x[i] * x[i];
     }
-    if (!(top > 1e-30f && top < 1e30f && (double)top * top * (double)in <= (double)most * most * square))
+    if (!(top > 1e-30f && top < 1e30f && (double)top * top * (double)width <= (double)most * most * square))
         return 0;
     float scale = 16383.0f / top;
-    for (int64_t i = 0; i < in; i += 32) /* lanes of 128 bits: 0-7 and 16-23, 8-15 and 24-31 */
-        for (int j = 0; j < 32; j++)
-            room[i + (j & 7) + ((j >> 4) & 1) * 8 + ((j >> 3) & 1) * 16] = (int16_t)lrintf(x[i + j] * scale);
-    int64_t held = -1;
-    int16_t table[16] = {0};
-    float back = 0;
-    for (int64_t r = begin; r < end; r++) {
-        if (r / shared != held) {
-            const float *own = tables + (held = r / shared) * k;
-            float largest = 1e-30f;
-            for (int64_t c = 0; c < k; c++)
-                largest = MAX(largest, fabsf(own[c]));
-            for (int64_t c = 0; c < k; c++)
-                table[c] = (int16_t)lrintf(own[c] * (4095.0f / largest));
-            back = top / 16383.0f * (largest / 4095.0f);
-        }
-        y[r] = back * (lm_path >= AVX512 ? row_times_int16_avx512 : row_times_int16_avx2)(codes + r * in, in, table, room);
-    }
+    for (int64_t i = 0; i < width; i++)
+        room[i] = (int16_t)lrintf(x[i] * scale);
+    memset(room + width, 0, BLOCK * sizeof(int16_t));
+    struct coded w = weight(planes, tables, k, rows, width, shared);
+    (lm_path >= AVX512VBMI ? rows_times_integers_avx512vbmi
+     : lm_path >= AVX512   ? rows_times_integers_avx512
+                           : rows_times_integers_avx2)(&w, room, top / 16383.0f, begin, end, y);
     return 1;
 #else
-    (void)x, (void)codes, (void)in, (void)tables, (void)k, (void)shared, (void)begin, (void)end, (void)most, (void)room, (void)y;
+    (void)x, (void)planes, (void)tables, (void)k, (void)rows, (void)width, (void)shared, (void)begin, (void)end, (void)most;
+    (void)room, (void)y;
     return 0;
 #endif
+}
+
+/* A convolution, or a product with many vectors. `shape`: of one image the steps of channel, row and column; then in pairs size,
+   kernel, stride, padding, dilation, out; then the images and their step, the groups, the channels of each, and of the output the
+   steps of image, row of the weight and pixel. Of each group rows begin to end - 1, and pixels first to last - 1, are done.
+   Returns 0 where there is no memory. */
+EXPORT int lm_convolve(const float *x, const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width,
+                       int64_t shared, const float *bias, const int64_t *shape, int64_t begin, int64_t end, int64_t first,
+                       int64_t last, float *y) {
+    const int64_t *pair = shape + 3, *rest = shape + 15;
+    struct image s = {.channel = shape[0], .step = {shape[1], shape[2]}};
+    for (int i = 0; i < 2; i++) {
+        s.size[i] = pair[i], s.kernel[i] = pair[2 + i], s.stride[i] = pair[4 + i], s.padding[i] = pair[6 + i];
+        s.dilation[i] = pair[8 + i], s.out[i] = pair[10 + i];
+    }
+    int64_t images = rest[0], groups = rest[2], each = rows / groups;
+    float *room = malloc(ROOM * sizeof(float));
+    if (!room)
+        return 0;
+    float *aligned = room + (16 - (uintptr_t)room / sizeof(float) % 16) % 16;
+    struct coded w = weight(planes, tables, k, rows, width, shared);
+    for (int64_t image = 0; image < images; image++)
+        for (int64_t g = 0; g < groups; g++) {
+            struct output out = {y + image * rest[4], rest[5], rest[6]};
+            s.x = x + image * rest[1] + g * rest[3] * s.channel;
+            RUN(rows_times_image)(&w, &s, bias, g * each + begin, g * each + end, first, last, aligned, &out);
+        }
+    free(room);
+    return 1;
 }

@@ -14,21 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from lloydmax.codebook.codebook import Codebook
-from lloydmax.errors import KernelError
 from lloydmax.network.given import network
 from lloydmax.network.parameters import demote, owners, promote
 from lloydmax.student import kernels
 from lloydmax.student.coded import CodedTensor, Frozen
 from lloydmax.student.int8.model import Int8Model
-from lloydmax.student.kernels import CODES_NEEDS, INT8_NEEDS, KERNELS, Kernel, codes_serve, int8_serves
-from lloydmax.student.layers import CodebookLayer, CodebookLinear, CodebookTensor, CodesHolder, codebook_layer
-
-_NOT_IN_INT8 = (_ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
-"""What makes no product with a weight that can be told apart."""
+from lloydmax.student.layers import CodebookLayer, CodebookTensor, CodesHolder, codebook_layer
 
 
 class _MeanGradient(torch.autograd.Function):
@@ -61,7 +55,7 @@ class CodebookWeight(CodesHolder):
 
     def forward(self, centroids: Tensor) -> Tensor:
         """Decode; differentiable with respect to the centroids."""
-        if self.kernel == "int8" and not centroids.requires_grad and not kernels.plainly():
+        if self.kernel is not None and not centroids.requires_grad and not kernels.plainly():
             return CodedTensor(Frozen(self, centroids))
         return self.decoded(self.averaging(centroids))
 
@@ -75,9 +69,8 @@ class CodebookWeight(CodesHolder):
     def recode(self, codebook: Codebook) -> Tensor:
         """Take over the codes of a codebook of the same shape, in place; returns how many members each centroid has."""
         members = codebook.member_counts()
-        self.codes.copy_(codebook.codes)
+        self.take(codebook.codes)
         self.counts.copy_(_divisors(codebook, members))
-        self._forget()
         return members
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -193,8 +186,7 @@ def recode(model: nn.Module, name: str, codes: Tensor) -> None:
     layer = isinstance(module, CodebookLayer) and leaf in module.codebooks
     holder = module.codebooks[leaf] if layer else module.parametrizations[leaf][0]  # type: ignore[index]
     assert isinstance(holder, CodesHolder)
-    holder.codes.copy_(codes)
-    holder.set_cache(holder.cached)
+    holder.take(codes)
 
 
 def finish(model: nn.Module) -> nn.Module:
@@ -275,59 +267,6 @@ def set_cache(model: nn.Module, enabled: bool) -> nn.Module:
     for module in network(model).modules():
         if isinstance(module, CodesHolder):
             module.set_cache(bool(enabled))
-    return model
-
-
-def set_kernel(model: nn.Module, kernel: Kernel | None) -> nn.Module:
-    """Choose what large linear layers run with in inference on the CPU, where few inputs are bound by memory.
-
-    Linear layers, heads that are tied to an embedding, and whatever else a module multiplies by: GPT-2's ``Conv1D``,
-    and stacked experts (one after the other, or by grouped products). The kernels from codes do linear layers only.
-
-    - ``"int8"``: weights of at least 512 x 1024 multiply up to 16 input vectors on PyTorch's int8 weight-only kernel.
-      Their centroids are rounded to multiples of a bfloat16 scale, -127 to 127, the inputs and outputs to bfloat16; a
-      weight that would be off by more than 1 % (relative, root mean square) stays as it is. Made at the first use;
-      takes one byte a weight beside the codes.
-    - ``"codes"``: weights of at least 65,536 multiply up to 16 float32 input vectors straight from their codes in the
-      native core: the same up to the order of the sums, without any other copy of the weight.
-    - ``"codes-fast"``: the same with up to 16 centroids in integers: centroids to 13 bits, inputs to 15; about
-      2e-4 off (relative, root mean square), at most 1e-3. Inputs whose largest value is above 32 times their root mean
-      square, which would be worse, run as ``"codes"``, and so do other weights.
-    - ``None``: PyTorch's float operations, the default.
-
-    Everything else (gradients, autocast, more input vectors, other layers and devices, vector codebooks, inputs whose
-    length 16 does not divide, compiled and exported programs) runs as without it, by the decoded weight that
-    :func:`set_cache` keeps or not. State dicts and files stay the same; copies and pickles keep the choice, files do
-    not.
-
-    Args:
-        model: finished, as :func:`~lloydmax.compress` and :func:`~lloydmax.load` give it; changed in place.
-        kernel: the choice.
-
-    Returns:
-        ``model``.
-
-    Raises:
-        KernelError: an unknown kernel, or one that serves no layer of this model.
-        ModelError: what is given is not a network.
-    """
-    network(model)
-    if kernel is not None and kernel not in KERNELS:
-        raise KernelError(f"there is no kernel {kernel!r}; choose one of {', '.join(map(repr, KERNELS))}, or None")
-    layers = [m.codebooks for m in model.modules() if isinstance(m, CodebookLinear) and "weight" in m.codebooks]
-    weights: dict[CodesHolder, Codebook] = {layer["weight"]: layer["weight"].codebook() for layer in layers}  # type: ignore[misc, operator]
-    serves, needs = (int8_serves, INT8_NEEDS) if kernel == "int8" else (codes_serve, CODES_NEEDS)
-    if serves is int8_serves or kernel is None:
-        more = (held for held in attached(model) if not isinstance(held.module, _NOT_IN_INT8))
-        weights |= {held.weight: held.codebook() for held in more}
-    served = [weight for weight, book in weights.items() if kernel is None or serves(book)]
-    if kernel is not None and not served:
-        raise KernelError(
-            f"the kernel {kernel!r} serves none of the {len(weights)} finished linear layers with codebooks in this "
-            f"model: it needs {needs}"
-        )
-    for weight in served:
-        weight.set_kernel(kernel)
     return model
 
 

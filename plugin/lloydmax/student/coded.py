@@ -1,7 +1,7 @@
-"""A weight of codes as a tensor: products with few inputs run in int8, everything else on the decoded weight.
+"""A weight of codes as a tensor: products run from its codes or in int8, everything else on the decoded weight.
 
 Modules that are no linear layers of PyTorch, GPT-2's ``Conv1D`` or stacked experts, hand their weights to operations
-themselves. What they get of a weight that is to run in int8 looks like the weight and has no memory of its own.
+themselves. What they get of a weight that a kernel serves looks like the weight and has no memory of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lloydmax.student.layers import CodesHolder
 
 _ADDMM = (torch.addmm, torch.baddbmm)
 _MATMUL = (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__)
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, F.conv1d, F.conv2d)
 _GROUPED = tuple(one for one in (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)) if one)
 _TURNS = (torch.t, Tensor.t, Tensor.T.__get__, Tensor.mT.__get__, Tensor.transpose, torch.transpose)  # type: ignore[attr-defined]
 _SAME = (Tensor.contiguous, Tensor.detach, Tensor.to, Tensor.type_as)
@@ -54,9 +55,9 @@ class Frozen:
         return self.holder.layout
 
     @property
-    def codes(self) -> Tensor:
-        """Of its weights, in their shape."""
-        return self.holder.codes
+    def planes(self) -> Tensor | None:
+        """Its packed codes."""
+        return self.holder.planes
 
     def plain(self) -> Tensor:
         """The dense weight."""
@@ -87,7 +88,7 @@ class CodedTensor(Tensor):
         """Wrap a weight.
 
         Args:
-            weight: that :func:`kernels.int8_serves`.
+            weight: that a kernel serves.
             matrix: one of several; ``None``: all of them.
             turned: with its last two axes swapped.
         """
@@ -137,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def _seen(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """What int8, or a look at a part of the weight, gives; ``None``: neither will do."""
+    """What a kernel, or a look at a part of the weight, gives; ``None``: neither will do."""
     first = args[0] if args else None
     if isinstance(first, CodedTensor):
         several = first._matrix is None and first.dim() == 3
@@ -152,6 +153,19 @@ def _seen(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         if isinstance(given["weight"], CodedTensor):
             return _product(given["input"], given["weight"], given.get("bias"), True)
+    elif func is F.embedding:
+        given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+        plain = len(args) <= 3 and not {"max_norm", "scale_grad_by_freq"} & {key for key in kwargs if kwargs[key]}
+        weight = given["weight"]
+        if plain and isinstance(weight, CodedTensor) and weight._matrix is None and not weight._turned:
+            return kernels.embedding(given["input"], weight._weight)
+    elif func in _CONVOLUTIONS:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        given |= dict(zip(names, args, strict=False)) | kwargs
+        weight = given.pop("weight")
+        if isinstance(weight, CodedTensor) and weight._matrix is None and not weight._turned:
+            return kernels.convolution(weight=weight._weight, **given)
     elif func in _MATMUL and len(args) == 2 and isinstance(first, Tensor) and not kwargs:
         return _product(first, args[1], None, False)
     elif func in _ADDMM and len(args) == 3 and not kwargs and isinstance(first, Tensor) and first.dim() == 1:
@@ -165,11 +179,13 @@ def _product(x: Tensor, weight: Any, bias: Tensor | None, rows: bool) -> Tensor 
     """``x`` times a matrix ``(inputs, outputs)``, or ``(outputs, inputs)`` where it has outputs as rows."""
     if not isinstance(weight, CodedTensor) or isinstance(bias, CodedTensor) or weight.dim() != 2:
         return None
-    layout = weight._weight.layout
+    coded, layout = weight._weight, weight._weight.layout
     first = layout.axis == (0 if len(layout.shape) == 2 else 1)
     if (first != weight._turned) != rows:
-        return None  # int8 has the scales along the other axis
-    return kernels.few(x, weight._weight, bias, weight._matrix or 0)
+        return None  # its channels lie along the other axis
+    if coded.kernel in kernels.FROM_CODES:
+        return kernels.from_codes(x, coded, bias)
+    return kernels.few(x, coded, bias, weight._matrix or 0)
 
 
 def _grouped(x: Tensor, weight: CodedTensor, ends: Tensor | None) -> Tensor | None:

@@ -1,18 +1,22 @@
 """How a compressed weight computes in inference: decoded in parts, to need little memory, or in int8 or straight from
 its codes, to be fast.
 
-Traced and exported programs always hold the plain way, :func:`lloydmax.codebook.codebook.decode`; compiled ones hold an
-operator for products from codes, and else the plain way, too.
+Compiled and exported programs hold operators for what runs from codes, and else the plain way,
+:func:`lloydmax.codebook.codebook.decode`; traced ones always hold that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lloydmax import native
 from lloydmax.codebook.codebook import Codebook
@@ -39,8 +43,8 @@ class CodedWeight(Protocol):
         """Of its codebooks."""
 
     @property
-    def codes(self) -> Tensor:
-        """Of its weights, in their shape."""
+    def planes(self) -> Tensor | None:
+        """Its packed codes, where it runs from them."""
 
     def __call__(self) -> Tensor:
         """The dense weight."""
@@ -57,6 +61,7 @@ class CodedWeight(Protocol):
 
 Kernel = Literal["int8", "codes", "codes-fast"]
 KERNELS: tuple[str, ...] = get_args(Kernel)
+FROM_CODES: tuple[str | None, ...] = ("codes", "codes-fast")
 
 LARGE = 1 << 19
 """Weights from which a product with few inputs is bound by memory."""
@@ -70,12 +75,20 @@ INT8_NEEDS = (
     f"at least {LARGE:,} weights, a multiple of {_STEP} inputs, a code for each weight, on the CPU, and centroids that "
     f"int8 holds to {_TOLERANCE:.0%} (far outliers spoil that; a finer granularity helps)"
 )
-CODES_LEAST = 1 << 16
+CODES_LEAST = 1 << 12
 """Weights from which a product from codes is worth a call of the core."""
 CODES_NEEDS = (
-    f"at least {CODES_LEAST:,} weights, a code for each, at most 256 float32 centroids, on the CPU, and the native "
-    "core (lloydmax --version tells whether it is there)"
+    f"at least {CODES_LEAST:,} weights, a code for each, output channels along the first axis (of GPT-2's Conv1D, the "
+    "last), at least 8 of them in each group, one codebook or scale for all weights of a channel (not weights:N), at "
+    "most 256 float32 centroids, on the CPU"
 )
+FAST_TOLERANCE = 1e-3
+"""Largest relative error of a product in integers."""
+FEWEST_ROWS = 8
+"""Output channels of a group of a convolution that are worth a product from codes."""
+_MOST_WATCHED = 64
+"""Inputs of a call whose products in integers are compared."""
+_watched: ContextVar[dict[int, float] | None] = ContextVar("watched", default=None)
 
 
 def plainly(input: Tensor | None = None) -> bool:
@@ -98,15 +111,8 @@ def linear(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor:
 
     Without a cache the product is formed in parts as well: the same up to the order of the sums.
     """
-    if torch.compiler.is_exporting() or (plainly(input) and not torch.compiler.is_dynamo_compiling()):
-        return F.linear(input, weight(), bias)
-    if weight.kernel in ("codes", "codes-fast") and input.dtype == torch.float32 and _takes(input, weight, bias):
-        vectors, layout = input.reshape(-1, input.shape[-1]), weight.layout
-        shared, tables = layout.channels or layout.shape[0], weight.centroids.view(-1, weight.centroids.shape[-1])
-        codes: Tensor = weight.codes
-        product = native.linear_codes(vectors, codes, tables, shared, weight.kernel == "codes-fast")
-        product = product.view(*input.shape[:-1], layout.shape[0])
-        return product if bias is None else product + bias
+    if (found := from_codes(input, weight, bias)) is not None:
+        return found
     if plainly(input):
         return F.linear(input, weight(), bias)
     if weight.kernel == "int8" and (found := few(input, weight, bias)) is not None:
@@ -138,18 +144,107 @@ def few(input: Tensor, weight: CodedWeight, bias: Tensor | None, matrix: int = 0
     return product if bias is None else product.add_(bias)
 
 
-def embedding(input: Tensor, codebook: Codebook) -> Tensor:
-    """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``."""
-    index, width = input.reshape(-1), codebook.shape[1]
-    codes, centroids = codebook.codes[index], codebook.centroids
-    channels, granularity = codebook.layout.channels, "tensor"
-    if codebook.layout.runs > 1:
-        granularity = codebook.granularity
-        centroids = centroids.view(codebook.shape[0], -1, codebook.k)[index].flatten(0, 1)
-    elif channels is not None:
-        centroids, granularity = centroids[index // channels], "channel"
-    rows = replace(codebook.layout, shape=(len(index), width), granularity=granularity)
-    return rows.decode(centroids, codes).view(*input.shape, width)
+def from_codes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tensor | None:
+    """A linear layer from packed codes: ``(*, inputs)`` -> ``(*, outputs)``; ``None`` where it does not take them.
+
+    In integers (``"codes-fast"``) up to :data:`native.FEW` inputs; within :func:`watching` they are only compared.
+    """
+    layout, planes = weight.layout, weight.planes
+    if planes is None or not _runs(input, weight, bias) or input.shape[-1] != layout.weights_per_channel:
+        return None
+    vectors, fast = input.reshape(-1, input.shape[-1]), weight.kernel == "codes-fast"
+    held = planes, *_tables(weight)
+    watched = None if torch.compiler.is_compiling() else _watched.get()
+    product = native.linear_codes(vectors, *held, fast and watched is None)
+    if fast and watched is not None and len(vectors):
+        some = vectors[:_MOST_WATCHED]
+        found = torch.cat([native.linear_codes(part, *held, True) for part in some.split(native.FEW)])
+        off = float((found - product[: len(some)]).norm() / product[: len(some)].norm().clamp(min=1e-30))
+        watched[id(planes)] = max(watched.get(id(planes), 0.0), off)
+    product = product.view(*input.shape[:-1], layout.outputs)
+    return product if bias is None else product.add_(bias)
+
+
+@contextmanager
+def watching() -> Iterator[dict[int, float]]:
+    """Products in integers are compared with those in floats, which are what layers give meanwhile.
+
+    Yields:
+        The largest relative error of a call, filled as layers run, by the ``id`` of the packed codes.
+    """
+    found: dict[int, float] = {}
+    token = _watched.set(found)
+    try:
+        yield found
+    finally:
+        _watched.reset(token)
+
+
+def convolution(
+    input: Tensor,
+    weight: CodedWeight,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | str | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Tensor | None:
+    """``F.conv1d`` or ``F.conv2d`` from packed codes; ``None`` where that does not take the inputs."""
+    layout, planes = weight.layout, weight.planes
+    axes = len(layout.shape) - 2
+    if planes is None or axes not in (1, 2) or layout.axis or not _runs(input, weight, bias):
+        return None
+    if input.dim() not in (axes + 1, axes + 2) or input.shape[-axes - 1] != layout.shape[1] * groups:
+        return None
+    if layout.outputs < groups * FEWEST_ROWS or 0 in input.shape:
+        return None
+    kernel = layout.shape[2:]
+    steps, spread = _each(stride, axes), _each(dilation, axes)
+    if padding == "same":
+        around = [distance * (size - 1) for distance, size in zip(spread, kernel, strict=True)]
+        input = F.pad(input, [side for total in reversed(around) for side in (0, total % 2)])
+        padding = [total // 2 for total in around]
+    edges = _each(0 if isinstance(padding, str) else padding, axes)
+    ends = [size + 2 * edge - distance * (side - 1) for size, edge, distance, side in
+            zip(input.shape[-axes:], edges, spread, kernel, strict=True)]  # fmt: skip
+    if min(ends) < 1:
+        return None
+    images = input if input.dim() == axes + 2 else input.unsqueeze(0)
+    if groups == 1 and not any(edges) and images.shape[2:] == kernel:  # there is one place for the kernel
+        product = from_codes(images.flatten(1), weight, bias)
+        output = None if product is None else product.view(*product.shape, *[1] * axes)
+    else:
+        line = 2 - axes
+        output = native.convolve_codes(
+            images if axes == 2 else images.unsqueeze(2), planes, *_tables(weight), bias,
+            [1] * line + [*kernel], [1] * line + steps, [0] * line + edges, [1] * line + spread, groups,
+        )  # fmt: skip
+        output = output if axes == 2 else output.squeeze(2)
+    return output if output is None or input.dim() == axes + 2 else output.squeeze(0)
+
+
+def embedding(input: Tensor, weight: CodedWeight) -> Tensor | None:
+    """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``; ``None`` where the decoded
+    weight is at hand, or is to be recorded."""
+    layout, planes = weight.layout, weight.planes
+    if input.dtype not in (torch.int32, torch.int64):
+        return None  # PyTorch says so
+    if planes is not None and layout.axis == 0 and _runs(input, weight, None, None):
+        tables, rows, shared = _tables(weight)
+        width = layout.weights_per_channel
+        found = native.decode_codes(input.reshape(-1).long(), planes, tables, rows, width, shared)
+        return found.view(*input.shape, width)
+    if weight.cached or plainly(input):
+        return None
+    codebook, index, width = weight.codebook(), input.reshape(-1), layout.shape[1]
+    codes, centroids, granularity = codebook.codes[index], codebook.centroids, "tensor"
+    if layout.runs > 1:
+        granularity = layout.granularity
+        centroids = centroids.view(layout.shape[0], -1, codebook.k)[index].flatten(0, 1)
+    elif layout.channels is not None:
+        centroids, granularity = centroids[index // layout.channels], "channel"
+    rows_of = replace(layout, shape=(len(index), width), granularity=granularity)
+    return rows_of.decode(centroids, codes).view(*input.shape, width)
 
 
 def int8_serves(codebook: Codebook) -> bool:
@@ -169,13 +264,11 @@ def int8_serves(codebook: Codebook) -> bool:
 
 
 def codes_serve(codebook: Codebook) -> bool:
-    """Whether the weight of a linear layer can be run from its codes and that is worth it; see :data:`CODES_NEEDS`."""
+    """Whether a weight can be run from its codes and that is worth it; see :data:`CODES_NEEDS`."""
     return (
-        native.active()
-        and codebook.block == 1
+        codebook.block == 1
         and codebook.layout.runs == 1
-        and len(codebook.shape) == 2
-        and (codebook.axis == 0 or codebook.granularity == "tensor")
+        and codebook.layout.matrices == 1
         and codebook.codes.numel() >= CODES_LEAST
         and codebook.codes.dtype == torch.uint8
         and codebook.codes.device.type == "cpu"
@@ -233,16 +326,45 @@ def _multiples(table: Tensor, scale: Tensor) -> Tensor:
 
 
 def _takes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
-    learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
     return (
-        not learns
-        and not torch.is_autocast_enabled(input.device.type)
-        and input.device.type == "cpu"
+        _ordinary(input, weight, bias)
         and input.dtype == weight.centroids.dtype
         and input.dim() > 0
         and input.shape[-1] == weight.layout.weights_per_channel
         and input.numel() <= _FEW * input.shape[-1]
     )
+
+
+def _ordinary(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> bool:
+    """No gradient, no autocast, on the CPU."""
+    learns = torch.is_grad_enabled() and (input.requires_grad or (bias is not None and bias.requires_grad))
+    return input.device.type == "cpu" and not learns and not torch.is_autocast_enabled("cpu")
+
+
+def _runs(input: Tensor, weight: CodedWeight, bias: Tensor | None, dtype: torch.dtype | None = torch.float32) -> bool:
+    """Whether operators from codes take an input: now, or in a program that is recorded."""
+    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    if torch.jit.is_tracing() or not (recorded or type(input) is Tensor):
+        return False
+    if not recorded and (torch._C._functorch.maybe_get_level(input) != -1 or forward_ad._current_level >= 0):
+        return False  # a transformed function
+    return (
+        _ordinary(input, weight, bias)
+        and dtype in (None, input.dtype)
+        and weight.centroids.dtype == torch.float32
+        and (dtype is None or input.dim() > 0)
+    )
+
+
+def _tables(weight: CodedWeight) -> tuple[Tensor, int, int]:
+    """Tables, rows, and how many of them share a table, as the operators take them."""
+    layout = weight.layout
+    return weight.centroids.view(-1, layout.centroids), layout.outputs, layout.channels or layout.outputs
+
+
+def _each(value: int | Sequence[int], axes: int) -> list[int]:
+    given = [value] if isinstance(value, int) else [*value]
+    return given * axes if len(given) == 1 else given
 
 
 def _int8_linear(input: Tensor, weight: CodedWeight, matrix: int) -> Tensor:

@@ -6,6 +6,7 @@ They are deliberately no subclasses of ``nn.Linear`` or ``nn.Conv2d``: quantizat
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lloydmax import native
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import with_layout
 from lloydmax.errors import ModelError
@@ -24,19 +26,19 @@ class CodesHolder(nn.Module):
     """Codes of one compressed parameter, and the decoded weight if it is kept.
 
     Attributes:
-        codes: buffer of integers, as :class:`~lloydmax.Codebook` has them.
         layout: of the weight.
         price, zeros: see :class:`~lloydmax.Codebook`.
         dense: the decoded weight, filled at the first use. A plain attribute, so that no state dict, pickle, copy
             or exported program carries it.
-        kernel: what eager inference runs with, see :func:`lloydmax.set_kernel`.
+        kernel: what inference runs with, see :func:`lloydmax.set_kernel`.
+        planes: while a kernel runs from codes, what holds them in place of the buffer ``codes``: rows of output
+            channels, packed by :func:`lloydmax.native.close_codes`.
     """
 
     kernel: str | None = None
     zeros: bool = False
     _int8: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
-
-    codes: Tensor
+    _opened: Callable[[], Tensor | None] | None = None
 
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
@@ -44,6 +46,53 @@ class CodesHolder(nn.Module):
         self.register_buffer("codes", codebook.codes)
         self.dense: Tensor | None = None
         self._version = -1
+
+    @property
+    def planes(self) -> Tensor | None:
+        """The packed codes, if that is how they are held."""
+        return self._buffers.get("closed")
+
+    @property
+    def codes(self) -> Tensor:
+        """Integers, as :class:`~lloydmax.Codebook` has them; a buffer unless they are packed."""
+        closed = self._buffers.get("closed")
+        if closed is None:
+            held = self._buffers.get("codes")
+            if held is None:
+                raise AttributeError("codes")
+            return held
+        plainly = kernels.plainly()
+        found = None if plainly or self._opened is None else self._opened()
+        if found is None:
+            flat = native.open_codes(closed, max(1, self.layout.bits), self.layout.codes)
+            found = self.layout.channels_back(flat.view(self.layout.outputs, -1))
+            if not plainly:  # whoever still has them shares them, and tied weights are known by them
+                self._opened = weakref.ref(found)
+        return found
+
+    def take(self, codes: Tensor) -> None:
+        """Take over other codes of the same shape, in place."""
+        if self.planes is None:
+            self.codes.copy_(codes)
+        else:
+            self._buffers["closed"] = self._closed(codes)
+        self._forget()
+
+    def _closed(self, codes: Tensor) -> Tensor:
+        return native.close_codes(self.layout.channels_first(codes).contiguous(), max(1, self.layout.bits))
+
+    def _pack(self, wanted: bool) -> None:
+        """Hold the codes packed, or as they are."""
+        with torch.inference_mode(False), torch.no_grad():
+            if wanted and self.planes is None:
+                closed = self._closed(self.codes)
+                del self._buffers["codes"]
+                self.register_buffer("closed", closed, persistent=False)
+            elif not wanted and self.planes is not None:
+                codes = self.codes
+                del self._buffers["closed"]
+                self._non_persistent_buffers_set.discard("closed")
+                self._buffers["codes"] = codes
 
     def decoded(self, centroids: Tensor) -> Tensor:
         """The dense weight; from the cache unless the centroids learn here or have changed since."""
@@ -76,10 +125,21 @@ class CodesHolder(nn.Module):
         return held[1]
 
     def _decode(self, centroids: Tensor) -> Tensor:
+        if self.planes is not None and not centroids.requires_grad:
+            return self._from_planes(centroids)
         return self.layout.decode(centroids, self.codes)
 
     def _expand(self, centroids: Tensor) -> Tensor:
+        if self.planes is not None:
+            return self._from_planes(centroids)
         return self._decode(centroids) if torch.jit.is_tracing() else kernels.dense(self.holding(centroids))
+
+    def _from_planes(self, centroids: Tensor) -> Tensor:
+        layout, tables, planes = self.layout, centroids.detach().view(-1, self.layout.centroids).float(), self.planes
+        assert planes is not None
+        shared = layout.channels or layout.outputs
+        rows = native.decode_codes(None, planes, tables, layout.outputs, layout.weights_per_channel, shared)
+        return layout.channels_back(rows).to(centroids.dtype)
 
     def set_cache(self, enabled: bool) -> None:
         """Keep the decoded weight after its first use, or not."""
@@ -89,10 +149,11 @@ class CodesHolder(nn.Module):
     def set_kernel(self, kernel: str | None) -> None:
         """Run with one of :data:`kernels.KERNELS`, or plainly."""
         self.kernel = kernel
+        self._pack(kernel in kernels.FROM_CODES)
         self._forget()
 
     def _forget(self) -> None:
-        self.dense = self._int8 = None
+        self.dense = self._int8 = self._opened = None
 
     def extra_repr(self) -> str:
         """Shape and granularity."""
@@ -103,9 +164,17 @@ class CodesHolder(nn.Module):
         self._forget()
         return super()._apply(*args, **kwargs)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.planes is not None:
+            destination[f"{prefix}codes"] = self.codes
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()
+        packed = self.planes is not None
+        self._pack(False)
         super()._load_from_state_dict(*args, **kwargs)
+        self._pack(packed)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "layout" not in state:
@@ -114,7 +183,7 @@ class CodesHolder(nn.Module):
         super().__setstate__(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "dense": None, "_int8": None, "_version": -1}
+        return {**self.__dict__, "dense": None, "_int8": None, "_opened": None, "_version": -1}
 
 
 class CodebookTensor(CodesHolder):
@@ -215,10 +284,10 @@ class CodebookEmbedding(CodebookLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Integers ``(*)`` -> ``(*, embedding_dim)``."""
-        if "weight" in self.codebooks and not kernels.plainly(input):
+        if "weight" in self.codebooks:
             weight: Any = self.codebooks["weight"]
-            if not weight.cached:
-                return kernels.embedding(input, weight.codebook())
+            if (found := kernels.embedding(input, weight)) is not None:
+                return found
         padding: Any = self.padding_idx
         return F.embedding(input, self.weight, padding)
 
@@ -238,6 +307,11 @@ class _CodebookConv(CodebookLayer):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._around, mode=str(self.padding_mode))  # type: ignore[arg-type]
             padding = 0
+        if "weight" in self.codebooks:
+            weight: Any = self.codebooks["weight"]
+            found = kernels.convolution(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
+            if found is not None:
+                return found
         return self.convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
