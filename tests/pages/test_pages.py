@@ -198,7 +198,9 @@ def test_the_recipe_reference_is_up_to_date() -> None:
 def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
     """Literals that stand one after the other, or with values between, count as one text."""
     sources = "".join(
-        path.read_text(encoding="utf-8") for folder in ("plugin", "strategies") for path in (ROOT / folder).rglob("*.py")
+        path.read_text(encoding="utf-8")
+        for folder in ("plugin", "strategies")
+        for path in (ROOT / folder).rglob("*.py")
     )
     said = re.sub(r'"\s*f?"', "", sources)
     messages = re.findall(r"^\| `([^`]+)` \|", Page.read("recipes/guide/troubleshooting.md").text, re.MULTILINE)
