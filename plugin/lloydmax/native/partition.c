@@ -16,7 +16,11 @@
 #undef TARGET
 
 #define PATH_NAME(name) name##_avx512
+#ifdef __clang__ /* ignores the whole attribute where it does not know a word of it */
+#define TARGET __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq")))
+#else
 #define TARGET __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#endif
 #include "partition.h"
 #undef PATH_NAME
 #undef TARGET
