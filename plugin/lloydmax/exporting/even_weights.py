@@ -166,6 +166,9 @@ DENSE = "dense_values"
 class _Dense(nn.Module):
     """A parameter of a finished module, decoded: what a program has in place of its codes."""
 
+    planes = None
+    """No packed codes to run from."""
+
     def __init__(self, values: Tensor) -> None:
         super().__init__()
         self.register_buffer(DENSE, values)

@@ -149,8 +149,8 @@ def from_codes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tenso
 
     In integers (``"codes-fast"``) up to :data:`native.FEW` inputs; within :func:`watching` they are only compared.
     """
-    layout, planes = weight.layout, weight.planes
-    if planes is None or not _runs(input, weight, bias) or input.shape[-1] != layout.weights_per_channel:
+    planes = weight.planes
+    if planes is None or not _runs(input, weight, bias) or input.shape[-1] != weight.layout.weights_per_channel:
         return None
     vectors, fast = input.reshape(-1, input.shape[-1]), weight.kernel == "codes-fast"
     held = planes, *_tables(weight)
@@ -161,7 +161,7 @@ def from_codes(input: Tensor, weight: CodedWeight, bias: Tensor | None) -> Tenso
         found = torch.cat([native.linear_codes(part, *held, True) for part in some.split(native.FEW)])
         off = float((found - product[: len(some)]).norm() / product[: len(some)].norm().clamp(min=1e-30))
         watched[id(planes)] = max(watched.get(id(planes), 0.0), off)
-    product = product.view(*input.shape[:-1], layout.outputs)
+    product = product.view(*input.shape[:-1], weight.layout.outputs)
     return product if bias is None else product.add_(bias)
 
 
@@ -190,9 +190,11 @@ def convolution(
     groups: int,
 ) -> Tensor | None:
     """``F.conv1d`` or ``F.conv2d`` from packed codes; ``None`` where that does not take the inputs."""
-    layout, planes = weight.layout, weight.planes
-    axes = len(layout.shape) - 2
-    if planes is None or axes not in (1, 2) or layout.axis or not _runs(input, weight, bias):
+    planes = weight.planes
+    if planes is None:
+        return None
+    layout, axes = weight.layout, len(weight.layout.shape) - 2
+    if axes not in (1, 2) or layout.axis or not _runs(input, weight, bias):
         return None
     if input.dim() not in (axes + 1, axes + 2) or input.shape[-axes - 1] != layout.shape[1] * groups:
         return None
@@ -226,17 +228,18 @@ def convolution(
 def embedding(input: Tensor, weight: CodedWeight) -> Tensor | None:
     """Only the rows that are looked up, decoded: integers ``(*)`` -> ``(*, embedding_dim)``; ``None`` where the decoded
     weight is at hand, or is to be recorded."""
-    layout, planes = weight.layout, weight.planes
+    planes = weight.planes
     if input.dtype not in (torch.int32, torch.int64):
         return None  # PyTorch says so
-    if planes is not None and layout.axis == 0 and _runs(input, weight, None, None):
+    if planes is not None and weight.layout.axis == 0 and _runs(input, weight, None, None):
         tables, rows, shared = _tables(weight)
-        width = layout.weights_per_channel
+        width = weight.layout.weights_per_channel
         found = native.decode_codes(input.reshape(-1).long(), planes, tables, rows, width, shared)
         return found.view(*input.shape, width)
-    if weight.cached or plainly(input):
+    if plainly(input) or weight.cached:
         return None
-    codebook, index, width = weight.codebook(), input.reshape(-1), layout.shape[1]
+    codebook, index, layout = weight.codebook(), input.reshape(-1), weight.layout
+    width = layout.shape[1]
     codes, centroids, granularity = codebook.codes[index], codebook.centroids, "tensor"
     if layout.runs > 1:
         granularity = layout.granularity

@@ -170,7 +170,8 @@ def test_messages_about_the_model_are_printable(small: Path, key: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_tables_are_printable(tmp_path: Path) -> None:
+def test_tables_are_printable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     name = NASTY.replace("\ud800", "").replace(".", "")
     done = nn.Sequential()
     done.register_module(name, nn.Linear(3, 4))

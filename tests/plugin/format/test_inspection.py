@@ -15,7 +15,8 @@ def saved(small_net, tmp_path):
     return path
 
 
-def test_inspection_reads_and_prints(saved):
+def test_inspection_reads_and_prints(saved, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     found = checkpoint.inspect(saved)
     assert dataclasses.asdict(found).items() <= found.to_dict().items()
     by_name = {item.name: item for item in found.parameters}
