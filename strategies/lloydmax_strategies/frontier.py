@@ -12,6 +12,7 @@ import torch
 from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
+from lloydmax_strategies.row import Row, row_of
 from lloydmax_strategies.tap import What, copied, given, read
 
 MEMORY = 2 << 30
@@ -25,8 +26,9 @@ class Frontier:
     """All inputs side by side, as far as the layer that was read last: every layer runs about twice, not once a layer;
     those between the first and the last call of a layer once more.
 
-    Models that cannot be traced, and layers where ``memory`` does not do, are run from the inputs as by
-    :func:`~lloydmax_strategies.tap.read`; what is read is the same.
+    Models that cannot be traced start at the block that a layer is in, if they have a row of them; others, and layers
+    where ``memory`` does not do, are run from the inputs as by :func:`~lloydmax_strategies.tap.read`; what is read is
+    the same.
 
     Args:
         model: in evaluation mode, without gradients.
@@ -50,7 +52,10 @@ class Frontier:
         self._model, self._source, self._order, self._batch_size = model, source, order, batch_size
         self._memory = memory
         self._walk = _walk(model, source, order[:2])
-        self._kept: list[_Values] = []
+        self._row = row_of(model, source, order[:2]) if self._walk is None and source.deterministic else None
+        if self._row is not None:
+            self._row.memory = memory
+        self._kept: list[Any] = []
         self._at = 0
 
     @property
@@ -70,9 +75,7 @@ class Frontier:
         """
         places = [] if self._walk is None else self._walk.places.get(module, [])
         if self._walk is None or len(places) != calls:
-            self._kept, self._at = [], 0
-            order, size = self._order, self._batch_size
-            yield from read(self._model, module, self._source, order, size, what=what, calls=calls)
+            yield from self._from_block(module, what, calls)
             return
         walk, first, again = self._walk, places[0], len(places) > 1
         ahead = self._still and what == "output" and not again
@@ -87,6 +90,18 @@ class Frontier:
             if keep:
                 kept.append(values)
         self._kept, self._at = kept, at if keep else 0
+
+    def _from_block(self, module: nn.Module, what: What, calls: int) -> Iterator[Any]:
+        """By passes that start at the inputs, or at the block that the module is in."""
+        (kept, at), (self._kept, self._at) = (self._kept, self._at), ([], 0)
+        order, size, row = self._order, self._batch_size, self._row
+        if row is None:
+            yield from read(self._model, module, self._source, order, size, what=what, calls=calls)
+            return
+        place = row.places.get(module, 0)
+        found = row.between(*((at, place, kept) if kept and at <= place else (0, place, [])))
+        yield from read(row, module, self._source, order, size, what=what, calls=calls)
+        self._kept, self._at = found, place
 
     def _up_to(self, walk: _Walk, place: int) -> Iterator[_Values]:
         kept, self._kept = self._kept, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -145,3 +146,48 @@ def test_a_layer_that_is_shared_is_read_on_the_way(pictures: Tensor) -> None:
         again = list(read(model, model.last, source, order, len(order)))
     assert len(found) == 2 and torch.equal(last[0], again[0])
     assert len(runs) == 2, "once from the first layer on, once more from the inputs, by which it was checked"
+
+
+class Blocks(nn.Module):
+    """Cannot be traced; its blocks take what the model makes of the inputs, and write into what they get."""
+
+    def __init__(self, skips: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.skips = nn.Linear(12, 8), skips
+        self.blocks = nn.ModuleList(nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)}) for _ in range(5))
+        for block in self.blocks:
+            block.forward = partial(self.block, block)  # type: ignore[method-assign]
+        self.outer = nn.Linear(8, 3)
+
+    @staticmethod
+    def block(block: nn.ModuleDict, x: Tensor, scale: Tensor) -> tuple[Tensor, str]:
+        y = block["b"](block["a"](x).relu()) * scale
+        x += y
+        return x, "state"
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        rows = pictures[:, 0].flatten(1)[:, :12]
+        scale = rows.abs().amax(1, keepdim=True) if float(rows.sum()) < 1e9 else rows[:, :1]
+        x, before = self.inner(rows), 0.0
+        for block in self.blocks:
+            given = x.clone()
+            x, _ = block(x, scale)
+            x, before = (x + before if self.skips else x), given
+        return self.outer(x)
+
+
+@pytest.mark.parametrize(("skips", "memory", "runs"), [(False, 1e9, 10), (False, 100, 22), (True, 1e9, 22)])
+def test_a_row_of_blocks_is_passed_over_where_that_changes_nothing(
+    skips: bool, memory: float, runs: int, pictures: Tensor
+) -> None:
+    of_frontier, plain = Blocks(skips), Blocks(skips)
+    ran: list[int] = []
+    found = {}
+    for how, model in {"frontier": of_frontier, "read": plain}.items():
+        if how == "frontier":
+            model.blocks[1]["a"].register_forward_hook(lambda *_: ran.append(1))
+        found[how], _ = all_read(model, pictures[:80], how, memory)
+    for name, outputs in found["read"].items():
+        assert all(map(torch.equal, outputs, found["frontier"][name])), name
+    assert len(ran) == runs
