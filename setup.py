@@ -8,7 +8,7 @@ from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("plugin", "lloydmax", "native")
 OPTIONS = {
-    "msvc": ["/O2", "/fp:precise"],
+    "msvc": ["/O2", "/fp:precise", "/std:c11"],
     "unix": [
         *("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
         *([] if sys.platform == "win32" else ["-fPIC"]),

@@ -12,7 +12,7 @@ import torch
 from lloydmax.extend import Batch, Network, Source, device_of, output_tensors
 from torch import Tensor, fx, nn
 
-from lloydmax_strategies.row import Row, row_of
+from lloydmax_strategies.row import row_of
 from lloydmax_strategies.tap import What, copied, given, read
 
 MEMORY = 2 << 30

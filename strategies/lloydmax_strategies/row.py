@@ -1,4 +1,4 @@
-"""Blocks one after the other, as in a transformer: a pass that starts at any of them, in models that cannot be traced."""
+"""Blocks in a row, as in a transformer: a pass that starts at any of them, in models that cannot be traced."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def export(
             weights once, when it loads the file, for speed and dense memory, instead of at every run. ``opset`` (onnx;
             default 25): 18 to 25. ``standard`` (onnx; default ``False``): even grids, too, by operators of the
             standard alone. ``activations`` (onnx, openvino): of products with even grids, ``"float32"`` (default) or
-            ``"int8"``, faster and about 0.5 % off. ``precision`` (coreml): ``"float16"`` (default) or ``"float32"``.
+            ``"int8"``, faster and 0.7 to 0.9 % off. ``precision`` (coreml): ``"float16"`` (default) or ``"float32"``.
             ``most`` (coreml, executorch): largest number of samples.
 
     Returns:
