@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,31 @@ def refused(call: Callable[[], Any], kind: type[LloydmaxError], match: str) -> N
     assert len(str(error.value).splitlines()) == 1
 
 
+@contextmanager
+def recursion_of(limit: int) -> Iterator[None]:
+    """Python's limit, which ``torch.compile`` raises for good."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_takes_what_is_not_a_network(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for make, match in (*NOT_MODULES.values(), *NO_TREES.values()):
-        made = make()
-        refused(lambda made=made: VERBS[verb](made), ModelError, match)
+    with recursion_of(1000):
+        for make, match in (*NOT_MODULES.values(), *NO_TREES.values()):
+            made = make()
+            refused(lambda made=made: VERBS[verb](made), ModelError, match)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", COMPRESSING)
+def test_a_model_as_deep_as_the_limit_allows(verb: str) -> None:
+    with recursion_of(2000):
+        assert COMPRESSING[verb](NO_TREES["deep"][0]())
 
 
 @pytest.mark.parametrize("kind", UNFIT)

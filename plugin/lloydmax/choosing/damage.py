@@ -9,7 +9,6 @@ one draw for every parameter and every codebook together.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from lloydmax.errors import FitError, RecoveryError
 from lloydmax.fitting.fit import importances
 from lloydmax.hooks.events import Events
 from lloydmax.network.outputs import Outputs, comparable
+from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.quantizing import fit_many
 from lloydmax.runtime.cache import Cache
@@ -107,7 +107,7 @@ class Bench:
         if len(self._drawn) == 1 and self._drawn[0].kind == "unclear" and self._drawn[0].classes is not None:
             self._drawn = (replace(self._drawn[0], kind="classes"),)  # the other draw is that of quantities
         self.original = original
-        self.student = copy.deepcopy(original).requires_grad_(False).eval()
+        self.student = own(original).requires_grad_(False).eval()
         self.weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
         self.passes = 1.0
         self._importances = importances(original, plan, source, events)
