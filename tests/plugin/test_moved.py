@@ -159,3 +159,12 @@ def test_what_0_1_pickled_is_taken_over(rule: dict[str, Any]) -> None:
         other = type(thing).__new__(type(thing))
         other.__setstate__(state | extra)
         assert other.layout == thing.layout and set(vars(other)) >= set(vars(thing))
+
+
+def test_the_command_is_found_where_it_was() -> None:
+    import lloydmax.cli
+    import lloydmax_command
+
+    with pytest.warns(DeprecationWarning, match=r"^lloydmax.cli.main is lloydmax_command.main now"):
+        assert lloydmax.cli.main is lloydmax_command.main
+    assert not hasattr(lloydmax.cli, "mane")

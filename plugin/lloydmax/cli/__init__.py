@@ -3,7 +3,9 @@
 Exit status: 0, 1 (a check failed), 2 (bad usage or input). What can be asked is declared in ``lloydmax_command``.
 """
 
+import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from lloydmax.cli import commands, evaluation
@@ -21,3 +23,15 @@ def answer(command: str, given: Mapping[str, Any]) -> None:
     """
     with errors():
         getattr(evaluation if command == "evaluate" else commands, command)(**given)
+
+
+def __getattr__(name: str) -> Any:
+    """``main``, whose place this was in 0.1."""
+    if name != "main":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "lloydmax.cli.main is lloydmax_command.main now; the old path goes away in the next version",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return import_module("lloydmax_command").main
