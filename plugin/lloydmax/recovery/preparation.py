@@ -80,7 +80,7 @@ def student_of(
         return prepare(model, plan, codebooks, gradients)
     assert calibration is not None
     with events.stage("calibrate"):
-        student = Int8Student(model, plan.parameters, codebooks, settings.bits, settings.scheme)
+        student = Int8Student(model, plan.parameters, codebooks, settings.bits, settings.scheme, settings.host)
         int8.calibrate(student.model, calibration, settings.samples, seed, partial(events.step, "calibrate"))
         student.train_only(plan.trainable)
     return student

@@ -22,8 +22,9 @@ from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.attachment import codebooks
-from lloydmax.student.int8.host import QConfigMapping, forget_models, nni
-from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS, UNIFORM, refusal, threshold_activation, uniform_qconfig
+from lloydmax.student.int8.fx.host import QConfigMapping, forget_models, nni
+from lloydmax.student.int8.fx.qconfigs import FLOAT_ACTIVATIONS, threshold_activation, uniform_qconfig
+from lloydmax.student.int8.weights import UNIFORM, refusal
 
 _applied: dict[str, list[Plan]] = {}
 _MOST_APPLIED = 100

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from lloydmax.codebook.layout import Layout
 from lloydmax.errors import IntegrationError
 from lloydmax.network.channels import is_depthwise
-from lloydmax.student.int8.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
-from lloydmax.student.int8.host import PlaceholderObserver, QConfig, QConfigMapping
-from lloydmax.student.layers import LAYERS
+from lloydmax.student.int8.fx.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
+from lloydmax.student.int8.fx.host import PlaceholderObserver, QConfig, QConfigMapping
+from lloydmax.student.int8.weights import QuantizedWeight
 from lloydmax.student.thresholds import Scheme
 
-UNIFORM = "uniform"
-"""The registered quantizer whose layers become int8 layers with trained thresholds."""
-_INT8_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 FLOAT_ACTIVATIONS = PlaceholderObserver.with_args(dtype=torch.float)
 """``activation`` of a QConfig whose layers take and give float tensors."""
 
@@ -101,77 +97,6 @@ def threshold_qconfig_mapping(
         elif qconfig is not None and qconfig.activation == theirs.activation:
             mapping.set_object_type(kind, QConfig(activation=ours.activation, weight=qconfig.weight))
     return mapping.set_global(ours)
-
-
-class QuantizedWeight(Protocol):
-    """What the int8 student has to know of a parameter; a plan's parameters are such."""
-
-    @property
-    def name(self) -> str:
-        """Full name."""
-
-    @property
-    def tied(self) -> tuple[str, ...]:
-        """The other names of the same parameter."""
-
-    @property
-    def layer(self) -> str:
-        """The class name of its module."""
-
-    @property
-    def layout(self) -> Layout:
-        """Of the weight."""
-
-    @property
-    def quantizer(self) -> str:
-        """Registered name."""
-
-    @property
-    def options(self) -> Any:
-        """Validated options of the quantizer."""
-
-    @property
-    def even(self) -> bool:
-        """Whether the centroids are evenly spaced."""
-
-
-def levels_of(weight: QuantizedWeight) -> tuple[int, int]:
-    """Number of levels and lowest integer of a uniformly quantized weight."""
-    count = weight.layout.centroids
-    return count, -((count + 1) // 2) + count % 2
-
-
-def refusal(weight: QuantizedWeight) -> str | None:
-    """Why ``torch.ao.quantization`` cannot quantize a weight so; ``None`` where it can."""
-    leaf, kind = weight.name.rpartition(".")[2], weight.layer
-    if weight.tied:
-        return f"it is tied to {', '.join(weight.tied)}, and preparing would untie them"
-    if weight.quantizer == UNIFORM:
-        if leaf != "weight" or kind not in _INT8_LAYERS:
-            return f"int8 layers are made of the weight of exactly {', '.join(_INT8_LAYERS)}, not the {leaf} of {kind}"
-        if weight.layout.granularity not in ("tensor", "channel"):
-            return f"int8 kernels have one scale a tensor or a channel, not granularity {weight.layout.granularity!r}"
-        if weight.options.threshold != "max":
-            threshold = weight.options.threshold
-            return f"threshold: {threshold} is for codebooks; here the step train_thresholds finds the range"
-        return None
-    if leaf != "weight" or kind not in {layer.__name__ for layer in LAYERS}:
-        kinds = ", ".join(layer.__name__ for layer in LAYERS)
-        return (
-            f"only the weight of exactly {kinds} can have a codebook, not the {leaf} of {kind} "
-            "(lloydmax.integrations.torchao.CodebookQuantizer takes any weight of an exported program)"
-        )
-    return None
-
-
-def untrainable(weight: QuantizedWeight) -> str | None:
-    """Why a graph that is trained cannot hold a weight, which one that is only converted can; ``None`` where it can."""
-    if weight.layer.startswith("ConvTranspose"):
-        return (
-            f"torch trains no {weight.layer} with a codebook among int8 activations: leave the layer out of the rule "
-            "('except:'), so that it stays float, or leave out 'activations:'"
-        )
-    return None
 
 
 def uniform_qconfig(weight: QuantizedWeight, activation: Any, layer: nn.Module) -> Any:

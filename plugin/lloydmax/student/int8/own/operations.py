@@ -1,0 +1,54 @@
+"""Which operations of a traced network are quantized, and how: the rules of FX graph mode, from which files depend.
+
+A file holds the scale and zero point of every quantized activation in the order of the graph, so that these rules stay
+as they are: they place what ``torch.ao.quantization`` places by its native configuration.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+RELU: set[Any] = {nn.ReLU, F.relu}
+"""What belongs to the layer or norm before it, if nothing else uses that."""
+RELU_OF_SUM: set[Any] = {nn.ReLU, F.relu, torch.relu}
+"""What belongs to the sum or product before it, if nothing else uses that."""
+FUSED: set[Any] = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm3d}
+SUMS: set[Any] = {operator.add, torch.add, operator.mul, torch.mul}
+MANY: set[Any] = {torch.matmul, *SUMS}
+"""What computes with two tensors; of everything else only the first argument is quantized."""
+COMPUTES: set[Any] = {
+    *(nn.ELU, nn.LeakyReLU, nn.Hardswish, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.Dropout),
+    *(F.elu, F.hardswish, F.leaky_relu, F.dropout, F.group_norm, F.instance_norm, F.layer_norm),
+    *(nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, *MANY),
+}
+"""What has inputs on a grid, and a grid of its own for the output."""
+BOUNDED: dict[Any, tuple[float, float]] = dict.fromkeys(
+    [nn.Hardsigmoid, F.hardsigmoid, "hardsigmoid", "hardsigmoid_", nn.Sigmoid, torch.sigmoid, "sigmoid", "sigmoid_"]
+    + [nn.Softmax],
+    (1 / 256, 0),
+) | dict.fromkeys([nn.Tanh, torch.tanh, "tanh", "tanh_"], (1 / 128, 128))
+"""What has a range of outputs that is known: their scale and zero point."""
+PASSES: set[Any] = {
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.Hardtanh, nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.PixelShuffle, nn.PixelUnshuffle),
+    *(nn.ReLU, nn.ReLU6, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.hardtanh),
+    *(F.hardtanh_, F.interpolate, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.pixel_shuffle, F.pixel_unshuffle),
+    *(F.relu, F.relu6, torch.avg_pool1d, torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d, torch.clamp, torch.flatten),
+    *(torch.mean, torch.narrow, torch.repeat_interleave, torch.transpose, torch.squeeze, torch.stack, torch.cat),
+    *(torch.unsqueeze, operator.floordiv),
+    *("contiguous", "clamp", "detach", "detach_", "mean", "permute", "repeat", "repeat_interleave", "reshape"),
+    *("resize_", "relu", "relu_", "squeeze", "squeeze_", "transpose", "unsqueeze", "unsqueeze_", "view"),
+}
+"""What chooses or moves values, so that the output has the grid of the input."""
+JOINS: set[Any] = {torch.cat, torch.stack}
+MOVES: set[Any] = {
+    *(nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten, F.pixel_shuffle, F.pixel_unshuffle, torch.flatten),
+    *(torch.narrow, torch.transpose, torch.squeeze, torch.unsqueeze, *JOINS, "contiguous", "permute", "repeat"),
+    *("reshape", "squeeze", "transpose", "unsqueeze", "view"),
+}
+"""What is done with integers as with floats."""
