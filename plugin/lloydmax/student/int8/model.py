@@ -20,7 +20,7 @@ class Int8Model(nn.Module):
     """A converted model: int8 layers, codebook layers, and whatever stayed float.
 
     Attributes:
-        graph: the module that runs.
+        network: the module that runs; also :attr:`graph`.
         tensors: names of the parameters and persistent buffers of the float architecture, batch norms folded.
         levels: of the int8 weights.
         activations: scale and zero point of every quantized activation, in the order of the graph.
@@ -37,8 +37,13 @@ class Int8Model(nn.Module):
         unused: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.graph, self.tensors, self.levels = graph, tuple(tensors), dict(levels)
+        self.network, self.tensors, self.levels = graph, tuple(tensors), dict(levels)  # torch.export has a `graph`
         self.activations, self.folded, self.unused = tuple(activations), tuple(folded), dict(unused or {})
+
+    @property
+    def graph(self) -> nn.Module:
+        """The module that runs."""
+        return self.network
 
     @classmethod
     def of(
@@ -59,7 +64,7 @@ class Int8Model(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original takes, and gives."""
-        return self.graph(*args, **kwargs)
+        return self.network(*args, **kwargs)
 
     def held(self) -> Iterator[tuple[str, Tensor | Codebook]]:
         """Every tensor of the float architecture under its name; quantized ones as codebooks."""

@@ -24,8 +24,8 @@ def converted(graph: fx.GraphModule, weights: Mapping[str, QuantizedWeight], ske
     """See :meth:`lloydmax.student.int8.hosts.Host.converted`."""
     activations = activation_points(graph)
     with torch.no_grad():
-        _Conversion(graph.cpu().eval(), weights).run()
-    return Int8Model.of(graph, activations, weights, skeleton)
+        running = _Conversion(graph.cpu().eval(), weights).run()
+    return Int8Model.of(running, activations, weights, skeleton)
 
 
 class _Conversion:
@@ -38,7 +38,8 @@ class _Conversion:
         self.grids = {node: _grid(self._module(node)) for node in self.points}
         self.integers: dict[fx.Node, fx.Node] = {}
 
-    def run(self) -> None:
+    def run(self) -> fx.GraphModule:
+        """What runs."""
         layers = [node for node in self.graph.graph.nodes if isinstance(self._module(node), FakeQuantizedLayer)]
         running = {node: self._layer(node) for node in layers}
         for point in self.points:
@@ -50,10 +51,10 @@ class _Conversion:
             if point.users:
                 point.replace_all_uses_with(self._inserted(point, Dequantize(self.grids[point]), self.integers[point]))
             self.graph.graph.erase_node(point)
-        self.graph.delete_all_unused_submodules()
         self.graph.graph.lint()
-        self.graph.recompile()
-        self.graph.graph.owning_module = None  # nothing circular, so that it is gone as soon as nobody holds it
+        made = fx.GraphModule(self.graph, self.graph.graph)
+        made.graph.owning_module = None  # nothing circular, so that it is gone as soon as nobody holds it
+        return made
 
     def _module(self, node: fx.Node) -> Any:
         return self.modules.get(str(node.target)) if node.op == "call_module" else None

@@ -1,11 +1,19 @@
-"""The integers of activations: uint8, ``(q - zero_point) * scale``."""
+"""The integers of activations: uint8, ``(q - zero_point) * scale``.
+
+In ``torch.export`` they are PT2E's operators, wherever torchao or ``torch.ao`` has registered these, so that its backends
+find them; else plain ones that give the same.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+_LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
 
 @dataclass(frozen=True)
@@ -17,16 +25,32 @@ class Grid:
 
     def integers(self, x: Tensor) -> Tensor:
         """float32 -> uint8."""
-        return torch.round(x * self._inverse).add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
+        if (operators := exported_operators()) is not None:
+            return operators.quantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)  # type: ignore[no-any-return]
+        inverse = float(np.float32(1) / np.float32(self.scale))  # as torch's fake quantization multiplies
+        return torch.round(x * inverse).add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
 
     def decoded(self, q: Tensor) -> Tensor:
         """uint8 -> float32."""
+        if (operators := exported_operators()) is not None:
+            return operators.dequantize_per_tensor(q, self.scale, self.zero_point, 0, 255, torch.uint8)  # type: ignore[no-any-return]
         return (q.to(torch.float32) - self.zero_point) * self.scale
 
-    @property
-    def _inverse(self) -> float:
-        """As torch's kernels have it: in float32."""
-        return float(torch.tensor(1.0) / torch.tensor(self.scale))
+
+def decoded_weight(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """int8 weight, scales and zero points ``(1,)`` or ``(channels,)`` -> float32."""
+    if (operators := exported_operators()) is not None:
+        if len(scale) > 1:
+            return operators.dequantize_per_channel(integers, scale, zero_point, 0, -128, 127, torch.int8)  # type: ignore[no-any-return]
+    shape = [-1, *[1] * (integers.dim() - 1)]
+    return (integers - zero_point.view(shape)) * scale.view(shape)
+
+
+def exported_operators() -> Any:
+    """PT2E's operators while a program is made that may have them; else ``None``."""
+    if not torch.compiler.is_compiling() or not hasattr(torch.ops.quantized_decomposed, "quantize_per_tensor"):
+        return None
+    return torch.ops.quantized_decomposed
 
 
 class Quantize(nn.Module):

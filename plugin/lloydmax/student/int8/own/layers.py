@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spread
-from lloydmax.student.int8.own.grids import Grid
+from lloydmax.student.int8.own.grids import Grid, decoded_weight
 from lloydmax.student.int8.own.kernels import Kernel, serves
 from lloydmax.student.int8.own.operation import Operation
 
@@ -119,8 +119,7 @@ class IntegerLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """In floats."""
-        shape = [-1, *[1] * (self.integers.dim() - 1)]
-        return (self.integers - self.zero_point.view(shape)) * self.scale.view(shape)
+        return decoded_weight(self.integers, self.scale, self.zero_point)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._kernel = None
