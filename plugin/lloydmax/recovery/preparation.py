@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -48,7 +49,9 @@ def to_be_fitted(
     changed |= promote(student, plan.parameters)
     if not changed:
         return teacher, plan
-    return deep_copy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
+    made = plan_as_is(student, plan.recipe, example_inputs, like=plan)
+    told = tuple(note for note in plan.structure if note not in made.structure)
+    return deep_copy(student), replace(made, structure=made.structure + told)
 
 
 def student_of(

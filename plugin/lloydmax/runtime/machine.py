@@ -50,6 +50,15 @@ def saturates() -> bool:
     return is_x86() and not has_vnni()
 
 
+def weight_bits() -> int:
+    """Bits of a weight that int8 kernels multiply rightly here: 8, or 7."""
+    return 7 if saturates() else 8
+
+
+OVERFLOWS = "this CPU lacks VNNI: its int8 kernels add pairs of products in 16 bits, which 8-bit weights may overflow"
+"""Why :func:`weight_bits` are 7, for people."""
+
+
 def _precisions() -> list[str | bool]:
     """How exact float32 is, by default and in every backend. Where torch has a setting for each of them, only these are
     read: the old ones, which set them too, raise as soon as they do not tell all."""

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from lloydmax.errors import IntegrationError
 from lloydmax.network.tracing import traced
+from lloydmax.runtime import machine
 from lloydmax.runtime.quiet import quiet
 from lloydmax.runtime.seeding import OwnGenerator, undrawn
 from lloydmax.student.int8.fx.backend import backend_config
@@ -49,7 +50,7 @@ def fake_quantized(
             "int8 kernels of PyTorch refuse to run under torch.use_deterministic_algorithms(True): turn it off (the "
             "results are the same), or leave out 'activations:'"
         )
-    mapping = threshold_qconfig_mapping(activation_bits=bits, activation_scheme=scheme)
+    mapping = threshold_qconfig_mapping(machine.weight_bits(), activation_bits=bits, activation_scheme=scheme)
     planned = {name.rpartition(".")[0] for name in weights}
     for name, module in model.named_modules():
         if module._parameters and name not in planned:
@@ -65,7 +66,7 @@ def fake_quantized(
         )
         mapping.set_module_name(layer, made)
     try:
-        graph = _prepared(model.train(), mapping)
+        graph = _prepared(model, mapping)
     except Exception as error:
         raise untraceable(model, error) from error
     return graph.eval()
@@ -75,10 +76,10 @@ def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     """What ``prepare_qat_fx`` gives, traced so that no other thread notices."""
     tracer, backend = QuantizationTracer([], []), backend_config()
     swap_functional(model)
-    graph = fx.GraphModule(model, undrawn(partial(traced, tracer, model)))
+    graph = fx.GraphModule(model.eval(), undrawn(partial(traced, tracer, model)))  # what is run in evaluation mode
     try:
         with OwnGenerator(), quiet(bars=False):
-            fused = fuse(graph, True, FuseCustomConfig(), backend)
+            fused = fuse(graph.train(), True, FuseCustomConfig(), backend)
             return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
     finally:
         forget_models()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from lloydmax.errors import IntegrationError
 from lloydmax.network.channels import is_depthwise
+from lloydmax.runtime import machine
 from lloydmax.student.int8.fx.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
 from lloydmax.student.int8.fx.host import PlaceholderObserver, QConfig, QConfigMapping
 from lloydmax.student.int8.weights import QuantizedWeight
@@ -20,7 +22,7 @@ FLOAT_ACTIVATIONS = PlaceholderObserver.with_args(dtype=torch.float)
 
 
 def threshold_qconfig(
-    bits: int = 8,
+    bits: int | None = None,
     scheme: Scheme = "symmetric",
     granularity: str = "tensor",
     *,
@@ -31,7 +33,8 @@ def threshold_qconfig(
     """A QConfig with trained thresholds for weights and activations.
 
     Args:
-        bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels.
+        bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels. ``None``: 8, or 7 where the kernels of
+            this machine need that, which a warning says.
         scheme: of the weights: ``"symmetric"`` or ``"asymmetric"``. ``onednn`` refuses asymmetric ones; ``x86`` and
             ``fbgemm`` run them, but not in depthwise convolutions, whose conversion is refused.
         granularity: of the weights: ``"tensor"`` or ``"channel"``.
@@ -42,6 +45,8 @@ def threshold_qconfig(
     Raises:
         FitError: a value outside of these.
     """
+    if bits is None and (bits := machine.weight_bits()) < 8:
+        warnings.warn(f"{machine.OVERFLOWS}: weights get {bits} bits; bits=8 keeps 8", stacklevel=2)
     weight = ThresholdFakeQuantize.with_args(bits=bits, scheme=scheme, granularity=granularity, axis=axis)
     activation = threshold_activation(activation_bits, activation_scheme)
     weight()
@@ -65,7 +70,7 @@ def _activation(bits: int, scheme: Scheme) -> Any:
 
 
 def threshold_qconfig_mapping(
-    bits: int = 8,
+    bits: int | None = None,
     scheme: Scheme = "symmetric",
     granularity: str = "tensor",
     *,

@@ -103,17 +103,17 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 inputs on the grid ``given`` -> uint8 outputs on ``gives``, or float32."""
-        if not torch.compiler.is_compiling() and (kernel := self._chosen()) is not None:
-            return kernel(x, self.bias, self.gives, self.relu)
+        if not torch.compiler.is_compiling() and (packed := self.kernel()) is not None:
+            return packed(x, self.bias, self.gives, self.relu)
         found = self.operation(self.given.decoded(x), self.weight, self.bias)
         found = F.relu(found) if self.relu else found
         return found if self.gives is None else self.gives.integers(found)
 
-    def _chosen(self) -> Kernel | None:
+    def kernel(self) -> Kernel | None:
         """The kernel that computes the layer on this machine, packed at the first use, if there is one."""
         if self._kernel is None:
-            packed = serves(self.operation, self.integers, self.zero_point)
-            self._kernel = (Kernel(self.operation, self.integers, self.scale, self.given) if packed else None,)
+            served = serves(self.operation, self.integers, self.zero_point)
+            self._kernel = (Kernel(self.operation, self.integers, self.scale, self.given) if served else None,)
         return self._kernel[0]
 
     @property
