@@ -19,14 +19,16 @@ from lloydmax.integrations.torchao.host import (
     create_getattr_from_value,
     forget_models,
 )
+from lloydmax.integrations.torchao.thresholds import ANNOTATION, annotate_activations, weight_spec
 from lloydmax.network.given import network
+from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.student.int8.weights import UNIFORM, refusal
 
 _CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
-_ANNOTATION = "quantization_annotation"
 
 
 class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
@@ -83,6 +85,8 @@ class CodebookQuantizer(Quantizer):
         needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
         if needy:
             raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")
+        if problems := [f"{p.name}: {why}" for p in self.plan.parameters.values() if self._int8(p) and (why := refusal(p))]:
+            raise IntegrationError("PT2E cannot do what the recipe says: " + "; ".join(problems))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark the weight edges; called by ``prepare_pt2e`` and ``prepare_qat_pt2e``.
@@ -90,38 +94,50 @@ class CodebookQuantizer(Quantizer):
         Raises:
             IntegrationError: a planned weight is used nowhere in the program, or was annotated by another quantizer.
         """
-        users = _users(model)
+        users, settings = _users(model), self.plan.recipe.activations
+        layers: list[fx.Node] = []
         for p in self.plan.parameters.values():
             edges = [edge for name in (p.name, *p.tied) for edge in users.get(name, [])]
             if not edges:
                 raise IntegrationError(
                     f"{p.name} is not used in the exported program: export the model that the quantizer was made with"
                 )
-            spec: Any = QuantizationSpec(
-                dtype=CodebookFakeQuantize.dtype,
-                observer_or_fake_quant_ctr=CodebookFakeQuantize.with_args(
-                    centroids=p.centroids,
-                    granularity=p.granularity,
-                    axis=p.axis,
-                    trainable=p.name in self.plan.trainable,
-                    quantizer=p.quantizer,
-                    options=p.options.model_dump(exclude={"centroids", "granularity"}),
-                    parameter=p.name,
-                ),
-            )
+            spec: Any = weight_spec(p) if self._int8(p) else self._codebook_spec(p)
+            layers += [user for _, user in edges]
             for weight, user in edges:
-                annotation = user.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+                annotation = user.meta.setdefault(ANNOTATION, QuantizationAnnotation(_annotated=True))
                 if weight in annotation.input_qspec_map:
                     raise IntegrationError(
                         f"{p.name} was already annotated by another quantizer: put CodebookQuantizer first in "
                         "ComposableQuantizer"
                     )
-                for before in user.args[: user.args.index(weight)] if weight in user.args else ():
+                inputs = user.args[: user.args.index(weight)] if weight in user.args and settings is None else ()
+                for before in inputs:
                     if isinstance(before, fx.Node):
                         annotation.input_qspec_map.setdefault(before, None)
                 annotation.input_qspec_map[weight] = spec
                 spec = SharedQuantizationSpec((weight, user)) if not isinstance(spec, SharedQuantizationSpec) else spec
+        if settings is not None:
+            annotate_activations(model, layers, settings)
         return model
+
+    def _int8(self, p: PlannedParameter) -> bool:
+        """Whether a weight becomes that of an int8 layer."""
+        return p.quantizer == UNIFORM and self.plan.recipe.activations is not None
+
+    def _codebook_spec(self, p: PlannedParameter) -> Any:
+        return QuantizationSpec(
+            dtype=CodebookFakeQuantize.dtype,
+            observer_or_fake_quant_ctr=CodebookFakeQuantize.with_args(
+                centroids=p.centroids,
+                granularity=p.granularity,
+                axis=p.axis,
+                trainable=p.name in self.plan.trainable,
+                quantizer=p.quantizer,
+                options=p.options.model_dump(exclude={"centroids", "granularity"}),
+                parameter=p.name,
+            ),
+        )
 
     def validate(self, model: fx.GraphModule) -> None:
         """Do nothing: :meth:`annotate` has checked."""

@@ -34,7 +34,7 @@ class HeldCodebook(CodebookWeightFakeQuantize, Switched):
 class Bounded(Switched):
     """Of activations whose range is known: rounds to ``(q - zero_point) * scale`` with q from 0 to 255."""
 
-    def __init__(self, scale: float, zero_point: int) -> None:
+    def __init__(self, scale: float, zero_point: int, **_: Any) -> None:
         super().__init__()
         self.scale, self.zero_point = scale, zero_point
 
@@ -44,6 +44,6 @@ class Bounded(Switched):
             return x
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, 255)
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         """Scale, float32, and zero point, int32, each ``(1,)``."""
         return torch.tensor([self.scale]), torch.tensor([self.zero_point], dtype=torch.int32)

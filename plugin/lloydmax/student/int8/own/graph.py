@@ -28,7 +28,8 @@ def fake_quantized(
     try:
         graph = fx.GraphModule(model, undrawn(partial(traced, fx.Tracer(), model)))
         layers = {weight.name.rpartition(".")[0]: weight for weight in weights.values()}
-        place(graph, layers, partial(Threshold, bits, scheme, weights=False, factory_kwargs=where))
+        nodes = [node for node in graph.graph.nodes if node.op == "call_module" and node.target in layers]
+        place(graph, nodes, partial(Threshold, bits, scheme, weights=False, factory_kwargs=where))
     except Exception as error:
         raise untraceable(model, error) from error
     for name, weight in layers.items():

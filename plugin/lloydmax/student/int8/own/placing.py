@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 
@@ -14,15 +15,20 @@ from lloydmax.student.int8.own.operations import BOUNDED, COMPUTES, FUSED, MANY,
 _PREFIX = "activation_post_process_"
 
 
-def place(graph: fx.GraphModule, layers: Collection[str], threshold: Callable[[], Threshold]) -> None:
+def place(graph: fx.GraphModule, layers: Collection[fx.Node], threshold: Callable[[], Threshold]) -> None:
     """Insert fake quantizers around the operations that are quantized, in place.
 
     Args:
-        graph: traced, batch norms folded.
-        layers: names of the modules whose weights are quantized; other modules with parameters stay float.
+        graph: traced or exported, batch norms folded.
+        layers: what computes with a quantized weight; other layers, and modules with parameters, stay float.
         threshold: makes one.
     """
     _Placing(graph, layers, threshold).run()
+
+
+def point_modules(graph: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """What :func:`place` has inserted, in the order of the graph."""
+    return {node: graph.get_submodule(str(node.target)) for node in graph.graph.nodes if _is_point(node)}
 
 
 def merged(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
@@ -34,7 +40,7 @@ def merged(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
         if not isinstance(before, fx.Node) or len(before.users) > 1 or len(node.args) > 1:
             continue
         key, own = key_of(before, modules), key_of(node, modules)
-        if (own in RELU and before.op == "call_module" and key in FUSED) or (own in RELU_OF_SUM and key in SUMS):
+        if (own in RELU and key in FUSED) or (own in RELU_OF_SUM and key in SUMS):
             found[before] = node
     return found
 
@@ -42,7 +48,7 @@ def merged(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
 class _Placing:
     """One graph on its way to thresholds."""
 
-    def __init__(self, graph: fx.GraphModule, layers: Collection[str], threshold: Callable[[], Threshold]) -> None:
+    def __init__(self, graph: fx.GraphModule, layers: Collection[fx.Node], threshold: Callable[[], Threshold]) -> None:
         self.graph, self.layers, self.threshold = graph, set(layers), threshold
         self.modules = dict(graph.named_modules())
         self.merged = merged(graph)
@@ -71,11 +77,10 @@ class _Placing:
     def _quantized(self, node: fx.Node) -> Any:
         """What is looked up of an operation, where it is quantized."""
         key = key_of(node, self.modules)
-        if node.op == "call_module":
-            if str(node.target) in self.layers:
-                return "layer"
-            if self.modules[str(node.target)]._parameters:
-                return None
+        if node in self.layers:
+            return "layer"
+        if node.op == "call_module" and self.modules[str(node.target)]._parameters:
+            return None
         return key if key in COMPUTES or key in PASSES or key in BOUNDED else None
 
     def _observe_inputs(self, node: fx.Node, count: int) -> None:
@@ -87,10 +92,10 @@ class _Placing:
         node.args = (*map_arg(node.args[:count], observed), *node.args[count:])
 
     def _observed(self, value: fx.Node) -> fx.Node:
-        if self._is_point(value):
+        if _is_point(value):
             return value
         for user in value.users:
-            if self._is_point(user) and isinstance(self._module(user), Threshold):
+            if _is_point(user) and isinstance(self._module(user), Threshold):
                 return user
         return self._after(value, self.threshold())
 
@@ -115,15 +120,16 @@ class _Placing:
 
     def _origin(self, value: Any) -> fx.Node | None:
         """The fake quantizer that a value comes from."""
-        while isinstance(value, fx.Node) and not self._is_point(value):
+        while isinstance(value, fx.Node) and not _is_point(value):
             value = next((arg for arg in value.args if isinstance(arg, fx.Node)), None)
         return value
 
-    def _is_point(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and str(node.target).startswith(_PREFIX)
-
     def _module(self, node: fx.Node) -> nn.Module:
         return self.graph.get_submodule(str(node.target))
+
+
+def _is_point(node: fx.Node) -> bool:
+    return node.op == "call_module" and str(node.target).startswith(_PREFIX)
 
 
 def key_of(node: fx.Node, modules: dict[str, nn.Module]) -> Any:
@@ -137,7 +143,9 @@ def _has_tensors(node: fx.Node) -> bool:
     """Whether a value is, or is computed from, a tensor, and not from sizes only."""
     if node.op in ("placeholder", "call_module", "get_attr"):
         return True
-    if (node.op == "call_method" and node.target == "size") or (node.target is getattr and node.args[1] != "T"):
+    if node.op == "call_method" and node.target == "size":
+        return False
+    if (node.target is getattr and node.args[1] != "T") or node.target is torch.ops.aten.sym_size.int:
         return False
     return any(_has_tensors(value) for value in _values(node.args))
 
