@@ -63,13 +63,17 @@ class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
 
 
 class CodebookQuantizer(Quantizer):
-    """PT2E quantizer: a codebook for every weight that a recipe names; activations stay as they are.
+    """PT2E quantizer: a codebook for every weight that a recipe names.
+
+    With ``activations`` in the recipe, weights of the quantizer ``uniform`` become int8, and the inputs and outputs of
+    what is quantized too, all with trained thresholds, where a recipe's own int8 models have them. Without,
+    activations stay as they are.
 
     Alone, or first in a ``ComposableQuantizer([CodebookQuantizer(...), X86InductorQuantizer()...])``, which leaves
     layers that have an annotation alone. Any op may use the weight: weights are found by the names of parameters.
 
     Args:
-        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` and ``trainable`` count here.
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize``, ``activations`` and ``trainable`` count here.
         model: the float model that was exported.
 
     Raises:
@@ -158,8 +162,14 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     plan = quiet_plan(original, Recipe.load(recipe))
     buffers = dict(network(model, "the program").named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
-    problems = []
+    problems, integers = [], _int8_shapes(model)
     for p in plan.parameters.values():
+        if p.quantizer == UNIFORM and plan.recipe.activations is not None:
+            if p.shape in integers:
+                integers.remove(p.shape)
+            else:
+                problems.append(f"{p.name} is not int8")
+            continue
         suffix = f"{_attribute(p.name)}0"
         codes, centroids = buffers.get(_CODES + suffix), buffers.get(_CENTROIDS + suffix)
         held.discard(_CODES + suffix)
@@ -171,6 +181,13 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     problems += [f"{name} is a codebook which was not planned" for name in sorted(held)]
     if problems:
         raise PlanMismatchError("the program does not hold what the recipe says: " + "; ".join(problems))
+
+
+def _int8_shapes(model: fx.GraphModule) -> list[tuple[int, ...]]:
+    """Shapes of the weights that the program holds in int8."""
+    dequantized = (node.args[0] for node in model.graph.nodes if ".dequantize_per_" in str(node.target))
+    targets = {str(value.target) for value in dequantized if isinstance(value, fx.Node) and value.op == "get_attr"}
+    return [tuple(fx.graph_module._get_attr(model, target).shape) for target in targets]
 
 
 def _attribute(parameter: str) -> str:
