@@ -85,8 +85,8 @@ class Plan:
 
     @property
     def code_reduction(self) -> float:
-        """The same, counting only fixed-width codes, float32 codebooks and float32 for the rest: the accounting in which the configurations of Thonglek et al. (IJCNN 2020) give 72.9 % for
-        VGG-16 and 59.4 to 59.6 % for ResNet-50: no header, no buffers.
+        """The same, counting only fixed-width codes, float32 codebooks and float32 for the rest: no header, no buffers.
+        So the configurations of Thonglek et al. (IJCNN 2020) give 72.9 % for VGG-16, 59.4 to 59.6 % for ResNet-50.
         """
         kept = self.total_weights - sum(p.weights for p in self.parameters.values())
         coded = sum(p.code_bytes + 4 * p.codebook_values for p in self.parameters.values())

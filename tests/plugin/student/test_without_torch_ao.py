@@ -1,4 +1,4 @@
-"""Nothing of ours but FX's own integration needs ``torch.ao.quantization``: a fresh process in which it cannot be imported.
+"""Only FX's own integration needs ``torch.ao.quantization``: fresh processes in which it cannot be imported.
 
 PyTorch imports it itself, so that the process imports torch first, then forgets it and refuses every further import.
 """

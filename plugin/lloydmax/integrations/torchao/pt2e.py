@@ -73,7 +73,7 @@ class CodebookQuantizer(Quantizer):
     layers that have an annotation alone. Any op may use the weight: weights are found by the names of parameters.
 
     Args:
-        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize``, ``activations`` and ``trainable`` count here.
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; ``quantize``, ``activations`` and ``trainable`` count.
         model: the float model that was exported.
 
     Raises:
@@ -89,7 +89,9 @@ class CodebookQuantizer(Quantizer):
         needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
         if needy:
             raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")
-        if problems := [f"{p.name}: {why}" for p in self.plan.parameters.values() if self._int8(p) and (why := refusal(p))]:
+        if problems := [
+            f"{p.name}: {why}" for p in self.plan.parameters.values() if self._int8(p) and (why := refusal(p))
+        ]:
             raise IntegrationError("PT2E cannot do what the recipe says: " + "; ".join(problems))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""What is done with the fake-quantized graph of any host: observe ranges, hold codebooks, train, restore from a file."""
+"""What is done with the fake-quantized graph of any host: observe ranges, hold codebooks, train, restore."""
 
 from __future__ import annotations
 

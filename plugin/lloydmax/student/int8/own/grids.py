@@ -1,7 +1,7 @@
 """The integers of activations: uint8, ``(q - zero_point) * scale``.
 
-In ``torch.export`` they are PT2E's operators, wherever torchao or ``torch.ao`` has registered these, so that its backends
-find them; else plain ones that give the same.
+In ``torch.export`` they are PT2E's operators, wherever torchao or ``torch.ao`` has registered these, so that its
+backends find them; else plain ones that give the same.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class Grid:
 
 def decoded_weight(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """int8 weight, scales and zero points ``(1,)`` or ``(channels,)`` -> float32."""
-    if (operators := exported_operators()) is not None:
-        if len(scale) > 1:
-            return operators.dequantize_per_channel(integers, scale, zero_point, 0, -128, 127, torch.int8)  # type: ignore[no-any-return]
+    if len(scale) > 1 and (operators := exported_operators()) is not None:
+        return operators.dequantize_per_channel(integers, scale, zero_point, 0, -128, 127, torch.int8)  # type: ignore[no-any-return]
     shape = [-1, *[1] * (integers.dim() - 1)]
     return (integers - zero_point.view(shape)) * scale.view(shape)
 

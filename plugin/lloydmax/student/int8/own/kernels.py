@@ -1,4 +1,4 @@
-"""The integer kernels of oneDNN, which PyTorch has as operators of their own: neither a compiler nor a host is needed."""
+"""The integer kernels of oneDNN, which PyTorch has as operators of their own: no compiler and no host is needed."""
 
 from __future__ import annotations
 

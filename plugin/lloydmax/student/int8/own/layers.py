@@ -14,6 +14,7 @@ from lloydmax.student.int8.own.grids import Grid, decoded_weight
 from lloydmax.student.int8.own.kernels import Kernel, serves
 from lloydmax.student.int8.own.operation import Operation
 
+
 class FakeQuantizedLayer(nn.Module):
     """A standard layer whose weight goes through a fake quantizer; parameters keep their names.
 

@@ -23,7 +23,13 @@ FUSED: set[Any] = {
     *(_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default, _aten.linear.default),
     *(_aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding),
 }
-SUMS: set[Any] = {operator.add, torch.add, operator.mul, torch.mul, *(getattr(_aten, name).Tensor for name in ("add", "add_", "mul", "mul_"))}
+SUMS: set[Any] = {
+    operator.add,
+    torch.add,
+    operator.mul,
+    torch.mul,
+    *(getattr(_aten, name).Tensor for name in ("add", "add_", "mul", "mul_")),
+}
 MANY: set[Any] = {torch.matmul, _aten.matmul.default, *SUMS}
 """What computes with two tensors; of everything else only the first argument is quantized."""
 COMPUTES: set[Any] = {

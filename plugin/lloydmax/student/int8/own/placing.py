@@ -60,7 +60,7 @@ class _Placing:
             key = self._quantized(node)
             if key is None or node in followed or not _has_tensors(node):
                 continue
-            if key not in BOUNDED:
+            if key not in BOUNDED and key is not nn.Embedding:
                 self._observe_inputs(node, 2 if key in MANY else 1)
             last = self.merged.get(node, node)
             after = Bounded(*BOUNDED[key]) if key in BOUNDED else self.threshold()
@@ -78,7 +78,7 @@ class _Placing:
         """What is looked up of an operation, where it is quantized."""
         key = key_of(node, self.modules)
         if node in self.layers:
-            return "layer"
+            return key if key is nn.Embedding else "layer"
         if node.op == "call_module" and self.modules[str(node.target)]._parameters:
             return None
         return key if key in COMPUTES or key in PASSES or key in BOUNDED else None
