@@ -2,8 +2,8 @@
 
     python tests/benchmarks/int8_hosts.py [agreement] [speed] [saturation]
 
-The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from silhouettes
-of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is torchao's
+The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
+silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is torchao's
 ``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; a compiler for C++ is needed.
 """
 
@@ -22,15 +22,17 @@ from typing import Any
 import lloydmax.demo
 import torch
 import torchvision
+from lloydmax.data import unlabelled
 from lloydmax.integrations.torchao import CodebookQuantizer
 from lloydmax.report import environment
-from lloydmax.student.observers import FakeQuantizers
+from lloydmax.student.int8 import calibrate
 from torch import Tensor, nn
+from torchao.quantization.pt2e import allow_exported_model_train_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 warnings.simplefilter("ignore")
 SAMPLES, PAIRS, SIDE = 100, 9, 224
-MODES = [(granularity, bits) for granularity in ("channel", "tensor") for bits in (8, 4)]
+MODES = [("channel", 8), ("tensor", 8), ("channel", 4)]
 
 
 def recipe(host: str, granularity: str = "channel", bits: int | None = 8) -> dict[str, Any]:
@@ -50,12 +52,9 @@ def pt2e(model: nn.Module, data: Tensor, **settings: Any) -> nn.Module:
     shapes = ({0: torch.export.Dim("batch", min=2)},)
     program = torch.export.export(copy.deepcopy(model), (data[:2],), dynamic_shapes=shapes).module()
     prepared = prepare_pt2e(program, CodebookQuantizer(recipe("own", **settings), model))
-    with torch.no_grad():
-        for part in data[:SAMPLES].split(32):
-            prepared(part)
-        for threshold in FakeQuantizers(prepared).thresholds:
-            threshold.observer_enabled[0] = 0
-        converted: nn.Module = convert_pt2e(prepared)
+    allow_exported_model_train_eval(prepared)
+    calibrate(prepared, unlabelled(data, model), SAMPLES, 0, lambda *_: None)
+    converted: nn.Module = convert_pt2e(prepared)
     return converted
 
 
@@ -76,9 +75,9 @@ def agreements() -> None:
         print(f"{bits} bits a {granularity:<15} " + " ".join(f"{value:>8.2f}" for value in found), flush=True)
 
 
-def seconds(call: Callable[[], Any]) -> float:
+def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
     started = time.process_time()
-    call()
+    run(x)
     return time.process_time() - started
 
 
@@ -102,7 +101,7 @@ def speed() -> None:
             runs = [hosts["fx"], hosts["own"], *map(torch.compile, (copy.deepcopy(model), program, single))]
             for run in (model, *runs):
                 run(x), run(x)
-            times = [[seconds(lambda run=run: run(x)) for run in (model, *runs)] for _ in range(PAIRS)]  # type: ignore[misc]
+            times = [[seconds(run, x) for run in (model, *runs)] for _ in range(PAIRS)]
             ratios = [statistics.median(row[0] / row[n + 1] for row in times) for n in range(len(runs))]
             print(f"{name:<16} {batch:>6} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
             torch._dynamo.reset()

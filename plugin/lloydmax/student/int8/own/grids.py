@@ -26,21 +26,21 @@ class Grid:
     def integers(self, x: Tensor) -> Tensor:
         """float32 -> uint8."""
         if (operators := exported_operators()) is not None:
-            return operators.quantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)  # type: ignore[no-any-return]
+            return operators.quantize_per_tensor(x, self.scale, self.zero_point, 0, 255, torch.uint8)
         inverse = float(np.float32(1) / np.float32(self.scale))  # as torch's fake quantization multiplies
         return torch.round(x * inverse).add_(self.zero_point).clamp_(0, 255).to(torch.uint8)
 
     def decoded(self, q: Tensor) -> Tensor:
         """uint8 -> float32."""
         if (operators := exported_operators()) is not None:
-            return operators.dequantize_per_tensor(q, self.scale, self.zero_point, 0, 255, torch.uint8)  # type: ignore[no-any-return]
+            return operators.dequantize_per_tensor(q, self.scale, self.zero_point, 0, 255, torch.uint8)
         return (q.to(torch.float32) - self.zero_point) * self.scale
 
 
 def decoded_weight(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """int8 weight, scales and zero points ``(1,)`` or ``(channels,)`` -> float32."""
     if len(scale) > 1 and (operators := exported_operators()) is not None:
-        return operators.dequantize_per_channel(integers, scale, zero_point, 0, -128, 127, torch.int8)  # type: ignore[no-any-return]
+        return operators.dequantize_per_channel(integers, scale, zero_point, 0, -128, 127, torch.int8)
     shape = [-1, *[1] * (integers.dim() - 1)]
     return (integers - zero_point.view(shape)) * scale.view(shape)
 
