@@ -245,7 +245,6 @@ def _on_int8(
     with torch.no_grad():
         for name, codebook in codebooks.items():
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
-    restored = int8.restored
     try:
         plan = plan_as_is(model, Recipe.load(_of_the_graph(document.recipe)))
         if set(plan.parameters) != set(codebooks):
@@ -253,7 +252,8 @@ def _on_int8(
         settings = plan.recipe.activations
         if settings is None:
             raise CheckpointError("has quantized activations, which its recipe does not ask for")
-        made = restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        given = (settings.bits, settings.scheme, settings.host)
+        made = int8.restored(model, plan.parameters, codebooks, document.activations, *given)
         _check_int8(dict(made.held()), codebooks)
         return made
     except CheckpointError:
