@@ -7,7 +7,8 @@ print(compress.result.report)
 
 from __future__ import annotations
 
-import os
+import inspect
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -30,7 +31,7 @@ except ImportError:
 __all__ = ["Compress"]
 
 
-class Compress(Callback):  # type: ignore[misc]
+class Compress(Callback):
     """Compresses the model when ``trainer.fit`` has trained it; the module itself is left as it is.
 
     Under several processes (``strategy="ddp"``) they share the work, and the first one writes the file. A recipe that
@@ -39,7 +40,7 @@ class Compress(Callback):  # type: ignore[misc]
     Args:
         recipe: anything that :meth:`lloydmax.Recipe.load` takes.
         path: of the ``.safetensors`` file; ``None``: nothing is written.
-        network: attribute of the module that holds the network, such as ``"net"`` or ``"model.backbone"``; ``None``: the
+        network: attribute of the module that holds the network, such as ``"net"``; ``None``: the
             module as a whole, as its ``forward`` runs it.
         data: what :func:`lloydmax.compress` takes; ``None``: the trainer's training loader, without its labels.
         options: others of :func:`lloydmax.compress`.
@@ -55,7 +56,7 @@ class Compress(Callback):  # type: ignore[misc]
     def __init__(
         self,
         recipe: Any,
-        path: str | os.PathLike[str] | None = None,
+        path: str | Path | None = None,
         *,
         network: str | None = None,
         data: Any = None,
@@ -63,7 +64,7 @@ class Compress(Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.recipe, self.path, self.network, self.data = Recipe.load(recipe), path, network, data
-        known = compress.__kwdefaults__.keys() | {"reference_data", "evaluate", "seed", "progress", "workdir"}
+        known = inspect.signature(compress).parameters.keys() - {"model", "recipe", "data"}
         if unknown := sorted(options.keys() - known):
             raise IntegrationError(f"Compress has no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
         self.options = options

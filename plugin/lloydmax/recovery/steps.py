@@ -306,7 +306,7 @@ def _alike(source: Source, model: nn.Module) -> Source:
     Raises:
         DataError: each has samples of its own.
     """
-    if processes.size() > 1 and not processes.alike(source.contents(), device_of(model)):
+    if processes.size() > 1 and not processes.alike(source.sketch(), device_of(model)):
         raise DataError(
             f"the {processes.size()} processes were given different data ({source.describe()} in this one): give all "
             "of them the same, such as the whole dataset or a loader without shares; the work is shared out here"
