@@ -79,5 +79,5 @@ def test_what_cannot_work_is_refused_before_the_training(
             fitted(made(), module, DataLoader(pictures, 32), logger=False)
     with pytest.raises(IntegrationError, match="several training loaders"):
         several = {"a": DataLoader(pictures, 32), "b": DataLoader(pictures, 32)}
-        module.training_step = lambda batch, index: None  # type: ignore[method-assign]
+        module.training_step = lambda batch, batch_idx: None  # type: ignore[method-assign]
         fitted(Compress(RECIPE), module, several, logger=False, limit_train_batches=1)
