@@ -22,18 +22,22 @@ Integers = npt.NDArray[np.int32]
 _LENGTHS, _MODELLED = 25, 8
 _SIDE = _LENGTHS << _MODELLED
 _SHORT, _NODES, _BUCKETS, _COLUMNS = 5, 64, 128, 1 << 16
-_TOP, _SLOW, _FAST = 3071, 1023, 255
+_TOP, _SLOW, _FAST = 1791, 1023, 255
+_LEAST, _GREATEST = 64, 65536 - 64
+"""Probabilities of a decision, of 65536."""
 _HALF = 1 << 31
 """A probability of one half, of 22 bits, above a count of 0, of 10."""
 _MOST_WEIGHT = 1 << 20
-_LOGISTIC = (
-    *(0, 1, 1, 2, 3, 5, 8, 13, 22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11953, 17625, 24743),
-    32768,
-)
+_LOGISTIC = (60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11953, 17625, 24743, 32768)
+"""From -7 to 0, in halves."""
+MOST_VALUES = 1 << 13
+"""Integers that a byte of a stream may hold: each takes a decision, and that at least 0.0014 bits."""
 _RATES = [131072 // (2 * count + 3) for count in range(1024)]
 
 
-def coder(mixed: bool, data: npt.NDArray[np.uint8] | None = None, room: int = 0) -> native.ArithmeticCoder | PythonCoder:
+def coder(
+    mixed: bool, data: npt.NDArray[np.uint8] | None = None, room: int = 0
+) -> native.ArithmeticCoder | PythonCoder:
     """An encoder, or a decoder of ``data``, see :class:`~lloydmax.native.ArithmeticCoder`."""
     return (native.ArithmeticCoder if native.active() else PythonCoder)(mixed, data, room)
 
@@ -42,8 +46,8 @@ def _squash(x: int) -> int:
     at = min(_TOP, abs(x))
     step, rest = divmod(_TOP + 1 - at, 128)
     low = _LOGISTIC[step]
-    p = low + (((_LOGISTIC[min(24, step + 1)] - low) * rest) >> 7)
-    return max(1, min(65535, p if x < 0 else 65536 - p))
+    p = low + (((_LOGISTIC[min(14, step + 1)] - low) * rest) >> 7)
+    return max(_LEAST, min(_GREATEST, p if x < 0 else 65536 - p))
 
 
 @functools.cache
@@ -142,7 +146,7 @@ class PythonCoder:
     def _node(self, bit: int, plain: int, known: int) -> int:
         state = self._tree[plain]
         if not self._mixed or known < 0:
-            bit = self._decide(bit, max(1, min(65535, state >> 16)))
+            bit = self._decide(bit, max(_LEAST, min(_GREATEST, state >> 16)))
             self._tree[plain] = _learned(state, bit, _SLOW)
             return bit
         stretched, weights, sets = _stretched(), self._weights[known], self._sets

@@ -10,7 +10,8 @@ enum {
     SETS = 4,                          /* contexts: none, row, column, both */
     BUCKETS = 128,
     COLUMNS = 1 << 16,
-    TOP = 3071,                        /* the logistic scale: 256 to the unit */
+    TOP = 1791,                        /* the logistic scale: 256 to the unit */
+    LEAST = 64,                        /* probability of a decision, of 65536 */
     SLOW = 1023,
     FAST = 255,
 };
@@ -31,20 +32,20 @@ typedef struct {
     uint32_t down[COLUMNS];
 } Coder;
 
-static const int32_t LOGISTIC[25] = {0,   1,   1,   2,   3,    5,    8,    13,   22,   36,   60,    98,   162,
-                                     267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11953, 17625, 24743, 32768};
+/* From -7 on, in halves. */
+static const int32_t LOGISTIC[15] = {60,   98,   162,  267,  439,   720,   1179, 1921,
+                                     3108, 4971, 7812, 11953, 17625, 24743, 32768};
 static int16_t stretched[4096];
 
 static int32_t squash(int32_t x) {
     int32_t at = MIN(TOP, x < 0 ? -x : x), from = TOP + 1 - at, step = from >> 7, rest = from & 127;
-    int32_t low = LOGISTIC[step], high = step < 24 ? LOGISTIC[step + 1] : low;
+    int32_t low = LOGISTIC[step], high = step < 14 ? LOGISTIC[step + 1] : low;
     int32_t p = low + (((high - low) * rest) >> 7);
-    return MAX(1, MIN(65535, x < 0 ? p : 65536 - p));
+    return MAX(LEAST, MIN(65536 - LEAST, x < 0 ? p : 65536 - p));
 }
 
-static void make_tables(void) {
-    if (stretched[4095])
-        return;
+/* Once, before anything is coded. */
+void lm_make_tables(void) {
     int32_t next = 0;
     for (int32_t x = -TOP; x <= TOP; x++)
         for (int32_t p = squash(x) >> 4; next <= p; next++)
@@ -105,8 +106,8 @@ static inline int decide(Coder *coder, int decodes, int bit, uint32_t p) {
 }
 
 static inline uint32_t sure(uint32_t state) {
-    uint32_t p = state >> 16;
-    return MAX(1, MIN(65535, p));
+    int32_t p = (int32_t)(state >> 16);
+    return (uint32_t)MAX(LEAST, MIN(65536 - LEAST, p));
 }
 
 /* A decision at a node: of the tree, and of what contexts know (or -1). */
@@ -201,7 +202,6 @@ EXPORT int64_t lm_arithmetic_size(void) { return sizeof(Coder); }
 
 /* Begin: to encode into `out` of this length, or to decode `data` of it. */
 EXPORT void lm_arithmetic_begin(Coder *coder, int decodes, int mixed, const uint8_t *data, uint8_t *out, int64_t length) {
-    make_tables();
     memset(coder, 0, offsetof(Coder, down));
     coder->range = ((uint64_t)1 << 40) - 1;
     coder->mixed = mixed;

@@ -18,10 +18,11 @@ EXPORT int lm_best_path(void) {
 #endif
 }
 
-/* Take a path, at most the best one; returns it. */
+/* Take a path, at most the best one, before anything else is asked for; returns it. */
 EXPORT int lm_take_path(int path) {
     int best = lm_best_path();
     lm_path = MAX(PORTABLE, MIN(path, best));
+    lm_make_tables();
     return lm_path;
 }
 
