@@ -4,8 +4,8 @@ An integer is a few decisions between 0 and 1: whether it is 0, its sign, how ma
 from the highest on. Each decision has a node, and a node the probability of a 1, which every decision moves by the
 inverse of their number (Krichevsky and Trofimov 1981). Mixed, the probability of small magnitudes is that of four
 nodes, chosen by the magnitudes that the row and the column had, put together by a gated linear network (Mahoney 2005).
-The probabilities drive a range coder (Martin 1979). All is exact in integers: one sequence has one stream. ``README.md``
-has every number; the native core does the same, see ``native/arithmetic.c``.
+The probabilities drive a range coder (Martin 1979). All is exact in integers: one sequence has one stream.
+``README.md`` has every number; the native core does the same, see ``native/arithmetic.c``.
 """
 
 from __future__ import annotations
@@ -95,13 +95,16 @@ class PythonCoder:
         self._columns, self._column, self._row, self._along = columns, 0, 0, self._mean
 
     def encode(self, values: Integers) -> None:
+        """Add integers of magnitudes below 2**25."""
         for value in values.reshape(-1).tolist():
             self._integer(value)
 
     def decode(self, count: int) -> Integers:
+        """The next integers."""
         return np.fromiter((self._integer(0) for _ in range(count)), np.int32, count)
 
     def end(self) -> bytes | None:
+        """The stream; ``None``: there was no room for it."""
         for bits in range(40, -1, -8):
             value = (self._low + (1 << bits) - 1) >> bits << bits
             if value < self._low + self._range:
@@ -113,6 +116,7 @@ class PythonCoder:
         return stream.rstrip(b"\0") if len(stream) <= self._room else None
 
     def done(self) -> bool:
+        """Whether the stream that was decoded ends here."""
         return self._place >= len(self._data)
 
     def _shift_low(self) -> None:

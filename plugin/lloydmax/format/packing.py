@@ -199,11 +199,13 @@ class _Inflater:
 
 
 def flattened(codes: Tensor) -> Codes:
+    """The codes in row-major order, on the CPU."""
     flat: Codes = codes.detach().cpu().contiguous().reshape(-1).numpy()
     return flat
 
 
 def dtype_of(bits: int) -> type[np.integer]:
+    """The dtype in which codes of so many bits are held."""
     if bits <= 8:
         return np.uint8
     return np.int16 if bits <= 15 else np.int32

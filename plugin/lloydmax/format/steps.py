@@ -30,8 +30,8 @@ _LARGEST = 1 << 15
 """Of the numbers; above it, floats are no longer."""
 _LEAST, _GREATEST = -149, 127
 """Exponents of steps: those of binary32."""
-_NUMBER_BITS, _TABLE_BITS = 0.2, 5.5
-"""What is expected above the entropy of a number, and of a centroid."""
+_TABLE_BITS, _LEARNT = 6.0, 3
+"""Expected bits of a centroid, and bytes in which the coder learns what is in a tensor."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ def expected(entry: Entry, tensor: Tensor) -> Entry | None:
     stepped = rounded(tensor)
     if stepped is None or (found := Steps.of(stepped)) is None:
         return None
-    bits = np.log2(max(0.5, float(np.std(found.numbers))) * np.sqrt(2 * np.pi * np.e)) + _NUMBER_BITS
-    return replace(entry, coded=int(np.ceil(bits * entry.values / 8)))
+    bits = np.log2(max(0.5, float(np.std(found.numbers))) * np.sqrt(2 * np.pi * np.e))
+    return replace(entry, coded=int(np.ceil(bits * entry.values / 8)) + _LEARNT)
 
 
 def expected_table(entry: Entry) -> Entry:
     """The same of codebooks, whose centroids are not known."""
     if not FEWEST <= entry.values <= MOST:
         return entry
-    return replace(entry, dtype="F32", coded=int(np.ceil(entry.values * _TABLE_BITS / 8)))
+    return replace(entry, dtype="F32", coded=int(np.ceil(entry.values * _TABLE_BITS / 8)) + _LEARNT)
 
 
 def encode(tensors: Iterable[Steps]) -> bytes:

@@ -98,14 +98,14 @@ class Storage(Section):
     floats: Literal["float32", "float16", "bfloat16", "fixed"] = Field(
         default="float32",
         description="of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 "
-        "(`float16`) or 2^-8 (`bfloat16`) stays float32. `fixed`: parameters and centroids are whole numbers of a step, "
-        "at most 1/16 of their usual magnitude, or of the distance of centroids; buffers as with `float16`.",
+        "(`float16`) or 2^-8 (`bfloat16`) stays float32. `fixed`: parameters and centroids are whole numbers of a "
+        "step, at most 1/16 of their usual magnitude, or of the distance of centroids; buffers as with `float16`.",
     )
 
     codes: Literal["packed", "entropy", "arithmetic"] = Field(
         default="packed",
-        description="`packed` (fixed width), `entropy` (Huffman) or `arithmetic` (adaptive, with contexts; the smallest, "
-        "which takes longest to read; format 3).",
+        description="`packed` (fixed width), `entropy` (Huffman) or `arithmetic` (adaptive, with contexts; the "
+        "smallest, which takes longest to read; format 3).",
     )
 
     norms: Literal["kept", "merged"] = Field(
