@@ -112,8 +112,9 @@ class PythonCoder:
                 break
         for _ in range(6):
             self._shift_low()
-        stream = bytes(self._out[1:])
-        return stream.rstrip(b"\0") if len(stream) <= self._room else None
+        whole = bytes(self._out[1:])
+        stream = whole.rstrip(b"\0")
+        return stream if len(whole) <= self._room + native.SPARE and len(stream) <= self._room else None
 
     def done(self) -> bool:
         """Whether the stream that was decoded ends here."""

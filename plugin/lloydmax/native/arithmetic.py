@@ -11,6 +11,8 @@ from lloydmax.native.library import address, ready, size
 
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int32]
+SPARE = 8
+"""Bytes at the end of a stream that may turn out to be zeros, which are left out."""
 
 
 class ArithmeticCoder:
@@ -26,7 +28,7 @@ class ArithmeticCoder:
         library = ready()
         library.lm_arithmetic_size.restype = library.lm_arithmetic_end.restype = ctypes.c_int64
         self._coder = np.empty(library.lm_arithmetic_size() // 8 + 1, np.uint64)
-        self._stream = np.zeros(room, np.uint8) if data is None else np.ascontiguousarray(data)
+        self._stream = np.zeros(room + SPARE, np.uint8) if data is None else np.ascontiguousarray(data)
         given, taken = (None, self._stream) if data is None else (self._stream, None)
         library.lm_arithmetic_begin(
             address(self._coder), data is not None, mixed, address(given), address(taken), size(len(self._stream))
@@ -50,7 +52,7 @@ class ArithmeticCoder:
     def end(self) -> bytes | None:
         """The stream; ``None``: there was no room for it."""
         length = ready().lm_arithmetic_end(address(self._coder))
-        return self._stream[:length].tobytes() if length <= len(self._stream) else None
+        return self._stream[:length].tobytes() if length <= len(self._stream) - SPARE else None
 
     def done(self) -> bool:
         """Whether the stream that was decoded ends here."""
