@@ -77,6 +77,11 @@ class Entry:
         return self.size if self.fill is None else 0
 
     @property
+    def stored(self) -> str:
+        """How the file holds the values: the dtype as PyTorch spells it, or ``"steps"``."""
+        return self.torch_dtype if self.coded is None else "steps"
+
+    @property
     def torch_dtype(self) -> str:
         """The dtype as PyTorch spells it, e.g. ``"float32"``."""
         return str(BY_CODE[self.dtype]).removeprefix("torch.")

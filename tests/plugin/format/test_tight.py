@@ -69,7 +69,7 @@ def test_flipped_bits_and_truncations_are_found(small):
 def forge(path, change=None, document=None, data=None):
     """Rewrite a tight file with a changed document or other bytes of tensors, and honest checksums."""
     raw = load_file(path)["data"].numpy()
-    text, held = tight.opened(raw, 1 << 27)
+    text, held = tight.opened(raw, 1 << 20)
     value = json.loads(text)
     if change is not None:
         value = change(value) or value
@@ -147,10 +147,10 @@ def test_broken_documents(small, document):
     refused(small, fresh=net())
 
 
-def test_documents_that_are_bombs(small):
-    for text, words in ((" " * (1 << 26), "more than"), ("[" * 3_000_000, "values")):
-        forge(small, document=tight.deflate(text))
-        refused(small, words, fresh=net())
+@pytest.mark.parametrize(("text", "words"), [(" " * (1 << 25), "more than"), ("[" * 3_000_000, "values")])
+def test_documents_that_are_bombs(small, text, words):
+    forge(small, document=tight.deflate(text))
+    refused(small, words, fresh=net())
 
 
 @pytest.mark.parametrize(
