@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
@@ -36,6 +38,7 @@ from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import (
     NamedStep,
     folder,
+    in_time,
     needs_data,
     open_source,
     recover,
@@ -48,6 +51,7 @@ from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.report.score import Evaluate, scored
+from lloydmax.runtime.amounts import seconds
 from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import own_modes
@@ -64,6 +68,8 @@ from lloydmax.teacher.trial import tried
 
 SEEN = ", which the steps had, too: give 320 or more, and some are held out"
 """Of inputs that the agreement was measured on."""
+_FINISH = 0.05
+"""Share of the time of the fit that it takes to finish the model."""
 AGREEMENT_SAMPLES = 1000
 """Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
 
@@ -101,6 +107,7 @@ def compress(
     tokenizer: Any = None,
     listeners: Sequence[object] = (),
     cache: Cache | None = None,
+    max_time: float | str | None = None,
 ) -> Result:
     """Compress a trained model and win its accuracy back without labels.
 
@@ -127,9 +134,13 @@ def compress(
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
+        max_time: seconds, or a text such as ``10m`` or ``1h30m``, after which the model is to be finished: recovery
+            steps take as many steps as there is time for, and where there is very little, fewer inputs are looked at.
+            What was cut stands in the report. Codebooks are fitted in any case. ``None``: all is done.
 
     Returns:
-        A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine. Ctrl-C in a
+        A :class:`Result`. Without ``max_time`` the same recipe, data and seed give the same bytes on the same machine.
+        Ctrl-C in a
         recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
@@ -138,6 +149,7 @@ def compress(
             can hold the model, OutputError where ``workdir`` cannot be made or written into; that also later, when the
             disk is full.
     """
+    limit = TimeLimit(math.inf if max_time is None else seconds("max_time", max_time, RecipeError))
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
         seed, listeners = check_seed(recipe.seed if seed is None else seed), heard(listeners)
@@ -155,7 +167,7 @@ def compress(
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
             int8.refuse(planned.parameters)
-        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer)
+        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer, limit)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)
             student, plan = run.fit(original, plan)
@@ -175,6 +187,7 @@ class _Run:
     cache: Cache | None
     example_inputs: Any
     tokenizer: Any = None
+    limit: TimeLimit = field(default_factory=TimeLimit)
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
@@ -187,7 +200,7 @@ class _Run:
         self.late = steps[len(self.early) :]
         self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
-        with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
+        with running(self.teacher, self.seed, progress, [*listeners, self.history, self.limit]) as self.events:
             self.data, self.reference = (
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache, self.tokenizer)
                 for given in (data, reference_data)
@@ -238,7 +251,7 @@ class _Run:
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
             student, self.teacher, self.source, self.near, self.seed, self.workdir, self.events, self.cache,
-            outputs=self.outputs,
+            outputs=self.outputs, limit=self.limit,
         )  # fmt: skip
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
@@ -252,7 +265,7 @@ class _Run:
         """The student with its codebooks, and the plan of what these are."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
-        given = (self.source, self.events, self.cache, judge, changed, self.outputs)
+        given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
         calibration = self.source or self.near
@@ -282,6 +295,10 @@ class _Run:
         keeping = Keeping(self.judge, self.recovery.original)
         with kept.alone():
             for number, step in enumerate(self.late, start=1):
+                self.limit.reserve = self._afterwards()
+                if self.limit.left <= 0:
+                    self.said.append({"step": step[0], "cut": "not run"})
+                    continue
                 self.recovery.part = kept.part(number)
                 try:
                     keeping.now, known = None, self.stages[-1].agreement
@@ -336,7 +353,7 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=(*plan.notes, *unknown(plan, self.source or self.reference)),
+            notes=(*plan.notes, *unknown(plan, self.source or self.reference), *self.limit.notes(self.said)),
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
@@ -347,7 +364,7 @@ class _Run:
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""
         made = {name: value for name, value in student.model.state_dict().items() if isinstance(value, Tensor)}
-        given = (self.seed, self.example_inputs, made)
+        given = (self.seed, self.example_inputs, made, *["in time"] * self.limit.given)
         return identity(self.teacher, self.recipe, (self.data, self.reference), given, self.fingerprint)
 
     def _comparison(self) -> Comparison | None:
@@ -368,7 +385,12 @@ class _Run:
         return scored(self.evaluate, model, first=model is self.teacher and self.outputs is None)
 
     def _step(self, step: NamedStep) -> dict[str, Any]:
-        return next(recover(self.recovery, [step])) | self.history.take(step[0])
+        return in_time(self.recovery, step) | self.history.take(step[0])
+
+    def _afterwards(self) -> float:
+        """Seconds that are needed after a recovery step: it is measured, and the model finished."""
+        spent, measures = self.events.seconds, 1 + (self.judge is not None)
+        return measures * spent["measure"] / (len(self.stages) - 1) + _FINISH * (spent.get("price", 0.0) + spent["fit"])
 
 
 def _interrupted(step: str, kept: KeptSteps) -> str:

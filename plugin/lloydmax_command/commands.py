@@ -20,6 +20,7 @@ from lloydmax_command.options import (
     recipe_option,
     recipe_or_bits,
     seed_option,
+    time_option,
 )
 
 
@@ -55,6 +56,7 @@ def command(declared: Command) -> click.Command:
 @model_options
 @recipe_or_bits
 @effort_option
+@time_option
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @data_options

@@ -84,6 +84,9 @@ recipe_option = click.option(
 effort_option = click.option(
     "--effort", type=float, default=1.0, show_default=True, help="With --bits: times the usual training."
 )
+time_option = click.option(
+    "--max-time", metavar="TIME", help="Finish within this time, as good as it gets: 90s, 10m, 1h30m."
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Of all randomness; default: the recipe's."
 )

@@ -1,4 +1,5 @@
-"""A batch whose outputs are too large to be there at once, in parts whose gradients add up."""
+"""A batch in parts: those of several processes, and those of what is too large to be there at once, whose gradients
+add up."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lloydmax.data import Batch
+from lloydmax.errors import RecoveryError
 
 Losses = Callable[[Tensor, Batch], dict[str, Tensor]]
 
@@ -40,3 +42,20 @@ def added_up(losses: Losses, parts: Sequence[tuple[Tensor, Batch]], parameters: 
     carrier = torch.stack([(p * g).sum().float() for p, g in zip(parameters, gradients, strict=True)]).sum()
     first = next(iter(found))
     return found | {first: found[first] + carrier - carrier.detach()}
+
+
+def share_of_a_batch(name: str, batch_size: int, samples: int, processes: int) -> int:
+    """Samples of one step of ``name`` in one of these processes, where there are so many samples altogether.
+
+    Raises:
+        RecoveryError: a batch cannot be shared equally.
+    """
+    if processes == 1:
+        return batch_size
+    samples = min(batch_size, samples)
+    if batch_size % processes or samples < processes:
+        raise RecoveryError(
+            f"{name}: a batch_size of {batch_size} ({samples} samples) cannot be shared equally by {processes} "
+            f"processes; write a multiple of {processes}"
+        )
+    return samples // processes

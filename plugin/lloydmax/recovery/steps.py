@@ -17,6 +17,7 @@ from lloydmax.errors import DataError, ModelError, OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.hooks.time_limit import TimeUp
 from lloydmax.network.given import network, refuse_lazy
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
@@ -97,6 +98,15 @@ def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str
         with recovery.events.stage(name) as figures, kept_sound(name, recovery):
             figures.update(step.run(recovery))
         yield {"step": name, **figures}
+
+
+def in_time(recovery: Recovery, step: NamedStep) -> dict[str, Any]:
+    """Run a recovery step as far as there is time for it; what it measured, with ``cut`` in words where it was cut."""
+    try:
+        with recovery.limit.ending():
+            return next(recover(recovery, [step]))
+    except TimeUp:
+        return {"cut": "ended before it was done"}
 
 
 def tried_for(

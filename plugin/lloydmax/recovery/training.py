@@ -19,8 +19,9 @@ from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
-from lloydmax.recovery.dividing import added_up
+from lloydmax.recovery.dividing import added_up, share_of_a_batch
 from lloydmax.recovery.options import LoopSettings
+from lloydmax.recovery.pace import Pace
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import evaluation_mode
@@ -65,7 +66,7 @@ class TrainingLoop:
         outputs: how what the models return is read: ``outputs.of(output, inputs)``.
         targets: what the teacher gives for the first.
         comparison: of student and teacher on the second; ``None``: there are none.
-        done, total: steps.
+        done, total: steps; of a run whose time is limited as many as there is time for.
         generator: draws the order of every epoch; a subclass may draw from it, too.
 
     Raises:
@@ -109,7 +110,8 @@ class TrainingLoop:
         self.order = self.order[: max(count - len(self.held_out), 1)]
         self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
         self._processes = recovery.processes if self.shared else 1
-        self._local = self._share_of_a_batch()
+        self._pace = Pace(recovery.limit, self.total, self._processes > 1, self.device)
+        self._local = share_of_a_batch(name, self.batch_size, len(self.order), self._processes)
         self.outputs = self._outputs()
         self.targets = self.targets_of(self.source, self.order)
         self.comparison = self.comparison_on(self.source, self.held_out)
@@ -224,7 +226,8 @@ class TrainingLoop:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
         if self._processes > 1:
             self.student = processes.replicated(self.compared)
-        with evaluation_mode(self.recovery.teacher, self.recovery.student):
+        limit = self.recovery.limit
+        with evaluation_mode(self.recovery.teacher, self.recovery.student), limit.ending(False):
             try:
                 return self.train()
             finally:
@@ -235,6 +238,7 @@ class TrainingLoop:
         self._kept = self.state()
         if not self.resumable or self.recovery.kept(self._go_on) is None:
             self.first = self.best = self._measured()
+        self.total = self._pace.total(self.done)
         while self.done < self.total and not self._is_out_of_patience():
             try:
                 self._parts = self.epoch()
@@ -252,7 +256,9 @@ class TrainingLoop:
                 self.best, self._waited, self._kept = found, 0, self.state()
             self._keep()
         self.load(self._kept)
-        return self.figures()
+        cut = self._pace.cut(self.done, self.total)
+        self._stopped = self._stopped if cut is None else "no time was left"
+        return self.figures() | ({} if cut is None else {"cut": cut})
 
     def _is_out_of_patience(self) -> bool:
         patience = getattr(self.options, "patience", None)
@@ -272,6 +278,7 @@ class TrainingLoop:
         for indices, batch in self.source.batches(self._local, order, drop_last=drop_last):
             parts, told = self._step(indices, batch)
             self.done += 1
+            self.total = self._pace.total(self.done)
             if not _finite(parts):
                 return parts
             smooth = {
@@ -334,22 +341,11 @@ class TrainingLoop:
         return parts, told
 
     def _measured(self) -> Agreement | None:
-        found = self.measure()
+        began, found = self._pace.passed, self.measure()
+        self._pace.measured(self._pace.passed - began)
         if found is not None and found.agreed is not None:
             self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.agreed})
         return found
-
-    def _share_of_a_batch(self) -> int:
-        """Samples of one step in this process."""
-        if self._processes == 1:
-            return self.batch_size
-        samples = min(self.batch_size, len(self.order))
-        if self.batch_size % self._processes or samples < self._processes:
-            raise RecoveryError(
-                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally "
-                f"by {self._processes} processes; write a multiple of {self._processes}"
-            )
-        return samples // self._processes
 
     def _keep(self) -> None:
         """Keep all that the rest of the run depends on, after an epoch."""
