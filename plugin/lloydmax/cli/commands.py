@@ -29,6 +29,7 @@ from lloydmax.cli.inputs import (
     whole_numbers,
 )
 from lloydmax.cli.models import source_of, tokenizer_of
+from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import progress, show
 from lloydmax.cli.written import report_of, written
 from lloydmax.compress import compress as compress_model
@@ -54,7 +55,7 @@ from lloydmax.runtime.text import printable
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None,
     bits: float | None, effort: float, max_time: str | None, data: str | None,
-    reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
+    reference_data: str | None, pictures: Pictures, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax compress`` is asked."""
@@ -72,7 +73,7 @@ def compress(
     given_none = read is not None and read.synthesize is None and data is None and reference_data is None
     if read is not None and given_none and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
-    inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
+    inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
     texts = {"tokenizer": tokenizer_of(model)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
     more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": max(limit.left, 1.0) if limit.given else None}
@@ -95,13 +96,13 @@ def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
 
 def recipe(
     model: str, weights: str | None, model_args: str | None, device: str, bits: float, data: str | None,
-    image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
+    pictures: Pictures, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax recipe`` is asked."""
     check_outputs({"--out": out}, {"--model": source_of(model), "--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
-    inputs = data_of(data, teacher, image_size, mean, std)
+    inputs = data_of(data, teacher, pictures)
     made = recipe_for(teacher, bits, inputs, effort, tokenizer=tokenizer_of(model))
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
@@ -119,8 +120,8 @@ def plan(
 
 
 def search(
-    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
-    mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, pictures: Pictures,
+    budget: str | None, method: str | None, centroids: str | None,
     samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
     report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
     log_json: bool, as_json: bool,
@@ -134,7 +135,7 @@ def search(
     if plot is not None:
         check_plot(plot)
     teacher = build_model(model, weights, model_args, device)
-    inputs = data_of(data, teacher, image_size, mean, std)
+    inputs = data_of(data, teacher, pictures)
     options: dict[str, Any] = {
         "centroids": whole_numbers(centroids),
         "samples": samples,
@@ -170,7 +171,7 @@ def search(
 
 def export(
     model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None,
-    kind: str | None, shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None,
+    kind: str | None, shape: str | None, data: str | None, pictures: Pictures,
     fixed_batch: bool, options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax export`` is asked."""
@@ -182,7 +183,7 @@ def export(
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--student": student}
     check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device), limit)
-    inputs = noise(shape) if shape is not None else _first(data, model, small, image_size, mean, std)
+    inputs = noise(shape) if shape is not None else _first(data, model, small, pictures)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
     show(made.to_dict(), f"Written: {made}", as_json)
 
