@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +50,6 @@ from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.report.score import Evaluate, scored
-from lloydmax.runtime.amounts import seconds
 from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import own_modes
@@ -107,7 +105,7 @@ def compress(
     tokenizer: Any = None,
     listeners: Sequence[object] = (),
     cache: Cache | None = None,
-    max_time: float | str | None = None,
+    max_time: float | str | TimeLimit | None = None,
 ) -> Result:
     """Compress a trained model and win its accuracy back without labels.
 
@@ -149,7 +147,7 @@ def compress(
             can hold the model, OutputError where ``workdir`` cannot be made or written into; that also later, when the
             disk is full.
     """
-    limit = TimeLimit(math.inf if max_time is None else seconds("max_time", max_time, RecipeError))
+    limit = TimeLimit.of(max_time)
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
         seed, listeners = check_seed(recipe.seed if seed is None else seed), heard(listeners)

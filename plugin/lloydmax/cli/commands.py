@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from lloydmax.cli.written import report_of, written
 from lloydmax.compress import compress as compress_model
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
-from lloydmax.errors import CheckpointError, RecipeError
+from lloydmax.errors import CheckpointError
 from lloydmax.exporting.export import asked_for
 from lloydmax.exporting.export import export as export_model
 from lloydmax.format.parts import check_state
@@ -48,7 +47,6 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
 from lloydmax.recovery.steps import folder, needs_data
 from lloydmax.report.curves import DamageCurves
-from lloydmax.runtime.amounts import seconds
 from lloydmax.runtime.text import printable
 
 
@@ -59,7 +57,7 @@ def compress(
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax compress`` is asked."""
-    limit = TimeLimit(math.inf if max_time is None else seconds("--max-time", max_time, RecipeError))
+    limit = TimeLimit.of(max_time)
     read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
@@ -76,7 +74,7 @@ def compress(
     inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
     texts = {"tokenizer": tokenizer_of(model)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
-    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": max(limit.left, 1.0) if limit.given else None}
+    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit}
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, **more, **texts, **shown)
     target.write(result, {} if bits is None else {"bits": bits, "effort": effort})

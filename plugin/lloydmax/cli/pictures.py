@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lloydmax.data import image_channels, images, inputs_of, own_preparation
-from lloydmax.data.own_preparation import of_transforms
+from lloydmax.data.own_preparation import fitted, of_transforms
 from lloydmax.data.picture_array import are_pictures, opened
 from lloydmax.data.preparation import Preparation
 from lloydmax.runtime.modes import evaluating
@@ -54,7 +54,7 @@ class Pictures:
 
     def read(self, path: Path, model: nn.Module) -> Any:
         """The pictures in a folder or file; said on stderr where the model tells how they are prepared."""
-        own = own_preparation(model) or self._torchvision()
+        own = own_preparation(model) or fitted(self._torchvision(), model)
         found = images(
             path, self._size(), image_channels(model), numbers(self.mean), numbers(self.std), self.resize,
             crop=self.crop, interpolation=self.interpolation, own=own, skip_bad=_share(self.skip_bad),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,27 @@ def own_preparation(model: nn.Module) -> Preparation | None:
     """
     for module in model.modules():
         if isinstance(config := getattr(module, "pretrained_cfg", None), Mapping) and (found := of_timm(config)):
-            return found
+            return fitted(found, model)
         if isinstance(name := getattr(module, "name_or_path", None), str) and name:
-            return of_processor(Path(name) / PROCESSOR)
+            return fitted(of_processor(Path(name) / PROCESSOR), model)
     return None
+
+
+def fitted(own: Preparation | None, model: nn.Module) -> Preparation | None:
+    """The same in the size that a model asks for, if it was built for another one."""
+    for module in model.modules():
+        said = (getattr(module, name, None) for name in ("image_size", "img_size"))
+        side = next((one for one in said if isinstance(one, (int, tuple, list))), None)
+        if own is None or side is None:
+            continue
+        size = (side, side) if isinstance(side, int) else tuple(side)
+        if size != own.size and len(size) == len(own.size) and all(isinstance(one, int) and one > 0 for one in size):
+            around = (
+                max(ours, round(ours * wide / old)) for ours, wide, old in zip(size, own.resize, own.size, strict=True)
+            )
+            return replace(own, size=size, resize=tuple(around), origin=f"{own.origin}, in the size of its layers,")
+        break
+    return own
 
 
 def of_timm(config: Mapping[str, Any]) -> Preparation | None:

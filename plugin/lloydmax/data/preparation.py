@@ -37,7 +37,7 @@ class Preparation:
         mean: what is subtracted from each channel, of values from 0 to 1.
         std: what each channel is divided by afterwards.
         crop: whether the sides keep their ratio.
-        origin: who says so, for people; empty: it is what is usual.
+        origin: who says so, in words; empty: it is what is usual.
     """
 
     size: tuple[int, int]
@@ -52,9 +52,7 @@ class Preparation:
         if self.interpolation not in INTERPOLATIONS:
             raise DataError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {quoted(self.interpolation)}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise DataError(
-                f"mean and std need {self.channels} numbers each, std above zero: not {self.mean} and {self.std}"
-            )
+            raise DataError(f"mean and std are as many numbers, std above zero: not {self.mean} and {self.std}")
         if not all(1 <= least <= most for least, most in zip(self.size, self.resize, strict=True)):
             raise DataError(
                 f"size must be from 1 to resize: not size={_sides(self.size)}, resize={_sides(self.resize)}"
@@ -90,7 +88,7 @@ class Preparation:
     def __str__(self) -> str:
         frame = f"shorter side to {min(self.resize)}, centre crop" if self.crop else "no crop"
         by = "" if self.interpolation == "bilinear" else f", {self.interpolation}"
-        said = f", as {self.origin} says" if self.origin else ""
+        said = f", {self.origin}" if self.origin else ""
         return f"{_sides(self.size, always=True)} ({frame}{by}), {self._scale()}{said}"
 
     def _scale(self) -> str:
@@ -130,6 +128,9 @@ def preparation(
         raise DataError(f"pictures are read with 1 or 3 channels, not {channels}: pass a Dataset of your own")
     if own is not None and own.channels != channels:
         own = None
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise DataError(f"{name} is a number for each of {channels} channels, not {tuple(values)}")
     if crop is not None and crop not in CROPS:
         raise DataError(f"crop is one of {', '.join(CROPS)}, not {quoted(crop)}")
     wanted = _both(size) if size is not None else own.size if own is not None else (_SIZE, _SIZE)
@@ -144,18 +145,15 @@ def preparation(
         around = (round(wanted[0] / _MARGIN), round(wanted[1] / _MARGIN))
     given = any(value is not None for value in (size, resize, crop, interpolation, mean, std))
     usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
-    found = Preparation(
+    return Preparation(
         wanted,
         around,
         interpolation or (own.interpolation if own is not None else "bilinear"),
         tuple(mean) if mean is not None else own.mean if own is not None else usual[0],
         tuple(std) if std is not None else own.std if own is not None else usual[1],
         cut,
-        "" if own is None else own.origin + (", but for what was asked," if given else ""),
+        "" if own is None else f"{'what was not asked ' * given}as {own.origin} says",
     )
-    if found.channels != channels:
-        raise DataError(f"mean and std need {channels} numbers each, std above zero: not {found.mean} and {found.std}")
-    return found
 
 
 def told(prepare: object) -> str:

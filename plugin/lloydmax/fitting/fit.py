@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 1 << 28
 """Bytes of codebooks that one run remembers, if no cache is given."""
-_MEASURING, _COMPARING = 0.2, 0.4
-"""Shares of a limited time after which no more inputs are looked at for importances, and no more ways are compared."""
+_MEASURING, _COMPARING = 0.2, 0.3
+"""Shares of the time that is left after which no more inputs are looked at for importances, or ways compared."""
 
 
 def fit(
@@ -122,8 +122,10 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
+            over = limit.share(_COMPARING, "codebooks")
+
             def enough() -> bool:
-                return limit.spent(_COMPARING, "price", "not all ways to spend the bits were compared")
+                return over("not all ways to spend the bits were compared")
 
             choice = chosen(model, plan, means, attempt, rate, judge, changed, source is None, enough)
     found: dict[str, Codebook] = {}
@@ -199,11 +201,12 @@ class _Heard(Source):
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
     ) -> Iterator[tuple[Tensor, Batch]]:
         done, total = 0, len(self) if order is None else len(order)
+        over = self._limit.share(_MEASURING, self._stage)
         for indices, batch in self._source.batches(batch_size, order, drop_last):
             yield indices, batch
             done += len(indices)
             self._events.step(self._stage, done, total)
-            if done < total and self._limit.spent(_MEASURING, self._stage, f"{done:,} of {total:,} inputs"):
+            if done < total and over(f"{done:,} of {total:,} inputs"):
                 return
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lloydmax.errors import RecipeError
 from lloydmax.hooks.hookspecs import hookimpl
 from lloydmax.runtime import processes
+from lloydmax.runtime.amounts import seconds
 
 _LATE = 1.1
 """Times the limit that are told."""
@@ -35,6 +37,17 @@ class TimeLimit:
         self.seconds, self.reserve, self.cuts = seconds, 0.0, dict[str, str]()
         self._clock, self._started, self._ends = clock, clock(), False
 
+    @classmethod
+    def of(cls, given: Any) -> TimeLimit:
+        """What somebody gave: a limit that runs already, seconds, a text such as ``10m``, or ``None``: none.
+
+        Raises:
+            RecipeError: it is something else.
+        """
+        if isinstance(given, TimeLimit):
+            return given
+        return cls() if given is None else cls(seconds("max_time", given, RecipeError))
+
     @property
     def given(self) -> bool:
         """Whether there is a limit."""
@@ -50,12 +63,17 @@ class TimeLimit:
         """Seconds for the part that is running; infinite without a limit."""
         return self.seconds - self.reserve - self.passed if self.given else math.inf
 
-    def spent(self, share: float, part: str, cut: str) -> bool:
-        """Whether so large a share of the time is over; what ends there, and how it is cut, is noted. Several processes
-        do the same, so that none of them ends before the others."""
-        over = self.given and processes.size() == 1 and self.passed > share * self.seconds
-        if over:
-            self.cuts[part] = cut
+    def share(self, share: float, part: str) -> Callable[[str], bool]:
+        """Asks whether such a share of the time that is left now is over; what ``part`` ends there, and how it was cut,
+        is noted. Several processes do the same, so that none of them ends before the others."""
+        limited = self.given and processes.size() == 1
+        end = self.passed + share * max(self.left, 0.0) if limited else math.inf
+
+        def over(cut: str) -> bool:
+            if ends := limited and self.passed >= end:
+                self.cuts[part] = cut
+            return ends
+
         return over
 
     def notes(self, steps: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -65,7 +83,7 @@ class TimeLimit:
             steps: what recovery steps told; ``cut``: how one was.
         """
         cuts = self.cuts | {said["step"]: said["cut"] for said in steps if "cut" in said}
-        found = [f"max_time: {part}: {cut}" for part, cut in cuts.items()]
+        found = [f"cut by max_time: {part}: {cut}" for part, cut in cuts.items()]
         if self.given and self.passed > _LATE * self.seconds:
             found.append(
                 f"max_time: it took {self.passed:.0f} s, not {self.seconds:.0f}: the codebooks have to be fitted, and "

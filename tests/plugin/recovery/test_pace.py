@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from importlib import import_module
+import math
 from typing import Any
 
 import lloydmax
@@ -49,34 +48,30 @@ class Watch:
         self.taken[step] = self.taken.get(step, 0) + 1
 
 
-def run(net: SmallNet, pictures: Tensor, watch: Watch, monkeypatch: pytest.MonkeyPatch, seconds: Any) -> Any:
+def run(net: SmallNet, pictures: Tensor, watch: Watch, seconds: Any) -> Any:
     """The report of a run by this watch."""
-    monkeypatch.setattr(import_module("lloydmax.compress"), "TimeLimit", partial(TimeLimit, clock=watch))
-    found = lloydmax.compress(net, RECIPE, pictures, progress=False, listeners=[watch], max_time=seconds)
+    limit = TimeLimit(seconds, watch)
+    found = lloydmax.compress(net, RECIPE, pictures, progress=False, listeners=[watch], max_time=limit)
     return found.report
 
 
-def test_a_loop_takes_the_steps_that_there_is_time_for(
-    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_takes_the_steps_that_there_is_time_for(small_net: SmallNet, pictures: Tensor) -> None:
     free = Watch()
-    whole = run(small_net, pictures, free, monkeypatch, None)
+    whole = run(small_net, pictures, free, math.inf)
     before = free.started["distill"]
     assert not any("max_time" in note for note in whole.notes)
     assert [said.get("cut") for said in whole.recovery] == [None] * 3
     watch = Watch()
-    report = run(small_net, pictures, watch, monkeypatch, before + 60)
+    report = run(small_net, pictures, watch, before + 60)
     _, first, second = report.recovery
     assert first["steps"] == 40 and 2 <= second["steps"] <= 20 and second["cut"] == f"{second['steps']} of 40 steps"
-    assert f"max_time: distill: {second['cut']}" in report.notes
+    assert f"cut by max_time: distill: {second['cut']}" in report.notes
     assert second["stopped"] == "no time was left" and watch.now <= before + 75
 
 
-def test_what_cannot_be_done_at_all_is_left_out_and_told(
-    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_done_at_all_is_left_out_and_told(small_net: SmallNet, pictures: Tensor) -> None:
     watch = Watch()
-    report = run(small_net, pictures, watch, monkeypatch, "2s")
+    report = run(small_net, pictures, watch, 2.0)
     assert [said["cut"] for said in report.recovery] == ["not run"] * 3 and watch.taken["importance fisher"] == 1
     assert any(f"importance fisher: 8 of {len(pictures)} inputs" in note for note in report.notes)
     assert any("it took" in note for note in report.notes)
