@@ -15,6 +15,7 @@ from lloydmax_command.options import (
     data_options,
     effort_option,
     limit_option,
+    memory_option,
     model_options,
     progress_options,
     recipe_option,
@@ -57,6 +58,7 @@ def command(declared: Command) -> click.Command:
 @recipe_or_bits
 @effort_option
 @time_option
+@memory_option
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @data_options

@@ -95,6 +95,9 @@ effort_option = click.option(
 time_option = click.option(
     "--max-time", metavar="TIME", help="Finish within this time, as good as it gets: 90s, 10m, 1h30m."
 )
+memory_option = click.option(
+    "--max-memory", metavar="SIZE", help="Memory that the process may take, about: 2GB, 800MB."
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Of all randomness; default: the recipe's."
 )

@@ -52,7 +52,7 @@ from lloydmax.runtime.text import printable
 
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None,
-    bits: float | None, effort: float, max_time: str | None, data: str | None,
+    bits: float | None, effort: float, max_time: str | None, max_memory: str | None, data: str | None,
     reference_data: str | None, pictures: Pictures, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -74,7 +74,7 @@ def compress(
     inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
     texts = {"tokenizer": tokenizer_of(model)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
-    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit}
+    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit, "max_memory": max_memory}
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, **more, **texts, **shown)
     target.write(result, {} if bits is None else {"bits": bits, "effort": effort})

@@ -21,7 +21,7 @@ from lloydmax.hooks.time_limit import TimeUp
 from lloydmax.network.given import network, refuse_lazy
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
-from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.bars import ProgressBars, drawn
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
@@ -61,7 +61,7 @@ def running(model: nn.Module, seed: int, progress: bool, listeners: Sequence[obj
         listeners: plugin objects whose event hooks hear only this run.
     """
     with ExitStack() as stack:
-        if progress and processes.writes():
+        if progress and drawn() and processes.writes():
             listeners = [*listeners, stack.enter_context(ProgressBars())]
         stack.enter_context(processes.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
