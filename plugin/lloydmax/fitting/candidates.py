@@ -68,6 +68,7 @@ def chosen(
     judge: Judging | None = None,
     changed: bool = False,
     blind: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Choice:
     """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
     are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
@@ -88,6 +89,7 @@ def chosen(
         judge: the damage that codebooks do.
         changed: whether recovery changes codes.
         blind: whether there are no inputs at all.
+        enough: asked before each further candidate: whether to end there.
 
     Raises:
         BudgetError: see :meth:`lloydmax.Plan.room`.
@@ -115,7 +117,7 @@ def chosen(
             if (channels := by_channel(form, plan, contest.layers or first)) is not None:
                 yield channels, None
 
-    for one in takewhile(lambda _: not contest.decided, others()):
+    for one in takewhile(lambda _: not (contest.decided or enough()), others()):
         contest.enter(*one)
     return contest.result()
 
