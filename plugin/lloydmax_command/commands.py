@@ -148,14 +148,14 @@ def verify() -> None:
 
 
 @command
-@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
+@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json ...]")
 @click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
 @click.option(
     "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
 )
 @as_json_option
 def report() -> None:
-    """Show one report, or two side by side, as one self-contained page for a browser."""
+    """Show one report, or several that are compared, as one self-contained page for a browser."""
 
 
 @command

@@ -204,12 +204,10 @@ def verify(path: str, limit: int | None, as_json: bool) -> None:
 
 def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
     """Do what ``lloydmax report`` is asked."""
-    if len(reports) > 2:
-        raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
     check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
     first, *others = (report_of(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
-    first.to_html(out, others[0] if others else None, swept)
+    first.to_html(out, others, swept)
     show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
 
 
