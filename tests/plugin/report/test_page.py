@@ -36,7 +36,7 @@ def test_a_page_holds_what_was_measured_and_loads_nothing(tmp_path: Path) -> Non
         assert f"<h2>{heading}" in page
     assert "What the search chose" in page and "at most 5 bits a weight" in page
     assert "Measured on 96 samples in memory" in page
-    assert "default-src 'none'" in page and not re.search(r"(src|href)=(?!"#)|url\(|@import", page)
+    assert "default-src 'none'" in page and not re.search(r'(src|href)=(?!"#)|url\(|@import', page)
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
