@@ -5,6 +5,7 @@ from lloydmax.choosing.search import SearchResult, search
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.compare import compare
 from lloydmax.compress import Result, compress
 from lloydmax.data import images, texts
 from lloydmax.defaults import recipe_for
@@ -74,6 +75,7 @@ __all__ = [
     "Sweep",
     "__version__",
     "codebooks",
+    "compare",
     "compress",
     "data_fitness",
     "distill",

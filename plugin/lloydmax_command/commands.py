@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Any
 
 import click
@@ -156,6 +157,19 @@ def verify() -> None:
 @as_json_option
 def report() -> None:
     """Show one report, or several that are compared, as one self-contained page for a browser."""
+
+
+@command
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="A.safetensors B.safetensors ...")
+@partial(model_options, required=False)
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs, for the agreement: {DATA}")
+@data_options
+@click.option("--samples", type=AT_LEAST_ONE, default=1000, show_default=True, help="Inputs that count.")
+@limit_option
+@click.option("--out", type=click.Path(), help="Also write the comparison as a page, .html.")
+@as_json_option
+def compare() -> None:
+    """Compare compressed files of one model: sizes, layers, and with --model and --data their agreement with it."""
 
 
 @command

@@ -30,6 +30,7 @@ from lloydmax.cli.inputs import (
 from lloydmax.cli.models import source_of, tokenizer_of
 from lloydmax.cli.shown import progress, show
 from lloydmax.cli.written import report_of, written
+from lloydmax.compare import compare as compare_files
 from lloydmax.compress import compress as compress_model
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
@@ -209,6 +210,26 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
     first.to_html(out, others, swept)
     show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
+
+
+def compare(
+    files: tuple[str, ...], model: str | None, weights: str | None, model_args: str | None, device: str,
+    data: str | None, image_size: int, mean: str | None, std: str | None, samples: int, limit: int | None,
+    out: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Do what ``lloydmax compare`` is asked."""
+    if model is None and (weights or data):
+        raise click.UsageError("--weights and --data belong to a model: give --model, too")
+    given = {"--model": None if model is None else source_of(model), "--weights": weights, "--data": data}
+    check_outputs({"--out": out}, given | {f"the file {path}": path for path in files})
+    original = None if model is None else build_model(model, weights, model_args, device)
+    inputs = data_of(data, original, image_size, mean, std)
+    tokenizer = None if model is None else tokenizer_of(model)
+    found = compare_files(files, original, inputs, samples=samples, limit=limit, tokenizer=tokenizer)
+    if out is not None:
+        found.to_html(out)
+    written = [] if out is None else [out]
+    show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
 def plugins(as_json: bool) -> None:

@@ -18,8 +18,6 @@ from lloydmax.cli.shown import listeners
 from lloydmax.data import image_channels, images, unlabelled
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
-from lloydmax.format.parts import settings
-from lloydmax.network.outputs import AskedOutputs
 from lloydmax.recipe.recipe import Recipe, ready
 from lloydmax.runtime.files import check_writable
 from lloydmax.runtime.text import quoted
@@ -171,13 +169,6 @@ def class_numbers(folder: Path, files: Sequence[Path]) -> torch.Tensor:
             stacklevel=2,
         )
     return torch.tensor([classes.index(part[0]) for part in parts])
-
-
-def asked_of(model: Any) -> AskedOutputs:
-    """What the recipe of a compressed model says about its outputs."""
-    recipe = settings(model, None, None)[0] or {}
-    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask", "kinds") if key in recipe}
-    return Recipe.load(said | {"quantize": [{"layers": "all", "quantizer": "none"}]}).asked_outputs
 
 
 def noise(shape: str) -> Any:

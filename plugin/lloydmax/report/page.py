@@ -17,6 +17,7 @@ from lloydmax.report import charts, tables
 from lloydmax.report.axes import linear, logarithmic, span
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.figures import Figures
+from lloydmax.report.layer_table import layers
 from lloydmax.report.layers import LayerReport
 from lloydmax.runtime.text import percent
 
@@ -176,7 +177,7 @@ class _Page:
             "share. Error: how far the weights are from the original ones, as a share of their size; training may move "
             "weights away so that answers come closer."
         )
-        made = tables.layers(self.reports, self.curves, drawn=self._drawn())
+        made = layers(self.reports, self.curves, drawn=self._drawn())
         return section("Layers", note, made)
 
     def _drawn(self) -> list[str]:

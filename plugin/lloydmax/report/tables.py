@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from html import escape
 
-from lloydmax.choosing.rows import IN_NATS, meaning
 from lloydmax.report.charts import LETTERS
-from lloydmax.report.curves import DamageCurves
 from lloydmax.report.figures import Figures
-from lloydmax.report.layers import LayerReport
 from lloydmax.report.tokens import TOKEN_COLUMNS, divergences_written, written
 from lloydmax.runtime.text import percent, size
 
@@ -178,145 +172,6 @@ def tried(report: Figures) -> str:
 def _cells(tag: str, texts: list[str]) -> str:
     """A row of :func:`stages`; the third column is left out on a phone."""
     return "".join(f"<{tag}{' class=wide' if n == 2 else ''}>{text}</{tag[:2]}>" for n, text in enumerate(texts))
-
-
-def layers(reports: Sequence[Figures], curves: DamageCurves | None, drawn: Collection[str]) -> str:
-    """Every compressed parameter, sortable; of several runs in one table, with a sweep the damage that it alone does.
-
-    Args:
-        reports: one or several.
-        curves: the sweep, shown beside one report.
-        drawn: the layers whose weights are drawn on the page, in their order there.
-    """
-    held = [{layer.name: layer for layer in report.layers} for report in reports]
-    names = list(dict.fromkeys(name for one in held for name in one))
-    columns = [column for column in _columns(reports, curves) if any(map(column.filled, held))]
-    heads = [("#", "wide"), ("parameter", "word"), *((column.head, column.kind) for column in columns)]
-    head = "".join(
-        f'<th scope=col class="{kind}" aria-sort={"ascending" if n == 0 else "none"}>'
-        f"<button type=button>{name}</button></th>"
-        for n, (name, kind) in enumerate(heads)
-    )
-    most = max((layer.bytes for one in held for layer in one.values()), default=1) or 1
-    places = {name: place for place, name in enumerate(drawn)}
-    body = "".join(
-        f"<tr{_place(places, name)}><td class=wide data-value={number}>{number}"
-        f"<td class=word>{_shown(places, name)}{''.join(column.cell(held, name, most) for column in columns)}"
-        for number, name in enumerate(names, start=1)
-    )
-    long = " long" if len(names) > _LONG else ""
-    told = "".join(
-        f"<div>{run_name(run, report) if len(reports) > 1 else ''}{_told(report)}</div>"
-        for run, report in enumerate(reports)
-    )
-    return (
-        f'<div class="scroll layers{long}" tabindex=0 role=region aria-label="Compressed parameters">'
-        f"<table class=sortable><thead><tr>{head}<tbody>{body}</table></div><div class=sides>{told}</div>"
-    )
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the table of layers.
-
-    Attributes:
-        head: HTML.
-        kind: class of its cells: ``wide`` columns are left out on a phone.
-        run: whose figure it shows.
-        value: of a layer: what is sorted by, and text; ``None``: it has none.
-        bar: whether it shows a bar.
-    """
-
-    head: str
-    kind: str
-    run: int
-    value: Callable[[LayerReport], tuple[float, str] | None]
-    bar: bool = False
-
-    def filled(self, held: dict[str, LayerReport]) -> bool:
-        """Whether a layer has a figure for it."""
-        return any(self.value(layer) is not None for layer in held.values())
-
-    def cell(self, held: Sequence[dict[str, LayerReport]], name: str, most: int) -> str:
-        """Its cell for a layer; ``most``: what a full bar is."""
-        layer = held[self.run].get(name)
-        found = None if layer is None else self.value(layer)
-        value, text = (-1.0, NONE) if found is None else found
-        kind = f"{self.kind} bar".strip() if self.bar else self.kind
-        style = f' style="--share:{100 * value / most:.0f}%"' if self.bar and value > 0 else ""
-        return f'<td class="{kind}"{style} data-value={value:.6g}>{text}'
-
-
-def _columns(reports: Sequence[Figures], curves: DamageCurves | None) -> list[_Column]:
-    one = len(reports) == 1
-    made: list[_Column] = [] if not one else [_Column("shape", "wide", 0, _shape)]
-    for run in range(len(reports)):
-        mark = "" if one else badge(run)
-        made += [
-            _Column(f"{mark}centroids", "" if one else "wide", run, _centroids),
-            _Column(f"{mark}shared by", "wide", run, _shared_by),
-            _Column(f"{mark}bits", "wide", run, lambda layer: (layer.bits, f"{layer.bits:.3g}")),
-            _Column(f"{mark}bytes", "", run, lambda layer: (layer.bytes, f"{layer.bytes:,}"), bar=True),
-            _Column(f"{mark}error (%)", "", run, _error),
-        ]
-    if one and curves is not None:
-        head = "KL alone" if meaning(curves.rows) == IN_NATS else "effect alone"
-        made.append(_Column(head, "", 0, partial(_alone, curves)))
-    if one:
-        made.append(_Column("trained", "wide", 0, lambda layer: (layer.trained, "yes" if layer.trained else "no")))
-    return made
-
-
-def _shape(layer: LayerReport) -> tuple[float, str]:
-    return float(math.prod(layer.shape)), " × ".join(map(str, layer.shape))
-
-
-def _centroids(layer: LayerReport) -> tuple[float, str]:
-    return layer.centroids, f"{layer.centroids:,}{f' × {layer.block}' if layer.block > 1 else ''}"
-
-
-def _shared_by(layer: LayerReport) -> tuple[float, str] | None:
-    return None if layer.granularity == "tensor" else (0, f"a {escape(layer.granularity)}")
-
-
-def _error(layer: LayerReport) -> tuple[float, str]:
-    share = 100 * 10 ** (-layer.snr / 20)
-    return share, "exact" if share == 0 else f"{share:.2g}" if share < 10 else f"{share:.0f}"
-
-
-def _alone(curves: DamageCurves, layer: LayerReport) -> tuple[float, str] | None:
-    found = curves.damage(layer.name, layer.centroids)
-    return None if found is None else (found, f"{found:.2g}")
-
-
-def _place(places: Mapping[str, int], name: str) -> str:
-    return f" data-layer={places[name]}" if name in places else ""
-
-
-def _shown(places: Mapping[str, int], name: str) -> str:
-    return f"<button type=button>{breakable(name)}</button>" if name in places else breakable(name)
-
-
-def _told(report: Figures) -> str:
-    """What is in the file beside the layers, what was trained, and the notes of the plan."""
-    total = sum(layer.bytes for layer in report.layers)
-    said = (
-        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}: {total:,} bytes of codes and "
-        f"centroids. With {report.others:,} bytes of all other tensors, names and checksums that is the file of "
-        f"{report.bytes.file:,} bytes."
-    )
-    if any(layer.block > 1 for layer in report.layers):
-        said += " 32 × 4: 32 centroids, each a vector of 4 weights."
-    others = ""
-    if report.recovery:
-        trained = sum(layer.trained for layer in report.layers)
-        said += f" {trained} with trained centroids; of the uncompressed parameters {len(report.trained)} were trained."
-    if report.recovery and report.trained:
-        names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
-        others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
-    notes = "".join(f"<li>{breakable(note)}</li>" for note in report.notes)
-    others += f"<ul class='small notes'>{notes}</ul>" if notes else ""
-    return f"<p class=small>{said}</p>{others}"
 
 
 def breakable(name: str) -> str:
