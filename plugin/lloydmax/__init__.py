@@ -1,6 +1,7 @@
 """lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
 
 from lloydmax.checkpoint import inspect, load, save, verify
+from lloydmax.choosing.curve import SearchCurve, search_curve
 from lloydmax.choosing.search import SearchResult, search
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import sweep
@@ -70,6 +71,7 @@ __all__ = [
     "Report",
     "ReportError",
     "Result",
+    "SearchCurve",
     "SearchResult",
     "StopRecovery",
     "Sweep",
@@ -95,6 +97,7 @@ __all__ = [
     "run_step",
     "save",
     "search",
+    "search_curve",
     "set_cache",
     "set_kernel",
     "sweep",

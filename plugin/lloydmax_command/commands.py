@@ -105,15 +105,20 @@ def plan() -> None:
 @click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
 @click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
 @click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
+@click.option("--curve", "only_curve", is_flag=True, help="Instead of a budget: agreement at every size.")
+@click.option("--pick", metavar="AGREEMENT", help="With --curve: the smallest size that agrees so much, such as 98%.")
 @click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
-@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
-@click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the search (sweep, curve) as JSON.")
+@click.option("--plot", type=click.Path(), help="Draw the sweep, or the curve: .svg or .png (needs matplotlib).")
 @seed_option
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
 @progress_options
 @as_json_option
 def search() -> None:
-    """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
+    """Choose the centroids of every layer under a budget. Status 1 if none keeps it.
+
+    With --curve, show how much the model agrees with its original at every size, and pick a size by its agreement.
+    """
 
 
 @command

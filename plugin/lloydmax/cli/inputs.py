@@ -74,6 +74,20 @@ def budget_of(text: str | None) -> dict[str, float] | None:
         raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
 
 
+def share_of(text: str | None) -> float | None:
+    """The share of ``98%`` or ``0.98``; None stays None."""
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (1 if number == text.strip() else 100)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise click.UsageError(f"--pick is an agreement, such as 98% or 0.98, not {quoted(text)}")
+    return share
+
+
 def recipe_of(text: str) -> Recipe:
     """The recipe in a file, or a ready one by its name."""
     return Recipe.load(Path(str(ready(text))))
