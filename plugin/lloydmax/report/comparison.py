@@ -119,7 +119,7 @@ _FIGURES: tuple[tuple[str, Callable[[ComparedFile], float | None], Callable[[flo
     ("times smaller", lambda file: file.original / file.bytes, lambda value: f"{value:.1f}"),
     ("bits a compressed weight", lambda file: file.bits, lambda value: f"{value:.2f}"),
     ("agreement", _measured("agreed"), percent),
-    ("KL (nats)", _measured("kl"), lambda value: f"{value:.5f}"),
+    ("KL (nats)", _measured("kl"), lambda value: f"{value:z.5f}"),
     (
         "squared error",
         _measured("mse"),

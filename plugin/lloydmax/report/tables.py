@@ -55,9 +55,9 @@ def compared(reports: Sequence[Figures]) -> str:
         ("Times smaller", [r.bytes.original / r.bytes.file for r in reports], lambda v: f"{v:.1f}", True),
         ("Bits a weight", [r.bits for r in reports], lambda v: f"{v:.2f}", False),
         ("Agreement", [r.alike.after for r in reports], lambda v: percent(v, 1), False),
-        ("KL divergence (nats)", [r.kl.after for r in reports], lambda v: f"{v:.4f}", False),
+        ("KL divergence (nats)", [r.kl.after for r in reports], lambda v: f"{v:z.4f}", False),
         ("Perplexity", [_perplexity(r) for r in reports], written, False),
-        ("Your score", [r.stages[-1].score for r in reports], lambda v: f"{v:.4f}", False),
+        ("Your score", [r.stages[-1].score for r in reports], lambda v: f"{v:z.4f}", False),
         ("Time", [sum(r.seconds.values()) for r in reports], seconds, True),
     ]
     two = len(reports) == 2
@@ -107,7 +107,7 @@ def stages(report: Figures) -> str:
         found = stage.agreement
         cells = [NONE] * 3
         if found is not None:
-            cells = [percent(found.agreed), NONE if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}"]
+            cells = [percent(found.agreed), NONE if found.kl is None else f"{found.kl:z.5f}", f"{found.mse:.3g}"]
         score = [f"{stage.score:.4f}" if stage.score is not None else NONE] if scored else []
         rows.append(f"<tr><th scope=row class=word>{escape(stage.name)}</th>{_cells('td', cells + score)}</tr>")
     heads = _cells(
