@@ -130,8 +130,8 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
         teacher: never changed.
         data: anything that :func:`lloydmax.compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners``, ``tokenizer`` as in :func:`lloydmax.compress`, and ``classes`` and ``mask`` as in a
-            recipe.
+            ``progress``, ``listeners``, ``tokenizer`` as in :func:`lloydmax.compress`, and ``classes`` and ``mask`` as
+            in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.

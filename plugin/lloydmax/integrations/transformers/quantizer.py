@@ -128,7 +128,7 @@ class LloydmaxQuantizer(HfQuantizer):
             folder.remove()
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[None, dict[str, str]]:
-        """Only adapters are saved in transformers' own way; the model itself is by :mod:`lloydmax.integrations.transformers.model`."""
+        """Only adapters are saved in transformers' own way; :mod:`lloydmax.integrations.transformers.model` saves the rest."""
         return None, {}
 
     def is_serializable(self) -> bool:
