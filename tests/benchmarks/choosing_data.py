@@ -2,10 +2,10 @@
 
     python tests/benchmarks/choosing_data.py [--bits 2.5] [--effort 0] [--folder DIR] [--sets NAME,NAME]
 
-The demo's ResNet for clothes in grey, 28 x 28, compressed by what ``lloydmax compress --bits`` runs, with 8 to 512 inputs
-of each set. "Clothes" is the network's own domain: half of the test pictures; accuracy and agreement are on the other
-half, 2,500 pictures. Every cell leaves one small file in the folder, so that a run goes on where it ended. Sets that are
-not installed are left out.
+The demo's ResNet for clothes in grey, 28 x 28, compressed by what ``lloydmax compress --bits`` runs, with 8 to 512
+inputs of each set. "Clothes" is the network's own domain: half of the test pictures; accuracy and agreement are on the
+other half, 2,500 pictures. Every cell leaves one small file in the folder, so that a run goes on where it ended. Sets
+that are not installed are left out.
 """
 
 from __future__ import annotations
