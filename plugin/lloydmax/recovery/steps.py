@@ -138,10 +138,10 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
     Args:
         student: changed in place; left in evaluation mode.
         teacher: never changed.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners``, ``tokenizer`` as in :func:`compress`, and ``classes`` and ``mask`` as in a
-            recipe.
+            ``progress``, ``listeners``, ``tokenizer`` as in :func:`lloydmax.compress`, and ``classes`` and ``mask`` as
+            in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -159,7 +159,7 @@ def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None,
 
     Args:
         student: changed in place.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         teacher: the original, which only the option ``relative`` needs; never changed.
         options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``,
             ``tokenizer``.

@@ -57,7 +57,7 @@ class TrainingLoop:
 
     Args:
         name: of the recovery step, for events and messages.
-        options: :class:`LoopOptions`, or others that have the same.
+        options: :class:`lloydmax.recovery.options.LoopOptions`, or others that have the same.
         recovery: what to train, on what.
         student: what runs and is compared in place of ``recovery.student``, if not that itself.
         batch_size: in place of the option.
