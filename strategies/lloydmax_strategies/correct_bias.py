@@ -128,7 +128,7 @@ def _read(
     if calls > 1:
         return ((call, call) for call in fronts[1].read(modules[1], what="call", calls=calls))
     what: What = "call" if place.called else "output"
-    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)))
+    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)), strict=False)
 
 
 class MatchMoments(CorrectBias):

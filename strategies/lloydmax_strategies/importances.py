@@ -87,8 +87,8 @@ def _backward(drawn: Tensor) -> None:
             raise
         said = str(error).partition("\n")[0].partition(". Hint")[0]
         raise RecoveryError(
-            f"importance 'fisher': the model has no backward pass in evaluation mode ({said}): name another importance, "
-            "such as 'inputs', in the recipe's rules"
+            f"importance 'fisher': the model has no backward pass in evaluation mode ({said}): name another one, such "
+            "as 'inputs', in the recipe's rules"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Which code a weight takes in one column of error feedback: the nearest centroid, or where bits have a price, the one
 with the least squared error and price together.
 
-Where all rows of a group have one table, its codes lie between limits, which a weight is looked up in; else distances to
-all centroids are compared.
+Where all rows have one table, its codes lie between limits, which a weight is looked up in; else distances to all
+centroids are compared.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class Distances:
         self.k, self._table, self._bits, self._price = table.shape[-1], table, bits, price
 
     def of(self, rows: slice) -> Distances:
+        """The same for some of the rows."""
         return self if self._table.dim() == 1 else Distances(self._table[:, rows], self._bits, self._price)
 
     def made(self, values: Tensor, column: int) -> Tensor:
+        """Codes of a column."""
         table, cost = self._table, None
         if self._bits is not None and self._price is not None:
             cost = self._price[:, column, None, None] * self._bits
@@ -63,6 +65,7 @@ class Distances:
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def decoded(self, codes: Tensor) -> Tensor:
+        """Their centroids."""
         table = self._table
         return table.take(codes) if table.dim() == 1 else table.gather(2, codes[..., None])[..., 0]
 
@@ -98,13 +101,16 @@ class Limits:
         self._as_they_are = (plain & bool((order.diff() == 1).all())).all(0)
 
     def of(self, rows: slice) -> Limits:
+        """The same for some of the rows."""
         return self
 
     def made(self, values: Tensor, column: int) -> Tensor:
+        """Codes of a column."""
         at = column % self._limits.shape[1]
         limits = self._limits[:, at].expand(len(values), -1).contiguous()
         found = torch.searchsorted(limits, values.contiguous())
         return found if self._as_they_are[at] else self._codes[:, at].expand(len(values), -1).gather(1, found)
 
     def decoded(self, codes: Tensor) -> Tensor:
+        """Their centroids."""
         return self._table.take(codes)
