@@ -138,6 +138,15 @@ def test_experts_are_joined_as_from_pretrained_joins_them(mixtral: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"mixtral", "out", "whole.safetensors"}
 
 
+def test_batch_norms_stay_where_the_recipe_is_made(tmp_path: Path) -> None:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 32], "depths": [1, 1], "layer_type": "basic"}
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).eval()
+    model.save_pretrained(tmp_path / "original")
+    compress_folder(tmp_path / "original", tmp_path / "out", bits=5, progress=False)
+    loaded, x = type(model).from_pretrained(tmp_path / "out"), torch.rand(1, 3, 32, 32)
+    assert torch.nn.functional.cosine_similarity(loaded(x).logits, model(x).logits).item() > 0.9
+
+
 @pytest.mark.parametrize("kind", ["one", "shards", "old"])
 def test_pickles_are_read_as_safetensors_are(one: Path, tmp_path: Path, kind: str) -> None:
     recipe = {"quantize": [{"layers": "all", "centroids": 6}]}
