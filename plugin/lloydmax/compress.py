@@ -279,7 +279,9 @@ class _Run:
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
-                weight_of(student, name).copy_(codebook.dequantize())
+                weight = weight_of(student, name)
+                for rows, part in codebook.parts():
+                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
         recovery = replace(self.recovery, student=student, original=original, events=Events())
         for _, step in self.settling:
             step.run(recovery)

@@ -180,11 +180,8 @@ class _Contest:
 
     def _starves(self, sized: Sized) -> bool:
         """Whether zeros would be nearer to the weights of some parameter."""
-        for name, codebook in sized.codebooks.items():
-            weight = weight_of(self._sizing.model, name).detach()
-            if (codebook.dequantize() - weight).square().sum() > weight.square().sum():
-                return True
-        return False
+        model = self._sizing.model
+        return any(codebook.starves(weight_of(model, name)) for name, codebook in sized.codebooks.items())
 
     def _best(self) -> tuple[Family, Sized, Damage]:
         """The least damage, of those that spare every output where the candidate without importances does; the first
