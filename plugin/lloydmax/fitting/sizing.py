@@ -45,11 +45,13 @@ class Family:
         name: for people.
         at: the plan whose codes and codebooks take nearly so many bits in all.
         finer: a parameter of such a plan with so many bits a weight more, nearly.
+        priced: whether all bits have a price.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
+    priced: bool = True
 
 
 @dataclass(frozen=True)
