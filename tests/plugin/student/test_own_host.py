@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SmallNet
+from lloydmax.student.held import remember
+from lloydmax.student.int8 import hosts
 from lloydmax.student.int8.own.layers import IntegerLayer
 from lloydmax.student.layers import CodebookLayer
 from torch import Tensor, nn
@@ -107,17 +110,30 @@ def test_the_student_is_the_same_with_both_hosts(made: tuple[nn.Module, Tensor, 
     assert trained[1][-1].mse < 1.1 * trained[1][0].mse, "the kernels compute something else than what was trained"
 
 
-def test_a_file_of_one_host_loads_with_the_other(
-    made: tuple[nn.Module, Tensor, dict[str, lloydmax.Result]], tmp_path: Path
+def test_a_file_of_fx_loads_where_fx_is_gone(
+    made: tuple[nn.Module, Tensor, dict[str, lloydmax.Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, x, results = made
+    fx, own = results["fx"], results["own"]
     for host, result in results.items():
         result.save(tmp_path / host)
         model = lloydmax.load(tmp_path / host, type(net)())
         with torch.no_grad():
             assert all(map(torch.equal, flat(model(x)), flat(result.model(x))))
-    text = (tmp_path / "fx").read_bytes().replace(b'"host":"fx"', b'"host":"own"')
-    assert len(text) == len((tmp_path / "own").read_bytes())
+    remembered = {**fx.plan.recipe.data(), "activations": {"samples": 32}}
+    remember(fx.model, remembered, fx.plan.recipe.storage.model_dump())
+    lloydmax.save(fx.model, tmp_path / "auto")
+    monkeypatch.setattr(hosts, "_imported", partial(without_fx, hosts._imported))
+    loaded = lloydmax.load(tmp_path / "auto", type(net)())
+    with torch.no_grad():
+        assert all(map(torch.equal, flat(loaded(x)), flat(own.model(x))))
+
+
+def without_fx(imported: Any, name: str) -> Any:
+    """A PyTorch that has no ``torch.ao.quantization``."""
+    if name == "fx":
+        raise lloydmax.IntegrationError("gone")
+    return imported(name)
 
 
 def flat(outputs: Any) -> tuple[Tensor, ...]:
