@@ -84,9 +84,9 @@ def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
 @torch.no_grad()
 def speed() -> None:
     """Medians of ratios of processor time of runs in turn, channels-last, one thread."""
-    print(f"\ntimes as fast as float32, {SIDE} x {SIDE}")
+    print(f"\ntimes as fast as float32, batches of 8, {SIDE} x {SIDE}")
     names = ("fx", "own", "float compiled", "own compiled", "PT2E compiled")
-    print(f"{'network':<16} {'batch':>6} " + " ".join(f"{name:>14}" for name in names))
+    print(f"{'network':<16} " + " ".join(f"{name:>14}" for name in names))
     torch._inductor.config.freezing = True  # type: ignore[attr-defined]
     for name in ("resnet18", "mobilenet_v2"):
         torch.manual_seed(0)
@@ -94,26 +94,19 @@ def speed() -> None:
         data = torch.randn(8, 3, SIDE, SIDE)
         hosts = by_host(model, data)
         model = model.to(memory_format=torch.channels_last)
-        for batch in (1, 8):
-            x = data[:batch].contiguous(memory_format=torch.channels_last)
-            program = torch.export.export(hosts["own"], (x,)).module()
-            single = hosts["pt2e"] if batch > 1 else convert_single(model, data)
-            runs = [hosts["fx"], hosts["own"], *map(torch.compile, (copy.deepcopy(model), program, single))]
-            for run in (model, *runs):
-                run(x), run(x)
-            times = [[seconds(run, x) for run in (model, *runs)] for _ in range(PAIRS)]
-            ratios = [statistics.median(row[0] / row[n + 1] for row in times) for n in range(len(runs))]
-            print(f"{name:<16} {batch:>6} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
-            torch._dynamo.reset()
-
-
-def convert_single(model: nn.Module, data: Tensor) -> nn.Module:
-    """PT2E's program for one picture: a dynamic batch has two at least."""
-    program = torch.export.export(copy.deepcopy(model), (data[:1],)).module()
-    prepared = prepare_pt2e(program, CodebookQuantizer(recipe("own"), model))
-    prepared(data[:1])
-    converted: nn.Module = convert_pt2e(prepared)
-    return converted
+        x = data.contiguous(memory_format=torch.channels_last)
+        program = torch.export.export(hosts["own"], (x,)).module()
+        compiled = map(torch.compile, (copy.deepcopy(model), program, hosts["pt2e"]))
+        runs: list[Any] = [model, hosts["fx"], hosts["own"], *compiled]
+        for run in runs:
+            run(x), run(x)
+        times = [[seconds(run, x) for run in runs] for _ in range(PAIRS)]
+        ratios = [
+            statistics.median(row[0] / value for row, value in zip(times, column, strict=True))
+            for column in list(zip(*times, strict=True))[1:]
+        ]
+        print(f"{name:<16} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
+        torch._dynamo.reset()
 
 
 def saturation() -> None:
