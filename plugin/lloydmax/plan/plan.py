@@ -294,8 +294,8 @@ def plan_as_is(
         return draft
     records = {p.name: p.record() for p in parameters.values()}
     streams = {}
-    if recipe.storage.codes == "entropy":
-        streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
+    if (kind := recipe.storage.codes) != "packed":
+        streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach(), kind) for p in parameters.values()}
     size = predicted_size(model, records, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
 

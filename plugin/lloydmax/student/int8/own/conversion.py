@@ -94,9 +94,9 @@ class _Conversion:
             layer = running.get(value)
             if isinstance(layer, IntegerLayer):
                 layer.gives = self.grids[point]
-                return value  # type: ignore[no-any-return]
+                return value
             if self._moves(value, self.grids[point]):
-                return value  # type: ignore[no-any-return]
+                return value
             if (found := self._sum(value, point) or self._clamp(value, point)) is not None:
                 return found
         return self._inserted(point, Quantize(self.grids[point]), value)
