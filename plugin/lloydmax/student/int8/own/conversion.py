@@ -121,14 +121,14 @@ class _Conversion:
         if len(added.users) > 1 or not all(part in self.integers for part in added.args):
             return None
         one, other = added.args
-        module = Sum(self.grids[one], self.grids[other], self.grids[point], relu)  # type: ignore[index]
+        module = Sum(self.grids[one], self.grids[other], self.grids[point], relu)
         return self._inserted(point, module, self.integers[one], self.integers[other])  # type: ignore[index]
 
     def _clamp(self, value: fx.Node, point: fx.Node) -> fx.Node | None:
         """What cuts off a quantized activation, on the same grid, in integers."""
         limits = CLAMPS.get(key_of(value, self.modules))
         given = value.args[0] if value.args else None
-        if limits is None or self.grids.get(given) != self.grids[point]:  # type: ignore[arg-type]
+        if limits is None or self.grids.get(given) != self.grids[point]:
             return None
         return self._inserted(point, Clamp(self.grids[point], *limits), self.integers[given])  # type: ignore[index]
 
