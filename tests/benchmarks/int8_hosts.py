@@ -1,6 +1,6 @@
 """Who makes an int8 model: agreement with the float network, and time against it; about 5 minutes on one core.
 
-    python tests/benchmarks/int8_hosts.py [agreement] [speed] [saturation]
+    python tests/benchmarks/int8_hosts.py [agreement | speed [network ...] | saturation]
 
 The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
 silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is
@@ -88,7 +88,7 @@ def speed() -> None:
     names = ("fx", "own", "float compiled", "own compiled", "PT2E compiled")
     print(f"{'network':<16} " + " ".join(f"{name:>14}" for name in names))
     torch._inductor.config.freezing = True  # type: ignore[attr-defined]
-    for name in ("resnet18", "mobilenet_v2"):
+    for name in sys.argv[2:] or ("resnet18", "mobilenet_v2"):
         torch.manual_seed(0)
         model = getattr(torchvision.models, name)().eval()
         data = torch.randn(8, 3, SIDE, SIDE)
@@ -136,5 +136,5 @@ if __name__ == "__main__":
     else:
         print(", ".join(f"{name} {value}" for name, value in environment().items()))
         parts = {"agreement": agreements, "speed": speed, "saturation": saturation}
-        for part in sys.argv[1:] or parts:
+        for part in sys.argv[1:2] or parts:
             parts[part]()
