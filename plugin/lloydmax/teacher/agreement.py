@@ -86,8 +86,8 @@ class Comparison:
         teacher: the original.
         source: unlabelled inputs.
         samples: how many of them, drawn with ``seed``; or int64 indices of the ones to use.
-        key: which output counts, see :func:`output_tensors`, or what a trial found; the first with classes decides the
-            agreement.
+        key: which output counts, see :func:`~lloydmax.network.trees.output_tensors`, or what a trial found;
+            the first with classes decides the agreement.
         cache: shared with other runs, see :meth:`TeacherOutputs.keep`.
         events: where the progress of the teacher is reported; ``None``: nowhere.
     """

@@ -177,7 +177,8 @@ class Targets:
         teacher: the original model; run in evaluation mode, left as it was.
         source: the unlabelled inputs.
         order: int64 indices of the samples that will be asked for.
-        output: which output counts, see :func:`output_tensors`, or what a :func:`trial` found, which is made otherwise.
+        output: which output counts, see :func:`~lloydmax.network.trees.output_tensors`, or what a
+            :func:`trial` found, which is made otherwise.
         workdir: where large outputs go; ``None``: the system's temporary folder.
         cache: shared with other runs, or ``None``.
         events: where progress is reported, as stage ``teacher``; ``None``: nowhere.
