@@ -54,8 +54,8 @@ def to_torchao(model: nn.Module) -> nn.Module:
             owner._parameters[leaf] = known.setdefault(id(dense), nn.Parameter(tensor, requires_grad=False))
     if not known:
         raise IntegrationError(
-            "no codebook of this model can become a tensor of torchao: those of linear layers can, with a code of at most "
-            "8 bits for each weight"
+            "no codebook of this model can become a tensor of torchao: those of linear layers can, with codes of "
+            "at most 8 bits for single weights"
         )
     if left:
         named = ", ".join(left[:_MOST]) + (" ..." if len(left) > _MOST else "")
