@@ -20,7 +20,7 @@ def test_ray_draws_from_the_space_of_a_recipe() -> None:
     step = {"step": "distill", "steps": {"low": 8, "high": 20, "step": 4}, "lr": {"low": 1e-4, "high": 1, "log": True}}
     rule = {"layers": "all", "centroids": {"low": 4, "high": 64, "log": True}, "importance": ["fisher", None]}
     choices = {
-        "bits": {"low": 2, "high": 3},
+        "bits": {"low": 2, "high": 2.5},
         "seed": {"low": 0, "high": 9},
         "trainable": {"choices": [["all"], ["norms"]]},
     }
