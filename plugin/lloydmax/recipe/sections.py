@@ -91,6 +91,12 @@ class Activations(Section):
 
     samples: int = Field(default=100, ge=1, description="unlabelled inputs from which the thresholds are initialized.")
 
+    host: Literal["auto", "fx", "own"] = Field(
+        default="auto",
+        description="who prepares and runs the model: `fx` (`torch.ao.quantization`, on its kernels), `own` (plain "
+        "PyTorch, on those of oneDNN), or `auto`: `fx` as long as PyTorch has it.",
+    )
+
 
 class Storage(Section):
     """How the file holds what is not a code, and the codes."""
