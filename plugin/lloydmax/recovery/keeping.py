@@ -54,7 +54,8 @@ class Keeping:
         figures = step()
         self.now = self._judge.measured(student)
         after = self._judge.of(self.now)
-        kept = after.mean < before.mean and after.spares_all(before) and self._starved(student) <= starved
+        better = after.mean < before.mean and after.spares_all(before) and self._judge.tells(after)
+        kept = better and self._starved(student) <= starved
         if not kept:
             load_student(student, state)
             self.now = first
