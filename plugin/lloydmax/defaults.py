@@ -16,6 +16,7 @@ from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import SMALLEST, Layer, layers_of
+from lloydmax.network.merging import mergeable
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
@@ -41,7 +42,7 @@ _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
-_STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
+_STORAGE = {"floats": "fixed", "codes": "arithmetic", "norms": "merged", "layout": "tight"}
 
 
 def recipe_for(
@@ -115,18 +116,20 @@ def recipe_for(
 
 
 def plain_recipe(model: nn.Module, bits: float = 4.0) -> Recipe:
-    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run.
+    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run. Batch
+    norms stay as they are.
 
     Raises:
         RecipeError: as there.
     """
     bits = number("bits", bits, RecipeError, above=True)
     with own_modes():
-        rules = _rules(private(model, runs=False), _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
+        model = private(model, runs=False)
+        rules, norms = _rules(model, _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS), mergeable(model)
     if not rules:
         raise RecipeError(f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress")
     recipe = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits, "quantize": rules}
-    return Recipe.load(recipe | {"storage": _STORAGE})
+    return Recipe.load(recipe | {"storage": _STORAGE | ({"norms": "kept"} if norms else {})})
 
 
 def _asked(model: nn.Module, example_inputs: Any) -> Asked | None:

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from lloydmax.cli.models import build
+from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import listeners
-from lloydmax.data import image_channels, images, unlabelled
+from lloydmax.data import unlabelled
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
-from lloydmax.format.parts import settings
-from lloydmax.network.outputs import AskedOutputs
 from lloydmax.recipe.recipe import Recipe, ready
 from lloydmax.runtime.files import check_writable
 from lloydmax.runtime.text import quoted
@@ -76,6 +75,20 @@ def budget_of(text: str | None) -> dict[str, float] | None:
         raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
 
 
+def share_of(text: str | None) -> float | None:
+    """The share of ``98%`` or ``0.98``; None stays None."""
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (1 if number == text.strip() else 100)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise click.UsageError(f"--pick is an agreement, such as 98% or 0.98, not {quoted(text)}")
+    return share
+
+
 def recipe_of(text: str) -> Recipe:
     """The recipe in a file, or a ready one by its name."""
     return Recipe.load(Path(str(ready(text))))
@@ -100,13 +113,14 @@ def build_model(spec: str, weights: str | None, arguments: str | None, device: s
     return build(spec, weights, keywords, device)
 
 
-def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str | None) -> Any:
+def data_of(path: str | None, model: Any, how: Pictures) -> Any:
     """The inputs that a path names; None stays None."""
-    if path is not None and path.startswith(_SYNTHESIZE):
-        return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
-    if path is None or not Path(path).is_dir() or are_texts(Path(path)):
-        return None if path is None else Path(path)
-    return images(path, size, image_channels(model), numbers(mean), numbers(std))
+    if path is None:
+        return None
+    if path.startswith(_SYNTHESIZE):
+        return _synthesized(path.removeprefix(_SYNTHESIZE), model, how.side)
+    folder = Path(path).is_dir() and not are_texts(Path(path))
+    return how.read(Path(path), model) if folder or how.are_in(Path(path), model) else Path(path)
 
 
 def _synthesized(count: str, model: Any, size: int) -> Any:
@@ -114,14 +128,6 @@ def _synthesized(count: str, model: Any, size: int) -> Any:
         raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
     with listeners() as heard:
         return synthesize(model, int(count), size, listeners=heard)
-
-
-def numbers(text: str | None) -> tuple[float, ...] | None:
-    """The numbers of a comma-separated list; None stays None."""
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.UsageError(f"{text!r} is not a comma-separated list of numbers") from None
 
 
 def labels_of(labels: str, data: str, source: Any) -> Any:
@@ -171,13 +177,6 @@ def class_numbers(folder: Path, files: Sequence[Path]) -> torch.Tensor:
             stacklevel=2,
         )
     return torch.tensor([classes.index(part[0]) for part in parts])
-
-
-def asked_of(model: Any) -> AskedOutputs:
-    """What the recipe of a compressed model says about its outputs."""
-    recipe = settings(model, None, None)[0] or {}
-    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask", "kinds") if key in recipe}
-    return Recipe.load(said | {"quantize": [{"layers": "all", "quantizer": "none"}]}).asked_outputs
 
 
 def noise(shape: str) -> Any:

@@ -84,6 +84,7 @@ def chosen(
     judge: Judging | None = None,
     changed: bool = False,
     blind: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Choice:
     """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
     are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
@@ -105,6 +106,7 @@ def chosen(
         judge: the damage that codebooks do.
         changed: whether recovery changes codes.
         blind: whether there are no inputs at all.
+        enough: asked before each further candidate: whether to end there.
 
     Raises:
         BudgetError: see :meth:`lloydmax.Plan.room`.
@@ -132,7 +134,7 @@ def chosen(
             if (channels := by_channel(form, plan, contest.layers or first)) is not None:
                 yield channels, None
 
-    for one in takewhile(lambda _: not contest.decided, others()):
+    for one in takewhile(lambda _: not (contest.decided or enough()), others()):
         contest.enter(*one)
     return contest.result()
 
@@ -205,11 +207,8 @@ class _Contest:
 
     def _starves(self, sized: Sized) -> bool:
         """Whether zeros would be nearer to the weights of some parameter."""
-        for name, codebook in sized.codebooks.items():
-            weight = weight_of(self._sizing.model, name).detach()
-            if (codebook.dequantize() - weight).square().sum() > weight.square().sum():
-                return True
-        return False
+        model = self._sizing.model
+        return any(codebook.starves(weight_of(model, name)) for name, codebook in sized.codebooks.items())
 
     def _best(self, entries: Sequence[Entry] = ()) -> Entry:
         """The least damage, of those that spare every output where the candidate without importances does; the first

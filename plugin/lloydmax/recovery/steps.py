@@ -17,10 +17,11 @@ from lloydmax.errors import DataError, ModelError, OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.hooks.time_limit import TimeUp
 from lloydmax.network.given import network, refuse_lazy
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
-from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.bars import ProgressBars, drawn
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
@@ -60,7 +61,7 @@ def running(model: nn.Module, seed: int, progress: bool, listeners: Sequence[obj
         listeners: plugin objects whose event hooks hear only this run.
     """
     with ExitStack() as stack:
-        if progress and processes.writes():
+        if progress and drawn() and processes.writes():
             listeners = [*listeners, stack.enter_context(ProgressBars())]
         stack.enter_context(processes.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
@@ -99,6 +100,15 @@ def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str
         yield {"step": name, **figures}
 
 
+def in_time(recovery: Recovery, step: NamedStep) -> dict[str, Any]:
+    """Run a recovery step as far as there is time for it; what it measured, with ``cut`` in words where it was cut."""
+    try:
+        with recovery.limit.ending():
+            return next(recover(recovery, [step]))
+    except TimeUp:
+        return {"cut": "ended before it was done"}
+
+
 def tried_for(
     steps: Sequence[NamedStep],
     teacher: nn.Module,
@@ -128,10 +138,10 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
     Args:
         student: changed in place; left in evaluation mode.
         teacher: never changed.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners``, ``tokenizer`` as in :func:`compress`, and ``classes`` and ``mask`` as in a
-            recipe.
+            ``progress``, ``listeners``, ``tokenizer`` as in :func:`lloydmax.compress`, and ``classes`` and ``mask`` as
+            in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -149,7 +159,7 @@ def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None,
 
     Args:
         student: changed in place.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         teacher: the original, which only the option ``relative`` needs; never changed.
         options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``,
             ``tokenizer``.
@@ -286,18 +296,32 @@ def open_source(
         return None
     make = partial(unlabelled, data, model, workdir=workdir, seed=seed, tokenizer=tokenizer)
     if cache is None:
-        return _anew(make())
+        return _anew(_alike(make(), model))
     held = [data, *arrays_in(data), tokenizer]
     same = str(data) if isinstance(data, (str, Path)) else tuple(map(id, held))
     key = ("source", same, number(original(model)), seed)
     if isinstance(data, Iterator):
         _, source = cache.get(key, lambda: (held, make()))
-        return _anew(source)
-    opened = make()
+        return _anew(_alike(source, model))
+    opened = _alike(make(), model)
     contents = opened.contents()
     # a source of the caller's is copied: what is kept under its number holds for these contents only
     _, source = cache.get((*key, contents), lambda: (held, copy.copy(opened) if opened is data else opened))
     return _anew(source, contents)
+
+
+def _alike(source: Source, model: nn.Module) -> Source:
+    """The source, where all processes have the same.
+
+    Raises:
+        DataError: each has samples of its own.
+    """
+    if processes.size() > 1 and not processes.alike(source.sketch(), device_of(model)):
+        raise DataError(
+            f"the {processes.size()} processes were given different data ({source.describe()} in this one): give all "
+            "of them the same, such as the whole dataset or a loader without shares; the work is shared out here"
+        )
+    return source
 
 
 def _anew(source: Source, contents: bytes | None = None) -> Source:

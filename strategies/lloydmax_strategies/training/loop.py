@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lloydmax import RecoveryError
 from lloydmax.extend import Agreement, Batch, LoopOptions, Recovery, TrainingLoop
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -90,6 +90,14 @@ class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
         "Depthwise convolutions on CPUs, whose kernels for it are slow, stay float32.",
     )
 
+    parts: PositiveInt | None = Field(
+        default=None,
+        le=1024,
+        description="each batch is computed in so many parts, one after the other, whose gradients are added up: that "
+        "takes less memory, and any number of processes up to this one shares the parts and comes to the same bytes; "
+        "`null`: one part for each process.",
+    )
+
     channels_last: bool = Field(
         default=True, description="4-D inputs in that memory format, which convolutions prefer."
     )
@@ -163,9 +171,10 @@ class Training(TrainingLoop):
 
     @property
     def divides(self) -> bool:
-        """Where samples are neither mixed nor normalized together, nor weighed by each other."""
+        """Where samples are neither mixed nor normalized together, nor weighed by each other; where memory is limited
+        they are mixed and weighed in parts."""
         options = self.options
-        apart = not (options.confidence or options.mixup or options.cutmix)
+        apart = self.outputs.at_most is not None or not (options.confidence or options.mixup or options.cutmix)
         return apart and not any(norm.training for norm in self.norms)
 
     def run(self) -> dict[str, Any]:
@@ -181,6 +190,11 @@ class Training(TrainingLoop):
             return super().epoch()
         finally:
             self._batch_norm_mode(False)
+
+    def reseed(self, seed: int) -> None:
+        """With what draws the mixtures."""
+        super().reseed(seed)
+        self.views.reseed(seed)
 
     def begin_step(self) -> None:
         """Tell the latent weights how far the run is."""
