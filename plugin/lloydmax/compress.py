@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lloydmax.checkpoint import save
@@ -20,10 +19,9 @@ from lloydmax.fitting.candidates import Spare, Tried
 from lloydmax.fitting.fit import as_planned, fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
-from lloydmax.hooks.events import Events, heard
+from lloydmax.hooks.events import heard
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.hooks.time_limit import TimeLimit
-from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
@@ -31,7 +29,7 @@ from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.expected import looked_ahead
 from lloydmax.recovery.holding_out import AGREEMENT_SAMPLES, Held
-from lloydmax.recovery.keeping import Keeping
+from lloydmax.recovery.keeping import Keeping, Settled
 from lloydmax.recovery.made import made_inputs, unknown
 from lloydmax.recovery.preparation import changes, gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
@@ -63,7 +61,7 @@ from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
-from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge
+from lloydmax.teacher.judge import MOST_JUDGED, Judge
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
@@ -262,7 +260,7 @@ class _Run:
 
     def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
         """The student with its codebooks, and the plan of what these are."""
-        judge = None if self.judge is None else partial(self._damage, self.judge, original)
+        judge = None if self.judge is None else Settled(self.judge, self.recovery, original, self.settling).damage
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
         given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)
@@ -280,19 +278,6 @@ class _Run:
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
         return student
-
-    def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
-        """What codebooks do to a model, after the steps that only settle it."""
-        student = own(original)
-        with torch.no_grad():
-            for name, codebook in found.items():
-                weight = weight_of(student, name)
-                for rows, part in codebook.parts():
-                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
-        recovery = replace(self.recovery, student=student, original=original, events=Events())
-        for _, step in self.settling:
-            step.run(recovery)
-        return judge.damage(student)
 
     def recover(self, student: Student) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""
@@ -361,6 +346,9 @@ class _Run:
             figures |= {"file_bytes": sizes.file, "reduction": 1 - sizes.file / sizes.original}
         warn_of_harm(self.stages[1 + len(self.early) :], student.finished_as, self.judge is not None)
         warn_of_size(sizes.file, plan)
+        given = {"data": self.data, "reference_data": self.reference}
+        for source in filter(None, given.values()):
+            source.tell()
         report = Report(
             recipe=self.recipe.name,
             model=plan.model,
@@ -373,7 +361,7 @@ class _Run:
             seconds=dict(self.events.seconds),
             seed=self.seed,
             notes=(*plan.notes, *unknown(plan, self.source or self.reference), *self.limit.notes(self.said)),
-            data=self._data(),
+            data={name: source.figures() for name, source in given.items() if source is not None},
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
             weights=plan.total_weights,
@@ -398,13 +386,6 @@ class _Run:
         most = MOST_JUDGED if self.recipe.keep == "best" else AGREEMENT_SAMPLES
         given = (self.teacher, self.unseen, most, self.seed, self.outputs)
         return Comparison(*given, cache=self.cache, events=self.events)
-
-    def _data(self) -> dict[str, dict[str, Any]]:
-        """How many samples there were, and which were left out, told once more where no warning did."""
-        sources = {"data": self.data, "reference_data": self.reference}
-        for source in filter(None, sources.values()):
-            source.tell()
-        return {name: source.figures() for name, source in sources.items() if source is not None}
 
     def _score(self, model: nn.Module) -> float | None:
         return scored(self.evaluate, model, first=model is self.teacher and self.outputs is None)
