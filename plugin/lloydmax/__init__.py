@@ -1,10 +1,12 @@
 """lloydmax: k-means codebooks for trained PyTorch models, and their accuracy back without labels."""
 
 from lloydmax.checkpoint import inspect, load, save, verify
+from lloydmax.choosing.curve import SearchCurve, search_curve
 from lloydmax.choosing.search import SearchResult, search
 from lloydmax.choosing.sweep import Sweep
 from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.compare import compare
 from lloydmax.compress import Result, compress
 from lloydmax.data import images, texts
 from lloydmax.defaults import recipe_for
@@ -69,11 +71,13 @@ __all__ = [
     "Report",
     "ReportError",
     "Result",
+    "SearchCurve",
     "SearchResult",
     "StopRecovery",
     "Sweep",
     "__version__",
     "codebooks",
+    "compare",
     "compress",
     "data_fitness",
     "distill",
@@ -93,6 +97,7 @@ __all__ = [
     "run_step",
     "save",
     "search",
+    "search_curve",
     "set_cache",
     "set_kernel",
     "sweep",

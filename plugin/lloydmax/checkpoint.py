@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
 from lloydmax.errors import CheckpointError, OutputError, RecipeError
-from lloydmax.format import compact, packing
+from lloydmax.format import coding, compact, tight
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
 from lloydmax.format.parts import check_state, ordinary, round_floats, settings, take_apart
@@ -98,20 +98,23 @@ def save(
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
-        tensors = {name: _portable(tensor) for name, tensor in parts.plain.items()}
+        tensors = {name: _portable(tensor) for name, tensor in parts.plain.items() if name not in parts.steps}
         entropy: dict[str, int] = {}
         for name, codebook in parts.codebooks.items():
-            stream, coded = packing.stream(codebook.codes, codebook.bits, chosen["codes"])
+            stream, coded = coding.stream(codebook.codes, codebook.bits, chosen["codes"])
             if coded:
                 entropy[name] = stream.size
             tensors[f"{name}.codes"] = torch.from_numpy(stream)
         entries = parts.entries(entropy)
-        checksums = tuple(checksum(tensors[name]) for name in sorted(tensors))
+        named = sorted(tensors) if parts.document.layout != "tight" else ()
+        checksums = tuple(checksum(tensors[name]) for name in named)
         document = replace(parts.documented(entropy), crc32=checksums)
         document.check({entry.name: entry for entry in entries})
         if not processes.writes():
             return file_size(document, entries)
-        if document.compact:
+        if document.layout == "tight":
+            return _write(path, *tight.written(document.text(entries), entries, tensors, parts.stream))
+        if document.layout == "compact":
             return _write(path, *compact.written(document.text(entries), entries, tensors, checksums))
         return _write(path, tensors, document.text(entries))
 
@@ -176,7 +179,9 @@ def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, b
             file.check_room()
         stored = {name: document.tied.get(name, name) for name in values}
         codebooks = {
-            name: _codebook(file, own, values[name]) for name, own in stored.items() if own in document.parameters
+            name: codebook_in(file, own, _device(values[name]))
+            for name, own in stored.items()
+            if own in document.parameters
         }
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
         if document.activations is not None:
@@ -213,6 +218,19 @@ def _needed(model: nn.Module) -> int:
     return sum(tensor.nbytes + 1024 for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor))
 
 
+def structured_as(file: File, model: nn.Module) -> nn.Module:
+    """A copy of the original in the structure that a file has, its own batch norms folded where the file's are.
+
+    Raises:
+        CheckpointError: the file belongs to another model.
+    """
+    made = copied(bare(model)).eval()
+    rebuild(made)
+    _structure(made, file, values=True)
+    _match(file, *contents(made))
+    return made
+
+
 def _structured(model: nn.Module, file: File) -> nn.Module:
     """The model in the structure that the file has, as a copy where it has another one."""
     extra = file.document.extra
@@ -224,11 +242,11 @@ def _structured(model: nn.Module, file: File) -> nn.Module:
     return trial
 
 
-def _structure(model: nn.Module, file: File) -> None:
+def _structure(model: nn.Module, file: File, values: bool = False) -> None:
     if names := _baked(model, file):
         bake(model, names)
     if folded := list(file.document.folded.items()):
-        fold_structure(model, folded)
+        fold_structure(model, folded, values)
 
 
 def _baked(model: nn.Module, file: File) -> list[str]:
@@ -245,7 +263,6 @@ def _on_int8(
     with torch.no_grad():
         for name, codebook in codebooks.items():
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
-    restored = int8.restored
     try:
         plan = plan_as_is(model, Recipe.load(_of_the_graph(document.recipe)))
         if set(plan.parameters) != set(codebooks):
@@ -253,7 +270,8 @@ def _on_int8(
         settings = plan.recipe.activations
         if settings is None:
             raise CheckpointError("has quantized activations, which its recipe does not ask for")
-        made = restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        given = (settings.bits, settings.scheme, settings.host)
+        made = int8.restored(model, plan.parameters, codebooks, document.activations, *given)
         _check_int8(dict(made.held()), codebooks)
         return made
     except CheckpointError:
@@ -294,17 +312,26 @@ def _unquoted(value: Any) -> Any:
     return value
 
 
-def _codebook(file: File, name: str, weight: Tensor | Codebook) -> Codebook:
-    assert isinstance(weight, Tensor)
+def codebook_in(file: File, name: str, device: torch.device | None = None) -> Codebook:
+    """A codebook of an open file, on the CPU unless a device is named.
+
+    Raises:
+        CheckpointError: its codes or centroids are damaged.
+    """
     layout = file.document.parameters[name].layout
     made = torch.empty if layout.bits else torch.zeros
     codes = made(layout.codes, dtype=code_dtype(layout.centroids))
-    device = torch.device("cpu") if weight.is_meta else weight.device
     start = 0
     for block in file.codes(name):
         codes[start : start + block.size] = torch.from_numpy(block)
         start += block.size
     return Codebook.of(layout, file.centroids(name).to(device), codes.view(layout.code_shape).to(device))
+
+
+def _device(value: Tensor | Codebook) -> torch.device:
+    """Where a codebook goes that takes the place of a tensor."""
+    assert isinstance(value, Tensor)
+    return torch.device("cpu") if value.is_meta else value.device
 
 
 def _match(file: File, values: Mapping[str, Tensor | Codebook], tied: Mapping[str, str]) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecipeError, RecoveryError
-from lloydmax.fitting.candidates import Tried
-from lloydmax.fitting.fit import fit_best
+from lloydmax.fitting.candidates import Spare, Tried
+from lloydmax.fitting.fit import as_planned, fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.events import Events, heard
@@ -169,7 +169,7 @@ def compress(
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
-            int8.refuse(planned.parameters)
+            int8.refuse(None, planned.parameters)
         run = _Run(
             teacher, recipe, planned, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer, limit, most
         )
@@ -177,6 +177,7 @@ def compress(
             original, plan = run.plan()
             student, plan = run.fit(original, plan)
             run.recover(student)
+            student, plan = run.best(student, original, plan)
             return run.assemble(student, original, replace(plan, outputs=run.told()))
 
 
@@ -198,6 +199,7 @@ class _Run:
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
+    spare: Spare | None = None
 
     @contextmanager
     def opened(self, data: Any, reference_data: Any, progress: bool, listeners: Sequence[object]) -> Iterator[None]:
@@ -265,21 +267,28 @@ class _Run:
         given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
-        calibration = self.source or self.near
+        self.spare = choice.spare
+        return self._student(original, choice.plan, found), choice.plan
+
+    def _student(self, original: nn.Module, plan: Plan, found: dict[str, Codebook]) -> Student:
+        """With these codebooks, and measured."""
         whole = self.student
         if whole is None:  # late, and without the weights that get codebooks: a copy takes memory
-            whole = own(original, choice.plan.parameters if self.recipe.activations is None else ())
-        student = student_of(whole, choice.plan, found, gradients(original), calibration, self.seed, self.events)
+            whole = own(original, plan.parameters if self.recipe.activations is None else ())
+        calibration = self.source or self.near
+        student = student_of(whole, plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
-        return student, choice.plan
+        return student
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
         """What codebooks do to a model, after the steps that only settle it."""
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
-                weight_of(student, name).copy_(codebook.dequantize())
+                weight = weight_of(student, name)
+                for rows, part in codebook.parts():
+                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
         recovery = replace(self.recovery, student=student, original=original, events=Events())
         for _, step in self.settling:
             step.run(recovery)
@@ -309,6 +318,19 @@ class _Run:
                     break
                 if number < len(self.late) or student.finished_as is not None:
                     self.stages.append(self.measure(step[0], student.model, keeping.now))
+
+    def best(self, student: Student, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
+        """The student, or if recovery left it with more damage, the spared codebooks and what settles them."""
+        if self.spare is None or self.judge is None or self.judge.damage(student.model).mean <= self.spare.damage.mean:
+            return student, plan
+        del self.stages[1 + len(self.early) :]
+        self.said = [one | {"kept": False} if "kept" in one else one for one in self.said]
+        self.tried = [replace(one, kept=one.name == self.spare.name) for one in self.tried]
+        self.late = [step for step in self.late if getattr(step[1], "keeps_codes", False)]
+        self.student = None  # is used up
+        student = self._student(original, self.spare.plan, as_planned(original, self.spare.plan))
+        self.recover(student)
+        return student, self.spare.plan
 
     def measure(self, stage: str, model: nn.Module, known: Agreement | None = None) -> Stage:
         """Agreement with the teacher, if it is not known yet, and the caller's own score."""

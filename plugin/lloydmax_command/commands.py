@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Any
 
 import click
@@ -108,15 +109,20 @@ def plan() -> None:
 @click.option("--by-rule", is_flag=True, help="One number of centroids for all that a rule selects.")
 @click.option("--measure", is_flag=True, help="Measure every choice instead of estimating most; much slower.")
 @click.option("--sweep", "only_sweep", is_flag=True, help="Only the sweep: what each choice alone does.")
+@click.option("--curve", "only_curve", is_flag=True, help="Instead of a budget: agreement at every size.")
+@click.option("--pick", metavar="AGREEMENT", help="With --curve: the smallest size that agrees so much, such as 98%.")
 @click.option("--out", type=click.Path(), help="The recipe to write (with --sweep: the table as JSON).")
-@click.option("--report", "report_path", type=click.Path(), help="Also write the search (or sweep) as JSON.")
-@click.option("--plot", type=click.Path(), help="Draw the sweep: .svg or .png (needs matplotlib).")
+@click.option("--report", "report_path", type=click.Path(), help="Also write the search (sweep, curve) as JSON.")
+@click.option("--plot", type=click.Path(), help="Draw the sweep, or the curve: .svg or .png (needs matplotlib).")
 @seed_option
 @click.option("--workdir", type=click.Path(), help="Keeps every measurement; a run that was killed goes on from there.")
 @progress_options
 @as_json_option
 def search() -> None:
-    """Choose the centroids of every layer under a budget. Status 1 if none keeps it."""
+    """Choose the centroids of every layer under a budget. Status 1 if none keeps it.
+
+    With --curve, show how much the model agrees with its original at every size, and pick a size by its agreement.
+    """
 
 
 @command
@@ -152,14 +158,27 @@ def verify() -> None:
 
 
 @command
-@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json]")
+@click.argument("reports", nargs=-1, required=True, type=click.Path(), metavar="REPORT.json [OTHER.json ...]")
 @click.option("--out", required=True, type=click.Path(), help="The .html file to write.")
 @click.option(
     "--sweep", "sweep_path", type=click.Path(), help="A sweep or search to show, as search --report wrote it."
 )
 @as_json_option
 def report() -> None:
-    """Show one report, or two side by side, as one self-contained page for a browser."""
+    """Show one report, or several that are compared, as one self-contained page for a browser."""
+
+
+@command
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="A.safetensors B.safetensors ...")
+@partial(model_options, required=False)
+@click.option("--data", type=click.Path(), help=f"Unlabelled inputs, for the agreement: {DATA}")
+@data_options
+@click.option("--samples", type=AT_LEAST_ONE, default=1000, show_default=True, help="Inputs that count.")
+@limit_option
+@click.option("--out", type=click.Path(), help="Also write the comparison as a page, .html.")
+@as_json_option
+def compare() -> None:
+    """Compare compressed files of one model: sizes, layers, and with --model and --data their agreement with it."""
 
 
 @command

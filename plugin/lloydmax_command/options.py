@@ -11,7 +11,7 @@ Command = Callable[..., Any]
 AT_LEAST_ONE = click.IntRange(1)
 
 
-def model_options(command: Command) -> Command:
+def model_options(command: Command, required: bool = True) -> Command:
     """Options that say how to build the model."""
     for option in (
         click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1 ..."),
@@ -22,7 +22,7 @@ def model_options(command: Command) -> Command:
             "--weights", type=click.Path(), help="Its weights: .safetensors, .index.json, .pt (weights only)."
         ),
         click.option(
-            "--model", required=True, metavar="MODULE:CALLABLE|FOLDER", help="What builds the model, or its folder."
+            "--model", required=required, metavar="MODULE:CALLABLE|FOLDER", help="What builds the model, or its folder."
         ),
     ):
         command = option(command)

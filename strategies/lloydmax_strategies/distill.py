@@ -17,7 +17,7 @@ from lloydmax_strategies.training.loop import Training, TrainingOptions
 
 
 class Distill:
-    """Trains what is trainable to give the teacher's outputs (Thonglek et al. 2020)."""
+    """Trains what is trainable to give the original's outputs (Thonglek et al. 2020)."""
 
     needs_data = True
 

@@ -40,7 +40,6 @@ NEEDS = {
     "ray": r"\bray\b",
     "coremltools": r"\bcoremltools\.",
     "onnxruntime": r"\.onnx\b",
-    "vl_convert": r"to_html|lloydmax report",
 }
 """What a block must mention to need an optional package."""
 

@@ -18,6 +18,7 @@ ROOMS = [
         "demo",
         "extend",
         "moved",
+        "compare",
         "compress",
         "checkpoint",
         "defaults",

@@ -19,6 +19,8 @@ from lloydmax.teacher.agreement import Agreement
 
 _PRECISION = 500
 """A search for an agreement stops where a 500th of the bytes is left open."""
+_CLOSER = 4
+"""Sizes that are tried around an agreement that is wanted."""
 _REACH = 2
 """Steps from the chosen number of centroids that a correction may go."""
 
@@ -116,6 +118,30 @@ class Searcher:
             best = trial
         return best, uniform
 
+    def sizes(self, points: int, target: float | None) -> list[Trial]:
+        """Choices of every size, the smallest first, each of which agrees more than all smaller ones.
+
+        Args:
+            points: how many rooms are tried, evenly by their logarithm.
+            target: an agreement around which more are tried.
+        """
+        low, high = (sum(end(o.bytes for o in unit.options) for unit in self.units) for end in (min, max))
+        rooms = [round(low * (high / low) ** (n / (points - 1))) for n in range(points)]
+        self._most = points + _CLOSER * (target is not None)
+        measured = {room: self._measured(self.method.choose(self.units, room)) for room in rooms}
+        for _ in range(_CLOSER if target is not None else 0):
+            enough = min((room for room, trial in measured.items() if self._agrees(trial, target or 0)), default=None)
+            below = [room for room in measured if enough is None or room < enough]
+            if enough is None or not below or enough - max(below) < max(2, enough // _PRECISION):
+                break
+            middle = (enough + max(below)) // 2
+            measured[middle] = self._measured(self.method.choose(self.units, middle))
+        kept: list[Trial] = []
+        for trial in sorted(self.trials.values(), key=lambda t: (t.file_bytes, -(t.measured.agreed or 0.0))):
+            if not kept or (trial.measured.agreed or 0.0) > (kept[-1].measured.agreed or 0.0):
+                kept.append(trial)
+        return kept
+
     @staticmethod
     def _agrees(trial: Trial, target: float) -> bool:
         return (trial.measured.agreed or 0.0) >= target
@@ -189,7 +215,7 @@ class Searcher:
         """Size of the file of the recipe that this choice gives."""
         setup, centroids = self.setup, self.setup.choices(choice)
         planned = [p.with_centroids(centroids[name]) for name, p in setup.plan.parameters.items()]
-        entropy = setup.recipe.storage.codes == "entropy"
+        entropy = setup.recipe.storage.codes != "packed"
         streams = {p.name: setup.stream(p) for p in planned} if entropy else {}
         return file_bytes(setup.bench.original, setup.recipe, setup.plan, centroids, streams)
 

@@ -25,7 +25,7 @@ _LEGEND = 24
 
 @dataclass(frozen=True)
 class Sweep:
-    """What :func:`sweep` gives back; ``print(sweep)`` is a table.
+    """What :func:`lloydmax.sweep` gives back; ``print(sweep)`` is a table.
 
     Attributes:
         model: class name of the model.

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lloydmax import checkpoint
+from lloydmax.choosing.curve import SearchCurve, search_curve
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.search import search as search_centroids
 from lloydmax.choosing.sweep import Sweep, check_plot
@@ -25,12 +26,14 @@ from lloydmax.cli.inputs import (
     noise,
     options_of,
     recipe_of,
+    share_of,
     whole_numbers,
 )
 from lloydmax.cli.models import source_of, tokenizer_of
 from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import progress, show
 from lloydmax.cli.written import report_of, written
+from lloydmax.compare import compare as compare_files
 from lloydmax.compress import compress as compress_model
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
@@ -120,12 +123,13 @@ def plan(
 def search(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, pictures: Pictures,
     budget: str | None, method: str | None, centroids: str | None,
-    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, out: str | None,
-    report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
+    samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, only_curve: bool, pick: str | None,
+    out: str | None, report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
     log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax search`` is asked."""
-    read = recipe_of(recipe)
+    read, agreement = recipe_of(recipe), share_of(pick)
+    _one_kind_of_search(only_sweep, only_curve, budget, pick, out)
     outputs = {"--out": out, "--report": report_path, "--plot": plot}
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--recipe": recipe}
     check_outputs(outputs, given | {"--workdir": workdir})
@@ -143,28 +147,48 @@ def search(
         "workdir": workdir,
         "tokenizer": tokenizer_of(model),
     }
-    found: Sweep | SearchResult
-    if only_sweep:
+    found: Sweep | SearchResult | SearchCurve
+    try:
         with progress(quiet, log_json) as shown:
-            found = swept = sweep(teacher, read, inputs, **options, **shown)
-        if out is not None:
-            swept.to_json(out)
-    else:
-        try:
-            with progress(quiet, log_json) as shown:
+            if only_sweep:
+                found = sweep(teacher, read, inputs, **options, **shown)
+            elif only_curve:
+                found = search_curve(teacher, read, inputs, agreement, method=method, **options, **shown)
+            else:
                 found = search_centroids(teacher, read, inputs, budget_of(budget), method, **options, **shown)
-        except BudgetError as error:
-            show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
-            sys.exit(1)
-        swept = found.sweep
-        if out is not None:
-            found.recipe.save(out)
+    except BudgetError as error:
+        show({"ok": False, "reason": str(error)}, f"NO CHOICE  {error}", as_json)
+        sys.exit(1)
+    if out is not None:
+        _write_choice(found, out)
     if report_path is not None:
         found.to_json(report_path)
     if plot is not None:
-        swept.plot(plot)
+        (found.sweep if isinstance(found, SearchResult) else found).plot(plot)
     written = [path for path in (out, report_path, plot) if path is not None]
     show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
+
+
+def _one_kind_of_search(
+    only_sweep: bool, only_curve: bool, budget: str | None, pick: str | None, out: str | None
+) -> None:
+    """Refuse options of which one says something else than another."""
+    if only_curve and (only_sweep or budget is not None):
+        raise click.UsageError("--curve shows every size: leave out --sweep and --budget; --pick 98% picks a size")
+    if pick is not None and not only_curve:
+        raise click.UsageError("--pick picks a point of a curve: give --curve, too")
+    if only_curve and out is not None and pick is None:
+        raise click.UsageError("--out writes the recipe of one point of the curve: say which, such as --pick 98%")
+
+
+def _write_choice(found: Sweep | SearchResult | SearchCurve, out: str) -> None:
+    """Write the recipe that was found, or the table of a sweep."""
+    if isinstance(found, Sweep):
+        found.to_json(out)
+        return
+    point = found.picked if isinstance(found, SearchCurve) else found
+    assert point is not None
+    point.recipe.save(out)
 
 
 def export(
@@ -208,13 +232,30 @@ def verify(path: str, limit: int | None, as_json: bool) -> None:
 
 def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: bool) -> None:
     """Do what ``lloydmax report`` is asked."""
-    if len(reports) > 2:
-        raise click.UsageError(f"one or two reports can be shown, not {len(reports)}")
     check_outputs({"--out": out}, {"--sweep": sweep_path, **{f"the report {path}": path for path in reports}})
     first, *others = (report_of(path) for path in reports)
     swept = None if sweep_path is None else DamageCurves.from_json(sweep_path)
-    first.to_html(out, others[0] if others else None, swept)
+    first.to_html(out, others, swept)
     show({"written": out, "bytes": Path(out).stat().st_size}, f"Written: {out}", as_json)
+
+
+def compare(
+    files: tuple[str, ...], model: str | None, weights: str | None, model_args: str | None, device: str,
+    data: str | None, pictures: Pictures, samples: int, limit: int | None, out: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Do what ``lloydmax compare`` is asked."""
+    if model is None and (weights or data):
+        raise click.UsageError("--weights and --data belong to a model: give --model, too")
+    given = {"--model": None if model is None else source_of(model), "--weights": weights, "--data": data}
+    check_outputs({"--out": out}, given | {f"the file {path}": path for path in files})
+    original = None if model is None else build_model(model, weights, model_args, device)
+    inputs = data_of(data, original, pictures)
+    tokenizer = None if model is None else tokenizer_of(model)
+    found = compare_files(files, original, inputs, samples=samples, limit=limit, tokenizer=tokenizer)
+    if out is not None:
+        found.to_html(out)
+    written = [] if out is None else [out]
+    show(found.to_dict() | {"written": written}, "\n\nWritten: ".join([str(found), *written]), as_json)
 
 
 def plugins(as_json: bool) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from lloydmax import checkpoint
-from lloydmax.cli.inputs import asked_of, build_model, data_of, labels_of
+from lloydmax.cli.inputs import build_model, data_of, labels_of
 from lloydmax.cli.models import tokenizer_of
 from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import show
+from lloydmax.compare import asked_of
 from lloydmax.data import unlabelled
 from lloydmax.network.baking import copied
 from lloydmax.runtime.text import printable, render

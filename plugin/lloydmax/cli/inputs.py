@@ -19,8 +19,6 @@ from lloydmax.cli.shown import listeners
 from lloydmax.data import unlabelled
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
-from lloydmax.format.parts import settings
-from lloydmax.network.outputs import AskedOutputs
 from lloydmax.recipe.recipe import Recipe, ready
 from lloydmax.runtime.files import check_writable
 from lloydmax.runtime.text import quoted
@@ -75,6 +73,20 @@ def budget_of(text: str | None) -> dict[str, float] | None:
         return {name.strip(): int(value) if name.strip() == "bytes" else float(value)}
     except ValueError:
         raise click.UsageError(f"--budget is NAME=VALUE, such as bits=3, not {text!r}") from None
+
+
+def share_of(text: str | None) -> float | None:
+    """The share of ``98%`` or ``0.98``; None stays None."""
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (1 if number == text.strip() else 100)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise click.UsageError(f"--pick is an agreement, such as 98% or 0.98, not {quoted(text)}")
+    return share
 
 
 def recipe_of(text: str) -> Recipe:
@@ -165,13 +177,6 @@ def class_numbers(folder: Path, files: Sequence[Path]) -> torch.Tensor:
             stacklevel=2,
         )
     return torch.tensor([classes.index(part[0]) for part in parts])
-
-
-def asked_of(model: Any) -> AskedOutputs:
-    """What the recipe of a compressed model says about its outputs."""
-    recipe = settings(model, None, None)[0] or {}
-    said: dict[str, Any] = {key: recipe[key] for key in ("output", "classes", "mask", "kinds") if key in recipe}
-    return Recipe.load(said | {"quantize": [{"layers": "all", "quantizer": "none"}]}).asked_outputs
 
 
 def noise(shape: str) -> Any:

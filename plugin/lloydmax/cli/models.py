@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -26,7 +28,8 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
 
     Args:
         spec: ``package.module:callable``; the current folder is on the import path. The callable may also be a
-            module object. Or the folder of a model, see :mod:`lloydmax.integrations.folders`.
+            module object, and of timm the name of a network: ``timm:resnet18``. Or the folder of a model, see
+            :mod:`lloydmax.integrations.folders`.
         weights: a file for :func:`lloydmax.cli.weights.load_weights`; ``None``: as built.
         arguments: keyword arguments of the callable.
         device: a torch device.
@@ -49,9 +52,10 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         module = importlib.import_module(name)
     except ImportError as error:
         raise ModelError(f"--model {spec!r}: {error}") from None
-    found = getattr(module, attribute, None)
+    found = _found(module, attribute)
     if found is None:
-        raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{spelling_hint(attribute, dir(module))[:120]}")
+        hint = spelling_hint(attribute, [known for known in dir(module) if not known.startswith("_")])[:120]
+        raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{hint}")
     try:
         model = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:
@@ -66,6 +70,14 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     if weights is not None:
         load_weights(model, Path(weights))
     return _on(model.eval(), device)
+
+
+def _found(module: ModuleType, attribute: str) -> Any:
+    """What a name of a module means; timm makes its networks by their names."""
+    found = getattr(module, attribute, None)
+    if found is None and module.__name__ == "timm" and module.is_model(attribute):
+        return partial(module.create_model, attribute)
+    return found
 
 
 def _on(model: nn.Module, device: str) -> nn.Module:

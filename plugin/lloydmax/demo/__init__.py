@@ -17,7 +17,6 @@ from lloydmax.checkpoint import load
 from lloydmax.compress import compress
 from lloydmax.demo.network import DemoResNet
 from lloydmax.demo.table import demo_table
-from lloydmax.errors import IntegrationError
 from lloydmax.report.report import Report
 from lloydmax.runtime.files import made_folder
 from lloydmax.runtime.text import render
@@ -35,7 +34,7 @@ class DemoResult:
         report: of the compression; the scores are accuracies on labelled test pictures.
         file: the compressed model.
         report_file: the report as JSON.
-        page: the report for a browser; ``None``: what draws it is not installed (the extra ``report``).
+        page: the report for a browser.
         same_after_reload: whether the reloaded model gave the same outputs, bit for bit.
     """
 
@@ -43,7 +42,7 @@ class DemoResult:
     file: Path
     report_file: Path
     same_after_reload: bool
-    page: Path | None
+    page: Path
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -55,20 +54,18 @@ class DemoResult:
             "same_after_reload": self.same_after_reload,
             "file": str(self.file),
             "report": str(self.report_file),
-            "page": None if self.page is None else str(self.page),
+            "page": str(self.page),
         }
 
     def __str__(self) -> str:
         reloaded = "gives the same outputs, bit for bit" if self.same_after_reload else "DIFFERS"
         seconds = sum(self.report.seconds.values())
-        drawn = f"lloydmax report {self.report_file} --out {self.report_file.with_suffix('.html')}"
-        page = self.page or f'pip install "lloydmax[report]"\n                   {drawn}'
         return (
             f"{render(demo_table(self.report))}\n\n"
             f"No label was used but to print these accuracies. {seconds:.0f} s in all.\n"
             f"Compressed model:  {self.file}  (reloaded, it {reloaded})\n"
             f"Report:            {self.report_file}\n"
-            f"As a page:         {page}"
+            f"As a page:         {self.page}"
         )
 
 
@@ -109,8 +106,7 @@ def run(folder: Path, progress: bool = True, listeners: Sequence[object] = ()) -
     """Compress, recover, save, reload, compare.
 
     Args:
-        folder: made if missing; gets ``model.safetensors``, ``report.json`` and, where the extra ``report`` is
-            installed, ``report.html``.
+        folder: made if missing; gets ``model.safetensors``, ``report.json`` and ``report.html``.
         progress: show progress on stderr.
         listeners: plugin objects whose event hooks hear only this run.
 
@@ -134,10 +130,7 @@ def run(folder: Path, progress: bool = True, listeners: Sequence[object] = ()) -
     with torch.no_grad():
         same = torch.equal(reloaded(images[:500]), result.model(images[:500]))
     page = folder / "report.html"
-    try:
-        result.report.to_html(page)
-    except IntegrationError:
-        return DemoResult(result.report, file, report_file, same, None)
+    result.report.to_html(page)
     return DemoResult(result.report, file, report_file, same, page)
 
 

@@ -136,6 +136,11 @@ def fit_best(
     return choice, found
 
 
+def as_planned(model: nn.Module, plan: Plan) -> dict[str, Codebook]:
+    """The codebooks of a plan that :func:`fit_best` compared, without importances."""
+    return {name: quantize(p, weight_of(model, name)) for name, p in plan.parameters.items()}
+
+
 def importances(
     model: nn.Module,
     plan: Plan,

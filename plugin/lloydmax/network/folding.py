@@ -69,12 +69,13 @@ def folded(model: nn.Module) -> list[tuple[str, str]]:
     return [(module.into, name) for name, module in model.named_modules() if isinstance(module, Folded)]
 
 
-def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
+def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]], values: bool = False) -> None:
     """Give a fresh model, in place, the parameters and modules of a folded one; their values come from elsewhere.
 
     Args:
         model: the original architecture, or one that is already folded.
         pairs: from :func:`folded`.
+        values: whether the model's own values are folded.
 
     Raises:
         CheckpointError: a name is missing in the model or names another kind of module; the model is unchanged then.
@@ -91,6 +92,8 @@ def fold_structure(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
         found.append((layer, norm, layer_name))
     for layer, norm, layer_name in found:
         if isinstance(norm, _BatchNorm):
+            if values:
+                _fold(layer, norm, untie=False)
             _ensure_bias(layer, norm.num_features)
             _replace(model, norm, Folded(layer_name))
 

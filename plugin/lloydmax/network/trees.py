@@ -24,7 +24,7 @@ _MOST_LISTED = 20
 def output_tensors(output: Any, key: str | int | None = None) -> list[Tensor]:
     """The floating tensors of a model's output, as the model returns them; complex ones as pairs of real numbers.
 
-    Where samples, classes and padding matter, :class:`Outputs` reads them.
+    Where samples, classes and padding matter, :class:`lloydmax.network.outputs.Outputs` reads them.
 
     Args:
         output: a tensor, or any tree of tuples, lists, mappings, dataclasses and plain objects with tensors in it.

@@ -138,10 +138,10 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
     Args:
         student: changed in place; left in evaluation mode.
         teacher: never changed.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         options: of the recovery step ``distill`` (``lloydmax schema`` lists them), and ``seed``, ``workdir``,
-            ``progress``, ``listeners``, ``tokenizer`` as in :func:`compress`, and ``classes`` and ``mask`` as in a
-            recipe.
+            ``progress``, ``listeners``, ``tokenizer`` as in :func:`lloydmax.compress`, and ``classes`` and ``mask`` as
+            in a recipe.
 
     Returns:
         What was measured: loss, agreement, steps, why it stopped.
@@ -159,7 +159,7 @@ def renormalize(student: nn.Module, data: Any, teacher: nn.Module | None = None,
 
     Args:
         student: changed in place.
-        data: anything that :func:`compress` takes.
+        data: anything that :func:`lloydmax.compress` takes.
         teacher: the original, which only the option ``relative`` needs; never changed.
         options: of the recovery step ``renormalize``, and ``seed``, ``workdir``, ``progress``, ``listeners``,
             ``tokenizer``.
@@ -296,18 +296,32 @@ def open_source(
         return None
     make = partial(unlabelled, data, model, workdir=workdir, seed=seed, tokenizer=tokenizer)
     if cache is None:
-        return _anew(make())
+        return _anew(_alike(make(), model))
     held = [data, *arrays_in(data), tokenizer]
     same = str(data) if isinstance(data, (str, Path)) else tuple(map(id, held))
     key = ("source", same, number(original(model)), seed)
     if isinstance(data, Iterator):
         _, source = cache.get(key, lambda: (held, make()))
-        return _anew(source)
-    opened = make()
+        return _anew(_alike(source, model))
+    opened = _alike(make(), model)
     contents = opened.contents()
     # a source of the caller's is copied: what is kept under its number holds for these contents only
     _, source = cache.get((*key, contents), lambda: (held, copy.copy(opened) if opened is data else opened))
     return _anew(source, contents)
+
+
+def _alike(source: Source, model: nn.Module) -> Source:
+    """The source, where all processes have the same.
+
+    Raises:
+        DataError: each has samples of its own.
+    """
+    if processes.size() > 1 and not processes.alike(source.sketch(), device_of(model)):
+        raise DataError(
+            f"the {processes.size()} processes were given different data ({source.describe()} in this one): give all "
+            "of them the same, such as the whole dataset or a loader without shares; the work is shared out here"
+        )
+    return source
 
 
 def _anew(source: Source, contents: bytes | None = None) -> Source:

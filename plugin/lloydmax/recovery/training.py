@@ -6,6 +6,8 @@ import copy
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
@@ -19,7 +21,7 @@ from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
-from lloydmax.recovery.dividing import added_up, share_of_a_batch
+from lloydmax.recovery.dividing import Division, InTurn, Part, added_up
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.recovery.pace import Pace
 from lloydmax.recovery.still import Still
@@ -55,7 +57,7 @@ class TrainingLoop:
 
     Args:
         name: of the recovery step, for events and messages.
-        options: :class:`LoopOptions`, or others that have the same.
+        options: :class:`lloydmax.recovery.options.LoopOptions`, or others that have the same.
         recovery: what to train, on what.
         student: what runs and is compared in place of ``recovery.student``, if not that itself.
         batch_size: in place of the option.
@@ -96,7 +98,7 @@ class TrainingLoop:
         self.name, self.options, self.recovery = name, options, recovery
         self.source, self.device, self.generator = recovery.source(), recovery.device, recovery.generator()
         self.compared = recovery.student if student is None else student
-        self.student = self.compared  # in several processes a replica of it, once it runs
+        self.student = self.compared
         self.parameters = self.trained()
         if not self.parameters:
             raise RecoveryError(
@@ -109,9 +111,10 @@ class TrainingLoop:
         self.order, self.held_out = self.source.split(held_out, recovery.seed)
         self.order = self.order[: max(count - len(self.held_out), 1)]
         self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
-        self._processes = recovery.processes if self.shared else 1
-        self._pace = Pace(recovery.limit, self.total, self._processes > 1, self.device)
-        self._local = share_of_a_batch(name, self.batch_size, len(self.order), self._processes)
+        among, parts = (recovery.processes, getattr(options, "parts", None)) if self.shared else (1, None)
+        self._division = Division(name, self.batch_size, len(self.order), parts, among)
+        self._in_turn = InTurn(self.student, self._division, self.generator, self.reseed)
+        self._pace = Pace(recovery.limit, self.total, among > 1, self.device)
         self.outputs = self._outputs()
         self.targets = self.targets_of(self.source, self.order)
         self.comparison = self.comparison_on(self.source, self.held_out)
@@ -120,9 +123,8 @@ class TrainingLoop:
         self.first_loss: float | None = None
         self._still = Still(recovery.student, self.parameters)
         self._kept: list[Tensor] = []
-        self._waited = 0
         self._parts = {"loss": math.nan}
-        self._stopped = "all steps done"
+        self._waited, self._stopped = 0, "all steps done"
 
     # What a subclass may say, from what nearly all do to what hardly any does.
 
@@ -206,6 +208,11 @@ class TrainingLoop:
         """Whether the losses of a batch are the means of its samples': one with large outputs then comes in parts."""
         return False
 
+    def reseed(self, seed: int) -> None:
+        """Make what is drawn at random go on from here: before each part of a batch that comes in parts, so that these
+        draw the same in any process."""
+        self.generator.manual_seed(seed)
+
     def state(self) -> list[Tensor]:
         """A copy of what training changes, for :meth:`load`."""
         return [tensor.clone() for tensor in self.live()]
@@ -224,14 +231,11 @@ class TrainingLoop:
 
     def run(self) -> dict[str, Any]:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
-        if self._processes > 1:
-            self.student = processes.replicated(self.compared)
-        limit = self.recovery.limit
-        with evaluation_mode(self.recovery.teacher, self.recovery.student), limit.ending(False):
-            try:
-                return self.train()
-            finally:
-                self.close()
+        if self.shared:
+            processes.take_over(self.live())
+        own = self.recovery
+        with evaluation_mode(own.teacher, own.student), own.limit.ending(False), closing(self):
+            return self.train()
 
     def train(self) -> dict[str, Any]:
         """All epochs; the best state is kept."""
@@ -271,12 +275,10 @@ class TrainingLoop:
         """One pass over the inputs, in a new order; the smoothed losses, or those that are not finite."""
         smooth = {"loss": math.nan}
         order = self.order[torch.randperm(len(self.order), generator=self.generator)]
-        drop_last = len(order) > self.batch_size
-        if self._processes > 1:
-            whole = len(order) // self.batch_size * self.batch_size if drop_last else self._local * self._processes
-            order = torch.cat([processes.share(part) for part in order[:whole].split(self.batch_size)])
-        for indices, batch in self.source.batches(self._local, order, drop_last=drop_last):
-            parts, told = self._step(indices, batch)
+        for batch in self._division.batches(self.source, order, self.batch_size):
+            parts, told = self._step(batch)
+            if not parts:
+                continue
             self.done += 1
             self.total = self._pace.total(self.done)
             if not _finite(parts):
@@ -303,16 +305,15 @@ class TrainingLoop:
 
     def targets_of(self, source: Source, order: Tensor) -> Targets:
         """What the teacher gives for these samples of a source."""
-        recovery = self.recovery
-        given: dict[str, Any] = {"workdir": recovery.workdir, "cache": recovery.cache, "events": recovery.events}
-        return Targets(recovery.teacher, source, order, self.outputs, keep=self.repeats, **given)
+        own = self.recovery
+        given: dict[str, Any] = {"workdir": own.workdir, "cache": own.cache, "events": own.events}
+        return Targets(own.teacher, source, order, self.outputs, keep=self.repeats, **given)
 
     def comparison_on(self, source: Source, held_out: Tensor) -> Comparison | None:
         """The comparison of student and teacher on these samples; ``None`` where there are none."""
-        if not len(held_out):
-            return None
-        recovery = self.recovery
-        return Comparison(recovery.teacher, source, held_out, key=self.outputs, cache=recovery.cache)
+        own = self.recovery
+        compared = (own.teacher, source, held_out)
+        return Comparison(*compared, key=self.outputs, cache=own.cache) if len(held_out) else None
 
     def _outputs(self) -> Outputs:
         """As the run has tried them; those that the step's own option names are tried anew."""
@@ -322,17 +323,13 @@ class TrainingLoop:
         asked = AskedOutputs() if known is None else known.asked
         return trial(self.recovery.teacher, self.source, replace(asked, output=output, at=str), self.recovery.cache)
 
-    def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, parts_of: Sequence[Part]) -> tuple[dict[str, float], dict[str, float]]:
+        """The losses of a batch, none if it has no sample that can be used, and what the step told."""
         self.begin_step()
-        divides = self._processes == 1 and self.divides
-        pieces = [*self.outputs.parts(indices, batch)] if divides else [(indices, batch)]
-        losses = added_up(self.losses, pieces, self.parameters)
-        if shaped := [key for key, part in losses.items() if part.dim()]:
-            shape = tuple(losses[shaped[0]].shape)
-            raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
+        losses = self._in_turn(self._losses_of, parts_of, self.parameters, (self.recovery.seed, self.done))
+        if not losses:
+            return {}, {}
         values = torch.stack([part.detach() for part in losses.values()]).tolist()
-        if self._processes > 1:
-            values = [value / self._processes for value in processes.summed(values, self.device)]
         parts = dict(zip(losses, values, strict=True))
         if self.first_loss is None:
             self.first_loss = parts["loss"]
@@ -346,6 +343,13 @@ class TrainingLoop:
         if found is not None and found.agreed is not None:
             self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.agreed})
         return found
+
+    def _losses_of(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
+        pieces = [*self.outputs.parts(indices, batch)] if self.divides else [(indices, batch)]
+        losses = added_up(self.losses, pieces, self.parameters)
+        for key, shape in ((key, tuple(part.shape)) for key, part in losses.items() if part.dim()):
+            raise RecoveryError(f"{self.name}: the loss {key!r} has shape {shape}; it has to be one number")
+        return losses
 
     def _keep(self) -> None:
         """Keep all that the rest of the run depends on, after an epoch."""

@@ -1,329 +1,256 @@
-"""The charts of the page as Vega-Lite specifications: plain data, coloured by the page's CSS variables."""
+"""The charts of the page: each a drawing, with its values as a table behind it. Several runs share one axis."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from html import escape
 
-from lloydmax.choosing.rows import meaning
+from lloydmax.choosing.rows import Row, meaning
 from lloydmax.codebook.layout import code_bits
-from lloydmax.format.sizes import Sizes
+from lloydmax.report.axes import Axis, linear, logarithmic, span
 from lloydmax.report.curves import DamageCurves
-from lloydmax.report.figures import Figures
-from lloydmax.runtime.text import percent, size
+from lloydmax.report.layers import Histogram
+from lloydmax.report.svg import Drawing
+from lloydmax.runtime.text import size
 
-Spec = dict[str, Any]
-ACCOUNTINGS = {
-    "original": "Original",
-    "file": "The file",
-    "packed": "Fixed-width codes",
-    "entropy_coded": "Entropy-coded codes",
-    "gzip_float32": "gzip of float32",
-}
-INK, MUTED, LINE, SOFT, ACCENT, PAPER = (
-    f"var(--{name})" for name in ("ink", "muted", "line", "soft", "accent", "paper")
-)
+LETTERS = "ABCDEFGH"
+"""Of the runs that are compared, in their order."""
+_ROW, _BAR = 18, 13
+"""Pixels from bar to bar, and of one."""
+_NAMES = 128
+"""Pixels for the names of stages."""
+_TALL = 170
+"""Pixels of a curve."""
 _FEW = 12
 """Points up to which a curve shows each of them."""
-_HEIGHT = 170
-"""Of a chart, in pixels."""
-_ROW = 20
-"""Height of one row of bars, in pixels."""
-_BYTES = "replace(format(datum.value, '~s'), /([kMG]?)$/, ' $1B')"
-_CONFIG: Spec = {
-    "background": "transparent",
-    "font": "system-ui, sans-serif",
-    "view": {"stroke": None},
-    "aria": False,
-    "axis": {
-        "labelColor": MUTED, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal",
-        "gridColor": LINE, "domainColor": LINE, "tickColor": LINE, "labelPadding": 6, "titlePadding": 8,
-        "ticks": False, "domain": False,
-    },
-    "axisX": {"grid": False, "domain": True},
-    "text": {"color": INK, "fontSize": 12},
-    "line": {"color": ACCENT, "strokeWidth": 2},
-    "point": {"color": ACCENT, "filled": True, "size": 45, "opacity": 1},
-    "rule": {"color": ACCENT},
-    "bar": {"color": SOFT},
-}  # fmt: skip
+_LISTED = 40
+"""Rows of a table of values; of more values, so many are listed evenly."""
+
+_ACROSS = 1000
+"""Units across of a histogram."""
+
+Values = Sequence[float | None]
+"""One for each run; ``None`` where there is none."""
+Said = Callable[[str, float], str]
+"""A value as text; it gets the name of its row first."""
 
 
-def sizes(bytes: Sizes, most: int) -> Spec:
-    """Bytes under every accounting; ``most`` is where the axis ends."""
-    original = bytes.original
-    rows = [
-        {
-            "what": label,
-            "bytes": count,
-            "said": size(count) + ("" if name == "original" else f", {original / count:.1f} times smaller"),
-            "label": size(count),
-            "main": name == "file",
-        }
-        for name, label in ACCOUNTINGS.items()
-        for count in [bytes.to_dict()[name]]
-    ]
-    y = {"field": "what", "type": "nominal", "sort": None, "title": None, "axis": {"labelColor": INK}}
-    x = {
-        "field": "bytes",
-        "type": "quantitative",
-        "axis": None,
-        "scale": {"domain": [0, most], "range": [0, {"expr": "width - 64"}]},
-    }
-    tooltip = [{"field": "what", "title": "size"}, {"field": "said", "title": "bytes"}]
-    colour = {"condition": {"test": "datum.main", "value": ACCENT}, "value": SOFT}
-    return _chart(
-        "Size of the model under every accounting",
-        30 * len(rows),
-        rows,
-        encoding={"y": y, "x": x, "tooltip": tooltip},
-        layer=[
-            {"mark": {"type": "bar", "height": 16, "cornerRadiusEnd": 3}, "encoding": {"color": colour}},
-            {"mark": {"type": "text", "align": "left", "dx": 6}, "encoding": {"text": {"field": "label"}}},
-        ],
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table, the first column of which names its rows."""
+    head = "".join(f"<th scope=col{'' if n else ' class=word'}>{escape(text)}" for n, text in enumerate(heads))
+    body = "".join(
+        f"<tr><th scope=row class=word>{escape(first)}{''.join(f'<td>{escape(text)}' for text in others)}"
+        for first, *others in rows
     )
+    region = "<div class=scroll tabindex=0 role=region aria-label=Values>"
+    return f"{region}<table><thead><tr>{head}<tbody>{body}</table></div>"
 
 
-def stages(report: Figures, what: str, span: Sequence[float]) -> Spec:
-    """Agreement (``what = "agreement"``) or the caller's score through the stages; the axis holds ``span``."""
-    names, values = [], []
-    for stage in report.stages[what == "agreement" :]:
-        value = stage.score if what == "score" else stage.agreed
-        if value is not None and math.isfinite(value):
-            names.append(stage.name)
-            values.append(value)
-    rows = [
-        {
-            "stage": name,
-            "value": value,
-            "label": f"{value:.4g}" if what == "score" else percent(value, 1),
-            "valley": value < min(values[max(0, n - 1) : n + 2], default=value) + 1e-12 and value < max(values),
-        }
-        for n, (name, value) in enumerate(zip(names, values, strict=True))
+def figure(heading: str, drawing: Drawing | str, values: str, level: int = 3) -> str:
+    """A drawing under its heading, and its values behind it."""
+    head = f"<h{level}>{escape(heading)}</h{level}>" if heading else ""
+    behind = f"<details class=values><summary>Values</summary>{values}</details>" if values else ""
+    return f"<figure>{head}{drawing}{behind}</figure>"
+
+
+def bars(heading: str, title: str, rows: Sequence[tuple[str, Values]], write: Said, strong: int = -1) -> str:
+    """A group of bars for each row, one for each run, under the row's name.
+
+    Args:
+        heading: above the drawing; empty for none.
+        title: what it shows.
+        rows: name and values, 0 or more.
+        write: a value as text, which stands behind its bar; it gets the name of the row, too.
+        strong: the row that stands out, where there is only one run.
+    """
+    runs = max((len(values) for _, values in rows), default=0)
+    most = max((value for _, values in rows for value in values if value is not None), default=0) or 1
+    group = 22 + runs * _ROW + 8
+    drawing = Drawing(title, _spoken(rows, write), group * len(rows))
+    for number, (name, values) in enumerate(rows):
+        top = number * group
+        drawing.words(0, top + 14, name)
+        for run, value in enumerate(values):
+            if value is None:
+                continue
+            place, share = top + 20 + run * _ROW, 0.62 * value / most
+            kind = letter_class(run) if runs > 1 or number == strong else "soft"
+            drawing.bar(share, place, _BAR, f"fill {kind}")
+            drawing.words(share, place + 11, f"{_letter(run, runs)}{write(name, value)}", "value", dx=6)
+    listed = [[name, *(_written(name, value, write) for value in values)] for name, values in rows]
+    return figure(heading, drawing, table(["", *_letters(runs, "bytes" if write is of_bytes else "value")], listed))
+
+
+def of_bytes(name: str, value: float) -> str:
+    """Bytes as people write them."""
+    return size(value)
+
+
+def stages(title: str, rows: Sequence[tuple[str, Values]], write: Said, mark: Callable[[float], str]) -> str:
+    """A value for each stage and run: a row for each stage, the runs' points at one axis.
+
+    Args:
+        title: what the values are.
+        rows: name and values.
+        write: a value as text.
+        mark: one at the axis.
+    """
+    runs = max((len(values) for _, values in rows), default=0)
+    ends = span(value for _, values in rows for value in values) or (0.0, 1.0)
+    axis = linear(*ends, write=mark, most=4, room=0.12)
+    tall = 20 + 18 * runs
+    drawing = Drawing(title, _spoken(rows, write), tall * len(rows), left=_NAMES, x=axis)
+    for number, (name, values) in enumerate(rows):
+        drawing.words(0, tall * (number + 0.5) + 4, name, "end", dx=-10)
+        for run, value in enumerate(values):
+            if value is None or span([value]) is None:
+                continue
+            top, share = tall * number + 20 + 18 * run, axis.at(value)
+            drawing.path(f"M0 {top}H1000", "grid")
+            drawing.dot(share, top, f"fill {letter_class(run)}")
+            kind, dx = ("value end", -9) if share > 0.6 else ("value", 9)
+            drawing.words(share, top + 4, f"{_letter(run, runs)}{write(name, value)}", kind, dx)
+    listed = [[name, *(_written(name, value, write) for value in values)] for name, values in rows]
+    return figure(title, drawing, table(["stage", *_letters(runs, title)], listed))
+
+
+def curves(
+    heading: str, title: str, lines: Sequence[Sequence[Sequence[float]]], *, x: Axis, y: Axis, x_title: str,
+    dots: bool = False,
+) -> str:  # fmt: skip
+    """One line for each run.
+
+    Args:
+        heading: above the drawing.
+        title: what the values are.
+        lines: of each run the points ``(x, y)``; empty where there are none.
+        x: the axis across.
+        y: the axis from the bottom to the top.
+        x_title: what is across.
+        dots: whether to show each point, and not only where these are few.
+    """
+    ends = [f"{_letter(run, len(lines))}from {y.write(line[0][1])} to {y.write(line[-1][1])}"
+            for run, line in enumerate(lines) if line]  # fmt: skip
+    drawing = Drawing(title, "; ".join(ends), _TALL, left=62, x=x, y=y, x_title=x_title)
+    rows = []
+    for run, points in enumerate(lines):
+        kind = letter_class(run)
+        if points:
+            drawing.line(((one[0], one[1]) for one in points), f"line {kind}")
+            if len(lines) > 1:
+                last = points[-1]
+                drawing.words(x.at(last[0]), drawing.down(last[1]) - 7, LETTERS[run], f"value end letter-{kind}")
+        if dots or len(points) <= _FEW:
+            for one in points:
+                drawing.dot(x.at(one[0]), drawing.down(one[1]), f"fill {kind}", f"{x.write(one[0])}: {y.write(one[1])}")
+        every = evenly(len(points), _LISTED)
+        rows += [
+            [*([LETTERS[run]] if len(lines) > 1 else []), f"{points[n][0]:,.6g}", f"{points[n][1]:.5g}"] for n in every
+        ]
+    heads = [*(["run"] if len(lines) > 1 else []), x_title, title]
+    return figure(heading, drawing, table(heads, rows))
+
+
+def histogram(title: str, weights: Histogram, low: float, high: float) -> str:
+    """The distribution of the weights of one layer from ``low`` to ``high``; lines are the values that they share."""
+    x = linear(low, high, lambda value: f"{value:.3g}", most=4)
+    most = max(weights.counts)
+    y = linear(0, most, lambda value: f"{value:,.0f}", most=3, whole=True)
+    bins, tall = len(weights.counts), 150
+    said = f"Most weights lie near {weights.low + (weights.counts.index(most) + 0.5) * _bin(weights):.3g}"
+    drawing = Drawing(title, said, tall, left=62, x=x, y=y, x_title="weight", wide=_ACROSS)
+    begin, wide = _ACROSS * x.at(weights.low), _ACROSS * (x.at(weights.high) - x.at(weights.low)) / bins
+    wide = wide or _ACROSS / 50
+    steps = "".join(f"V{tall - tall * y.at(count):.0f}h{wide:.4g}" for count in weights.counts)
+    drawing.path(f"M{begin:.4g} {tall}{steps}V{tall}z", "fill soft")
+    rules = "".join(f"M{_ACROSS * x.at(value):.4g} 0v{tall}" for value in weights.centroids)
+    drawing.path(rules, "line a" + (" many" if len(weights.centroids) > 32 else ""))
+    return str(drawing)
+
+
+def damage(found: DamageCurves) -> str:
+    """What every layer alone does to the outputs, against its bytes: a line for each layer."""
+    floor = min((row.damage for row in found.rows if row.damage > 0), default=1e-9)
+    across = span(max(row.bytes, 1) for row in found.rows)
+    down = span(max(row.damage, floor) for row in found.rows)
+    assert across is not None and down is not None
+    x, y = logarithmic(*across, write=short_bytes), logarithmic(*down, write=lambda value: f"{value:g}")
+    what = meaning(found.rows)
+    drawing = Drawing(what, f"{len(found.units())} layers", 340, left=62, x=x, y=y, x_title="bytes of the layer")
+    units: dict[str, list[Row]] = {}
+    for row in found.rows:
+        units.setdefault(row.unit, []).append(row)
+    for number, (unit, rows) in enumerate(units.items()):
+        drawing.line(
+            ((max(row.bytes, 1), max(row.damage, floor)) for row in rows), "line unit", f' data-unit="{number}"'
+        )
+        for row in rows:
+            if found.searched.get(unit) == row.centroids:
+                said = f"{unit}: {row.centroids} centroids, {row.bytes:,} bytes, {row.damage:.3g}"
+                drawing.dot(x.at(max(row.bytes, 1)), drawing.down(max(row.damage, floor)), "fill a", said)
+    numbers = sorted({row.centroids for row in found.rows})
+    known = {(row.unit, row.centroids): row for row in found.rows}
+    listed = [
+        [unit, *(f"{known[unit, k].damage:.2g}" if (unit, k) in known else "" for k in numbers)]
+        for unit in found.units()
     ]
-    low, high = min(span), max(span)
-    room = (high - low) * 0.25 or abs(high) * 0.05 or 1.0
-    x_axis = {"labelAngle": 0, "labelColor": INK, "labelLimit": 90, "labelOverlap": False}
-    y_axis = {"format": "~%" if what == "agreement" else "~g", "tickCount": 4}
-    scale = {"domain": [low - room, high + room], "nice": False}
-    return _chart(
-        f"{what} through the stages",
-        _HEIGHT,
-        rows,
-        encoding={
-            "x": {"field": "stage", "type": "ordinal", "sort": None, "scale": {"domain": names}, "title": None,
-                  "axis": x_axis},
-            "y": {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis},
-            "tooltip": [{"field": "stage"}, {"field": "label", "title": what}],
-        },
-        layer=[
-            {"mark": "line"},
-            {"mark": "point"},
-            *_labels(dy={"expr": "datum.valley ? 15 : -14"}, fontWeight=600),
-        ],
-    )  # fmt: skip
+    return figure(what[:1].upper() + what[1:], drawing, table(["layer", *(f"{k} centroids" for k in numbers)], listed))
 
 
-def curve(metric: str, points: Sequence[Sequence[float]], total: int, span: Sequence[float]) -> Spec:
-    """One metric of a recovery step against its steps; the axis holds ``span``."""
-    share = metric.startswith("agreement")
-    name = metric.translate(dict.fromkeys(map(ord, '"\\')))  # it becomes part of an expression
-    low, high = min(span), max(span)
-    scale: Spec = {"zero": False, "nice": True}
-    if 0 < low < high / 10:
-        scale = {"type": "log", "nice": True}
-    elif low < high:
-        scale["domain"] = [low, high]
-    y_axis = {"format": "~%" if share else "~g", "tickCount": 4}
-    shown: Spec = {"condition": {"param": "near", "empty": False, "value": 1}, "value": int(len(points) <= _FEW)}
-    near = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout", "fields": ["index"]}
-    return _chart(
-        f"{metric} of the recovery",
-        _HEIGHT,
-        [{"index": index, "value": value} for index, value in points],
-        encoding={
-            "x": {"field": "index", "type": "quantitative", "title": "step", "scale": {"domain": [0, total]},
-                  "axis": {"tickCount": 5, "tickMinStep": 1, "format": ",d"}},
-            "y": {"field": "value", "type": "quantitative", "title": None, "scale": scale, "axis": y_axis},
-        },
-        layer=[
-            {"mark": "line"},
-            {
-                "mark": "point",
-                "params": [{"name": "near", "select": near}],
-                "encoding": {
-                    "opacity": shown,
-                    "tooltip": [{"field": "index", "title": "step"},
-                                {"field": "value", "title": name, "format": ".2%" if share else ".4g"}],
-                },
-            },
-        ],
-    )  # fmt: skip
-
-
-def histogram() -> Spec:
-    """Weights and centroids; the page fills in the data sets ``bins`` and ``centroids`` of the layer that is chosen."""
-    scale = {"zero": False, "nice": False}
-    x = {"field": "low", "type": "quantitative", "bin": {"binned": True}, "title": "weight", "scale": scale,
-         "axis": {"tickCount": 6}}  # fmt: skip
-    y = {
-        "field": "count",
-        "type": "quantitative",
-        "title": "weights",
-        "axis": {"tickCount": 4, "tickMinStep": 1, "format": ",d"},
-    }
-    said = [{"field": "low", "title": "from", "format": ".3g"}, {"field": "high", "title": "to", "format": ".3g"},
-            {"field": "count", "title": "weights", "format": ",d"}]  # fmt: skip
-    dense = {"condition": {"test": "datum.many", "value": 0.45}, "value": 1}
-    return _chart(
-        "Histogram of the weights of a layer, with its centroids",
-        260,
-        None,
-        layer=[
-            {
-                "data": {"name": "bins"},
-                "mark": {"type": "bar", "binSpacing": 0.5},
-                "encoding": {"x": x, "x2": {"field": "high"}, "y": y, "tooltip": said},
-            },
-            {
-                "data": {"name": "centroids"},
-                "mark": {"type": "rule", "strokeWidth": 1.5},
-                "encoding": {
-                    "x": {"field": "value", "type": "quantitative"},
-                    "y": {"value": 0},
-                    "y2": {"value": "height"},
-                    "opacity": dense,
-                    "tooltip": [{"field": "value", "title": "centroid", "format": ".4g"}],
-                },
-            },
-        ],
-    )
-
-
-def damage(curves: DamageCurves) -> Spec:
-    """Damage against bytes, a line for each unit; the parameter ``shown`` names the one to show in the accent."""
-    floor = min((row.damage for row in curves.rows if row.damage > 0), default=1e-9)
-    rows = [
-        {
-            "unit": row.unit,
-            "bytes": max(row.bytes, 1),
-            "damage": max(row.damage, floor),
-            "centroids": row.centroids,
-            "by": "measured" if row.measured else "estimated",
-            "chosen": curves.searched.get(row.unit) == row.centroids,
-        }
-        for row in curves.rows
-    ]
-    what = meaning(curves.rows)
-    x, y = (
-        span(max(value, least) for value in values)
-        for values, least in (([row.bytes for row in curves.rows], 1), ([row.damage for row in curves.rows], floor))
-    )
-    lit = "datum.unit === shown"
-    over = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout", "fields": ["unit"]}
-    near: Spec = {"param": "near", "empty": False}
-    tooltip = [{"field": "unit"}, {"field": "centroids"}, {"field": "bytes", "format": ",d"},
-               {"field": "damage", "format": ".3g"}, {"field": "by", "title": "how"}]  # fmt: skip
-    return _chart(
-        "Damage of every layer alone against its bytes",
-        360,
-        rows,
-        params=[{"name": "shown", "value": ""}],
-        encoding={
-            "x": {"field": "bytes", "type": "quantitative", "title": "bytes of codes and codebook",
-                  "scale": {"type": "log", "nice": False, "domain": x},
-                  "axis": {"labelExpr": _BYTES, "labelOverlap": "greedy", "labelFlush": 20,
-                           "values": _round(*x)}},
-            "y": {"field": "damage", "type": "quantitative", "title": what,
-                  "scale": {"type": "log", "nice": False, "domain": y},
-                  "axis": {"format": "~g", "values": _round(*y)}},
-            "detail": {"field": "unit"},
-            "tooltip": tooltip,
-        },
-        layer=[
-            {
-                "mark": {"type": "line", "strokeWidth": 1.5},
-                "encoding": {
-                    "color": {"condition": [near | {"value": ACCENT}, {"test": lit, "value": ACCENT}], "value": MUTED},
-                    "opacity": {
-                        "condition": [near | {"value": 1}, {"test": f"shown === '' || {lit}", "value": 0.7}],
-                        "value": 0.25,
-                    },
-                },
-            },
-            {
-                "params": [{"name": "near", "select": over}],
-                "mark": {"type": "point", "tooltip": True},
-                "encoding": {
-                    "size": {"condition": {"test": "datum.chosen", "value": 70}, "value": 25},
-                    "color": {"condition": {"test": f"shown === '' || {lit}", "value": ACCENT}, "value": MUTED},
-                    "opacity": {"condition": [{"test": f"datum.chosen || {lit}", "value": 1}, near | {"value": 1}],
-                                "value": 0},
-                },
-            },
-        ],
-    )  # fmt: skip
-
-
-def allocation(curves: DamageCurves) -> Spec:
-    """Bits of a code that the search gave every unit, and the best uniform choice as a line."""
-    rows = [
-        {"unit": unit, "bits": code_bits(curves.searched[unit]), "centroids": curves.searched[unit],
-         "uniform": code_bits(curves.uniform[unit]) if unit in curves.uniform else None}
-        for unit in curves.units()
-        if unit in curves.searched
+def allocation(found: DamageCurves) -> str:
+    """Bits of a weight that the search gave every layer, and the best uniform choice beside them."""
+    units = [unit for unit in found.units() if unit in found.searched]
+    rows: list[tuple[str, list[float | None]]] = [
+        (unit, [float(code_bits(found.searched[unit])),
+                *([float(code_bits(found.uniform[unit])) if unit in found.uniform else None] if found.uniform else [])])
+        for unit in units
     ]  # fmt: skip
-    axis = {"labelColor": INK, "labelLimit": 190}
-    return _chart(
-        "Bits of a code in every layer, as the search chose them",
-        _ROW * len(rows) + 45,
-        rows,
-        encoding={
-            "y": {"field": "unit", "type": "nominal", "sort": None, "title": None, "axis": axis},
-            "tooltip": [{"field": "unit"}, {"field": "centroids"}, {"field": "bits"},
-                        {"field": "uniform", "title": "bits, uniform"}],
-        },
-        layer=[
-            {
-                "mark": {"type": "bar", "height": 10, "color": ACCENT, "cornerRadiusEnd": 2},
-                "encoding": {"x": {"field": "bits", "type": "quantitative", "title": "bits of a code",
-                                   "axis": {"tickMinStep": 1, "format": "d"}}},
-            },
-            {
-                "transform": [{"filter": "isValid(datum.uniform)"}],
-                "mark": {"type": "tick", "color": INK, "thickness": 2, "height": 16},
-                "encoding": {"x": {"field": "uniform", "type": "quantitative"}},
-            },
-        ],
-    )  # fmt: skip
+    if len(rows) > _FEW:
+        listed = [[unit, *("–" if value is None else f"{value:g}" for value in values)] for unit, values in rows]
+        return table(["layer", "bits", *(["bits, the same for all"] if found.uniform else [])], listed)
+    return bars("", "Bits of a weight in every layer", rows, lambda _, value: f"{value:g} bits")
 
 
-def _round(low: float, high: float) -> list[float]:
-    """Powers of ten from ``low`` to ``high``, and where these are few their multiples by 2 and 5."""
-    ends = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 2, 5)):
-        found = [factor * 10.0**end for end in ends for factor in factors if low <= factor * 10.0**end <= high]
-        if len(found) > _FEW // 3:
-            break
-    return found
+def letter_class(run: int) -> str:
+    """The class of the colour of a run."""
+    return LETTERS[run % len(LETTERS)].lower()
 
 
-def _labels(**mark: Any) -> list[Spec]:
-    """Text that stays readable on top of a line."""
-    text = {"text": {"field": "label"}}
-    halo = {"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}
-    return [{"mark": {"type": "text", **mark, **style}, "encoding": text} for style in (halo, {})]
+def short_bytes(value: float) -> str:
+    """Bytes at an axis: ``20 kB``."""
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:g} {unit}"
+        value /= 1000
+    return f"{value:g} GB"
 
 
-def span(values: Iterable[float | None]) -> list[float]:
-    """The smallest and the largest of these values that are finite, for the axes of charts that are compared."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return [min(known), max(known)] if known else []
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` places, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(n * (count - 1) / (most - 1)) for n in range(most)]
 
 
-def _chart(description: str, height: int, rows: list[dict[str, Any]] | None, **parts: Any) -> Spec:
-    data = {} if rows is None else {"data": {"values": rows}}
-    fit = {"type": "fit", "contains": "padding"}
-    frame = {"width": "container", "height": height, "autosize": fit, "config": _CONFIG}
-    return {"description": description, **frame, **data, **parts}
+def _bin(weights: Histogram) -> float:
+    return (weights.high - weights.low) / len(weights.counts)
+
+
+def _letter(run: int, runs: int) -> str:
+    return f"{LETTERS[run]} " if runs > 1 else ""
+
+
+def _letters(runs: int, alone: str) -> list[str]:
+    return list(LETTERS[:runs]) if runs > 1 else [alone]
+
+
+def _written(name: str, value: float | None, write: Said) -> str:
+    return "–" if value is None else write(name, value)
+
+
+def _spoken(rows: Sequence[tuple[str, Values]], write: Said) -> str:
+    runs = max((len(values) for _, values in rows), default=0)
+    return "; ".join(
+        f"{name} {', '.join(_letter(run, runs) + _written(name, value, write) for run, value in enumerate(values))}"
+        for name, values in rows
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lloydmax.choosing.search import SearchResult
 from lloydmax.choosing.sweep import Sweep
+from lloydmax.errors import ReportError
+from lloydmax.report.charts import LETTERS
 from lloydmax.report.curves import DamageCurves
 from lloydmax.report.figures import Figures
 from lloydmax.report.page import page
@@ -37,22 +40,28 @@ class Report(Figures):
         return cls(**read_fields(path))
 
     def to_html(
-        self, path: str | Path, other: Report | None = None, sweep: Sweep | SearchResult | DamageCurves | None = None
+        self,
+        path: str | Path,
+        other: Report | Sequence[Report] | None = None,
+        sweep: Sweep | SearchResult | DamageCurves | None = None,
     ) -> None:
         """Write the report as one self-contained page for a browser, which loads nothing from anywhere.
 
         Args:
             path: of the ``.html`` file.
-            other: a second report, shown beside this one.
+            other: a second report, or up to seven more, whose figures stand in the same charts.
             sweep: a sweep of the model, or a search, which is shown with what it chose; or either as read back by
                 :class:`lloydmax.report.curves.DamageCurves`.
 
         Raises:
-            IntegrationError: the extra ``report`` is not installed. OutputError: the folder is missing or not
-                writable, the disk is full.
+            ReportError: more reports than one page shows. OutputError: the folder is missing or not writable, the disk
+                is full.
         """
+        others = [] if other is None else [other] if isinstance(other, Report) else list(other)
+        if len(others) >= len(LETTERS):
+            raise ReportError(f"one page shows {len(LETTERS)} reports at most, not {1 + len(others)}: give fewer")
         if processes.writes():
-            reports = [self] if other is None else [self, other]
+            reports = [self, *others]
             files.write_text(path, page(reports, None if sweep is None else DamageCurves.of(sweep)))
 
     def __str__(self) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
-from lloydmax.choosing.rows import IN_NATS, meaning
-from lloydmax.report.curves import DamageCurves
+from lloydmax.report.charts import LETTERS
 from lloydmax.report.figures import Figures
-from lloydmax.report.layers import LayerReport
 from lloydmax.report.tokens import TOKEN_COLUMNS, divergences_written, written
 from lloydmax.runtime.text import percent, size
 
@@ -32,7 +29,9 @@ def key_figures(report: Figures) -> str:
     if last is not None:
         entries.append(("Your score", f"{last:.4g}", f"the original {NONE if first is None else f'{first:.4g}'}"))
     if agreement.after is not None:
-        compared = f"{percent(agreement.before, 1)} before recovery" if report.recovery else "no recovery step ran"
+        compared = (
+            f"with the original; {percent(agreement.before, 1)} at first" if report.recovery else "with the original"
+        )
         entries.append(("Agreement", percent(agreement.after, 1), compared))
     if (perplexity := report.perplexity) is not None:
         entries.append(("Perplexity", written(perplexity.after), f"the original {written(perplexity.original)}"))
@@ -49,38 +48,55 @@ def key_figures(report: Figures) -> str:
     return f"<dl class=figures>{made}</dl>"
 
 
-def compared(a: Figures, b: Figures) -> str:
-    """The key figures of two runs, and how the second differs."""
-    rows: list[tuple[str, float | None, float | None, Callable[[float], str], bool]] = [
-        ("Size of the file", a.bytes.file, b.bytes.file, size, True),
-        ("Times smaller", a.bytes.original / a.bytes.file, b.bytes.original / b.bytes.file, lambda v: f"{v:.1f}", True),
-        ("Bits a weight", a.bits, b.bits, lambda v: f"{v:.2f}", False),
-        ("Agreement", a.alike.after, b.alike.after, lambda v: percent(v, 1), False),
-        ("KL to the original (nats)", a.kl.after, b.kl.after, lambda v: f"{v:.4f}", False),
-        ("Perplexity", _perplexity(a), _perplexity(b), written, False),
-        ("Your score", a.stages[-1].score, b.stages[-1].score, lambda v: f"{v:.4f}", False),
-        ("Time", sum(a.seconds.values()), sum(b.seconds.values()), seconds, True),
+def compared(reports: Sequence[Figures]) -> str:
+    """The key figures of several runs, and how the last differs where there are two."""
+    rows: list[tuple[str, list[float | None], Callable[[float], str], bool]] = [
+        ("Size of the file", [r.bytes.file for r in reports], size, True),
+        ("Times smaller", [r.bytes.original / r.bytes.file for r in reports], lambda v: f"{v:.1f}", True),
+        ("Bits a weight", [r.bits for r in reports], lambda v: f"{v:.2f}", False),
+        ("Agreement", [r.alike.after for r in reports], lambda v: percent(v, 1), False),
+        ("KL divergence (nats)", [r.kl.after for r in reports], lambda v: f"{v:z.4f}", False),
+        ("Perplexity", [_perplexity(r) for r in reports], written, False),
+        ("Your score", [r.stages[-1].score for r in reports], lambda v: f"{v:z.4f}", False),
+        ("Time", [sum(r.seconds.values()) for r in reports], seconds, True),
     ]
+    two = len(reports) == 2
     made = []
-    for name, left, right, said, relative in rows:
-        if left is None and right is None:
+    for name, values, said, relative in rows:
+        if all(value is None for value in values):
             continue
-        difference = NONE
-        if left is not None and right is not None:
-            change = right / left - 1 if relative and left else right - left
-            difference = f"{100 * change:+.1f} %" if relative else f"{change:+.4g}"
-            if name == "Agreement":
-                difference = f"{100 * change:+.1f} points"
-        difference = difference.replace("-", "\N{MINUS SIGN}")
-        cells = "".join(f"<td>{NONE if value is None else said(value)}</td>" for value in (left, right))
-        made.append(f"<tr><th scope=row class=word>{name}</th>{cells}<td>{difference}</td></tr>")
-    heads = "".join(
-        f"<th scope=col><span class=badge>{letter}</span>{escape(r.recipe)}</th>" for letter, r in (("A", a), ("B", b))
-    )
+        cells = "".join(f"<td>{NONE if value is None else said(value)}</td>" for value in values)
+        if two:
+            cells += f"<td>{_difference(name, values[0], values[1], relative)}</td>"
+        made.append(f"<tr><th scope=row class=word>{name}</th>{cells}</tr>")
+    heads = "".join(f"<th scope=col>{badge(run)}{escape(r.recipe)}</th>" for run, r in enumerate(reports))
+    heads += "<th scope=col>B against A</th>" if two else ""
     return (
-        "<div class='scroll compared'><table><thead><tr><th class=word></th>"
-        f"{heads}<th scope=col>B against A</th></tr></thead><tbody>{''.join(made)}</tbody></table></div>"
+        "<div class='scroll compared' tabindex=0 role=region aria-label='Key figures'><table><thead><tr>"
+        f"<th class=word></th>{heads}</tr></thead><tbody>{''.join(made)}</tbody></table></div>"
     )
+
+
+def _difference(name: str, left: float | None, right: float | None, relative: bool) -> str:
+    """How the second of two values differs from the first, in words."""
+    if left is None or right is None:
+        return NONE
+    change = right / left - 1 if relative and left else right - left
+    said = f"{100 * change:+.1f} %" if relative else f"{change:+.4g}"
+    if name == "Agreement":
+        said = f"{100 * change:+.1f} points"
+    return said.replace("-", "\N{MINUS SIGN}")
+
+
+def badge(run: int) -> str:
+    """The letter of a run, in its colour."""
+    letter = LETTERS[run]
+    return f'<span class="badge letter-{letter.lower()}">{letter}</span>'
+
+
+def run_name(run: int, report: Figures) -> str:
+    """The letter and the recipe of a run."""
+    return f"<p class=run>{badge(run)}{escape(report.recipe)}</p>"
 
 
 def stages(report: Figures) -> str:
@@ -91,10 +107,12 @@ def stages(report: Figures) -> str:
         found = stage.agreement
         cells = [NONE] * 3
         if found is not None:
-            cells = [percent(found.agreed), NONE if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}"]
+            cells = [percent(found.agreed), NONE if found.kl is None else f"{found.kl:z.5f}", f"{found.mse:.3g}"]
         score = [f"{stage.score:.4f}" if stage.score is not None else NONE] if scored else []
         rows.append(f"<tr><th scope=row class=word>{escape(stage.name)}</th>{_cells('td', cells + score)}</tr>")
-    heads = _cells("th scope=col", ["agreement", "KL (nats)", "output MSE", *(["your score"] if scored else [])])
+    heads = _cells(
+        "th scope=col", ["agreement", "KL divergence (nats)", "squared error", *(["your score"] if scored else [])]
+    )
     return (
         f"<div class='scroll stages'><table><thead><tr><th class=word scope=col>stage</th>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -145,83 +163,15 @@ def tried(report: Figures) -> str:
     )
     return (
         "<h4>What was tried</h4><div class='scroll'><table><thead><tr><th class=word scope=col>way</th>"
-        "<th scope=col></th><th scope=col>damage</th><th scope=col>kept</th></tr></thead>"
+        "<th scope=col></th><th scope=col>effect</th><th scope=col>kept</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
-        "<p class=small>The damage to the outputs, as a share of that of the same answer to all inputs.</p>"
+        "<p class=small>The effect on the outputs, as a share of that of giving the same answer to all inputs.</p>"
     )
 
 
 def _cells(tag: str, texts: list[str]) -> str:
     """A row of :func:`stages`; the third column is left out on a phone."""
     return "".join(f"<{tag}{' class=wide' if n == 2 else ''}>{text}</{tag[:2]}>" for n, text in enumerate(texts))
-
-
-def layers(report: Figures, curves: DamageCurves | None) -> str:
-    """Every compressed parameter, sortable; with a sweep, the damage that it alone does."""
-    swept = curves is not None and any(
-        curves.damage(layer.name, layer.centroids) is not None for layer in report.layers
-    )
-    finer = any(layer.granularity != "tensor" for layer in report.layers)
-    damage = "KL alone" if curves and meaning(curves.rows) == IN_NATS else "damage alone"
-    heads = [("#", "wide"), ("parameter", "word"), ("shape", "wide"), ("centroids", "")]
-    heads += [("granularity", "wide")] if finer else []
-    heads += [("bits", "wide"), ("bytes", ""), ("SNR (dB)", "")]
-    heads += [(damage, "")] if swept else []
-    heads += [("trained", "")]
-    head = "".join(
-        f'<th scope=col class="{kind}" aria-sort={"ascending" if n == 0 else "none"}>'
-        f"<button type=button>{name}</button></th>"
-        for n, (name, kind) in enumerate(heads)
-    )
-    most = max(1, *(layer.bytes for layer in report.layers)) if report.layers else 1
-    body = "".join(
-        _layer(number, layer, most, finer, curves if swept else None)
-        for number, layer in enumerate(report.layers, start=1)
-    )
-    total = sum(layer.bytes for layer in report.layers)
-    said = (
-        f"{len(report.layers)} parameter{'s' if len(report.layers) != 1 else ''}: {total:,} bytes of codes and "
-        f"codebooks. With {report.others:,} bytes of all other tensors, names and checksums that is the file of "
-        f"{report.bytes.file:,} bytes."
-    )
-    if any(layer.block > 1 for layer in report.layers):
-        said += " 32 × 4: 32 centroids, each a vector of 4 weights."
-    others = ""
-    if report.recovery:
-        trained = sum(layer.trained for layer in report.layers)
-        said += f" {trained} with trained centroids; of the uncompressed parameters {len(report.trained)} were trained."
-    if report.recovery and report.trained:
-        names = "".join(f"<li>{escape(name)}</li>" for name in report.trained)
-        others = f"<details><summary>Which ones</summary><ul class=names>{names}</ul></details>"
-    long = " long" if len(report.layers) > _LONG else ""
-    notes = "".join(f"<li>{breakable(note)}</li>" for note in report.notes)
-    others += f"<ul class='small notes'>{notes}</ul>" if notes else ""
-    return (
-        f'<div class="scroll layers{long}" tabindex=0 role=region aria-label="Compressed parameters">'
-        f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"<p class=small>{said}</p>{others}"
-    )
-
-
-def _layer(number: int, layer: LayerReport, most: int, finer: bool, curves: DamageCurves | None) -> str:
-    damage = ""
-    if curves is not None:
-        found = curves.damage(layer.name, layer.centroids)
-        damage = f"<td data-value={-1 if found is None else found}>{NONE if found is None else f'{found:.2g}'}</td>"
-    exact = math.isinf(layer.snr)
-    name = escape(layer.name, quote=True)
-    vectors = f" × {layer.block}" if layer.block > 1 else ""
-    granularity = f"<td class=wide>{escape(layer.granularity)}</td>" if finer else ""
-    return (
-        f'<tr data-layer="{name}"><td class=wide data-value={number}>{number}</td>'
-        f"<td class=word><button type=button>{breakable(layer.name)}</button></td>"
-        f"<td class=wide data-value={math.prod(layer.shape)}>{' × '.join(map(str, layer.shape))}</td>"
-        f"<td data-value={layer.centroids}>{layer.centroids:,}{vectors}</td>{granularity}"
-        f"<td class=wide data-value={layer.bits}>{layer.bits:.3g}</td>"
-        f'<td class=bar style="--share:{100 * layer.bytes / most:.1f}%" data-value={layer.bytes}>{layer.bytes:,}</td>'
-        f"<td data-value={1e9 if exact else layer.snr}>{'exact' if exact else f'{layer.snr:.1f}'}</td>{damage}"
-        f"<td>{'yes' if layer.trained else 'no'}</td></tr>"
-    )
 
 
 def breakable(name: str) -> str:

@@ -116,6 +116,6 @@ def stage_table(report: Figures) -> Table:
         found = stage.agreement
         alike = ("", "", "")
         if found is not None:
-            alike = (percent(found.agreed), "–" if found.kl is None else f"{found.kl:.5f}", f"{found.mse:.3g}")
+            alike = (percent(found.agreed), "–" if found.kl is None else f"{found.kl:z.5f}", f"{found.mse:.3g}")
         table.add_row(stage.name, *alike, *((f"{stage.score:.4f}",) if scored else ()))
     return table

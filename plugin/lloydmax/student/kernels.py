@@ -2,7 +2,7 @@
 its codes, to be fast.
 
 Compiled and exported programs hold operators for what runs from codes, and else the plain way,
-:func:`lloydmax.codebook.codebook.decode`; traced ones always hold that.
+:meth:`lloydmax.codebook.layout.Layout.decode`; traced ones always hold that.
 """
 
 from __future__ import annotations

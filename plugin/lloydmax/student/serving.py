@@ -67,7 +67,7 @@ def set_kernel(model: nn.Module, kernel: Kernel | None, data: Any = None) -> nn.
 
     Everything else (gradients, autocast, other layers and devices, vector codebooks; with int8 more input vectors,
     inputs whose length 16 does not divide, compiled and exported programs) runs as without it, by the decoded weight
-    that :func:`set_cache` keeps or not. Compiled and exported programs run from codes by operators of lloydmax
+    that :func:`lloydmax.set_cache` keeps or not. Compiled and exported programs run from codes by operators of lloydmax
     (``torch.ops.lloydmax``); :func:`lloydmax.export` writes the plain way. State dicts and files stay the same; copies
     and pickles keep the choice, files do not. Without the native core, ``"codes"`` and ``"codes-fast"`` decode at every
     use, with a warning.

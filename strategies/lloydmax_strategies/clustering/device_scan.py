@@ -27,7 +27,8 @@ _DIGITS = 34  # binary digits of a distance in the exact integer sums: 2^27 weig
 
 
 class DeviceScan:
-    """A flat weight on a device and the keys of its values; attributes as those of :class:`Scan`."""
+    """A flat weight on a device and the keys of its values; attributes as those of
+    :class:`lloydmax_strategies.clustering.scan.Scan`."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight, self.dtype, self.size = weight, weight.dtype, weight.numel()

@@ -51,3 +51,33 @@ def test_command_line(work: Path) -> None:
     assert run(work, "--budget", "bytes=10", status=1)["ok"] is False
     assert "NAME=VALUE" in run(work, "--budget", "bits", status=2)
     assert "did you mean" in run(work, "--method", "lagrange", status=2)
+
+
+def test_a_point_of_the_curve_is_picked(work: Path) -> None:
+    picture, out = work / "curve.svg", work / "picked.yaml"
+    found = run(work, "--curve", "--pick", "70%", "--workdir", work, "--out", out, "--plot", picture)
+    points = found["points"]
+    sizes = [point["file_bytes"] for point in points]
+    agreements = [min(point["measured"]["alike"]) for point in points]
+    assert sizes == sorted(sizes) and agreements == sorted(set(agreements)) and len(points) > 2
+    place = found["picked"]
+    assert agreements[place] >= 0.7 and (place == 0 or agreements[place - 1] < 0.7)
+    rules = Recipe.load(out).quantize
+    assert {rule.options["centroids"] for rule in rules} == set(points[place]["choice"].values())
+    assert picture.read_text().startswith("<?xml")
+    unreached = run(work, "--curve", "--pick", "100%", "--centroids", "2,3", "--workdir", work, status=1)
+    assert "no size reaches an agreement of 100.0 %" in unreached["reason"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--curve", "--pick", "x"], "--pick is an agreement, such as 98% or 0.98"),
+        (["--curve", "--pick", "980%"], "--pick is an agreement"),
+        (["--pick", "98%"], "give --curve, too"),
+        (["--curve", "--sweep"], "leave out --sweep and --budget"),
+        (["--curve", "--out", "found.yaml"], "say which, such as --pick 98%"),
+    ],
+)
+def test_what_a_curve_is_not_asked_for_is_one_line(work: Path, asked: list[str], said: str) -> None:
+    assert said in run(work, *asked, status=2)

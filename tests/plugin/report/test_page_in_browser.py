@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import browser
@@ -12,7 +13,6 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 
 pytest.importorskip("selenium", reason="the browser tests need selenium (extra test)")
-pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
 
 pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
 
@@ -40,7 +40,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def names(chrome: Chrome) -> list[str]:
-    return [row.get_attribute("data-layer") or "" for row in chrome.find_elements(By.CSS_SELECTOR, "tr[data-layer]")]
+    return [cell.text for cell in chrome.find_elements(By.CSS_SELECTOR, "tr[data-layer] td.word")]
 
 
 def head(chrome: Chrome, name: str) -> object:
@@ -53,8 +53,9 @@ def test_every_chart_is_drawn_within_the_screen(
     chrome: Chrome, pages: dict[str, Path], page: str, width: int, scheme: str
 ) -> None:
     browser.opened(chrome, pages[page], width, scheme)
-    charts = chrome.find_elements(By.CSS_SELECTOR, ".chart")
-    assert charts and all(chart.find_elements(By.CSS_SELECTOR, "svg path") for chart in charts)
+    drawn = "return [...document.querySelectorAll('svg.drawing')].map(d => !d.checkVisibility() || d.clientWidth > 100)"
+    charts = chrome.execute_script(drawn)
+    assert charts and all(charts)
     assert chrome.execute_script("return document.documentElement.scrollWidth") <= width
     paper = chrome.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(int(part) for part in paper[4:-1].split(",")) < 3 * 64) == (scheme == "dark")
@@ -89,29 +90,47 @@ def test_the_keyboard_sorts_the_layers(chrome: Chrome, pages: dict[str, Path]) -
 def test_a_layer_is_shown_by_its_name_and_by_the_list(chrome: Chrome, pages: dict[str, Path]) -> None:
     browser.opened(chrome, pages["one"])
     chosen = chrome.find_element(By.ID, "layer")
-    note = chrome.find_element(By.ID, "histogram-0-note")
-    for layer in (measured()[0].layers[0], measured()[0].layers[2]):
-        before = shapes(chrome)
-        row = chrome.find_element(By.CSS_SELECTOR, f'tr[data-layer="{layer.name}"]')
+    for number in (0, 2):
+        row = chrome.find_element(By.CSS_SELECTOR, f'tr[data-layer="{number}"]')
         chrome.execute_script("arguments[0].querySelector('button').focus()", row)
         ActionChains(chrome).send_keys(Keys.ENTER).perform()
-        assert chosen.get_attribute("value") == layer.name and "chosen" in (row.get_attribute("class") or "")
-        assert f"{sum(layer.weights.counts):,} weights" in note.text
-        assert shapes(chrome) != before and rules(chrome) == len(layer.weights.centroids)
+        assert chosen.get_attribute("value") == str(number) and "chosen" in (row.get_attribute("class") or "")
+        assert shown_layer(chrome, number)
         assert chrome.switch_to.active_element == chosen
     ActionChains(chrome).send_keys(Keys.ARROW_DOWN).perform()
-    assert chosen.get_attribute("value") == measured()[0].layers[3].name
-    assert f"{sum(measured()[0].layers[3].weights.counts):,} weights" in note.text
+    assert shown_layer(chrome, 3)
 
 
 def test_one_line_of_the_sweep_is_lit(chrome: Chrome, pages: dict[str, Path]) -> None:
     browser.opened(chrome, pages["one"])
-    lit = (
-        "return [...document.querySelectorAll('#damage .mark-line path')].filter(p => +p.getAttribute('opacity') > .5)"
-    )
-    assert len(chrome.execute_script(lit)) == len(measured()[0].layers)
+    lit = "return [...document.querySelectorAll('path.unit')].filter(p => +getComputedStyle(p).opacity > .5).length"
+    assert chrome.execute_script(lit) == len(measured()[0].layers)
     chrome.find_element(By.ID, "unit").send_keys(measured()[0].layers[1].name)
-    assert len(chrome.execute_script(lit)) == 1
+    assert chrome.execute_script(lit) == 1
+
+
+def test_who_cannot_see_the_page_is_told_what_is_on_it(chrome: Chrome, pages: dict[str, Path]) -> None:
+    browser.opened(chrome, pages["two"])
+    levels = chrome.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
+    images = [drawn for drawn in chrome.find_elements(By.CSS_SELECTOR, "svg.drawing") if drawn.is_displayed()]
+    assert images and all(image.aria_role in ("img", "image") and image.accessible_name for image in images)
+    said = "return [...document.querySelectorAll('svg.drawing')].every(d => d.querySelector('desc').textContent)"
+    assert chrome.execute_script(said)
+    charts = "return [...document.querySelectorAll('figure:not(.layer)')].every(f => f.querySelector('details table'))"
+    assert chrome.execute_script(charts)
+    ActionChains(chrome).send_keys(Keys.TAB).perform()
+    assert chrome.switch_to.active_element.text == "Skip to the figures"
+
+
+def test_without_scripts_all_layers_are_shown(chrome: Chrome, pages: dict[str, Path]) -> None:
+    chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        chrome.get(pages["one"].as_uri())
+        drawn = chrome.find_elements(By.CSS_SELECTOR, "figure.layer")
+        assert len(drawn) == len(measured()[0].layers) and all(figure.is_displayed() for figure in drawn)
+    finally:
+        chrome.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_the_theme_is_switched_and_kept(chrome: Chrome, pages: dict[str, Path]) -> None:
@@ -139,9 +158,13 @@ def test_many_layers_scroll_in_a_window_of_their_own_and_are_all_printed(
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
-def shapes(chrome: Chrome) -> str:
-    return chrome.execute_script("return document.querySelector('#histogram-0 svg').innerHTML")
-
-
-def rules(chrome: Chrome) -> int:
-    return len(chrome.find_elements(By.CSS_SELECTOR, "#histogram-0 .mark-rule.role-mark line"))
+def shown_layer(chrome: Chrome, number: int) -> bool:
+    """Whether the drawing of this layer, and no other, is to be seen, with its weights and centroids."""
+    layer = measured()[0].layers[number]
+    (figure,) = [one for one in chrome.find_elements(By.CSS_SELECTOR, "figure.layer") if one.is_displayed()]
+    rules = figure.find_element(By.CSS_SELECTOR, "path.line").get_attribute("d") or ""
+    return (
+        figure.find_element(By.TAG_NAME, "h3").text == layer.name
+        and f"{sum(layer.weights.counts):,} weights" in figure.text
+        and rules.count("M") == len(layer.weights.centroids)
+    )

@@ -34,7 +34,6 @@ def test_what_was_skipped_is_said_in_every_form(tmp_path: Path) -> None:
     assert "- 1.weight (100x3, 80.6 %) stays as it is" in str(report)
     report.to_json(tmp_path / "report.json")
     assert lloydmax.Report.from_json(tmp_path / "report.json").notes == report.notes
-    pytest.importorskip("vl_convert", reason="the page needs vl-convert (extra report)")
     report.to_html(tmp_path / "report.html")
     assert "<li>1.<wbr>weight (100x3, 80.<wbr>6 %) stays as it is" in (tmp_path / "report.html").read_text()
 

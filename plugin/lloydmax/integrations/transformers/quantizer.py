@@ -128,7 +128,7 @@ class LloydmaxQuantizer(HfQuantizer):
             folder.remove()
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[None, dict[str, str]]:
-        """Only adapters are saved in transformers' own way; the model itself is by :mod:`.model`."""
+        """Only adapters are saved in transformers' own way; see :mod:`lloydmax.integrations.transformers.model`."""
         return None, {}
 
     def is_serializable(self) -> bool:

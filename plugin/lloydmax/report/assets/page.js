@@ -1,5 +1,4 @@
 "use strict";
-const { charts, layers } = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 
 function setUpTheme() {
@@ -33,51 +32,36 @@ function setUpSorting(table) {
   }));
 }
 
-function dataOf(layer) {
-  const width = (layer.high - layer.low) / layer.counts.length || Math.abs(layer.low) / 100 || 0.01;
-  const bin = (count, n) => ({ low: layer.low + n * width, high: layer.low + (n + 1) * width, count });
-  const many = layer.centroids.length > 32;
-  return { bins: layer.counts.map(bin), centroids: layer.centroids.map((value) => ({ value, many })) };
+function setUpLayers(chooser) {
+  const show = () => {
+    for (const layer of document.querySelectorAll("[data-shown]")) layer.hidden = layer.dataset.shown !== chooser.value;
+    for (const row of document.querySelectorAll("tr[data-layer]")) {
+      row.classList.toggle("chosen", row.dataset.layer === chooser.value);
+    }
+  };
+  chooser.addEventListener("change", show);
+  document.querySelectorAll("tr[data-layer] button").forEach((button) => button.addEventListener("click", () => {
+    chooser.value = button.closest("tr").dataset.layer;
+    show();
+    document.getElementById("weights").scrollIntoView();
+    chooser.focus({ preventScroll: true });
+  }));
+  show();
 }
 
-function showLayer(name, views) {
-  document.getElementById("layer").value = name;
-  for (const row of document.querySelectorAll("tr[data-layer]")) {
-    row.classList.toggle("chosen", row.dataset.layer === name);
-  }
-  layers.forEach((known, side) => {
-    const layer = known[name];
-    document.getElementById(`histogram-${side}`).hidden = !layer;
-    document.getElementById(`histogram-${side}-note`).textContent = layer ? layer.said : "Not compressed in this run.";
-    if (!layer) return;
-    const { bins, centroids } = dataOf(layer);
-    views[side].data("bins", bins).data("centroids", centroids).run();
+function setUpUnits(chooser) {
+  chooser.addEventListener("change", () => {
+    for (const line of document.querySelectorAll("[data-unit]")) {
+      line.classList.toggle("lit", line.dataset.unit === chooser.value);
+      line.classList.toggle("dim", chooser.value !== "" && line.dataset.unit !== chooser.value);
+    }
   });
 }
 
-async function main() {
-  setUpTheme();
-  document.querySelectorAll("table.sortable").forEach(setUpSorting);
-  const views = {};
-  const first = (id) => Object.values(layers[Number(id.split("-")[1])])[0];
-  for (const { id, spec } of charts) {
-    if (id.startsWith("histogram-")) spec.datasets = dataOf(first(id));
-    const options = { actions: false, renderer: "svg", tooltip: { theme: "custom" } };
-    const { view } = await vegaEmbed(document.getElementById(id), spec, options);
-    views[id] = view;
-  }
-  const histograms = layers.map((_, side) => views[`histogram-${side}`]);
-  const layer = document.getElementById("layer");
-  layer.addEventListener("change", () => showLayer(layer.value, histograms));
-  document.querySelectorAll("tr[data-layer] button").forEach((button) => button.addEventListener("click", () => {
-    showLayer(button.closest("tr").dataset.layer, histograms);
-    document.getElementById("weights").scrollIntoView({ behavior: "smooth" });
-    layer.focus({ preventScroll: true });
-  }));
-  showLayer(layer.value, histograms);
-  const unit = document.getElementById("unit");
-  if (unit) unit.addEventListener("change", () => views.damage.signal("shown", unit.value).run());
-  root.dataset.ready = "true";
+setUpTheme();
+document.querySelectorAll("table.sortable").forEach(setUpSorting);
+for (const [id, setUp] of [["layer", setUpLayers], ["unit", setUpUnits]]) {
+  const chooser = document.getElementById(id);
+  if (chooser) setUp(chooser);
 }
-
-main();
+root.dataset.ready = "true";

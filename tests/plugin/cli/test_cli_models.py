@@ -1,0 +1,32 @@
+"""What ``--model`` may name."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+from lloydmax.cli.models import ModelError, build
+from torch import nn
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in for timm, which knows one network."""
+    made = ModuleType("timm")
+    made.is_model = lambda name: name == "tiny"  # type: ignore[attr-defined]
+    made.create_model = lambda name, num_classes=5: nn.Linear(3, num_classes)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", made)
+    return made
+
+
+def test_timm_makes_networks_by_their_names(timm: ModuleType) -> None:
+    model = build("timm:tiny", None, {"num_classes": 7})
+    assert isinstance(model, nn.Linear) and model.out_features == 7
+    assert build("timm:create_model", None, {"name": "tiny"}).out_features == 5
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are(timm: ModuleType) -> None:
+    with pytest.raises(ModelError, match="timm has no 'tinny'") as told:
+        build("timm:tinny", None, {})
+    assert "create_model" in str(told.value) and "__" not in str(told.value)
