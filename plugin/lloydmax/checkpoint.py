@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.layout import code_dtype
 from lloydmax.errors import CheckpointError, OutputError, RecipeError
-from lloydmax.format import compact, packing
+from lloydmax.format import coding, compact, tight
 from lloydmax.format.document import KEY, Document, file_size
 from lloydmax.format.inspection import Inspection, inspect, verify
 from lloydmax.format.parts import check_state, ordinary, round_floats, settings, take_apart
@@ -98,20 +98,23 @@ def save(
         kept, chosen = settings(model, recipe, storage)
         check_state(model)
         parts = take_apart(model, kept, chosen)
-        tensors = {name: _portable(tensor) for name, tensor in parts.plain.items()}
+        tensors = {name: _portable(tensor) for name, tensor in parts.plain.items() if name not in parts.steps}
         entropy: dict[str, int] = {}
         for name, codebook in parts.codebooks.items():
-            stream, coded = packing.stream(codebook.codes, codebook.bits, chosen["codes"])
+            stream, coded = coding.stream(codebook.codes, codebook.bits, chosen["codes"])
             if coded:
                 entropy[name] = stream.size
             tensors[f"{name}.codes"] = torch.from_numpy(stream)
         entries = parts.entries(entropy)
-        checksums = tuple(checksum(tensors[name]) for name in sorted(tensors))
+        named = sorted(tensors) if parts.document.layout != "tight" else ()
+        checksums = tuple(checksum(tensors[name]) for name in named)
         document = replace(parts.documented(entropy), crc32=checksums)
         document.check({entry.name: entry for entry in entries})
         if not processes.writes():
             return file_size(document, entries)
-        if document.compact:
+        if document.layout == "tight":
+            return _write(path, *tight.written(document.text(entries), entries, tensors, parts.stream))
+        if document.layout == "compact":
             return _write(path, *compact.written(document.text(entries), entries, tensors, checksums))
         return _write(path, tensors, document.text(entries))
 
@@ -260,7 +263,6 @@ def _on_int8(
     with torch.no_grad():
         for name, codebook in codebooks.items():
             values[name].copy_(codebook.dequantize())  # type: ignore[union-attr]
-    restored = int8.restored
     try:
         plan = plan_as_is(model, Recipe.load(_of_the_graph(document.recipe)))
         if set(plan.parameters) != set(codebooks):
@@ -268,7 +270,8 @@ def _on_int8(
         settings = plan.recipe.activations
         if settings is None:
             raise CheckpointError("has quantized activations, which its recipe does not ask for")
-        made = restored(model, plan.parameters, codebooks, document.activations, settings.bits, settings.scheme)
+        given = (settings.bits, settings.scheme, settings.host)
+        made = int8.restored(model, plan.parameters, codebooks, document.activations, *given)
         _check_int8(dict(made.held()), codebooks)
         return made
     except CheckpointError:

@@ -154,7 +154,7 @@ def compress(
         if recipe.activations is not None and (extra := [*extra_states(teacher)]):
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
-            int8.refuse(planned.parameters)
+            int8.refuse(None, planned.parameters)
         run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer)
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan(planned)

@@ -38,7 +38,7 @@ _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
-_STORAGE = {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"}
+_STORAGE = {"floats": "fixed", "codes": "arithmetic", "norms": "merged", "layout": "tight"}
 
 
 def recipe_for(

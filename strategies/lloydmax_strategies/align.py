@@ -116,6 +116,8 @@ class AlignedTraining(Training):
     def __init__(self, name: str, options: TrainingOptions, alignment: AlignmentOptions, recovery: Recovery) -> None:
         if recovery.processes > 1:
             raise RecoveryError(f"{name}: the alignment of features runs in one process, not in {recovery.processes}")
+        if options.parts is not None:
+            raise RecoveryError(f"{name}: the alignment of features takes whole batches: leave 'parts' out")
         self.alignment, student, source = alignment, recovery.student, recovery.source()
         calls = record(student, source)
         self.tap = find(student, calls, alignment.layer)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/choosing_data.py [--bits 2.5] [--effort 0] [--folder DIR] [--sets NAME,NAME]
 
-The demo's ResNet for clothes in grey, 28 x 28, compressed by what ``lloydmax compress --bits`` runs, with 8 to 512
+The demo's ResNet for clothes in grey, 28 x 28, compressed by what ``lloydmax compress --bits`` runs, with 8 to 128
 inputs of each set. "Clothes" is the network's own domain: half of the test pictures; accuracy and agreement are on the
 other half, 2,500 pictures. Every cell leaves one small file in the folder, so that a run goes on where it ended. Sets
 that are not installed are left out.
@@ -25,7 +25,7 @@ from published.cells import Cell, Store, markdown
 from published.pictures import FOREIGN, MissingPictures
 from torch import Tensor
 
-COUNTS = (8, 32, 128, 512)
+COUNTS = (8, 32, 128)
 HELD = 2500
 
 

@@ -60,8 +60,8 @@ def test_learned_codes_come_closer_than_fixed_ones(small_net: SmallNet, pictures
 
 
 def test_the_entropy_stays_where_bits_have_a_price() -> None:
-    model, data = demo.network(), demo.silhouettes()[:512]
-    made = recipe("learn", {"centroids": 64}, epochs=6, codes_lr=5e-3)
+    model, data = demo.network(), demo.silhouettes()[:128]
+    made = recipe("learn", {"centroids": 64}, epochs=12, codes_lr=1e-2)
     made |= {"bits": 2.5, "storage": {"floats": "float16", "codes": "entropy"}}
     before = lloydmax.compress(model, made | {"recover": []}, data, progress=False)
     after = lloydmax.compress(model, made, data, progress=False)

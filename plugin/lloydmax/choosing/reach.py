@@ -53,7 +53,7 @@ def check_reach(model: nn.Module, recipe: Recipe, plan: Plan, fewest: Mapping[st
     Raises:
         BudgetError: it says what the smallest is.
     """
-    entropy = recipe.storage.codes == "entropy"
+    entropy = recipe.storage.codes != "packed"
     if budget.bits is not None:
         planned = [p.with_centroids(fewest[p.name]) for p in plan.parameters.values()]
         weights = sum(p.weights for p in planned)

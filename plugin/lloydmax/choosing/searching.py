@@ -215,7 +215,7 @@ class Searcher:
         """Size of the file of the recipe that this choice gives."""
         setup, centroids = self.setup, self.setup.choices(choice)
         planned = [p.with_centroids(centroids[name]) for name, p in setup.plan.parameters.items()]
-        entropy = setup.recipe.storage.codes == "entropy"
+        entropy = setup.recipe.storage.codes != "packed"
         streams = {p.name: setup.stream(p) for p in planned} if entropy else {}
         return file_bytes(setup.bench.original, setup.recipe, setup.plan, centroids, streams)
 

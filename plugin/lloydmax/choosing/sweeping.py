@@ -22,7 +22,7 @@ from lloydmax.choosing.sweep import Sweep
 from lloydmax.codebook.layout import code_bits
 from lloydmax.data.randomness import check_samples
 from lloydmax.errors import RecipeError, RecoveryError
-from lloydmax.format import packing
+from lloydmax.format import coding
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, seeded
@@ -115,7 +115,7 @@ class Trials:
         if self.recipe.storage.codes == "packed":
             return p.code_bytes
         codebook = self.bench.codebook(p.name, p.centroids)
-        return min(p.code_bytes, len(packing.entropy_encode(codebook.codes, codebook.bits)))
+        return min(p.code_bytes, len(coding.encode(codebook.codes, codebook.bits, self.recipe.storage.codes)))
 
 
 def sweep(

@@ -25,6 +25,7 @@ from lloydmax.data.left_out import LeftOut
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.data.texts import LENGTH, Texts, are_texts, texts, tokenizing
 from lloydmax.data.tokens import IDS
+from lloydmax.data.whole import drawn, reads_by_keys, whole
 from lloydmax.errors import DataError
 from lloydmax.runtime.files import shown
 from lloydmax.runtime.seeding import check_seed, undisturbed
@@ -74,7 +75,7 @@ def unlabelled(
     if isinstance(data, Source):
         return data
     seed = check_seed(seed)
-    source = _opened(data, Inputs(model, tokenizer), workdir, seed)
+    source = _opened(whole(data), Inputs(model, tokenizer), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
     return source
@@ -110,7 +111,7 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
         raise DataError(f"the data are several sets ({names}): give one of them, as in data[{next(iter(data))!r}]")
     if isinstance(data, (Tensor, np.ndarray, Mapping)):
         return ArraySource(data, inputs)
-    if isinstance(data, DataLoader) and _has_random_access(data):
+    if isinstance(data, DataLoader) and reads_by_keys(data):
         return _loader(data, inputs, seed)
     if _is_map_style(data):
         return DatasetSource(data, inputs, seed=seed)
@@ -247,23 +248,10 @@ def _is_map_style(data: object) -> bool:
     )
 
 
-def _has_random_access(loader: DataLoader[Any]) -> bool:
-    """Whether the loader does no more than to collate the samples of a map-style dataset."""
-    return (
-        type(loader).__iter__ is DataLoader.__iter__
-        and loader.batch_sampler is not None
-        and not isinstance(loader.dataset, IterableDataset)
-    )
-
-
 def _loader(loader: DataLoader[Any], inputs: Inputs, seed: int) -> DatasetSource:
     generators = (loader.generator, getattr(loader.sampler, "generator", None))
     with undisturbed(seed, *generators):
-        draws: Iterable[Any] = loader.sampler
-        if loader.batch_size is None:  # the user gave a batch_sampler
-            batches: Any = loader.batch_sampler
-            draws = (key for batch in batches for key in batch)
-        keys = list(islice(guarded(draws, "its sampler"), MOST_DRAWS + 1))
+        keys = list(islice(guarded(drawn(loader), "its sampler"), MOST_DRAWS + 1))
     if len(keys) > MOST_DRAWS:
         raise DataError("the sampler of the DataLoader does not end: use one that draws a fixed number")
     name = type(loader.dataset).__name__

@@ -109,6 +109,10 @@ class Source(ABC):
         notes = ("_left_out", "_kinds", "_clean", "known")
         return self._described({key: held for key, held in vars(self).items() if key not in notes}, len(self))
 
+    def sketch(self) -> bytes:
+        """A digest (16 bytes) of how many samples there are, and of 32 of them, where these are the same each time."""
+        return Description().of((len(self), self._examples() if self.deterministic else None))
+
     def _described(self, held: Any, told: Any) -> bytes:
         """The same, of what the samples are made of, and of what counts in any case."""
         steady = self.deterministic

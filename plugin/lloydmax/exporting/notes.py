@@ -55,7 +55,7 @@ def _reasons(widths: Mapping[int, int], storage: Mapping[str, str]) -> Iterator[
     """
     if wider := sorted({here for there, here in widths.items() if here > there}):
         yield f"codes of {' and '.join(map(str, wider))} bits"
-    if storage["codes"] == "entropy":
+    if storage["codes"] != "packed":
         yield "codes of fixed width, which it has entropy-coded"
     if storage["floats"] != "float32" or storage["codebooks"] == "int8":
         yield "floats, which it has narrower"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lloydmax.format import packing
+from lloydmax.format import coding, packing
 from lloydmax.format.sizes import predicted_size
 from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan, PlannedParameter
@@ -31,6 +31,8 @@ _FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 
 _LARGE = 1 << 20
 """Codes of a parameter beyond which it is told once whether matches make their stream shorter."""
+_ALIKE = 1.1
+"""Times its entropy that a stream of one parameter may have to be as much longer than it as another."""
 
 Fitted = Callable[[Plan], "dict[str, Codebook]"]
 
@@ -78,6 +80,8 @@ class Sizing:
         self.budget, self.fitted = plan.predicted_bytes, fitted
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
+        self._coding = plan.recipe.storage.codes
+        self._measured: dict[str, tuple[float, int]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
     def most(self) -> float:
@@ -144,7 +148,9 @@ class Sizing:
         key = p.name, f"{p.quantizer} {p.options.model_dump_json()}"
         if key not in self._streams:
             codes, bits = codebook.codes, codebook.bits
-            if p.name in self._plain:
+            if self._coding == "arithmetic":
+                size = self._arithmetic(p.name, codes, bits)
+            elif p.name in self._plain:
                 size = packing.plain_bytes(codes, bits)
             else:
                 size = len(packing.entropy_encode(codes, bits))
@@ -153,6 +159,16 @@ class Sizing:
             all_codes = p.layout.codes  # the codebook may be that of some channels
             self._streams[key] = size if codes.numel() == all_codes else round(size * all_codes / codes.numel())
         return self._streams[key]
+
+    def _arithmetic(self, name: str, codes: Tensor, bits: int) -> int:
+        """Bytes of a stream that takes long to make: made for one number of bits, and for others by the entropy."""
+        counts = torch.bincount(codes.reshape(-1).int()).double()
+        entropy = float(torch.special.entr(counts / counts.sum()).sum() / math.log(2) / 8 * codes.numel()) + 1
+        known, size = self._measured.get(name, (0.0, 0))
+        if not known / _ALIKE <= entropy <= known * _ALIKE:
+            known, size = entropy, len(coding.encode(codes, bits, self._coding))
+            self._measured[name] = known, size
+        return round(size * entropy / known)
 
 
 def _varied(model: nn.Module, plan: Plan) -> nn.Module:

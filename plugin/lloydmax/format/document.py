@@ -2,7 +2,7 @@
 
 Format 1 has the document in the metadata and every tensor under its own name. Format 2 adds constant tensors that are
 only in the document, codebooks of integers, extra state of modules, and the layout of :mod:`lloydmax.format.compact`;
-it is written where one of these is used.
+format 3 the arithmetic coding and the layout of :mod:`lloydmax.format.tight`. The lowest that will do is written.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lloydmax.errors import CheckpointError
-from lloydmax.format import compact
-from lloydmax.format.record import FLOATS, MAX_DIMENSIONS, ParameterRecord
-from lloydmax.format.tensor_table import BY_CODE, Entry, expect, file_order
+from lloydmax.format import compact, tight
+from lloydmax.format.record import CODINGS, FLOATS, ParameterRecord
+from lloydmax.format.rows import constant_of, row, rows_of
+from lloydmax.format.tensor_table import Entry, expect, file_order
 
-FORMAT = 2
+FORMAT = 3
 """The newest format that this version reads."""
 KEY = "lloydmax"
 _OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
@@ -30,11 +31,11 @@ _DEEPEST = 100
 _LONGER = 1 << 16
 """Bytes by which an entropy-coded stream may exceed the packed codes, which a writer would then prefer."""
 STORAGE = {
-    "floats": tuple(FLOATS),
-    "codes": ("packed", "entropy"),
+    "floats": (*FLOATS, "fixed"),
+    "codes": CODINGS,
     "norms": ("kept", "merged"),
     "codebooks": ("float", "int8"),
-    "layout": ("named", "compact"),
+    "layout": ("named", "compact", "tight"),
 }
 """The storage options; the default comes first."""
 
@@ -50,10 +51,10 @@ class Document:
         recipe: the recipe that made the model, if known.
         folded: layer -> the batch norm that was folded into it.
         activations: scale and zero point of every quantized activation of a model that runs on int8 kernels.
-        crc32: one checksum per tensor of the file, in ascending order of the names.
+        crc32: one checksum per tensor of the file, in ascending order of the names; none in the tight layout.
         lloydmax, torch: versions of the writer.
         constants: the tensors of which only a single element is kept, here.
-        compact: the layout, see :mod:`lloydmax.format.compact`.
+        layout: ``named``, ``compact`` (:mod:`lloydmax.format.compact`) or ``tight`` (:mod:`lloydmax.format.tight`).
         extra: extra state of modules, by name.
     """
 
@@ -67,17 +68,17 @@ class Document:
     lloydmax: str = ""
     torch: str = ""
     constants: dict[str, Entry] = field(default_factory=dict)
-    compact: bool = False
+    layout: str = "named"
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def format(self) -> int:
         """Version of the format."""
-        newer = self.compact or self.constants or self.extra or any(item.newer for item in self.parameters.values())
-        return 2 if newer else 1
+        own = 3 if self.layout == "tight" else 2 if self.layout == "compact" or self.constants or self.extra else 1
+        return max([own, *(item.format for item in self.parameters.values())])
 
     def text(self, entries: Iterable[Entry]) -> str:
-        """Canonical JSON, with a checksum of itself and of the table of tensors; compact, with the table instead.
+        """Canonical JSON, with a checksum of itself and of the table of tensors; compact or tight, with the table.
 
         Raises:
             CheckpointError: the recipe is not plain JSON data.
@@ -94,7 +95,7 @@ class Document:
             "recipe": self.recipe,
             "folded": self.folded or None,
             "activations": self.activations,
-            "constants": {name: _row(entry)[1:] for name, entry in self.constants.items()} or None,
+            "constants": {name: row(entry)[1:] for name, entry in self.constants.items()} or None,
             "extra": self.extra or None,
         }
         value |= {key: part for key, part in optional.items() if part is not None}
@@ -102,8 +103,10 @@ class Document:
         _check_depth("the recipe", self.recipe)
         _check_depth("extra state", self.extra)
         try:
-            if self.compact:
-                return _canonical({**value, "tensors": [_row(entry) for entry in stored]})
+            if self.layout == "tight":
+                return _canonical(value | tight.packed_table(value["parameters"], stored))
+            if self.layout == "compact":
+                return _canonical({**value, "tensors": [row(entry) for entry in stored]})
             value["crc32"] = self.crc32
             return _canonical({**value, "header": _header_checksum(stored, value)})
         except (TypeError, ValueError, RecursionError) as error:
@@ -122,10 +125,7 @@ class Document:
             canonical == text and header == _header_checksum(ordered, value),
             "the header is damaged (wrong checksum)",
         )
-        document = cls._from_value(value)
-        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
-        document.check(document.table(ordered))
-        return document
+        return cls._from_value(value)._checked(value, ordered)
 
     @classmethod
     def parse_compact(cls, text: str, crc32: list[str]) -> tuple[Document, list[Entry]]:
@@ -140,15 +140,31 @@ class Document:
         """
         value, canonical = _value(text)
         expect(canonical == text, "the document is damaged (not canonical)")
-        rows = value.pop("tensors", None)
-        expect(isinstance(rows, list) and "crc32" not in value, "tensors is not a list")
-        ordered = [_entry(row) for row in rows]
-        expect(ordered == file_order(ordered), "tensors are not in order")
+        ordered = rows_of(value)
+        document = replace(cls._from_value({**value, "crc32": crc32}), layout="compact")
+        return document._checked(value, ordered), ordered
+
+    @classmethod
+    def parse_tight(cls, text: str) -> tuple[Document, list[Entry]]:
+        """The document of a tight file, and the tensors in the order of the file.
+
+        Raises:
+            CheckpointError: it is of another format, or contradicts itself.
+        """
+        value, canonical = _value(text)
+        expect(canonical == text, "the document is damaged (not canonical)")
+        rows = rows_of(value, steps=True)
+        records, added = tight.taken_apart(value.get("parameters"))
+        document = replace(cls._from_value({**value, "parameters": records, "crc32": []}), layout="tight")
+        parts = [tight.entries_of(name, record, added[name]) for name, record in document.parameters.items()]
+        ordered = file_order([*rows, *(entry for pair in parts for entry in pair)])
         expect(len({entry.name for entry in ordered}) == len(ordered), "a tensor is there twice")
-        document = replace(cls._from_value({**value, "crc32": crc32}), compact=True)
-        expect(document.format == value["format"], f"needs format {document.format}, but says {value['format']}")
-        document.check(document.table(ordered))
-        return document, ordered
+        return document._checked(value, ordered), ordered
+
+    def _checked(self, value: dict[str, Any], ordered: list[Entry]) -> Document:
+        expect(self.format == value["format"], f"needs format {self.format}, but says {value['format']}")
+        self.check(self.table(ordered))
+        return self
 
     def table(self, ordered: Iterable[Entry]) -> dict[str, Entry]:
         """All tensors by name: those that have bytes in the file, and the constant ones."""
@@ -205,7 +221,7 @@ class Document:
             tuple(checksums),
             value["lloydmax"],
             value["torch"],
-            {name: _constant(name, row) for name, row in value.get("constants", {}).items()},
+            {name: constant_of(name, item) for name, item in value.get("constants", {}).items()},
             extra=value.get("extra", {}),
         )
 
@@ -215,7 +231,7 @@ class Document:
         Raises:
             CheckpointError: a tensor is missing, or its dtype, shape or length contradicts the document.
         """
-        count = len(entries) - len(self.constants)
+        count = 0 if self.layout == "tight" else len(entries) - len(self.constants)
         expect(len(self.crc32) == count, f"{len(self.crc32)} checksums for {count} tensors")
         for name, parameter in self.parameters.items():
             codebook, codes = entries.get(f"{name}.codebook"), entries.get(f"{name}.codes")
@@ -234,7 +250,7 @@ class Document:
             expect(codes.dtype == "U8" and len(codes.shape) == 1, f"the codes of {name!r} are not bytes")
             packed = parameter.packed_bytes
             expect(
-                codes.bytes == packed or (parameter.coding == "entropy" and codes.bytes <= packed + _LONGER),
+                codes.bytes == packed or (parameter.coding != "packed" and codes.bytes <= packed + _LONGER),
                 f"the codes of {name!r} are {codes.bytes} bytes, not {packed}",
             )
         plain = self.plain(entries)
@@ -248,6 +264,10 @@ class Document:
         for alias, name in self.tied.items():
             expect(alias not in stored and name in stored, f"{alias!r} is tied to {name!r}, which is not stored")
 
+    def columns(self) -> dict[str, int]:
+        """Columns of the codebooks by the names of their tensors, see :class:`~lloydmax.format.steps.Steps`."""
+        return {f"{name}.codebook": parameter.columns for name, parameter in self.parameters.items()}
+
     def plain(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """The tensors that belong to no codebook."""
         parts = {f"{name}.{part}" for name in self.parameters for part in ("codebook", "codes")}
@@ -260,15 +280,16 @@ class Document:
             for name, parameter in self.parameters.items()
             if parameter.dtype == "float32" and not parameter.even and not parameter.int8
         }
-        entropy = any(parameter.coding == "entropy" for parameter in self.parameters.values())
+        coded = {parameter.coding for parameter in self.parameters.values()} - {"packed"}
         further = {
-            "norms": "merged" if self.constants and not self.compact else None,
+            "norms": "merged" if self.constants and self.layout == "named" else None,
             "codebooks": "int8" if any(parameter.int8 for parameter in self.parameters.values()) else None,
-            "layout": "compact" if self.compact else None,
+            "layout": self.layout if self.layout != "named" else None,
         }
+        stepped = any(entry.coded is not None for entry in entries.values())
         return {
-            "floats": min(narrowed - {"float32"}, default="float32"),
-            "codes": "entropy" if entropy else "packed",
+            "floats": "fixed" if stepped else min(narrowed - {"float32"}, default="float32"),
+            "codes": max(coded, default="packed"),
             **{key: value for key, value in further.items() if value is not None},
         }
 
@@ -282,8 +303,8 @@ def file_size(document: Document, entries: Iterable[Entry]) -> int:
     """
     ordered = file_order(entry for entry in entries if entry.fill is None)
     text = replace(document, crc32=("0" * 8,) * len(ordered)).text(ordered)
-    if document.compact:
-        text, ordered = compact.table(text, ordered)
+    if document.layout != "named":
+        text, ordered = (tight if document.layout == "tight" else compact).table(text, ordered)
     return 8 + len(header_of(text, ordered)) + sum(entry.bytes for entry in ordered)
 
 
@@ -337,36 +358,6 @@ def _value(text: str) -> tuple[dict[str, Any], str]:
         raise CheckpointError(f"was written by a newer lloydmax; format {version}, this version reads 1 to {FORMAT}")
     expect(type(version) is int and 1 <= version <= FORMAT, f"unknown format {str(version)[:20]!r}")
     return value, canonical
-
-
-def _row(entry: Entry) -> list[Any]:
-    return [entry.name, entry.dtype, list(entry.shape), *([] if entry.fill is None else [entry.fill])]
-
-
-def _entry(row: Any) -> Entry:
-    expect(isinstance(row, list) and len(row) == 3 and isinstance(row[0], str), "tensors are not rows")
-    name, dtype, shape = row
-    expect(isinstance(dtype, str) and dtype in BY_CODE, f"tensor {name[:100]!r} has an unknown dtype")
-    expect(
-        isinstance(shape, list)
-        and len(shape) <= MAX_DIMENSIONS
-        and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
-        and math.prod(shape) * BY_CODE[dtype].itemsize < 1 << 63,
-        f"tensor {name[:100]!r} has no shape",
-    )
-    return Entry(name, dtype, tuple(shape))
-
-
-def _constant(name: str, row: Any) -> Entry:
-    expect(isinstance(row, list) and len(row) == 3, "constants are not rows")
-    entry = _entry([name, *row[:2]])
-    digits = 2 * BY_CODE[entry.dtype].itemsize
-    expect(
-        isinstance(row[2], str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", row[2]) is not None and entry.size > 0,
-        f"constant {name[:100]!r} has no value",
-    )
-    expect(entry.dtype != "BOOL" or row[2] in ("00", "01"), f"constant {name[:100]!r} has no value")
-    return replace(entry, fill=row[2])
 
 
 def _header_checksum(ordered: list[Entry], document: dict[str, Any]) -> str:

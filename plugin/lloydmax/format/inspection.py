@@ -18,8 +18,8 @@ _VERSION = 40
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """A compressed parameter: ``stored`` is the dtype of its codebook, ``bytes`` counts codebook and codes, ``bits``
-    is the width of a code for ``block`` weights."""
+    """A compressed parameter: ``stored`` is the dtype of its codebook, or ``steps`` of whole numbers of a step, ``bytes``
+    counts codebook and codes, ``bits`` is the width of a code for ``block`` weights."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,7 +36,8 @@ class StoredParameter:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Any other tensor: ``dtype`` in the model, ``stored`` in the file; ``bytes`` is 0 where the table says it all."""
+    """Any other tensor: ``dtype`` in the model, ``stored`` in the file (``steps``: whole numbers of a step);
+    ``bytes`` is 0 where the table says it all, and a share of the stream of those in steps."""
 
     name: str
     shape: tuple[int, ...]
@@ -157,7 +158,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
                 layout.granularity,
                 layout.axis,
                 item.coding,
-                codebook.torch_dtype,
+                codebook.stored,
                 codebook.bytes + codes.bytes,
                 layout.block,
             )
@@ -166,7 +167,7 @@ def _inspection(path: str | os.PathLike[str], file: File) -> Inspection:
         narrowed = name in document.floats
         original += limits.plain_bytes(document, entry)
         dtype = document.floats[name] if narrowed else entry.torch_dtype
-        tensors.append(StoredTensor(name, entry.shape, dtype, entry.torch_dtype, entry.bytes))
+        tensors.append(StoredTensor(name, entry.shape, dtype, entry.stored, entry.bytes))
     return Inspection(
         os.fspath(path),
         file.size,

@@ -1,6 +1,6 @@
-"""Codes as bytes: a bit stream of fixed width, or an entropy-coded one.
+"""Codes as bytes: a bit stream of fixed width, or one that is shorter where some codes are more frequent.
 
-Both streams are made of blocks of 2**18 codes (the last one may be shorter), so that neither writing nor
+All streams are made of blocks of 2**18 codes (the last one may be shorter), so that neither writing nor
 reading needs temporaries of the size of the weight. Every block but the last fills whole bytes.
 """
 
@@ -19,7 +19,7 @@ from lloydmax import native
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.integer]
 
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 """Codes of one block: so many of any width fill whole bytes."""
 _PLAIN, _MATCHED = (9, zlib.Z_HUFFMAN_ONLY), (4, zlib.Z_FILTERED)
 """Level and strategy of a stream without matches, and of one with long ones."""
@@ -48,10 +48,10 @@ def pack(codes: Tensor, bits: int) -> Bytes:
     Returns:
         uint8, ``ceil(codes.numel() * bits / 8)`` bytes; unused bits of the last byte are 0.
     """
-    flat = _flat(codes)
+    flat = flattened(codes)
     stream = np.empty(packed_bytes(flat.size, bits), np.uint8)
-    for start in range(0, flat.size if bits else 0, _BLOCK):
-        part = _pack_block(flat[start : start + _BLOCK], bits)
+    for start in range(0, flat.size if bits else 0, BLOCK):
+        part = _pack_block(flat[start : start + BLOCK], bits)
         stream[start * bits // 8 :][: part.size] = part
     return stream
 
@@ -78,23 +78,9 @@ def unpack_blocks(stream: Bytes, bits: int, count: int) -> Iterator[Codes]:
     if stream.size != packed_bytes(count, bits):
         raise ValueError(f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, not {stream.size}")
     return (
-        _unpack_block(stream[start * bits // 8 :][: packed_bytes(_BLOCK, bits)], bits)[: count - start]
-        for start in range(0, count if bits else 0, _BLOCK)
+        _unpack_block(stream[start * bits // 8 :][: packed_bytes(BLOCK, bits)], bits)[: count - start]
+        for start in range(0, count if bits else 0, BLOCK)
     )
-
-
-def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
-    """The stream of a file, and whether it is entropy coded: with the coding ``entropy`` where that is smaller.
-
-    Args:
-        codes, bits: see :func:`pack`.
-        coding: ``packed`` or ``entropy``.
-    """
-    if coding == "entropy":
-        coded = entropy_encode(codes, bits)
-        if len(coded) < packed_bytes(codes.numel(), bits):
-            return np.frombuffer(bytearray(coded), np.uint8), True
-    return pack(codes, bits), False
 
 
 def entropy_encode(codes: Tensor, bits: int) -> bytes:
@@ -117,14 +103,14 @@ def entropy_encode(codes: Tensor, bits: int) -> bytes:
 
 
 def plain_bytes(codes: Tensor, bits: int) -> int:
-    """Length of the stream without matches, the shorter one of nearly all weights, which is made far sooner."""
+    """Length of the entropy-coded stream without matches, the shorter one of nearly all weights, made far sooner."""
     return len(_plain(_symbols(codes, bits)))
 
 
 def _symbols(codes: Tensor, bits: int) -> list[Bytes]:
     """The symbols of each block."""
-    flat = _flat(codes)
-    return [_to_symbols(flat[start : start + _BLOCK], bits) for start in range(0, flat.size if bits else 0, _BLOCK)]
+    flat = flattened(codes)
+    return [_to_symbols(flat[start : start + BLOCK], bits) for start in range(0, flat.size if bits else 0, BLOCK)]
 
 
 def _joined(blocks: list[Bytes]) -> Bytes:
@@ -166,8 +152,8 @@ def _may_hold(data: bytes | Bytes, bits: int, count: int) -> bool:
 
 def _inflated(data: bytes | Bytes, bits: int, count: int) -> Iterator[Codes]:
     inflater = _Inflater(data)
-    for start in range(0, count if bits else 0, _BLOCK):
-        size = min(_BLOCK, count - start)
+    for start in range(0, count if bits else 0, BLOCK):
+        size = min(BLOCK, count - start)
         yield _from_symbols(inflater.read(_symbol_count(size, bits)), bits, size)
     inflater.finish()
 
@@ -212,19 +198,21 @@ class _Inflater:
             raise ValueError("bytes follow the entropy-coded stream")
 
 
-def _flat(codes: Tensor) -> Codes:
+def flattened(codes: Tensor) -> Codes:
+    """The codes in row-major order, on the CPU."""
     flat: Codes = codes.detach().cpu().contiguous().reshape(-1).numpy()
     return flat
 
 
-def _dtype(bits: int) -> type[np.integer]:
+def dtype_of(bits: int) -> type[np.integer]:
+    """The dtype in which codes of so many bits are held."""
     if bits <= 8:
         return np.uint8
     return np.int16 if bits <= 15 else np.int32
 
 
 def _join(blocks: Iterable[Codes], bits: int, count: int) -> Codes:
-    codes, start = np.zeros(count, _dtype(bits)), 0
+    codes, start = np.zeros(count, dtype_of(bits)), 0
     for block in blocks:
         codes[start : start + block.size] = block
         start += block.size
@@ -265,7 +253,7 @@ def pack_in_python(codes: Codes, bits: int) -> Bytes:
 
 def _unpack_block(stream: Bytes, bits: int) -> Codes:
     if native.active():
-        return native.unpack(stream, bits, 8 * stream.size // bits, _dtype(bits))
+        return native.unpack(stream, bits, 8 * stream.size // bits, dtype_of(bits))
     return unpack_in_python(stream, bits)
 
 
@@ -275,7 +263,7 @@ def unpack_in_python(stream: Bytes, bits: int) -> Codes:
         stored = np.unpackbits(stream, bitorder="little")
         rows = np.zeros((stored.size // bits, 32), np.uint8)
         rows[:, :bits] = stored[: len(rows) * bits].reshape(-1, bits)
-        return np.packbits(rows, bitorder="little").view("<i4").astype(_dtype(bits))
+        return np.packbits(rows, bitorder="little").view("<i4").astype(dtype_of(bits))
     groups = -(-stream.size // bits)
     padded = np.zeros(groups * bits, np.uint8)
     padded[: stream.size] = stream
@@ -310,7 +298,7 @@ def _to_symbols(codes: Codes, bits: int) -> Bytes:
 
 def _from_symbols(symbols: Bytes, bits: int, count: int) -> Codes:
     if bits > 8:
-        rest, high = bits - 8, symbols[-count:].astype(_dtype(bits))
+        rest, high = bits - 8, symbols[-count:].astype(dtype_of(bits))
         return (high << rest) | _unpack_block(symbols[:-count], rest)[:count]
     if native.active():
         return native.from_symbols(symbols, bits, count)

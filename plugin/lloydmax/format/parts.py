@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,9 @@ from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.format.document import STORAGE, Document
 from lloydmax.format.record import ParameterRecord
-from lloydmax.format.rounding import exact, narrows, rows_of, takes_int8, target
-from lloydmax.format.tensor_table import DTYPES, Entry, constant
+from lloydmax.format.rounding import exact, in_steps, narrows, rows_of, takes_int8, target
+from lloydmax.format.steps import Steps, encode, shared
+from lloydmax.format.tensor_table import DTYPES, Entry, constant, file_order
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
 from lloydmax.runtime.code import VERSION
@@ -89,6 +91,8 @@ def round_value(value: Tensor | Codebook, storage: Mapping[str, str]) -> None:
     tensor, dtype = target(value, storage)
     if isinstance(value, Codebook) and takes_int8(value, storage):
         tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
+    elif (stepped := in_steps(value, storage)) is not None:
+        tensor.copy_(stepped)
     elif tensor.dtype != dtype and narrows(tensor, dtype):
         tensor.copy_(tensor.to(dtype))
 
@@ -101,11 +105,21 @@ class Parts:
         document: the metadata, checksums missing, all codes packed.
         plain: all tensors but the codes, under their names and in their dtypes in the file (not copied).
         codebooks: the compressed parameters by name.
+        coding: of the codes, where that is smaller.
+        steps: those of the plain tensors that are in steps.
     """
 
     document: Document
     plain: dict[str, Tensor]
     codebooks: dict[str, Codebook]
+    coding: str
+    steps: dict[str, Steps]
+
+    @cached_property
+    def stream(self) -> bytes:
+        """Of the tensors in steps."""
+        order = [entry.name for entry in file_order(Entry.of(name, self.plain[name]) for name in self.steps)]
+        return encode(self.steps[name] for name in order) if order else b""
 
     def entries(self, entropy: Mapping[str, int] | None = None) -> list[Entry]:
         """The table of tensors; ``entropy`` has the lengths of entropy-coded streams, the others are packed."""
@@ -114,13 +128,14 @@ class Parts:
             Entry(f"{name}.codes", "U8", (lengths.get(name, parameter.packed_bytes),))
             for name, parameter in self.document.parameters.items()
         ]
-        plain = [Entry.of(name, tensor) for name, tensor in self.plain.items()]
-        return [*plain, *streams, *self.document.constants.values()]
+        plain = [Entry.of(name, tensor) for name, tensor in self.plain.items() if name not in self.steps]
+        coded = file_order(Entry.of(name, self.plain[name]) for name in self.steps)
+        return [*plain, *shared(coded, len(self.stream)), *streams, *self.document.constants.values()]
 
     def documented(self, entropy: Collection[str]) -> Document:
         """The document when the codes of these parameters are entropy coded."""
         parameters = {
-            name: replace(parameter, coding="entropy") if name in entropy else parameter
+            name: replace(parameter, coding=self.coding) if name in entropy else parameter
             for name, parameter in self.document.parameters.items()
         }
         return replace(self.document, parameters=parameters)
@@ -134,44 +149,55 @@ def take_apart(model: nn.Module, recipe: dict[str, Any] | None, storage: Mapping
     """
     values, tied = contents(model)
     document = new_document({}, tied, recipe, model, storage)
-    parts = Parts(document, {}, {})
+    parts = Parts(document, {}, {}, storage["codes"], {})
     for name, value in values.items():
-        if (stored := entered(document, name, value, storage)) is None:
+        if (kept := entered(document, name, value, storage)) is None:
             continue
+        own = name
         if isinstance(value, Codebook):
-            parts.codebooks[name], parts.plain[f"{name}.codebook"] = value, stored
-        else:
-            parts.plain[name] = stored
+            parts.codebooks[name], own = value, f"{name}.codebook"
+        parts.plain[own], found = kept
+        if found is not None:
+            parts.steps[own] = found
     if not parts.codebooks:
         raise CheckpointError("the model holds no codebooks; compress it first")
     return parts
 
 
-def entered(document: Document, name: str, value: Tensor | Codebook, storage: Mapping[str, str]) -> Tensor | None:
+def entered(
+    document: Document, name: str, value: Tensor | Codebook, storage: Mapping[str, str]
+) -> tuple[Tensor, Steps | None] | None:
     """Enter one value of a model into the document.
 
     Returns:
-        The tensor as the file holds it, of a codebook its centroids; ``None``: the document holds it.
+        The tensor as the file holds it, of a codebook its centroids, and these in steps, if that is how; ``None``: the
+        document holds it.
 
     Raises:
         CheckpointError: no file can hold it, or it is a broken codebook.
     """
     tensor, dtype = target(value, storage)
-    stored = exact(ordinary(name, tensor), dtype)
+    whole = ordinary(name, tensor)
+    stepped = storage["floats"] == "fixed" and storage["layout"] == "tight"
     if isinstance(value, Codebook):
-        document.parameters[name], stored = _codebook(name, value, stored, storage)
-        return stored
-    if fills(storage) and (entry := constant(name, ordinary(name, tensor))) is not None:
+        record, stored = _codebook(name, value, exact(whole, dtype), storage)
+        document.parameters[name] = record
+        found = Steps.of(whole, record.columns) if stepped and record.steps else None
+        return stored if found is None else whole.float(), found
+    if fills(storage) and (entry := constant(name, whole)) is not None:
         document.constants[name] = entry
         return None
+    if stepped and (found := Steps.of(whole)) is not None:
+        return whole, found
+    stored = exact(whole, dtype)
     if stored.dtype != tensor.dtype:
         document.floats[name] = "float32"
-    return stored
+    return stored, None
 
 
 def fills(storage: Mapping[str, str]) -> bool:
     """Whether a file with this storage leaves out the elements of constant tensors."""
-    return storage["layout"] == "compact" or storage["norms"] == "merged"
+    return storage["layout"] != "named" or storage["norms"] == "merged"
 
 
 def _codebook(
@@ -201,7 +227,7 @@ def new_document(
         recipe=recipe,
         folded=dict(model.folded if isinstance(model, Int8Model) else folded(model)),
         activations=model.activations if isinstance(model, Int8Model) else None,
-        compact=storage["layout"] == "compact",
+        layout=storage["layout"],
         extra={} if isinstance(model, Int8Model) else extra_states(model),
         lloydmax=VERSION,
         torch=torch.__version__,

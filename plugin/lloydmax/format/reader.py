@@ -19,7 +19,7 @@ from torch import Tensor
 from lloydmax.codebook import integers
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import CheckpointError
-from lloydmax.format import compact, limits, packing
+from lloydmax.format import coding, compact, limits, packing, tight
 from lloydmax.format.document import KEY, Document
 from lloydmax.format.folder import IN_FOLDER, file_in
 from lloydmax.format.record import FLOATS
@@ -75,13 +75,16 @@ class File:
             part = self._data.get_slice(name)
             expect(part.get_dtype() in BY_CODE, f"tensor {name!r} has the unknown dtype {part.get_dtype()}")
             ordered.append(Entry(name, part.get_dtype(), tuple(part.get_shape())))
-        self._array: compact.Array | None = None
-        if compact.is_label(text):
+        self._array: compact.Array | tight.Array | None = None
+        if tight.is_label(text):
+            self.document, ordered = self._open_tight(ordered, expected)
+        elif compact.is_label(text):
             self.document, ordered = self._open_array(text, ordered, expected)
         else:
             self.document = Document.parse(text, ordered)
         self.entries = self.document.table(ordered)
-        self._checksums = dict(zip(sorted(entry.name for entry in ordered), self.document.crc32, strict=True))
+        named = sorted(entry.name for entry in ordered) if self.document.crc32 else ()
+        self._checksums = dict(zip(named, self.document.crc32, strict=True))
         self.decoded = limits.decoded_size(self.document, self.entries)
         limits.check_decoded(self.decoded, limit)
         limits.check_names(self.document, self.entries, max(expected, self.decoded))
@@ -101,6 +104,21 @@ class File:
         self._array = compact.Array(data, ordered)
         return document, ordered
 
+    def _open_tight(self, physical: list[Entry], room: int) -> tuple[Document, list[Entry]]:
+        wanted = [(tight.DATA, "U8", 1)]
+        expect(
+            [(entry.name, entry.dtype, len(entry.shape)) for entry in physical] == wanted,
+            "is damaged: it says that it is tight, but does not hold what such a file does",
+        )
+        data = self._data.get_tensor(tight.DATA).numpy()
+        room = max(room, len(data))
+        text, tensors = tight.opened(data, limits.header_limit(room))
+        limits.check_values(text, room)
+        document, ordered = Document.parse_tight(text)
+        self._array = tight.Array(tensors, ordered, document.columns())
+        shares = {entry.name: entry for entry in self._array.shared()}
+        return document, [shares.get(entry.name, entry) for entry in ordered]
+
     def __enter__(self) -> File:
         self._data.__enter__()
         return self
@@ -117,7 +135,8 @@ class File:
         parts = [f"{name}.codebook", f"{name}.codes"] if name in self.document.parameters else [name]
         about = self.document.parameters.get(name) or self.document.floats.get(name)
         entries = [self.entries[part] for part in parts]
-        return about, *((part.dtype, part.shape, self._checksums.get(part.name, part.fill)) for part in entries)
+        sums = [part.fill or self._checksums.get(part.name) or checksum(self.tensor(part.name)) for part in entries]
+        return about, *((part.dtype, part.shape, one) for part, one in zip(entries, sums, strict=True))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, its checksum compared; it may share the memory of the mapped file, or of its elements."""
@@ -125,7 +144,8 @@ class File:
             tensor = filled(self.entries[name])
         else:
             tensor = self._array.tensor(name) if self._array else self._data.get_tensor(name)
-            expect(checksum(tensor) == self._checksums[name], f"tensor {name!r} is damaged (wrong checksum)")
+            known = self._checksums.get(name)
+            expect(known is None or checksum(tensor) == known, f"tensor {name!r} is damaged (wrong checksum)")
         truth = tensor.dtype == torch.bool and tensor.numel() > 0
         expect(not truth or int(tensor.view(torch.uint8).max()) <= 1, f"tensor {name!r} has bools other than 0 and 1")
         return tensor
@@ -178,9 +198,9 @@ class File:
         """The codes of a parameter in blocks, each within its codebook; nothing for codes of 0 bits."""
         parameter = self.document.parameters[name]
         layout = parameter.layout
-        decode = packing.entropy_blocks if parameter.coding == "entropy" else packing.unpack_blocks
+        stream = self.tensor(f"{name}.codes").numpy()
         try:
-            for block in decode(self.tensor(f"{name}.codes").numpy(), layout.bits, layout.codes):
+            for block in coding.blocks(stream, parameter.coding, layout.bits, layout.code_shape):
                 if layout.centroids < 1 << layout.bits and int(block.max()) >= layout.centroids:
                     raise ValueError(f"code {int(block.max())} in a codebook of {layout.centroids} centroids")
                 yield block

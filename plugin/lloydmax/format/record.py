@@ -22,6 +22,8 @@ _MAX_CENTROIDS = 1 << 24
 """Codes have 24 bits at most."""
 _MAX_WEIGHTS = 1 << 60
 """A tensor has fewer than 2**63 bytes."""
+CODINGS = ("packed", "entropy", "arithmetic")
+"""Of the codes, see :mod:`lloydmax.format.packing`."""
 _KEYS = ("dtype", "granularity", "axis", "coding", "even", "block", "int8", "matrices")
 """The optional keys of a record in the document, in the order in which they are looked at."""
 
@@ -33,7 +35,7 @@ class ParameterRecord:
     Attributes:
         layout: of the weight.
         dtype: of the weight in the model: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
-        coding: ``"packed"`` or ``"entropy"``.
+        coding: one of :data:`CODINGS`.
         even: the centroids are ``scale * (i - zero_point)``; each codebook is stored as these two values.
         int8: the centroids are integers times a scale; see :mod:`lloydmax.codebook.integers`.
     """
@@ -57,11 +59,22 @@ class ParameterRecord:
         return self.layout.with_centroids(2).centroids_shape if self.even else self.layout.centroids_shape
 
     @property
-    def newer(self) -> bool:
-        """Whether only format 2 has it."""
-        return (
-            self.int8 or self.layout.run is not None or (self.layout.matrices > 1 and self.layout.channels is not None)
-        )
+    def format(self) -> int:
+        """The lowest format that has it."""
+        if self.coding == "arithmetic":
+            return 3
+        stacked = self.layout.matrices > 1 and self.layout.channels is not None
+        return 2 if self.int8 or self.layout.run is not None or stacked else 1
+
+    @property
+    def steps(self) -> bool:
+        """Whether its codebook may be whole numbers of a step, see :mod:`lloydmax.format.steps`."""
+        return not (self.even or self.int8)
+
+    @property
+    def columns(self) -> int:
+        """Centroids of a row of which the file has the differences, where it has them in steps."""
+        return self.layout.centroids if self.layout.block == 1 else 0
 
     @property
     def takes_float16(self) -> bool:
@@ -116,7 +129,7 @@ class ParameterRecord:
         expect(type(k) is int and 1 <= k <= _MAX_CENTROIDS, f"k is not within 1 and {_MAX_CENTROIDS}")
         expect(type(axis) is int and 0 <= axis < max(1, len(shape)), "axis is not within the shape")
         expect(value["dtype"] in list(FLOATS), "unknown dtype")
-        expect(value["coding"] in ("packed", "entropy"), "unknown coding")
+        expect(value["coding"] in CODINGS, "unknown coding")
         for key in ("even", "int8"):
             expect(type(value[key]) is bool, f"{key} is not a truth value")
         expect(

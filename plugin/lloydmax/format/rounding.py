@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lloydmax.codebook import integers
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import even
+from lloydmax.format import steps
 from lloydmax.format.record import FLOATS
 
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
@@ -36,7 +37,7 @@ def narrows(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 def target(value: Tensor | Codebook, storage: Mapping[str, str]) -> tuple[Tensor, torch.dtype]:
     """The tensor, or the centroids, and the dtype in which a file keeps them if they fit."""
-    floats = FLOATS[storage["floats"]]
+    floats = FLOATS["float16" if storage["floats"] == "fixed" else storage["floats"]]
     if not isinstance(value, Codebook):
         return value, floats if value.dtype == torch.float32 else value.dtype
     if even(value) is not None:
@@ -61,6 +62,18 @@ def exact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def rows_of(codebook: Codebook) -> Tensor:
     """The centroids of a codebook as ``(codebooks, values)``."""
     return codebook.centroids.detach().reshape(-1, codebook.layout.values)
+
+
+def in_steps(value: Tensor | Codebook, storage: Mapping[str, str]) -> Tensor | None:
+    """The tensor, or the centroids, rounded to steps where ``storage`` wants them so: parameters, not buffers, in which
+    models look things up. ``None``: they are not for steps."""
+    if storage["floats"] != "fixed":
+        return None
+    if isinstance(value, Codebook):
+        free = value.centroids.dtype == torch.float32 and even(value) is None
+        columns = value.k if value.layout.block == 1 else 0
+        return steps.rounded(value.centroids, columns) if free else None
+    return steps.rounded(value) if isinstance(value, nn.Parameter) and value.dtype == torch.float32 else None
 
 
 def takes_int8(codebook: Codebook, storage: Mapping[str, str]) -> bool:

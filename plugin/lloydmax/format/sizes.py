@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
-from lloydmax.format import packing
+from lloydmax.format import coding, packing, steps
 from lloydmax.format.document import file_size
 from lloydmax.format.parts import Parts, fills, new_document, ordinary, settings, take_apart
 from lloydmax.format.record import ParameterRecord
@@ -111,33 +111,35 @@ def accountings(
     lengths = {name: record.packed_bytes for name, record in parts.document.parameters.items()}
     smaller, coded_bytes = dict[str, int](), 0
     for index, (name, most) in enumerate(list(lengths.items()), start=1):
-        if chosen["codes"] == "entropy" and (length := _coded(parts.codebooks[name])) < most:
+        if chosen["codes"] != "packed" and (length := _coded(parts.codebooks[name], chosen["codes"])) < most:
             lengths[name] = smaller[name] = length
         coded_bytes += lengths[name]
         if tell is not None:
             tell(index, len(lengths), {"coded_bytes": float(coded_bytes)})
     values, _ = contents(model)
-    file = file_size(parts.documented(smaller), parts.entries(smaller))
+    entries = parts.entries(smaller)
+    file, held = file_size(parts.documented(smaller), entries), {entry.name: entry.bytes for entry in entries}
     return Sizes(
         original=sum(_dense_bytes(value) for value in values.values()),
         packed=file_size(parts.document, parts.entries()) if smaller else file,
         file=file,
         dense=list(values.values()),
-        coded=functools.cache(lambda: file if chosen["codes"] == "entropy" else _coded_file(parts)),
+        coded=functools.cache(lambda: file if chosen["codes"] != "packed" else _coded_file(parts)),
         codes=lengths,
-        codebooks={name: parts.plain[f"{name}.codebook"].nbytes for name in parts.codebooks},
+        codebooks={name: held[f"{name}.codebook"] for name in parts.codebooks},
     )
 
 
 def _coded_file(parts: Parts) -> int:
     """Bytes of the file whose codes are entropy coded, wherever that is smaller."""
-    lengths = {name: _coded(codebook) for name, codebook in parts.codebooks.items()}
+    parts = replace(parts, coding="entropy")
+    lengths = {name: _coded(codebook, parts.coding) for name, codebook in parts.codebooks.items()}
     smaller = {n: length for n, length in lengths.items() if length < parts.document.parameters[n].packed_bytes}
     return file_size(parts.documented(smaller), parts.entries(smaller))
 
 
-def _coded(codebook: Codebook) -> int:
-    return len(packing.entropy_encode(codebook.codes, codebook.bits))
+def _coded(codebook: Codebook, kind: str) -> int:
+    return len(coding.encode(codebook.codes, codebook.bits, kind))
 
 
 def predicted_size(
@@ -163,26 +165,32 @@ def predicted_size(
     values, tied = contents(model)
     coded = {name: size for name, size in (streams or {}).items() if size < parameters[name].packed_bytes}
     compressed = {
-        tied.get(name, name): replace(parameter, coding="entropy") if name in coded else parameter
+        tied.get(name, name): replace(parameter, coding=chosen["codes"]) if name in coded else parameter
         for name, parameter in parameters.items()
     }
     lengths = {tied.get(name, name): size for name, size in coded.items()}
     if unknown := sorted(set(compressed) - set(values)):
         raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
     document = new_document(compressed, tied, kept, model, chosen)
+    stepped = chosen["floats"] == "fixed" and chosen["layout"] == "tight"
     norms = mergeable(model) if chosen["norms"] == "merged" else {}
     entries: list[Entry] = []
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:
-            half = "float16" in (parameter.dtype, chosen["floats"]) and parameter.dtype != "bfloat16"
+            half = parameter.dtype != "bfloat16" and bool({"float16", "fixed"} & {parameter.dtype, chosen["floats"]})
             if parameter.takes_int8(chosen["codebooks"], 2 if half else 4):
                 document.parameters[name] = parameter = replace(parameter, int8=True)
-            entries += parameter.entries(name, "F16" if half else "F32", lengths.get(name))
+            codebook, codes = parameter.entries(name, "F16" if half else "F32", lengths.get(name))
+            if stepped and parameter.steps and parameter.dtype == "float32":
+                codebook = steps.expected_table(codebook)
+            entries += codebook, codes
             continue
         tensor, dtype = target(value, chosen)
         entry = Entry.of(name, ordinary(name, tensor))
         if (same := _constant(name, tensor, chosen, norms)) is not None:
             document.constants[name] = entry = same
+        elif stepped and isinstance(tensor, nn.Parameter) and (expected := steps.expected(entry, tensor)) is not None:
+            entry = expected
         elif narrows(tensor, dtype):
             document.floats[name] = "float32"
             entry = Entry(name, DTYPES[dtype], entry.shape)

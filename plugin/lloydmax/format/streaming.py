@@ -18,9 +18,10 @@ from torch import Tensor
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import CheckpointError
-from lloydmax.format import compact, packing
+from lloydmax.format import coding, compact, packing, tight
 from lloydmax.format.document import Document, file_size, header_of
 from lloydmax.format.parts import entered, round_value
+from lloydmax.format.steps import Steps, encode, shared
 from lloydmax.format.tensor_table import Entry, file_order
 from lloydmax.runtime.files import replacing
 
@@ -63,7 +64,8 @@ class StreamedFile:
         self._entries: dict[str, Entry] = {}
         self._places: dict[str, int] = {}
         self._checksums: dict[str, str] = {}
-        self._entropy: set[str] = set()
+        self._steps: dict[str, tuple[Entry, Steps]] = {}
+        self._coded: set[str] = set()
 
     @torch.no_grad()
     def add(self, name: str, value: Tensor | Codebook) -> None:
@@ -77,15 +79,18 @@ class StreamedFile:
             CheckpointError: no file can hold it.
         """
         round_value(value, self._storage)
-        stored = entered(self._document, name, value, self._storage)
+        kept = entered(self._document, name, value, self._storage)
         if isinstance(value, Codebook):
-            assert stored is not None
-            stream, coded = packing.stream(value.codes, value.bits, self._storage["codes"])
-            self._entropy |= {name} if coded else set()
-            self._put(f"{name}.codebook", stored)
+            stream, coded = coding.stream(value.codes, value.bits, self._storage["codes"])
+            self._coded |= {name} if coded else set()
             self._put(f"{name}.codes", torch.from_numpy(stream))
-        elif stored is not None:
-            self._put(name, stored)
+            name = f"{name}.codebook"
+        if kept is not None:
+            tensor, steps = kept
+            if steps is None:
+                self._put(name, tensor)
+            else:
+                self._steps[name] = Entry.of(name, tensor), steps
 
     def _put(self, name: str, tensor: Tensor) -> None:
         data = packing.as_bytes(tensor.cpu().contiguous()).data
@@ -95,38 +100,49 @@ class StreamedFile:
 
     def size(self) -> int:
         """Bytes of the file as it is so far."""
-        return file_size(*self._described())
+        document, entries, _ = self._described()
+        return file_size(document, entries)
 
-    def _described(self) -> tuple[Document, list[Entry]]:
+    def _described(self) -> tuple[Document, list[Entry], bytes]:
         parameters = {
-            name: replace(record, coding="entropy") if name in self._entropy else record
+            name: replace(record, coding=self._storage["codes"]) if name in self._coded else record
             for name, record in self._document.parameters.items()
         }
         checksums = tuple(self._checksums[name] for name in sorted(self._checksums))
         document = replace(self._document, parameters=parameters, crc32=checksums)
-        return document, [*self._entries.values(), *document.constants.values()]
+        stepped = file_order(entry for entry, _ in self._steps.values())
+        stream = encode(self._steps[entry.name][1] for entry in stepped) if stepped else b""
+        entries = [*self._entries.values(), *shared(stepped, len(stream)), *document.constants.values()]
+        return document, entries, stream
 
     def finish(self, made: IO[bytes]) -> None:
         """Write the file."""
-        document, entries = self._described()
+        document, entries, stream = self._described()
         if not document.parameters:
             raise CheckpointError("no parameter has a codebook: nothing to compress")
         checksums = document.crc32
         document.check({entry.name: entry for entry in entries})
         text, ordered = document.text(entries), file_order(self._entries.values())
         before, after, seen = b"", b"", ordered
-        if document.compact:
+        if document.layout == "compact":
             first, last = compact.ends(text, checksums)
             before, after = (bytes(packing.as_bytes(end)) for end in (first, last))
             _, seen = compact.table(text, ordered)
             text = compact.label(first, last)
+        elif document.layout == "tight":
+            before = tight.head(text)
+            text, seen = tight.table(text, entries)
         header = header_of(text, seen)
         made.write(len(header).to_bytes(8, "little") + header + before)
+        crc32 = 0
         for entry in ordered:
             self._parts.seek(self._places[entry.name])
             left = entry.bytes
             while left:
                 piece = self._parts.read(min(left, _COPIED))
                 made.write(piece)
+                crc32 = zlib.crc32(piece, crc32)
                 left -= len(piece)
+        if document.layout == "tight":
+            after = stream + tight.tail(zlib.crc32(stream, crc32))
         made.write(after)

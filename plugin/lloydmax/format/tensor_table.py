@@ -45,12 +45,14 @@ class Entry:
         dtype: as safetensors writes it (``"F32"``).
         shape: of the tensor.
         fill: the bytes of the value that all elements have, in hexadecimal digits; then the file holds no others.
+        coded: its share of the bytes of a stream of several, see :mod:`lloydmax.format.steps`; else it has its own.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     fill: str | None = None
+    coded: int | None = None
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Entry:
@@ -58,14 +60,26 @@ class Entry:
         return cls(name, DTYPES[tensor.dtype], tuple(tensor.shape))
 
     @property
+    def values(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def size(self) -> int:
         """Bytes of the tensor in memory."""
-        return math.prod(self.shape) * BY_CODE[self.dtype].itemsize
+        return self.values * BY_CODE[self.dtype].itemsize
 
     @property
     def bytes(self) -> int:
         """Bytes of the data in the file."""
+        if self.coded is not None:
+            return self.coded
         return self.size if self.fill is None else 0
+
+    @property
+    def stored(self) -> str:
+        """How the file holds the values: the dtype as PyTorch spells it, or ``"steps"``."""
+        return self.torch_dtype if self.coded is None else "steps"
 
     @property
     def torch_dtype(self) -> str:

@@ -5,6 +5,7 @@ is here checks dtypes and sizes first. Every function has a twin in torch or num
 the same codes and the same bytes: who calls asks :func:`active` and takes the twin where it is false.
 """
 
+from lloydmax.native.arithmetic import SPARE, ArithmeticCoder
 from lloydmax.native.histogram import count_keys, encode, scan, solve_points
 from lloydmax.native.library import active, path
 from lloydmax.native.measure import CODES, bins, ends, members, noise
@@ -16,6 +17,8 @@ from lloydmax.native.running import FEW, bits_of, close_codes, convolve_codes, d
 __all__ = [
     "CODES",
     "FEW",
+    "SPARE",
+    "ArithmeticCoder",
     "active",
     "assign",
     "bins",

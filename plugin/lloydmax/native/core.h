@@ -4,6 +4,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,7 @@
 enum { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512VBMI = 3 }; /* the last: with VNNI, too */
 
 extern int lm_path; /* the one that is taken */
+void lm_make_tables(void);
 
 /* A function of the path that is taken; where there is one path, that of it. */
 #if CORE_X86

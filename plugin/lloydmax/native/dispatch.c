@@ -18,10 +18,11 @@ EXPORT int lm_best_path(void) {
 #endif
 }
 
-/* Take a path, at most the best one; returns it. */
+/* Take a path, at most the best one, before anything else is asked for; returns it. */
 EXPORT int lm_take_path(int path) {
     int best = lm_best_path();
     lm_path = MAX(PORTABLE, MIN(path, best));
+    lm_make_tables();
     return lm_path;
 }
 
@@ -29,7 +30,7 @@ EXPORT int lm_take_path(int path) {
 EXPORT int lm_path_taken(void) { return lm_path; }
 
 /* What the Python beside it expects: one more whenever a function is added, or takes something else. */
-EXPORT int lm_version(void) { return 3; }
+EXPORT int lm_version(void) { return 4; }
 
 /* 1 where the portable path has NEON's instructions. */
 EXPORT int lm_neon(void) { return CORE_NEON; }

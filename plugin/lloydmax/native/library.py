@@ -18,7 +18,7 @@ PATHS = ("portable", "avx2", "avx512", "avx512vbmi")
 SWITCH = "LLOYDMAX_NATIVE"
 """Of the environment: ``0`` for the twins; the name of a path, to take none above it; the file of another build."""
 
-_VERSION = 3
+_VERSION = 4
 """Of the functions of the core, see ``dispatch.c``."""
 
 

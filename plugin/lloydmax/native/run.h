@@ -142,6 +142,7 @@ TARGET static const uint8_t *PATH_NAME(bytes)(const struct coded *w, int64_t fir
 /* ---- what STEP codes stand for */
 
 TARGET static ALWAYS_INLINE void PATH_NAME(looked_up)(const uint8_t *codes, const struct table *t, const int kind, VECTOR *w) {
+    (void)kind; /* of no use where each is looked up alone */
 #if ISA == 6
     if (kind >= 64) { /* the four bytes of a float from tables of their own */
         __m512i order = _mm512_loadu_si512(ORDER), at = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(codes)), byte[4];

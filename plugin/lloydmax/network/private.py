@@ -146,8 +146,9 @@ def refuse(model: nn.Module, runs: bool) -> None:
     for name, module in model.named_modules():
         if any(base.__module__.startswith("torch.distributed.fsdp") for base in type(module).__mro__):
             raise ModelError(
-                f"{name or 'the model'} is sharded (FSDP): load its full state dict into the bare model on each "
-                "process, and pass that"
+                f"{name or 'the model'} is sharded (FSDP), and weights are clustered as a whole: load its full state "
+                "dict (get_model_state_dict, full_state_dict=True; accelerator.get_state_dict) into the bare model "
+                "on each process, and pass that"
             )
         if runs and (broken := _broken_statistics(module)):
             raise ModelError(

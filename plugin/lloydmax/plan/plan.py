@@ -24,6 +24,7 @@ from lloydmax.network.products import Along
 from lloydmax.plan.order import ordered_layers
 from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.prediction import expected_stream, most_centroids
+from lloydmax.plan.reduced_range import reduced
 from lloydmax.plan.selection import select
 from lloydmax.plan.skipped import Skipped, notes, skipped, warning
 from lloydmax.plan.structure import REPAIR, baking_notes, refuse_held_outside, structural_notes, with_zeros
@@ -54,8 +55,7 @@ class Plan:
         predicted_bytes: size of the file that :func:`lloydmax.save` will write.
         overridden: rules of which nothing is left, in words.
         skipped: weights of 1 % or more of the model that a recipe for the whole model leaves as they are.
-        structure: what becomes of zeros, rows for padding, computed parameters, and what cannot have a codebook, in
-            words.
+        structure: what becomes of zeros, rows for padding, computed parameters, what cannot have a codebook, in words.
         warned: what of this people are warned of.
         outputs: what counts in what the model returns, and what it tells, in words; empty where no data was seen.
     """
@@ -85,10 +85,8 @@ class Plan:
 
     @property
     def code_reduction(self) -> float:
-        """The same, counting only fixed-width codes, float32 codebooks and float32 for the rest.
-
-        This is the accounting in which the configurations of Thonglek et al. (IJCNN 2020) give 72.9 % for
-        VGG-16 and 59.4 to 59.6 % for ResNet-50: no header, no buffers.
+        """The same, counting only fixed-width codes, float32 codebooks and float32 for the rest: no header, no buffers.
+        So the configurations of Thonglek et al. (IJCNN 2020) give 72.9 % for VGG-16, 59.4 to 59.6 % for ResNet-50.
         """
         kept = self.total_weights - sum(p.weights for p in self.parameters.values())
         coded = sum(p.code_bytes + 4 * p.codebook_values for p in self.parameters.values())
@@ -118,7 +116,7 @@ class Plan:
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One plain dict per compressed parameter, for tables and JSON."""
+        """One plain dict for each compressed parameter."""
         for p in self.parameters.values():
             yield {
                 "parameter": p.name,
@@ -134,7 +132,7 @@ class Plan:
             }
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON-able data."""
+        """As JSON-able data."""
         return {
             "recipe": self.recipe.name,
             "model": self.model,
@@ -207,8 +205,9 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
         model = private(model, runs=False)
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))
         changed = restructured(model, recipe)
+        recipe, machine = reduced(recipe)
         found = plan_as_is(changed, recipe, example_inputs, beyond=beyond)
-        found = replace(found, structure=found.structure + baked)
+        found = replace(found, structure=found.structure + baked + machine, warned=found.warned + machine)
         if changed is model:
             return found
         return replace(found, total_weights=_total_weights(model, found), original_bytes=_original_bytes(model))
@@ -295,8 +294,8 @@ def plan_as_is(
         return draft
     records = {p.name: p.record() for p in parameters.values()}
     streams = {}
-    if recipe.storage.codes == "entropy":
-        streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach()) for p in parameters.values()}
+    if (kind := recipe.storage.codes) != "packed":
+        streams = {p.name: expected_stream(p, model.get_parameter(p.name).detach(), kind) for p in parameters.values()}
     size = predicted_size(model, records, recipe.data(), recipe.storage, streams)
     return replace(draft, predicted_bytes=size)
 

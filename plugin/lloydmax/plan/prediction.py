@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lloydmax.codebook.blocks import Blocks
 from lloydmax.codebook.layout import Layout
-from lloydmax.format import packing
+from lloydmax.format import coding
 from lloydmax.hooks import registry
 from lloydmax.plan.parameter import PlannedParameter
 
@@ -46,8 +46,8 @@ def _distinct(values: Tensor) -> int:
     return len(set(values.reshape(-1).tolist())) if values.numel() <= _FEW else int(values.unique().numel())
 
 
-def expected_stream(p: PlannedParameter, weight: Tensor) -> int:
-    """Bytes of the entropy-coded codes, from fitting the weight, or evenly spaced channels of a large one;
+def expected_stream(p: PlannedParameter, weight: Tensor, kind: str) -> int:
+    """Bytes of the codes in a coding, from fitting the weight, or evenly spaced channels of a large one;
     codes of blocks, which gain little, count as packed."""
     if p.block > 1:
         return p.code_bytes
@@ -56,5 +56,5 @@ def expected_stream(p: PlannedParameter, weight: Tensor) -> int:
     if not bool(torch.isfinite(sample).all()):
         return p.code_bytes
     codebook = registry.make("quantizer", p.quantizer, p.options).fit(sample.contiguous())
-    coded = len(packing.entropy_encode(codebook.codes, codebook.bits))
+    coded = len(coding.encode(codebook.codes, codebook.bits, kind))
     return round(coded * weight.numel() / sample.numel())

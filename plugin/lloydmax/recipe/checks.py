@@ -72,8 +72,8 @@ def _requirements(recipe: RecipeFields) -> Iterator[str]:
 
 
 def _option_problems(recipe: RecipeFields) -> Iterator[str]:
-    if recipe.bits is not None and recipe.storage.codes != "entropy":
-        yield f"{recipe.at('bits')}: needs entropy-coded codes: write 'storage: {{codes: entropy}}'"
+    if recipe.bits is not None and recipe.storage.codes == "packed":
+        yield f"{recipe.at('bits')}: needs codes of no fixed width: write 'storage: {{codes: entropy}}' or 'arithmetic'"
     if recipe.bits is not None and recipe.activations is not None:
         yield f"{recipe.at('bits')}: a model on int8 kernels has 8 bits a weight; leave 'activations' out"
     for index, rule in enumerate(recipe.quantize):

@@ -91,18 +91,27 @@ class Activations(Section):
 
     samples: int = Field(default=100, ge=1, description="unlabelled inputs from which the thresholds are initialized.")
 
+    host: Literal["auto", "fx", "own"] = Field(
+        default="auto",
+        description="who prepares and runs the model: `fx` (`torch.ao.quantization`, on its kernels), `own` (plain "
+        "PyTorch, on those of oneDNN), or `auto`: `fx` as long as PyTorch has it.",
+    )
+
 
 class Storage(Section):
     """How the file holds what is not a code, and the codes."""
 
-    floats: Literal["float32", "float16", "bfloat16"] = Field(
+    floats: Literal["float32", "float16", "bfloat16", "fixed"] = Field(
         default="float32",
         description="of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 "
-        "(`float16`) or 2^-8 (`bfloat16`) stays float32.",
+        "(`float16`) or 2^-8 (`bfloat16`) stays float32. `fixed`: parameters and centroids are whole numbers of a "
+        "step, at most 1/16 of their usual magnitude, or of the distance of centroids; buffers as with `float16`.",
     )
 
-    codes: Literal["packed", "entropy"] = Field(
-        default="packed", description="`packed` (fixed width) or `entropy` (Huffman)."
+    codes: Literal["packed", "entropy", "arithmetic"] = Field(
+        default="packed",
+        description="`packed` (fixed width), `entropy` (Huffman) or `arithmetic` (adaptive, with contexts; the "
+        "smallest, which takes longest to read; format 3).",
     )
 
     norms: Literal["kept", "merged"] = Field(
@@ -115,16 +124,17 @@ class Storage(Section):
         description="`int8`: centroids are integers times one scale for each codebook, where that is smaller.",
     )
 
-    layout: Literal["named", "compact"] = Field(
+    layout: Literal["named", "compact", "tight"] = Field(
         default="named",
-        description="`named` (tensors under their own names) or `compact` (one array and a deflated table; no bytes "
-        "for constant tensors).",
+        description="`named` (tensors under their own names), `compact` (one array and a deflated table; no bytes "
+        "for constant tensors) or `tight` (the same with two checksums and a shorter table, and with `fixed` floats as "
+        "one arithmetic code; format 3).",
     )
 
     @property
     def float_bytes(self) -> int:
         """Bytes of one stored floating-point centroid."""
-        return 2 if self.floats == "float16" else 4
+        return {"float16": 2, "fixed": 1}.get(self.floats, 4)
 
 
 class Synthesize(Section):

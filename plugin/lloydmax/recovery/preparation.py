@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -48,7 +49,9 @@ def to_be_fitted(
     changed |= promote(student, plan.parameters)
     if not changed:
         return teacher, plan
-    return deep_copy(student), plan_as_is(student, plan.recipe, example_inputs, like=plan)
+    made = plan_as_is(student, plan.recipe, example_inputs, like=plan)
+    told = tuple(note for note in plan.structure if note not in made.structure)
+    return deep_copy(student), replace(made, structure=made.structure + told)
 
 
 def student_of(
@@ -80,7 +83,7 @@ def student_of(
         return prepare(model, plan, codebooks, gradients)
     assert calibration is not None
     with events.stage("calibrate"):
-        student = Int8Student(model, plan.parameters, codebooks, settings.bits, settings.scheme)
+        student = Int8Student(model, plan.parameters, codebooks, settings.bits, settings.scheme, settings.host)
         int8.calibrate(student.model, calibration, settings.samples, seed, partial(events.step, "calibrate"))
         student.train_only(plan.trainable)
     return student

@@ -15,7 +15,7 @@ from lloydmax.student.attachment import codebooks, recode
 
 _FIRST, _LAST = -6, 10
 """Multiples of the price of a bit that are tried, as powers of the root of two."""
-_ROUNDS, _HALVINGS = 3, 12
+_ROUNDS, _HALVINGS = 3, 18
 """How often single weights are moved, and how finely it is told how many."""
 _FULL = 0.99
 """Share of the size at which the file is large enough."""
@@ -26,9 +26,9 @@ _SCATTER = 1e-3
 def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], weights: Mapping[str, Tensor]) -> Sizes:
     """What a model takes, in place with other codes where that is more than it may be.
 
-    Every weight chooses among the centroids anew, from where it is now, at rising prices of a bit. When the file is
-    small enough, or no price does it, single weights move instead, from the last codes that were too large: to cheaper
-    centroids nearby, those first whose bits cost the least error. Codebooks whose bits have no price, see
+    Every weight chooses among the centroids anew, from where it is now, at rising prices of a bit. Where that makes the
+    file far too small, or no price does it, single weights move instead, from the last codes that were too large: to
+    cheaper centroids nearby, those first whose bits cost the least error. Codebooks whose bits have no price, see
     :class:`~lloydmax.Codebook`, stay, and so does a layer that would end farther from its weights than zeros.
 
     Args:
@@ -52,11 +52,13 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], 
         if sizes.file <= most:
             break
         last = now
-    for _ in range(_ROUNDS if held else 0):
-        sizes, last = _moved(model, last, most, measured, or_else)
-        if sizes.file <= most:
+    if not held or _FULL * most <= sizes.file <= most:
+        return sizes
+    for _ in range(_ROUNDS):
+        moved, last = _moved(model, last, most, measured, or_else)
+        if moved.file <= most:
             break
-    return sizes
+    return moved if sizes.file > most or moved.file <= most else _given(model, now, measured)
 
 
 def _is_starved(book: Codebook, weight: Tensor) -> bool:

@@ -286,18 +286,32 @@ def open_source(
         return None
     make = partial(unlabelled, data, model, workdir=workdir, seed=seed, tokenizer=tokenizer)
     if cache is None:
-        return _anew(make())
+        return _anew(_alike(make(), model))
     held = [data, *arrays_in(data), tokenizer]
     same = str(data) if isinstance(data, (str, Path)) else tuple(map(id, held))
     key = ("source", same, number(original(model)), seed)
     if isinstance(data, Iterator):
         _, source = cache.get(key, lambda: (held, make()))
-        return _anew(source)
-    opened = make()
+        return _anew(_alike(source, model))
+    opened = _alike(make(), model)
     contents = opened.contents()
     # a source of the caller's is copied: what is kept under its number holds for these contents only
     _, source = cache.get((*key, contents), lambda: (held, copy.copy(opened) if opened is data else opened))
     return _anew(source, contents)
+
+
+def _alike(source: Source, model: nn.Module) -> Source:
+    """The source, where all processes have the same.
+
+    Raises:
+        DataError: each has samples of its own.
+    """
+    if processes.size() > 1 and not processes.alike(source.sketch(), device_of(model)):
+        raise DataError(
+            f"the {processes.size()} processes were given different data ({source.describe()} in this one): give all "
+            "of them the same, such as the whole dataset or a loader without shares; the work is shared out here"
+        )
+    return source
 
 
 def _anew(source: Source, contents: bytes | None = None) -> Source:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
@@ -19,7 +20,7 @@ from lloydmax.data import Batch, Source
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
-from lloydmax.recovery.dividing import added_up
+from lloydmax.recovery.dividing import Division, InTurn, Part, added_up
 from lloydmax.recovery.options import LoopSettings
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
@@ -95,7 +96,7 @@ class TrainingLoop:
         self.name, self.options, self.recovery = name, options, recovery
         self.source, self.device, self.generator = recovery.source(), recovery.device, recovery.generator()
         self.compared = recovery.student if student is None else student
-        self.student = self.compared  # in several processes a replica of it, once it runs
+        self.student = self.compared
         self.parameters = self.trained()
         if not self.parameters:
             raise RecoveryError(
@@ -108,8 +109,10 @@ class TrainingLoop:
         self.order, self.held_out = self.source.split(held_out, recovery.seed)
         self.order = self.order[: max(count - len(self.held_out), 1)]
         self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
-        self._processes = recovery.processes if self.shared else 1
-        self._local = self._share_of_a_batch()
+        among = recovery.processes if self.shared else 1
+        parts = getattr(options, "parts", None) if self.shared else None
+        self._division = Division(name, self.batch_size, len(self.order), parts, among)
+        self._in_turn = InTurn(self.student, self._division, self.generator, self.reseed)
         self.outputs = self._outputs()
         self.targets = self.targets_of(self.source, self.order)
         self.comparison = self.comparison_on(self.source, self.held_out)
@@ -204,6 +207,11 @@ class TrainingLoop:
         """Whether the losses of a batch are the means of its samples': one with large outputs then comes in parts."""
         return False
 
+    def reseed(self, seed: int) -> None:
+        """Make what is drawn at random go on from here: before each part of a batch that comes in parts, so that these
+        draw the same in any process."""
+        self.generator.manual_seed(seed)
+
     def state(self) -> list[Tensor]:
         """A copy of what training changes, for :meth:`load`."""
         return [tensor.clone() for tensor in self.live()]
@@ -222,8 +230,8 @@ class TrainingLoop:
 
     def run(self) -> dict[str, Any]:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
-        if self._processes > 1:
-            self.student = processes.replicated(self.compared)
+        if self.shared:
+            processes.take_over(self.live())
         with evaluation_mode(self.recovery.teacher, self.recovery.student):
             try:
                 return self.train()
@@ -265,12 +273,10 @@ class TrainingLoop:
         """One pass over the inputs, in a new order; the smoothed losses, or those that are not finite."""
         smooth = {"loss": math.nan}
         order = self.order[torch.randperm(len(self.order), generator=self.generator)]
-        drop_last = len(order) > self.batch_size
-        if self._processes > 1:
-            whole = len(order) // self.batch_size * self.batch_size if drop_last else self._local * self._processes
-            order = torch.cat([processes.share(part) for part in order[:whole].split(self.batch_size)])
-        for indices, batch in self.source.batches(self._local, order, drop_last=drop_last):
-            parts, told = self._step(indices, batch)
+        for batch in self._division.batches(self.source, order, self.batch_size):
+            parts, told = self._step(batch)
+            if not parts:
+                continue
             self.done += 1
             if not _finite(parts):
                 return parts
@@ -315,17 +321,13 @@ class TrainingLoop:
         asked = AskedOutputs() if known is None else known.asked
         return trial(self.recovery.teacher, self.source, replace(asked, output=output, at=str), self.recovery.cache)
 
-    def _step(self, indices: Tensor, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, parts_of: Sequence[Part]) -> tuple[dict[str, float], dict[str, float]]:
+        """The losses of a batch, none if it has no sample that can be used, and what the step told."""
         self.begin_step()
-        divides = self._processes == 1 and self.divides
-        pieces = [*self.outputs.parts(indices, batch)] if divides else [(indices, batch)]
-        losses = added_up(self.losses, pieces, self.parameters)
-        if shaped := [key for key, part in losses.items() if part.dim()]:
-            shape = tuple(losses[shaped[0]].shape)
-            raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
+        losses = self._in_turn(self._losses_of, parts_of, self.parameters, (self.recovery.seed, self.done))
+        if not losses:
+            return {}, {}
         values = torch.stack([part.detach() for part in losses.values()]).tolist()
-        if self._processes > 1:
-            values = [value / self._processes for value in processes.summed(values, self.device)]
         parts = dict(zip(losses, values, strict=True))
         if self.first_loss is None:
             self.first_loss = parts["loss"]
@@ -339,17 +341,13 @@ class TrainingLoop:
             self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.agreed})
         return found
 
-    def _share_of_a_batch(self) -> int:
-        """Samples of one step in this process."""
-        if self._processes == 1:
-            return self.batch_size
-        samples = min(self.batch_size, len(self.order))
-        if self.batch_size % self._processes or samples < self._processes:
-            raise RecoveryError(
-                f"{self.name}: a batch_size of {self.batch_size} ({len(self.order)} samples) cannot be shared equally "
-                f"by {self._processes} processes; write a multiple of {self._processes}"
-            )
-        return samples // self._processes
+    def _losses_of(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
+        pieces = [*self.outputs.parts(indices, batch)] if self.divides else [(indices, batch)]
+        losses = added_up(self.losses, pieces, self.parameters)
+        if shaped := [key for key, part in losses.items() if part.dim()]:
+            shape = tuple(losses[shaped[0]].shape)
+            raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
+        return losses
 
     def _keep(self) -> None:
         """Keep all that the rest of the run depends on, after an epoch."""

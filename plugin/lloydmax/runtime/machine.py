@@ -34,6 +34,31 @@ def arithmetic(device: torch.device) -> list[Any]:
     return told
 
 
+def is_x86() -> bool:
+    """Whether this is an x86 processor."""
+    return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
+
+
+def has_vnni() -> bool:
+    """Whether it adds up products of bytes in 32 bits (AVX-512 VNNI); true where torch cannot tell."""
+    return bool(getattr(torch.cpu, "_is_vnni_supported", lambda: True)())
+
+
+def saturates() -> bool:
+    """Whether int8 kernels add pairs of products in 16 bits here: they hold 8-bit activations times weights of 7 bits,
+    but not of 8."""
+    return is_x86() and not has_vnni()
+
+
+def weight_bits() -> int:
+    """Bits of a weight that int8 kernels multiply rightly here: 8, or 7."""
+    return 7 if saturates() else 8
+
+
+OVERFLOWS = "this CPU lacks VNNI: its int8 kernels add pairs of products in 16 bits, which 8-bit weights may overflow"
+"""Why :func:`weight_bits` are 7, for people."""
+
+
 def _precisions() -> list[str | bool]:
     """How exact float32 is, by default and in every backend. Where torch has a setting for each of them, only these are
     read: the old ones, which set them too, raise as soon as they do not tell all."""

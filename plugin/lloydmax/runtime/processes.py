@@ -1,7 +1,8 @@
 """Recovery on several processes, as ``torchrun`` or ``accelerate launch`` starts them.
 
 Every process runs the same program on a replica of its own. Fitting is deterministic, so all of them come to the same
-codebooks; the teacher's outputs, each batch of the training, and what is measured are shared out. Process 0 writes.
+codebooks; the teacher's outputs, each batch of the training, and what is measured are shared out, and put together in
+an order that does not depend on the number of processes. Process 0 writes.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from lloydmax.errors import RecoveryError
 
@@ -65,27 +67,69 @@ def together(device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def share(indices: Tensor) -> Tensor:
-    """The part of ``indices`` ``(N,)`` that this process works on; the parts differ by one element at most."""
-    return indices.tensor_split(size())[rank()]
+def share(indices: Tensor, batch: int = 1) -> Tensor:
+    """The part of ``indices`` ``(N,)`` that this process works on: whole batches, so that these are what they are in
+    one process; the parts differ by one batch at most."""
+    start, end = _ends(len(indices), batch)[rank()]
+    return indices[start:end]
 
 
-def exchange(rows: Tensor, device: torch.device) -> None:
+def exchange(rows: Tensor, device: torch.device, batch: int = 1) -> None:
     """Fill in, in place, the rows ``(N, ...)`` that other processes worked on: each has its :func:`share` of them."""
     if size() > 1:
-        for number, part in enumerate(rows.tensor_split(size())):
-            sent = part.to(device).contiguous()
+        for number, (start, end) in enumerate(_ends(len(rows), batch)):
+            sent = rows[start:end].to(device).contiguous()
             dist.broadcast(sent, number)
-            part.copy_(sent)
+            rows[start:end].copy_(sent)
 
 
-def summed(values: Sequence[float], device: torch.device) -> list[float]:
-    """Each value, summed over the processes in float64."""
+def gathered(rows: Tensor, device: torch.device) -> Tensor:
+    """The rows ``(n, width)`` of all processes, in their order, float64 on the CPU; each may have another number of
+    them, none too, then of any width."""
+    rows = rows.double().cpu()
     if size() == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    found: list[float] = total.tolist()
+        return rows
+    sizes = [each.tolist() for each in every(torch.tensor([*rows.shape], device=device))]
+    width = max(each[1] for each in sizes if each[0]) if any(each[0] for each in sizes) else 0
+    most = max(each[0] for each in sizes)
+    sent = torch.zeros(most, width, dtype=torch.float64)
+    sent[: len(rows)] = rows[:, :width] if len(rows) else 0.0
+    found = every(sent.to(device))
+    return torch.cat([one[:count].cpu() for one, (count, _) in zip(found, sizes, strict=True)])
+
+
+class Sums:
+    """Sums of what all processes add, one after the other in the order of their shares: the same for any number of
+    processes.
+
+    Args:
+        count: how many sums.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._rows = count, list[list[float]]()
+
+    def add(self, values: Sequence[float], at: int = 0) -> None:
+        """Add to some of them, from number ``at`` on."""
+        row = [0.0] * self._count
+        row[at : at + len(values)] = values
+        self._rows.append(row)
+
+    def totals(self, device: torch.device) -> list[float]:
+        """The sums, in float64."""
+        rows = torch.tensor(self._rows, dtype=torch.float64).view(-1, self._count)
+        totals = [0.0] * self._count
+        for row in gathered(rows, device).tolist():
+            totals = [total + one for total, one in zip(totals, row, strict=True)]
+        return totals
+
+
+def every(sent: Tensor) -> list[Tensor]:
+    """What each process sends, of one shape and dtype, in their order; alone: that itself."""
+    if size() == 1:
+        return [sent]
+    found = [torch.empty_like(sent) for _ in range(size())]
+    dist.all_gather(found, sent)
     return found
 
 
@@ -98,11 +142,28 @@ def first(told: bytes, device: torch.device) -> bytes:
     return bytes(sent.tolist())
 
 
-def replicated(student: nn.Module) -> nn.Module:
-    """The student, whose gradients are then averaged over the processes; alone: itself."""
-    if size() == 1:
-        return student
-    return nn.parallel.DistributedDataParallel(student, find_unused_parameters=True)
+def alike(told: bytes, device: torch.device) -> bool:
+    """Whether all processes tell the same; of the same length in all of them."""
+    return (
+        len({bytes(each.tolist()) for each in every(torch.tensor(list(told), dtype=torch.uint8, device=device))}) == 1
+    )
+
+
+def take_over(tensors: Sequence[Tensor]) -> None:
+    """Make them, in place, what they are in the first process."""
+    if size() > 1:
+        for tensor in tensors:
+            sent = tensor.contiguous()
+            dist.broadcast(sent, 0)
+            if sent is not tensor:
+                tensor.copy_(sent)
+
+
+def _ends(count: int, batch: int) -> list[tuple[int, int]]:
+    """Start and end of each process's share."""
+    batches = -(-count // batch)
+    edges = [min(count, batch * (batches * number // size())) for number in range(size() + 1)]
+    return list(pairwise(edges))
 
 
 def _is_connection(error: Exception) -> bool:

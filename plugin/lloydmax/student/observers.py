@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.student.thresholds import TrainedThreshold
@@ -44,4 +45,14 @@ class FakeQuantizers:
                 continue
             leaves = [leaf for leaf in ("weight", "bias") if module._parameters.get(leaf) is not None]
             names += [f"{prefix}.{leaf}" if prefix else leaf for leaf in leaves]
-        return names
+        return names + [name for name in _in_program(self._student) if name not in names]
+
+
+def _in_program(student: nn.Module) -> Iterator[str]:
+    """The same of an exported program, where the fake quantizers of weights are nodes of their own."""
+    for node in student.graph.nodes if isinstance(student, fx.GraphModule) else ():
+        module = student.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, TrainedThreshold) and module.weights:
+            for layer in node.users:
+                held = [node.args[0], *layer.args[2:3]]
+                yield from (str(part.target) for part in held if isinstance(part, fx.Node) and part.op == "get_attr")

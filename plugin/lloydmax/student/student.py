@@ -10,6 +10,7 @@ from torch import nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach_all, attached, released
+from lloydmax.student.int8.hosts import HostName
 from lloydmax.student.thresholds import Scheme
 
 
@@ -65,10 +66,11 @@ class Int8Student:
 
     Args:
         model: the folded float model; its modules move into the graph.
-        weights: what is quantized, by name; see :class:`lloydmax.student.int8.qconfigs.QuantizedWeight`.
+        weights: what is quantized, by name; see :class:`lloydmax.student.int8.fx.qconfigs.QuantizedWeight`.
         codebooks: by parameter name; those with free centroids are held.
         bits: of the activations.
         scheme: of the activations.
+        by: who makes the graph and converts it.
 
     Raises:
         IntegrationError: the model cannot be traced, or the host cannot quantize a weight so.
@@ -83,11 +85,11 @@ class Int8Student:
         codebooks: Mapping[str, Codebook],
         bits: Literal[8],
         scheme: Scheme,
+        by: HostName = "auto",
     ) -> None:
-        self.skeleton, self.weights = model, weights
-        graph = int8.fake_quantized(model, weights, bits, scheme)
-        int8.hold(graph, weights, codebooks)
-        self.model: nn.Module = graph
+        self.skeleton, self.weights, self._host = model, weights, int8.host(by)
+        self.model = self._host.fake_quantized(model, weights, bits, scheme)
+        int8.hold(self.model, weights, codebooks)
 
     def train_only(self, names: Collection[str]) -> None:
         """Make these parameters trainable: of quantized ones the centroids, or the factors of their thresholds."""
@@ -95,4 +97,4 @@ class Int8Student:
 
     def finish(self) -> nn.Module:
         """The model on int8 kernels, on the CPU, where they are."""
-        return int8.converted(self.model, self.weights, self.skeleton)  # type: ignore[arg-type]
+        return self._host.converted(self.model, self.weights, self.skeleton)

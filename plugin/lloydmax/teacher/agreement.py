@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -127,9 +126,9 @@ class Comparison:
             tokens: whether outputs of tokens are measured token by token, too.
         """
         meter = None if not tokens or self._of_tokens is None else TokenMeter(self._of_tokens, self.outputs)
-        device, mine = device_of(student), processes.share(self.order)
+        device, mine = device_of(student), processes.share(self.order, _BATCH)
         leaves, done = self.outputs.leaves, 0
-        of_each, of_classes = [[0.0] * 6 for _ in leaves], [0.0] * 3
+        sums = processes.Sums(4 + 6 * len(leaves))
         with evaluating(student, self.teacher):
             for indices, batch in self.outputs.batches(self.source, _BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
@@ -137,24 +136,25 @@ class Comparison:
                 wanted = self.targets.of(indices, inputs)
                 found = self.outputs.of(given, inputs, wanted)
                 scores = self.outputs.scores(wanted)
-                for place, (leaf, sums) in enumerate(zip(leaves, of_each, strict=True)):
+                for place, leaf in enumerate(leaves):
                     for ours, theirs in in_parts(leaf, found[place], wanted[place]):
-                        sums[:] = _added(sums, _sums(ours, theirs, leaf))
+                        sums.add(_sums(ours, theirs, leaf), at=4 + 6 * place)
                         if scores is not None and place == scores[0]:
-                            of_classes = _added(of_classes, _decisions(ours, theirs, leaf))
+                            sums.add(_decisions(ours, theirs, leaf), at=1)
                 if meter is not None:
                     meter.add(inputs, found, wanted)
                 del given, wanted, found  # large ones are not to be there twice
+                sums.add([len(indices)])
                 done += len(indices)
                 if told is not None:
                     told(done, len(mine))
-        totals = processes.summed([done, *of_classes, *chain(*of_each)], device)
+        totals = sums.totals(device)
         done, same, kl, decisions = int(totals[0]), *totals[1:4]
         each = [totals[start : start + 6] for start in range(4, len(totals), 6)]
-        apart = tuple(sums[0] / max(sums[1], 1) for sums in each)
+        apart = tuple(one[0] / max(one[1], 1) for one in each)
         damage = sum(apart) / len(apart)
-        mse = sum(sums[4] for sums in each) / max(sum(sums[5] for sums in each), 1)
-        alike = tuple(share(*sums[2:4]) for sums in each)
+        mse = sum(one[4] for one in each) / max(sum(one[5] for one in each), 1)
+        alike = tuple(share(*one[2:4]) for one in each)
         if not decisions:
             return Agreement(None, None, mse, done, damage, alike, apart)
         of_tokens = None if meter is None else meter.figures(device)
@@ -181,10 +181,6 @@ def _decisions(student: Tensor, teacher: Tensor, leaf: Leaf) -> list[float]:
     count = theirs.numel() // theirs.shape[axis]
     same = int((ours.argmax(axis) == theirs.argmax(axis)).sum())
     return [same, float(divergence(ours, theirs, axis)) * count, count]
-
-
-def _added(sums: Sequence[float], more: Sequence[float]) -> list[float]:
-    return [total + one for total, one in zip(sums, more, strict=True)]
 
 
 def accuracy(model: nn.Module, source: Source, labels: Tensor, key: str | int | Outputs | None = None) -> float:

@@ -61,15 +61,14 @@ class OddOutputs:
             before = self._always.get(number, here)
             self._always[number] = before & here if before.shape == here.shape else here[:, :0]
 
-    def found(self, device: torch.device) -> dict[int, str]:
-        """The samples, with the reason; of all processes."""
+    def found(self, device: torch.device, batch: int = _BATCH) -> dict[int, str]:
+        """The samples, with the reason; of all processes, which had shares in batches of this size, or all."""
         above, below = torch.zeros(2, len(self._order), dtype=torch.bool)
         for number, counts in self._counts.items():
             more = counts > self._always[number].sum(1, keepdim=True)
             above, below = above | more[0], below | more[1]
         flags = torch.stack([self._nan, above, below], 1).to(torch.uint8)
-        if len(self._order) >= processes.size():
-            processes.exchange(flags, device)
+        processes.exchange(flags, device, batch)
         nan, above, below = flags.bool().T
         if int((below & ~above & ~nan).sum()) > most(len(self._order)):
             below = torch.zeros_like(below)

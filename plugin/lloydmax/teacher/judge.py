@@ -107,10 +107,7 @@ class Judge:
             return wanted
 
         self._apart(teacher, see)
-        means = [
-            torch.stack([one * count for one, count in found]).sum(0) / sum(count for _, count in found)
-            for found in seen
-        ]
+        means = [_mean(found, device_of(teacher)) for found in seen]
         usual = self._apart(
             teacher, lambda _, wanted: [_alike(*each) for each in zip(means, wanted, leaves, strict=True)]
         )
@@ -119,9 +116,9 @@ class Judge:
     def _apart(self, model: nn.Module, answers: Callable[[Batch, Answers], Answers]) -> list[float]:
         """The mean difference of each of these answers from the teacher's."""
         comparison, leaves, device = self.comparison, self._outputs.leaves, device_of(model)
-        totals, counts = [0.0] * len(leaves), [0] * len(leaves)
+        sums = processes.Sums(2 * len(leaves))
         with evaluating(model, comparison.teacher):
-            mine = processes.share(comparison.order)
+            mine = processes.share(comparison.order, _BATCH)
             for indices, batch in comparison.outputs.batches(comparison.source, _BATCH, mine):
                 inputs = batch.to(device, channels_last=True)
                 wanted = comparison.targets.of(indices, inputs)
@@ -129,13 +126,18 @@ class Judge:
                 for place, (all_ours, all_theirs, leaf) in enumerate(pairs):
                     for ours, theirs in in_parts(leaf, all_ours, all_theirs):
                         each = differences(ours, theirs, leaf)
-                        totals[place] += float(each.double().sum())
-                        counts[place] += each.numel()
+                        sums.add([float(each.double().sum()), each.numel()], at=2 * place)
                 del wanted, pairs, all_ours, all_theirs, ours, theirs  # large ones are not to be there twice
-        summed = processes.summed([*totals, *counts], device)
-        return [
-            total / max(count, 1) for total, count in zip(summed[: len(leaves)], summed[len(leaves) :], strict=True)
-        ]
+        totals = sums.totals(device)
+        return [total / max(count, 1) for total, count in zip(totals[::2], totals[1::2], strict=True)]
+
+
+def _mean(found: list[tuple[Tensor, int]], device: torch.device) -> Tensor:
+    """The mean of what is ``(typical, values)`` of each batch, over all processes."""
+    rows = [torch.cat([(one * count).reshape(-1), one.new_tensor([count])]) for one, count in found]
+    every = processes.gathered(torch.stack(rows) if rows else torch.zeros(0, 0), device).to(device)
+    shape = found[0][0].shape if found else every.shape[1:] if every.shape[1] > 2 else ()
+    return every[:, :-1].contiguous().view(-1, *shape).sum(0) / every[:, -1].sum()
 
 
 def _typical(wanted: Tensor, leaf: Leaf) -> Tensor:

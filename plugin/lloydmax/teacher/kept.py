@@ -111,7 +111,8 @@ class TeacherOutputs:
         self._kept: list[Tensor] = []
         device = device_of(teacher)
         odd = OddOutputs(order, len(source), outputs)
-        mine = order if len(order) < processes.size() else processes.share(order)
+        shared = len(order) > batch_size * (processes.size() - 1)  # a batch for each process
+        mine = processes.share(order, batch_size) if shared else order
         stage = events.stage("teacher", total=len(mine)) if events else nullcontext()
         done = 0
         with evaluating(teacher), stage:
@@ -135,10 +136,10 @@ class TeacherOutputs:
                 done += len(indices)
                 if events:
                     events.step("teacher", done, len(mine), {})
-        if len(mine) < len(order):
+        if shared:
             for kept in self._kept:
-                processes.exchange(kept, device)
-        self.odd = odd.found(device)
+                processes.exchange(kept, device, batch_size)
+        self.odd = odd.found(device, batch_size)
 
     def rows(self, indices: Tensor, device: torch.device) -> list[Tensor]:
         """The outputs of these samples, one tensor ``(len(indices), ...)`` for each output, on ``device``."""

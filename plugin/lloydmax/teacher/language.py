@@ -140,7 +140,7 @@ class TokenMeter:
     def __init__(self, tokens: TokenOutputs, outputs: Outputs) -> None:
         self._tokens, self._outputs = tokens, outputs
         self._divergences: list[Tensor] = []
-        self._sums = [0.0] * 4
+        self._sums = processes.Sums(4)
 
     def add(self, inputs: Batch, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
         """Take in the outputs for a batch, as :meth:`Outputs.of` gives them."""
@@ -153,13 +153,13 @@ class TokenMeter:
                 chosen = labels.clamp(min=0)[:, None]
                 said, meant = (one.gather(1, chosen)[known, 0].double() for one in (q, p))
                 moved = (said.exp() - meant.exp()).square().sum()
-                now = [float(known.sum()), float(-said.sum()), float(-meant.sum()), float(moved)]
-                self._sums = [total + one for total, one in zip(self._sums, now, strict=True)]
+                self._sums.add([float(known.sum()), float(-said.sum()), float(-meant.sum()), float(moved)])
 
     def figures(self, device: torch.device) -> TokenFigures | None:
         """All that was added, of all processes; ``None``: there was nothing."""
-        each = _gathered(torch.cat(self._divergences) if self._divergences else torch.zeros(0), device)
-        count, said, meant, moved = processes.summed(self._sums, device)
+        seen = torch.cat(self._divergences) if self._divergences else torch.zeros(0)
+        each = processes.gathered(seen[:, None], device).flatten().numpy()
+        count, said, meant, moved = self._sums.totals(device)
         if not len(each):
             return None
         middle, *far = map(float, np.quantile(each, [0.5, 0.9, 0.99, 0.999, 1.0]))
@@ -182,17 +182,6 @@ class TokenMeter:
         rows = max(1, _VALUES // classes)
         flat = (student.reshape(-1, classes), teacher.reshape(-1, classes), labels.reshape(-1))
         return zip(*(tensor.split(rows) for tensor in flat), strict=True)
-
-
-def _gathered(values: Tensor, device: torch.device) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The values of all processes."""
-    counts = [0.0] * processes.size()
-    counts[processes.rank()] = float(len(values))
-    counts = processes.summed(counts, device)
-    start = int(sum(counts[: processes.rank()]))
-    every = torch.zeros(int(sum(counts)), dtype=torch.float64)
-    every[start : start + len(values)] = values.double()
-    return np.asarray(processes.summed(every.tolist(), device)) if processes.size() > 1 else every.numpy()
 
 
 def _exponential(value: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lloydmax import RecoveryError
 from lloydmax.extend import Agreement, Batch, LoopOptions, Recovery, TrainingLoop
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -88,6 +88,14 @@ class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
         default="auto",
         description="`float32`, `bfloat16` (autocast) or `auto`: bfloat16 where the hardware multiplies it natively. "
         "Depthwise convolutions on CPUs, whose kernels for it are slow, stay float32.",
+    )
+
+    parts: PositiveInt | None = Field(
+        default=None,
+        le=1024,
+        description="each batch is computed in so many parts, one after the other, whose gradients are added up: that "
+        "takes less memory, and any number of processes up to this one shares the parts and comes to the same bytes; "
+        "`null`: one part for each process.",
     )
 
     channels_last: bool = Field(
@@ -181,6 +189,11 @@ class Training(TrainingLoop):
             return super().epoch()
         finally:
             self._batch_norm_mode(False)
+
+    def reseed(self, seed: int) -> None:
+        """With what draws the mixtures."""
+        super().reseed(seed)
+        self.views.reseed(seed)
 
     def begin_step(self) -> None:
         """Tell the latent weights how far the run is."""

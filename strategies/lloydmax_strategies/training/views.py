@@ -83,6 +83,10 @@ class Views:
         self.beta = np.random.default_rng(seed)
         self.of_images, self.plain = _are_of_images(options), are_plain(options)
 
+    def reseed(self, seed: int) -> None:
+        """Draw the shares of mixtures anew."""
+        self.beta = np.random.default_rng(seed)
+
     def __call__(self, batch: Batch) -> Batch:
         """A view of the floating tensors of ``batch``.
 

@@ -138,20 +138,21 @@ def test_onnx_packs_any_number_of_centroids(centroids: int, tmp_path: Path) -> N
     assert weights <= 64 * 48 * (centroids - 1).bit_length() / 8 + 4 * centroids + 200
 
 
-def test_onnx_options(small: nn.Module, pictures: Tensor, tmp_path: Path) -> None:
+def test_onnx_options(tmp_path: Path) -> None:
     import onnxruntime
 
-    saved = {}
+    rule = {"layers": "all", "centroids": 5, "granularity": "channel"}
+    small, inputs, saved = compressed(nn.Sequential(nn.Linear(12, 7)), [rule]), torch.randn(3, 12), {}
     for fold in (False, True):
         path, dense = tmp_path / f"{fold}.onnx", tmp_path / f"{fold}.dense.onnx"
-        lloydmax.export(small, path, example_inputs=pictures, fold_at_load=fold, opset=20)
+        lloydmax.export(small, path, example_inputs=inputs, fold_at_load=fold, opset=20)
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(dense)
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         saved[fold] = dense.read_bytes().count(b"GatherElements")
     assert saved[False] and not saved[True]
     with pytest.raises(lloydmax.ExportError, match="opset is 18 to 25, not 17"):
-        lloydmax.export(small, tmp_path / "x.onnx", example_inputs=pictures, opset=17)
+        lloydmax.export(small, tmp_path / "x.onnx", example_inputs=inputs, opset=17)
 
 
 def test_fixed_batch(small: nn.Module, pictures: Tensor, tmp_path: Path) -> None:

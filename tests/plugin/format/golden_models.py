@@ -22,6 +22,7 @@ except ImportError:  # 0.1
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HALF, ENTROPY, COMPACT = {"floats": "float16"}, {"codes": "entropy"}, {"layout": "compact"}
+TIGHT = {"floats": "fixed", "codes": "arithmetic", "layout": "tight"}
 EVERY_DTYPE = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
@@ -309,5 +310,12 @@ CASES = {
     "runs": Case(runs, recipe=RUNS, since="newer"),
     "runs-smallest-float16": Case(runs, recipe=RUNS, storage={**ENTROPY, **COMPACT}, dtype="float16", since="newer"),
     "baked": Case(normed, recipe=PLAIN, since="newer"),
+    **{f"tight-{dtype}": Case(layouts, LAYOUTS, TIGHT, {"lr": 1e-5}, dtype, since="newer") for dtype in FLOATS},
+    "tight-tied": Case(Tied, TIED, TIGHT, since="newer"),
+    "tight-odd": Case(Odd, {"layer.weight": Rule(3)}, TIGHT, since="newer"),
+    "tight-stacked-int8": Case(Stacked, STACKED, {**TIGHT, "codebooks": "int8"}, since="newer"),
+    "tight-runs": Case(runs, recipe=RUNS, storage=TIGHT, since="newer"),
+    "tight-extra": Case(counting, recipe=PLAIN, storage=TIGHT, since="newer"),
+    "arithmetic-compact": Case(layouts, LAYOUTS, {**COMPACT, "codes": "arithmetic"}, since="newer"),
 }
 """Name of a golden file -> what is in it."""

@@ -14,11 +14,13 @@ import math
 import re
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
+from standalone_arithmetic import Arithmetic
 
 TYPES = {
     "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8", "F32": "<f4", "U32": "<u4", "I32": "<i4", "BF16": "<u2",
@@ -27,6 +29,7 @@ TYPES = {
 }  # fmt: skip
 """dtype of a file -> that of numpy, in the order of a file. Those that numpy does not have are their bits."""
 MODEL_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+NAMES = {code: name for name, code in MODEL_TYPES.items()}
 REQUIRED = {"format", "lloydmax", "torch", "parameters"}
 OPTIONAL = {"floats", "tied", "recipe", "folded", "activations", "constants", "extra"}
 DEFAULTS = {
@@ -34,6 +37,7 @@ DEFAULTS = {
     "int8": False, "matrices": 1
 }  # fmt: skip
 PIECE = 1 << 18
+README = Path(__file__).parents[3] / "plugin" / "lloydmax" / "format" / "README.md"
 
 
 class Stored(NamedTuple):
@@ -83,6 +87,8 @@ def _opened(raw: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
         name: Stored(about["dtype"], np.frombuffer(about["data"], TYPES[about["dtype"]]).reshape(about["shape"]))
         for name, about in safetensors.deserialize(raw)
     }
+    if text == '{"format":3}':
+        return _tight(held["data"].array.tobytes())
     if re.fullmatch(r'\{"crc32":"[0-9a-f]{8}","format":2\}', text):
         return _compact(json.loads(text)["crc32"], held)
     document = _document(text, {"crc32", "header"})
@@ -107,9 +113,54 @@ def _compact(label: str, parts: dict[str, Stored]) -> tuple[dict[str, Any], dict
     return document, _sound(held, [f"{item:08x}" for item in checksums.tolist()])
 
 
+def _tight(data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
+    length, crc32 = np.frombuffer(data[:8], "<u4").tolist()
+    packed, rest = data[8 : 8 + length], data[8 + length : -4]
+    _expect(f"{crc32:08x}" == _crc32(packed) and data[-4:] == zlib.crc32(rest).to_bytes(4, "little"), "wrong checksum")
+    dictionary = README.read_text(encoding="utf-8").partition("```text\n")[2].partition("\n```")[0].replace("\n", "")
+    document = _document(_inflated(packed, dictionary.encode()).decode(), {"tensors"})
+    table = {name: (dtype, shape, mark, 0) for name, dtype, shape, *mark in document["tensors"]}
+    for name, about in document["parameters"].items():
+        whole, kind = {**DEFAULTS, **about}, about.pop("codebook", "F32")
+        size = about.pop("codes") if whole["coding"] != "packed" else None
+        channels, each, _, runs, codes = _counts(whole)
+        codebooks, bits = -(-channels // each) * runs, (whole["k"] - 1).bit_length()
+        lead = () if whole["granularity"] == "tensor" else (codebooks,)
+        shape = (*lead, 2) if whole["even"] else (*lead, whole["k"], *((whole["block"],) if whole["block"] > 1 else ()))
+        shape = (codebooks, whole["k"] * whole["block"] + 2) if whole["int8"] else shape
+        columns = whole["k"] if whole["block"] == 1 else 0
+        table[f"{name}.codebook"] = ("F32", shape, ["steps"], columns) if kind == "steps" else (kind, shape, [], 0)
+        table[f"{name}.codes"] = "U8", (-(-codes * bits // 8) if size is None else size,), [], 0
+    ranks, held, end = list(TYPES), {}, 0
+    ordered = sorted(table.items(), key=lambda item: (ranks.index(item[1][0]), item[0]))
+    for name, (dtype, shape, mark, _) in ordered:
+        if not mark:
+            start, end = end, end + math.prod(shape) * np.dtype(TYPES[dtype]).itemsize
+            held[name] = Stored(dtype, np.frombuffer(rest[start:end], TYPES[dtype]).reshape(shape))
+    stepped = [(name, dtype, shape, columns) for name, (dtype, shape, mark, columns) in ordered if mark]
+    _expect(bool(stepped) or end == len(rest), "the tensors are not the data")
+    return document, held | _steps(rest[end:], stepped)
+
+
+def _steps(stream: bytes, table: list[Any]) -> dict[str, Stored]:
+    """The tensors that are whole numbers of a step."""
+    if not table:
+        return {}
+    coder, held = Arithmetic(stream, mixed=True), {}
+    exponents, middles = (np.cumsum(part) for part in np.split(coder.read(2 * len(table)), 2))
+    for (name, dtype, shape, columns), exponent, middle in zip(table, exponents, middles, strict=True):
+        numbers = coder.read(math.prod(shape), columns) + middle
+        if columns:
+            numbers = np.cumsum(numbers.reshape(-1, columns), axis=1).reshape(-1)
+        values = _converted(np.ldexp(numbers.astype("<f8"), exponent).astype("<f4"), NAMES[dtype])
+        held[name] = Stored(dtype, values.array.reshape(shape))
+    _expect(coder.place >= len(stream), "bytes after the numbers")
+    return held
+
+
 def _document(text: str, further: set[str]) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(text)
-    _expect(document.get("format") in (1, 2), "another format")
+    _expect(document.get("format") in (1, 2, 3), "another format")
     _expect(_canonical(document) == text, "the document is not canonical")
     _expect(REQUIRED | further <= document.keys() <= REQUIRED | further | OPTIONAL, "other keys in the document")
     return document
@@ -126,8 +177,8 @@ def _crc32(data: bytes) -> str:
     return f"{zlib.crc32(data):08x}"
 
 
-def _inflated(data: bytes) -> bytes:
-    stream = zlib.decompressobj(wbits=-15)
+def _inflated(data: bytes, dictionary: bytes = b"") -> bytes:
+    stream = zlib.decompressobj(-15, dictionary)
     try:
         inflated = stream.decompress(data)
     except zlib.error as error:
@@ -155,21 +206,14 @@ def _converted(values: np.ndarray, dtype: str) -> Stored:
 
 def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     """A compressed parameter, decoded."""
-    shape, k, axis, block = about["shape"], about["k"], about["axis"], about["block"]
-    matrices = about["matrices"]
-    _expect(matrices == 1 or (axis > 0 and shape[0] % matrices == 0), "matrices do not divide the first axis")
-    apart, channels = [matrices, 1], 1
-    if shape:
-        apart, channels = [matrices, shape[0] // matrices, *shape[1:]], matrices * shape[axis]
-    each, run = _of_one(about["granularity"], channels)
-    _expect(math.prod(shape) % (channels * block) == 0, "the block does not divide a channel")
-    count = math.prod(shape) // block
-    runs = -(-count // channels // run) if run else 1
-    _expect(not run or block == 1, "blocks in runs")
+    shape, k, axis, block, matrices = (about[key] for key in ("shape", "k", "axis", "block", "matrices"))
+    channels, each, run, runs, count = _counts(about)
+    apart = [matrices, shape[0] // matrices, *shape[1:]] if shape else [matrices, 1]
     centroids = _converted(_centroids(about, codebook, -(-channels // each) * runs), about["dtype"])
     _expect(codes.dtype == "U8" and codes.array.ndim == 1, "the codes are not bytes")
-    read = _entropy if about["coding"] == "entropy" else _packed
-    indices = read(codes.array.tobytes(), (k - 1).bit_length(), count)
+    first = shape[0] if block == 1 and shape else channels
+    read = {"entropy": _entropy, "packed": _packed, "arithmetic": partial(_arithmetic, columns=count // first)}
+    indices = read[about["coding"]](codes.array.tobytes(), (k - 1).bit_length(), count)
     _expect(count == 0 or int(indices.max()) < k, "a code without a centroid")
     own = (np.arange(channels) // each)[:, None] * runs + np.arange(count // channels) // (run or count)
     if block == 1:
@@ -177,6 +221,18 @@ def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     rows = centroids.array[own, indices.reshape(channels, -1)]
     moved = rows.reshape(matrices, apart[axis + 1], *apart[1 : axis + 1], *apart[axis + 2 :])
     return Stored(centroids.dtype, np.moveaxis(moved, 1, axis + 1).reshape(shape))
+
+
+def _counts(about: dict[str, Any]) -> tuple[int, int, int, int, int]:
+    """Channels, of how many there is one codebook, weights of a run, runs of a channel, and codes."""
+    shape, block, matrices = about["shape"], about["block"], about["matrices"]
+    _expect(matrices == 1 or (about["axis"] > 0 and shape[0] % matrices == 0), "matrices do not divide the first axis")
+    channels = matrices * shape[about["axis"]] if shape else 1
+    each, run = _of_one(about["granularity"], channels)
+    _expect(math.prod(shape) % (channels * block) == 0, "the block does not divide a channel")
+    count = math.prod(shape) // block
+    _expect(not run or block == 1, "blocks in runs")
+    return channels, each, run, -(-count // channels // run) if run else 1, count
 
 
 def _of_one(granularity: str, channels: int) -> tuple[int, int]:
@@ -220,6 +276,15 @@ def _bits(data: bytes, width: int, count: int) -> np.ndarray:
 def _packed(data: bytes, width: int, count: int) -> np.ndarray:
     _expect(len(data) == -(-count * width // 8), "another number of bytes")
     return _bits(data, width, count) if width else np.zeros(count, int)
+
+
+def _arithmetic(data: bytes, width: int, count: int, columns: int) -> np.ndarray:
+    size = next(at for at, byte in enumerate(data[:4], start=1) if byte < 128)
+    head = sum((byte & 127) << 7 * at for at, byte in enumerate(data[:size]))
+    coder = Arithmetic(data[size:], bool(head & 1))
+    codes = coder.read(count, columns) + (head >> 1)
+    _expect(coder.place >= len(data) - size and int(codes.min()) >= 0, "codes that are none")
+    return codes
 
 
 def _entropy(data: bytes, width: int, count: int) -> np.ndarray:

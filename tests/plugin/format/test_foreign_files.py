@@ -98,7 +98,7 @@ def test_an_unknown_dtype_in_a_sound_file(tmp_path):
 
 def test_a_newer_format(small):
     def newer(document):
-        return {"format": 3, "anything": ["else"]}
+        return {"format": 4, "anything": ["else"]}
 
     forge(small, newer)
-    refused(small, "was written by a newer lloydmax; format 3, this version reads 1 to 2")
+    refused(small, "was written by a newer lloydmax; format 4, this version reads 1 to 3")

@@ -13,6 +13,7 @@ from typing import Any
 
 import lloydmax
 import pytest
+import standalone_arithmetic
 import standalone_reader
 import torch
 from golden_files import GOLDEN, digests, expected, write
@@ -20,9 +21,10 @@ from golden_models import CASES, ENTROPY, FLOATS, Case, Rule
 from torch import nn
 
 ALONE = """
-import runpy, sys
+import os, runpy, sys
 sys.modules.update(torch=None, lloydmax=None)
 del sys.argv[0]
+sys.path.append(os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], {}, "__main__")
 """
 INT8 = "x86" in torch.backends.quantized.supported_engines
@@ -53,11 +55,12 @@ def test_the_golden_files_are_of_every_kind() -> None:
     assert {(item.coding, item.granularity) for item in parameters} >= {
         (coding, granularity) for coding in ("packed", "entropy") for granularity in ("tensor", "channel", "group:3")
     }
-    assert {(item.coding, item.dtype) for item in parameters} == set(itertools.product(("packed", "entropy"), FLOATS))
+    codings = {(item.coding, item.dtype) for item in parameters}
+    assert codings == set(itertools.product(("packed", "entropy", "arithmetic"), FLOATS))
     assert {1, 2, 3, 256, 257, 70_000} <= {item.k for item in parameters}
-    assert {item.stored for item in parameters} == {"float32", "float16", "int8"}
+    assert {item.stored for item in parameters} == {"float32", "float16", "int8", "steps"}
     assert any(item.block > 1 and item.coding == "entropy" for item in parameters)
-    assert {file.format for file in found} == {1, 2}
+    assert {file.format for file in found} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -83,8 +86,10 @@ LAYOUTS = list(itertools.product(("tensor", "channel", "group:3"), (0, 1), (1, 8
 def combinations() -> list[Case]:
     """Every storage and dtype of a model; together, every layout of a codebook in each dtype."""
     options = [("float32", "float16", "bfloat16"), ("packed", "entropy"), ("named", "compact"), ("kept", "merged")]
+    newer = [("float32", "fixed"), ("packed", "entropy", "arithmetic"), ("tight",), ("kept",)]
     keys = ("floats", "codes", "layout", "norms", "codebooks")
-    storages = [dict(zip(keys, values, strict=True)) for values in itertools.product(*options, ("float", "int8"))]
+    chosen = [*itertools.product(*options, ("float", "int8")), *itertools.product(*newer, ("float", "int8"))]
+    storages = [dict(zip(keys, values, strict=True)) for values in chosen]
     models = [("float32", storage) for storage in storages]
     models += [(dtype, item) for dtype in ("float16", "bfloat16") for item in storages if item["floats"] == "float32"]
     chance, cases, left = random.Random(0), [], {dtype: list[Any]() for dtype in FLOATS}
@@ -118,7 +123,7 @@ def test_the_stand_alone_reader_reads_every_combination(tmp_path: Path) -> None:
         for item in lloydmax.inspect(path).parameters
     }
     assert len({kind[:5] for kind in kinds}) == len(FLOATS) * len(LAYOUTS)
-    assert {kind[5] for kind in kinds} == {"packed", "entropy"}
+    assert {kind[5] for kind in kinds} == {"packed", "entropy", "arithmetic"}
 
 
 def test_codes_of_more_than_16_bits_and_pieces(tmp_path: Path) -> None:
@@ -134,7 +139,8 @@ def test_codes_of_more_than_16_bits_and_pieces(tmp_path: Path) -> None:
 
 
 def test_the_stand_alone_reader_is_short_and_needs_little() -> None:
-    lines = Path(standalone_reader.__file__).read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 270
+    files = [Path(module.__file__) for module in (standalone_reader, standalone_arithmetic)]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) < 450
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "safetensors"}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "safetensors", "standalone_arithmetic"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         threshold_qconfig_mapping,
         train_thresholds,
     )
-    from lloydmax.student.int8.backend import backend_config
+    from lloydmax.student.int8.fx.backend import backend_config
 
 __all__ = [
     "CodebookFakeQuantize",
@@ -44,7 +44,7 @@ _HOMES = {
     "verify": f"{_HERE}.recipes",
     "quantized_codebook": f"{_HERE}.int8",
     "train_thresholds": f"{_HERE}.thresholds",
-    "backend_config": "lloydmax.student.int8.backend",
+    "backend_config": "lloydmax.student.int8.fx.backend",
     "ThresholdFakeQuantize": f"{_HERE}.thresholds",
     "threshold_qconfig": f"{_HERE}.thresholds",
     "threshold_qconfig_mapping": f"{_HERE}.thresholds",

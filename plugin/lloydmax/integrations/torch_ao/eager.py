@@ -10,8 +10,8 @@ from torch import nn
 
 from lloydmax.errors import IntegrationError
 from lloydmax.integrations.torch_ao.qconfig import CodebookFakeQuantize
-from lloydmax.student.int8.backend import codebook_layer_of
-from lloydmax.student.int8.host import get_default_static_quant_module_mappings, nni, nnq
+from lloydmax.student.int8.fx.backend import codebook_layer_of
+from lloydmax.student.int8.fx.host import get_default_static_quant_module_mappings, nni, nnq
 from lloydmax.student.layers import LAYERS
 
 

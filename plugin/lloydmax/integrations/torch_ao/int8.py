@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.plan.plan import PlannedParameter
-from lloydmax.student.int8.host import nnq
+from lloydmax.student.int8.fx.host import nnq
 
 _TRANSPOSED = (nnq.ConvTranspose1d, nnq.ConvTranspose2d, nnq.ConvTranspose3d)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from lloydmax.errors import IntegrationError
 from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
-from lloydmax.student.int8.host import FakeQuantizeBase, QConfig
-from lloydmax.student.int8.preparation import UNPREPARED, Preparation
-from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS
+from lloydmax.student.int8.fx.host import FakeQuantizeBase, QConfig
+from lloydmax.student.int8.fx.preparation import UNPREPARED, Preparation
+from lloydmax.student.int8.fx.qconfigs import FLOAT_ACTIVATIONS
 
 
 class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):

@@ -9,6 +9,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -19,11 +20,13 @@ from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
 from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
+from lloydmax.plan.reduced_range import reduced
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.student.attachment import codebooks
-from lloydmax.student.int8.host import QConfigMapping, forget_models, nni
-from lloydmax.student.int8.qconfigs import FLOAT_ACTIVATIONS, UNIFORM, refusal, threshold_activation, uniform_qconfig
+from lloydmax.student.int8.fx.host import QConfigMapping, forget_models, nni
+from lloydmax.student.int8.fx.qconfigs import FLOAT_ACTIVATIONS, threshold_activation, uniform_qconfig
+from lloydmax.student.int8.weights import UNIFORM, refusal
 
 _applied: dict[str, list[Plan]] = {}
 _MOST_APPLIED = 100
@@ -95,7 +98,9 @@ def apply_recipe(
 
 def _plan(model: nn.Module, recipe: Recipe, example_inputs: Any = None) -> Plan:
     """What the host can do of a recipe: rules for all mean its convolutions and linear layers."""
-    return quiet_plan(_unfused(model), recipe, example_inputs, beyond=False)
+    recipe, told = reduced(recipe, in_int8=True)
+    made = quiet_plan(_unfused(model), recipe, example_inputs, beyond=False)
+    return replace(made, warned=made.warned + told)
 
 
 def _codebook_qconfig(p: PlannedParameter, activation: Any, plan: Plan, eager: bool) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from lloydmax.recovery.steps import run_step
-from lloydmax.student.int8.fake_quantizers import ThresholdFakeQuantize
-from lloydmax.student.int8.host import forget_models
-from lloydmax.student.int8.qconfigs import threshold_qconfig, threshold_qconfig_mapping
+from lloydmax.student.int8.fx.fake_quantizers import ThresholdFakeQuantize
+from lloydmax.student.int8.fx.host import forget_models
+from lloydmax.student.int8.fx.qconfigs import threshold_qconfig, threshold_qconfig_mapping
 
 __all__ = ["ThresholdFakeQuantize", "threshold_qconfig", "threshold_qconfig_mapping", "train_thresholds"]
 

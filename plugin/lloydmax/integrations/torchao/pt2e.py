@@ -19,14 +19,16 @@ from lloydmax.integrations.torchao.host import (
     create_getattr_from_value,
     forget_models,
 )
+from lloydmax.integrations.torchao.thresholds import ANNOTATION, annotate_activations, weight_spec
 from lloydmax.network.given import network
+from lloydmax.plan.parameter import PlannedParameter
 from lloydmax.plan.plan import Plan, quiet_plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.student.int8.weights import UNIFORM, refusal
 
 _CENTROIDS, _CODES = "_lloydmax_centroids_", "_lloydmax_codes_"
-_ANNOTATION = "quantization_annotation"
 
 
 class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
@@ -61,13 +63,17 @@ class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
 
 
 class CodebookQuantizer(Quantizer):
-    """PT2E quantizer: a codebook for every weight that a recipe names; activations stay as they are.
+    """PT2E quantizer: a codebook for every weight that a recipe names.
+
+    With ``activations`` in the recipe, weights of the quantizer ``uniform`` become int8, and the inputs and outputs of
+    what is quantized too, all with trained thresholds, where a recipe's own int8 models have them. Without,
+    activations stay as they are.
 
     Alone, or first in a ``ComposableQuantizer([CodebookQuantizer(...), X86InductorQuantizer()...])``, which leaves
     layers that have an annotation alone. Any op may use the weight: weights are found by the names of parameters.
 
     Args:
-        recipe: anything that :meth:`lloydmax.Recipe.load` takes; only ``quantize`` and ``trainable`` count here.
+        recipe: anything that :meth:`lloydmax.Recipe.load` takes; ``quantize``, ``activations`` and ``trainable`` count.
         model: the float model that was exported.
 
     Raises:
@@ -83,6 +89,10 @@ class CodebookQuantizer(Quantizer):
         needy = [p.name for p in self.plan.parameters.values() if p.importance is not None]
         if needy:
             raise IntegrationError(f"{needy[0]}: importances need lloydmax.compress")
+        if problems := [
+            f"{p.name}: {why}" for p in self.plan.parameters.values() if self._int8(p) and (why := refusal(p))
+        ]:
+            raise IntegrationError("PT2E cannot do what the recipe says: " + "; ".join(problems))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark the weight edges; called by ``prepare_pt2e`` and ``prepare_qat_pt2e``.
@@ -90,38 +100,50 @@ class CodebookQuantizer(Quantizer):
         Raises:
             IntegrationError: a planned weight is used nowhere in the program, or was annotated by another quantizer.
         """
-        users = _users(model)
+        users, settings = _users(model), self.plan.recipe.activations
+        layers: list[fx.Node] = []
         for p in self.plan.parameters.values():
             edges = [edge for name in (p.name, *p.tied) for edge in users.get(name, [])]
             if not edges:
                 raise IntegrationError(
                     f"{p.name} is not used in the exported program: export the model that the quantizer was made with"
                 )
-            spec: Any = QuantizationSpec(
-                dtype=CodebookFakeQuantize.dtype,
-                observer_or_fake_quant_ctr=CodebookFakeQuantize.with_args(
-                    centroids=p.centroids,
-                    granularity=p.granularity,
-                    axis=p.axis,
-                    trainable=p.name in self.plan.trainable,
-                    quantizer=p.quantizer,
-                    options=p.options.model_dump(exclude={"centroids", "granularity"}),
-                    parameter=p.name,
-                ),
-            )
+            spec: Any = weight_spec(p) if self._int8(p) else self._codebook_spec(p)
+            layers += [user for _, user in edges]
             for weight, user in edges:
-                annotation = user.meta.setdefault(_ANNOTATION, QuantizationAnnotation(_annotated=True))
+                annotation = user.meta.setdefault(ANNOTATION, QuantizationAnnotation(_annotated=True))
                 if weight in annotation.input_qspec_map:
                     raise IntegrationError(
                         f"{p.name} was already annotated by another quantizer: put CodebookQuantizer first in "
                         "ComposableQuantizer"
                     )
-                for before in user.args[: user.args.index(weight)] if weight in user.args else ():
+                inputs = user.args[: user.args.index(weight)] if weight in user.args and settings is None else ()
+                for before in inputs:
                     if isinstance(before, fx.Node):
                         annotation.input_qspec_map.setdefault(before, None)
                 annotation.input_qspec_map[weight] = spec
                 spec = SharedQuantizationSpec((weight, user)) if not isinstance(spec, SharedQuantizationSpec) else spec
+        if settings is not None:
+            annotate_activations(model, layers, settings)
         return model
+
+    def _int8(self, p: PlannedParameter) -> bool:
+        """Whether a weight becomes that of an int8 layer."""
+        return p.quantizer == UNIFORM and self.plan.recipe.activations is not None
+
+    def _codebook_spec(self, p: PlannedParameter) -> Any:
+        return QuantizationSpec(
+            dtype=CodebookFakeQuantize.dtype,
+            observer_or_fake_quant_ctr=CodebookFakeQuantize.with_args(
+                centroids=p.centroids,
+                granularity=p.granularity,
+                axis=p.axis,
+                trainable=p.name in self.plan.trainable,
+                quantizer=p.quantizer,
+                options=p.options.model_dump(exclude={"centroids", "granularity"}),
+                parameter=p.name,
+            ),
+        )
 
     def validate(self, model: fx.GraphModule) -> None:
         """Do nothing: :meth:`annotate` has checked."""
@@ -142,8 +164,14 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     plan = quiet_plan(original, Recipe.load(recipe))
     buffers = dict(network(model, "the program").named_buffers())
     held = {name for name in buffers if name.startswith(_CODES)}
-    problems = []
+    problems, integers = [], _int8_shapes(model)
     for p in plan.parameters.values():
+        if p.quantizer == UNIFORM and plan.recipe.activations is not None:
+            if p.shape in integers:
+                integers.remove(p.shape)
+            else:
+                problems.append(f"{p.name} is not int8")
+            continue
         suffix = f"{_attribute(p.name)}0"
         codes, centroids = buffers.get(_CODES + suffix), buffers.get(_CENTROIDS + suffix)
         held.discard(_CODES + suffix)
@@ -155,6 +183,13 @@ def verify(model: fx.GraphModule, recipe: Any, original: nn.Module) -> None:
     problems += [f"{name} is a codebook which was not planned" for name in sorted(held)]
     if problems:
         raise PlanMismatchError("the program does not hold what the recipe says: " + "; ".join(problems))
+
+
+def _int8_shapes(model: fx.GraphModule) -> list[tuple[int, ...]]:
+    """Shapes of the weights that the program holds in int8."""
+    dequantized = (node.args[0] for node in model.graph.nodes if ".dequantize_per_" in str(node.target))
+    targets = {str(value.target) for value in dequantized if isinstance(value, fx.Node) and value.op == "get_attr"}
+    return [tuple(fx.graph_module._get_attr(model, target).shape) for target in targets]
 
 
 def _attribute(parameter: str) -> str:

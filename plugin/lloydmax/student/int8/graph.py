@@ -1,136 +1,25 @@
-"""The fake-quantized graph: the int8 student while it is trained, in FX graph mode of ``torch.ao.quantization``."""
+"""What is done with the fake-quantized graph of any host: observe ranges, hold codebooks, train, restore."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.codebook.grid import spacing
 from lloydmax.data import Source, random_order
-from lloydmax.errors import IntegrationError
-from lloydmax.network.tracing import traced
+from lloydmax.errors import CheckpointError
 from lloydmax.runtime.modes import device_of, evaluating
-from lloydmax.runtime.quiet import quiet
-from lloydmax.runtime.seeding import OwnGenerator, undrawn
-from lloydmax.student.int8.backend import backend_config
-from lloydmax.student.int8.host import (
-    FuseCustomConfig,
-    QConfigMapping,
-    QuantizationTracer,
-    forget_models,
-    fuse,
-    prepare,
-    swap_functional,
-)
-from lloydmax.student.int8.qconfigs import (
-    UNIFORM,
-    QuantizedWeight,
-    held_qconfig,
-    refusal,
-    threshold_activation,
-    threshold_qconfig_mapping,
-    uniform_qconfig,
-    untrainable,
-)
+from lloydmax.student.int8.hosts import HostName, host
+from lloydmax.student.int8.model import Int8Model
+from lloydmax.student.int8.weights import QuantizedWeight, levels_of
 from lloydmax.student.thresholds import Scheme, TrainedThreshold
 
 _BATCH = 32
 """Calibration samples of one forward pass."""
-
-
-def refuse(weights: Mapping[str, QuantizedWeight]) -> None:
-    """Refuse weights that no graph can hold as the recipe says.
-
-    Raises:
-        IntegrationError: it names each of them, with the reason.
-    """
-    told = {name: refusal(weight) or untrainable(weight) for name, weight in weights.items()}
-    _refused([f"{name}: {reason}" for name, reason in told.items() if reason])
-
-
-def _refused(problems: Sequence[str]) -> None:
-    if problems:
-        raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
-
-
-def fake_quantized(
-    model: nn.Module, weights: Mapping[str, QuantizedWeight], bits: Literal[8], scheme: Scheme
-) -> fx.GraphModule:
-    """The model as a graph with fake quantizers of weights and activations in it, in evaluation mode.
-
-    Args:
-        model: batch norms folded; its modules move into the graph.
-        weights: what is quantized, by name; what shares a layer with none of them stays float.
-        bits: of the activations.
-        scheme: of the activations.
-
-    Raises:
-        IntegrationError: the model cannot be traced, or the host cannot quantize a weight so.
-    """
-    refuse(weights)
-    _refused(
-        [
-            f"{name} has hooks, or a forward of its own, which int8 layers do not keep: remove them, or leave it out"
-            for name in dict.fromkeys(name.rpartition(".")[0] for name in weights)
-            if _is_changed(model.get_submodule(name))
-        ]
-    )
-    uniform = any(weight.quantizer == UNIFORM for weight in weights.values())
-    if (
-        uniform
-        and torch.are_deterministic_algorithms_enabled()
-        and not torch.is_deterministic_algorithms_warn_only_enabled()
-    ):
-        raise IntegrationError(
-            "int8 kernels of PyTorch refuse to run under torch.use_deterministic_algorithms(True): turn it off (the "
-            "results are the same), or leave out 'activations:'"
-        )
-    mapping = threshold_qconfig_mapping(activation_bits=bits, activation_scheme=scheme)
-    planned = {name.rpartition(".")[0] for name in weights}
-    for name, module in model.named_modules():
-        if module._parameters and name not in planned:
-            mapping.set_module_name(name, None)
-    activation = threshold_activation(bits, scheme)
-    for weight in weights.values():
-        layer = weight.name.rpartition(".")[0]
-        uniform = weight.quantizer == UNIFORM
-        made = (
-            uniform_qconfig(weight, activation, model.get_submodule(layer))
-            if uniform
-            else held_qconfig(weight, activation)
-        )
-        mapping.set_module_name(layer, made)
-    try:
-        graph = _prepared(model.train(), mapping)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise IntegrationError(
-            f"{type(model).__name__} cannot be traced for int8 activations: {reason}. Leave out 'activations:', or "
-            "write its forward without control flow that depends on tensors"
-        ) from error
-    return graph.eval()
-
-
-def _is_changed(layer: nn.Module) -> bool:
-    """Whether a layer does something else than its class says."""
-    return "forward" in vars(layer) or bool(layer._forward_hooks or layer._forward_pre_hooks)
-
-
-def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
-    """What ``prepare_qat_fx`` gives, traced so that no other thread notices."""
-    tracer, backend = QuantizationTracer([], []), backend_config()
-    swap_functional(model)
-    graph = fx.GraphModule(model, undrawn(partial(traced, tracer, model)))
-    try:
-        with OwnGenerator(), quiet(bars=False):
-            fused = fuse(graph, True, FuseCustomConfig(), backend)
-            return prepare(fused, mapping, True, tracer.node_name_to_scope, (), backend_config=backend)
-    finally:
-        forget_models()
 
 
 def calibrate(
@@ -143,7 +32,7 @@ def calibrate(
     """Observe the ranges of weights and activations on a few inputs; they stay from then on.
 
     Args:
-        graph: from :func:`fake_quantized`, its codebooks held.
+        graph: from a host, its codebooks held.
         source: unlabelled inputs.
         samples: how many of them, drawn with ``seed``.
         seed: of the choice.
@@ -184,6 +73,51 @@ def hold(graph: nn.Module, weights: Mapping[str, QuantizedWeight], codebooks: Ma
             fake_quantizer(graph, name).hold(codebook)
 
 
+def restored(
+    model: nn.Module,
+    weights: Mapping[str, QuantizedWeight],
+    codebooks: Mapping[str, Codebook],
+    activations: Sequence[tuple[float, int]],
+    bits: Literal[8],
+    scheme: Scheme,
+    by: HostName,
+) -> Int8Model:
+    """The int8 model that a file describes, from the float architecture with its decoded weights.
+
+    Args:
+        model: batch norms folded; left unusable.
+        weights: what is quantized, by name.
+        codebooks: of all of them.
+        activations: scale and zero point of every quantized activation, in the order of the graph.
+        bits: of the activations.
+        scheme: of the activations.
+        by: the host.
+
+    Raises:
+        CheckpointError: other activations are quantized here than where the file was written.
+    """
+    chosen = host(by)
+    graph = chosen.fake_quantized(model, weights, bits, scheme)
+    points = activation_thresholds(graph)
+    if len(points) != len(activations):
+        raise CheckpointError(
+            f"holds {len(activations)} quantized activations, this model has {len(points)} with torch "
+            f"{torch.__version__}: load it with the version of torch that wrote it"
+        )
+    for threshold, (scale, zero) in zip(points, activations, strict=True):
+        threshold.fix(torch.tensor([scale]), torch.tensor([zero], dtype=torch.int32))
+    hold(graph, weights, codebooks)
+    for name, codebook in codebooks.items():
+        if not weights[name].even:
+            continue
+        _, low = levels_of(weights[name])
+        rows = spacing(codebook)
+        if rows is None:
+            raise CheckpointError(f"the codebook of {name!r} is not evenly spaced")
+        fake_quantizer(graph, name).fix(rows[:, 0].contiguous(), rows[:, 1].to(torch.int32) + low)
+    return chosen.converted(graph, weights, model)
+
+
 def fake_quantizer(graph: nn.Module, name: str) -> Any:
     """The fake quantizer of a weight."""
     module: Any = graph.get_submodule(name.rpartition(".")[0])
@@ -193,6 +127,16 @@ def fake_quantizer(graph: nn.Module, name: str) -> Any:
 def activation_thresholds(graph: nn.Module) -> list[Any]:
     """The trained thresholds of activations, in the order of the graph."""
     return [threshold for name, threshold in _thresholds(graph).items() if not name.endswith("weight_fake_quant")]
+
+
+def activation_points(graph: nn.Module) -> list[tuple[float, int]]:
+    """Scale and zero point of each of :func:`activation_thresholds`.
+
+    Raises:
+        IntegrationError: one has observed nothing, or NaN or infinite values.
+    """
+    found = [threshold.calculate_qparams() for threshold in activation_thresholds(graph)]
+    return [(float(scale), int(zero)) for scale, zero in found]
 
 
 def _thresholds(graph: nn.Module) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from lloydmax.student.int8.host import BackendPatternConfig, DTypeConfig, QConfigMapping
+from lloydmax.student.int8.fx.host import BackendPatternConfig, DTypeConfig, QConfigMapping
 
 
 class Preparation:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.codebook.grid import spread
 from lloydmax.errors import IntegrationError
+from lloydmax.runtime import machine
 
 _QUANTIZE = {
     torch.quantize_per_tensor: ("input", "scale", "zero_point", "dtype"),
@@ -146,11 +147,9 @@ class IntegerWeight(_ActingTensor):
                 f"the int8 kernels of {engine} compute a transposed convolution with {inputs} input and "
                 f"{outputs} output channels wrongly: leave it float (qconfig None) or give it a codebook"
             )
-        supported = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
-        if self.quant_max == 127 and engine in ("x86", "fbgemm") and not supported():
+        if self.quant_max == 127 and engine in ("x86", "fbgemm", "onednn") and machine.saturates():
             warnings.warn(
-                "this CPU lacks VNNI: its int8 kernels add pairs of products in 16 bits, which may saturate with "
-                "8-bit weights and activations; use bits=7",
+                f"{machine.OVERFLOWS}: use bits=7, or leave bits out, or, in a recipe's 'activations:', host: own",
                 UserWarning,
                 stacklevel=4,
             )

@@ -37,7 +37,7 @@ try:
 except (ImportError, AttributeError) as error:
     raise IntegrationError(
         f"this PyTorch has no torch.ao.quantization any more ({error}); "
-        "use lloydmax.integrations.torchao: quantize_ or PT2E"
+        "use lloydmax.integrations.torchao: quantize_ or PT2E; in a recipe with activations: host: own"
     ) from error
 
 

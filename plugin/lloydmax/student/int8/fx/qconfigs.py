@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+import warnings
+from typing import Any
 
 import torch
 from torch import nn
 
-from lloydmax.codebook.layout import Layout
 from lloydmax.errors import IntegrationError
 from lloydmax.network.channels import is_depthwise
-from lloydmax.student.int8.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
-from lloydmax.student.int8.host import PlaceholderObserver, QConfig, QConfigMapping
-from lloydmax.student.layers import LAYERS
+from lloydmax.runtime import machine
+from lloydmax.student.int8.fx.fake_quantizers import HeldCodebookFakeQuantize, LevelsFakeQuantize, ThresholdFakeQuantize
+from lloydmax.student.int8.fx.host import PlaceholderObserver, QConfig, QConfigMapping
+from lloydmax.student.int8.weights import QuantizedWeight
 from lloydmax.student.thresholds import Scheme
 
-UNIFORM = "uniform"
-"""The registered quantizer whose layers become int8 layers with trained thresholds."""
-_INT8_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 FLOAT_ACTIVATIONS = PlaceholderObserver.with_args(dtype=torch.float)
 """``activation`` of a QConfig whose layers take and give float tensors."""
 
 
 def threshold_qconfig(
-    bits: int = 8,
+    bits: int | None = None,
     scheme: Scheme = "symmetric",
     granularity: str = "tensor",
     *,
@@ -35,7 +33,8 @@ def threshold_qconfig(
     """A QConfig with trained thresholds for weights and activations.
 
     Args:
-        bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels.
+        bits: of the weights, 2 to 8; below 8 they still run on the int8 kernels. ``None``: 8, or 7 where the kernels of
+            this machine need that, which a warning says.
         scheme: of the weights: ``"symmetric"`` or ``"asymmetric"``. ``onednn`` refuses asymmetric ones; ``x86`` and
             ``fbgemm`` run them, but not in depthwise convolutions, whose conversion is refused.
         granularity: of the weights: ``"tensor"`` or ``"channel"``.
@@ -46,6 +45,8 @@ def threshold_qconfig(
     Raises:
         FitError: a value outside of these.
     """
+    if bits is None and (bits := machine.weight_bits()) < 8:
+        warnings.warn(f"{machine.OVERFLOWS}: weights get {bits} bits; bits=8 keeps 8", stacklevel=2)
     weight = ThresholdFakeQuantize.with_args(bits=bits, scheme=scheme, granularity=granularity, axis=axis)
     activation = threshold_activation(activation_bits, activation_scheme)
     weight()
@@ -69,7 +70,7 @@ def _activation(bits: int, scheme: Scheme) -> Any:
 
 
 def threshold_qconfig_mapping(
-    bits: int = 8,
+    bits: int | None = None,
     scheme: Scheme = "symmetric",
     granularity: str = "tensor",
     *,
@@ -101,77 +102,6 @@ def threshold_qconfig_mapping(
         elif qconfig is not None and qconfig.activation == theirs.activation:
             mapping.set_object_type(kind, QConfig(activation=ours.activation, weight=qconfig.weight))
     return mapping.set_global(ours)
-
-
-class QuantizedWeight(Protocol):
-    """What the int8 student has to know of a parameter; a plan's parameters are such."""
-
-    @property
-    def name(self) -> str:
-        """Full name."""
-
-    @property
-    def tied(self) -> tuple[str, ...]:
-        """The other names of the same parameter."""
-
-    @property
-    def layer(self) -> str:
-        """The class name of its module."""
-
-    @property
-    def layout(self) -> Layout:
-        """Of the weight."""
-
-    @property
-    def quantizer(self) -> str:
-        """Registered name."""
-
-    @property
-    def options(self) -> Any:
-        """Validated options of the quantizer."""
-
-    @property
-    def even(self) -> bool:
-        """Whether the centroids are evenly spaced."""
-
-
-def levels_of(weight: QuantizedWeight) -> tuple[int, int]:
-    """Number of levels and lowest integer of a uniformly quantized weight."""
-    count = weight.layout.centroids
-    return count, -((count + 1) // 2) + count % 2
-
-
-def refusal(weight: QuantizedWeight) -> str | None:
-    """Why ``torch.ao.quantization`` cannot quantize a weight so; ``None`` where it can."""
-    leaf, kind = weight.name.rpartition(".")[2], weight.layer
-    if weight.tied:
-        return f"it is tied to {', '.join(weight.tied)}, and preparing would untie them"
-    if weight.quantizer == UNIFORM:
-        if leaf != "weight" or kind not in _INT8_LAYERS:
-            return f"int8 layers are made of the weight of exactly {', '.join(_INT8_LAYERS)}, not the {leaf} of {kind}"
-        if weight.layout.granularity not in ("tensor", "channel"):
-            return f"int8 kernels have one scale a tensor or a channel, not granularity {weight.layout.granularity!r}"
-        if weight.options.threshold != "max":
-            threshold = weight.options.threshold
-            return f"threshold: {threshold} is for codebooks; here the step train_thresholds finds the range"
-        return None
-    if leaf != "weight" or kind not in {layer.__name__ for layer in LAYERS}:
-        kinds = ", ".join(layer.__name__ for layer in LAYERS)
-        return (
-            f"only the weight of exactly {kinds} can have a codebook, not the {leaf} of {kind} "
-            "(lloydmax.integrations.torchao.CodebookQuantizer takes any weight of an exported program)"
-        )
-    return None
-
-
-def untrainable(weight: QuantizedWeight) -> str | None:
-    """Why a graph that is trained cannot hold a weight, which one that is only converted can; ``None`` where it can."""
-    if weight.layer.startswith("ConvTranspose"):
-        return (
-            f"torch trains no {weight.layer} with a codebook among int8 activations: leave the layer out of the rule "
-            "('except:'), so that it stays float, or leave out 'activations:'"
-        )
-    return None
 
 
 def uniform_qconfig(weight: QuantizedWeight, activation: Any, layer: nn.Module) -> Any:

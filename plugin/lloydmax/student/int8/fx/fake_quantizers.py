@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
-from lloydmax.student.int8.host import FakeQuantizeBase
-from lloydmax.student.int8.scales import LowBitZeroPoint, WeightScale, too_few_bits
+from lloydmax.student.int8.fx.host import FakeQuantizeBase
+from lloydmax.student.int8.fx.scales import LowBitZeroPoint, WeightScale, too_few_bits
 from lloydmax.student.thresholds import TrainedThreshold
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
-from lloydmax.student.int8.host import BackendConfig, BackendPatternConfig, DTypeConfig, get_native_backend_config
-from lloydmax.student.int8.preparation import ExtendedPatternConfig
-from lloydmax.student.int8.scales import WeightScale
+from lloydmax.student.int8.fx.host import BackendConfig, BackendPatternConfig, DTypeConfig, get_native_backend_config
+from lloydmax.student.int8.fx.preparation import ExtendedPatternConfig
+from lloydmax.student.int8.fx.scales import WeightScale
 from lloydmax.student.layers import LAYERS, CodebookLayer, CodebookTensor
 
 _CODES = CodebookWeightFakeQuantize.dtype

@@ -1,0 +1,112 @@
+"""The stream of codes in a file, by the name of its coding: fixed width, Huffman (:mod:`lloydmax.format.packing`) or
+arithmetic (:mod:`lloydmax.format.arithmetic`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from lloydmax.format import arithmetic, packing
+from lloydmax.format.packing import Bytes, Codes
+
+_MIXED, _WORTH = 1 << 22, 0.998
+"""Codes for which probabilities are mixed, at most; and the share of the bytes that pays for three times the work."""
+
+
+def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
+    """The stream of a file, and whether it is of the coding, as it is where that is smaller than fixed width.
+
+    Args:
+        codes, bits: see :func:`~lloydmax.format.packing.pack`.
+        coding: ``packed``, ``entropy`` or ``arithmetic``.
+    """
+    coded = encode(codes, bits, coding)
+    if len(coded) < packing.packed_bytes(codes.numel(), bits):
+        return np.frombuffer(bytearray(coded), np.uint8), True
+    return packing.pack(codes, bits), False
+
+
+def encode(codes: Tensor, bits: int, coding: str) -> bytes:
+    """The stream of a coding; that of ``packed`` is its own, and one that would be longer may be, too."""
+    if coding == "arithmetic":
+        coded = _arithmetic(codes, packing.packed_bytes(codes.numel(), bits))
+        if coded is not None:
+            return coded
+    return packing.entropy_encode(codes, bits) if coding == "entropy" else packing.pack(codes, bits).tobytes()
+
+
+def _arithmetic(codes: Tensor, room: int) -> bytes | None:
+    """The codes less the most frequent one, as :mod:`lloydmax.format.arithmetic` codes integers; in rows, of which the
+    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %.
+
+    Args:
+        codes: integers from 0 on, any shape.
+        room: bytes that the stream may have.
+
+    Returns:
+        The most frequent code times two, and one where probabilities are mixed, in groups of 7 bits, lowest first,
+        all but the last plus 128; then the stream. ``None``: there is no room for it.
+    """
+    flat = packing.flattened(codes)
+    if not flat.size:
+        return None
+    most, columns = int(np.bincount(flat).argmax()), flat.size // codes.shape[0] if codes.dim() else 1
+    best = None
+    for mixed in (False, True) if flat.size <= _MIXED else (False,):
+        coder = arithmetic.coder(mixed, room=room)
+        coder.rows(columns)
+        for start in range(0, flat.size, packing.BLOCK):
+            coder.encode(flat[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
+        made = coder.end()
+        if made is not None and (best is None or len(made) < _WORTH * len(best)):
+            best = _varint(2 * most + mixed) + made
+    return best
+
+
+def _varint(number: int) -> bytes:
+    groups = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iterator[Codes]:
+    """The codes of an arithmetic stream, see :func:`unpack`, block by block; of rows of so many."""
+    head, size = 0, 0
+    for size, group in enumerate(data[:4].tolist(), start=1):
+        head |= (group & 127) << 7 * (size - 1)
+        if group < 128:
+            break
+    else:
+        raise ValueError("the arithmetic stream has no beginning")
+    if count > arithmetic.MOST_VALUES * (len(data) + 8):
+        raise ValueError(f"{len(data)} bytes cannot hold {count} codes")
+    most = head >> 1
+    coder = arithmetic.coder(bool(head & 1), data[size:])
+    coder.rows(columns)
+    for start in range(0, count, packing.BLOCK):
+        found = coder.decode(min(packing.BLOCK, count - start)) + np.int32(most)
+        if int(found.min()) < 0 or int(found.max()) >> bits:
+            raise ValueError(f"a code has more than {bits} bits")
+        yield found.astype(packing.dtype_of(bits))
+    if not coder.done():
+        raise ValueError("bytes follow the arithmetic stream")
+
+
+def blocks(data: Bytes, coding: str, bits: int, shape: tuple[int, ...]) -> Iterator[Codes]:
+    """The codes of a stream, flat, block by block.
+
+    Args:
+        data: the stream.
+        coding: of it.
+        bits: width of one code.
+        shape: of the codes.
+
+    Raises:
+        ValueError: the stream is damaged, or has not exactly so many codes.
+    """
+    count = math.prod(shape)
+    if coding == "arithmetic":
+        return _arithmetic_blocks(data, bits, count, count // shape[0] if shape else 1)
+    return (packing.entropy_blocks if coding == "entropy" else packing.unpack_blocks)(data, bits, count)

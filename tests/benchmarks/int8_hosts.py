@@ -1,0 +1,147 @@
+"""Who makes an int8 model: agreement with the float network, and time against it; about 5 minutes on one core.
+
+    python tests/benchmarks/int8_hosts.py [agreement] [speed] [saturation]
+
+The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
+silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is torchao's
+``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; a compiler for C++ is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lloydmax.demo
+import torch
+import torchvision
+from lloydmax.data import unlabelled
+from lloydmax.integrations.torchao import CodebookQuantizer
+from lloydmax.report import environment
+from lloydmax.student.int8 import calibrate
+from torch import Tensor, nn
+from torchao.quantization.pt2e import allow_exported_model_train_eval
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+warnings.simplefilter("ignore")
+SAMPLES, PAIRS, SIDE = 100, 9, 224
+MODES = [("channel", 8), ("tensor", 8), ("channel", 4)]
+
+
+def recipe(host: str, granularity: str = "channel", bits: int | None = 8) -> dict[str, Any]:
+    rule = {"layers": "all", "quantizer": "uniform", "granularity": granularity} | ({"bits": bits} if bits else {})
+    return {"quantize": [rule], "activations": {"samples": SAMPLES, "host": host}, "trainable": ["none"]}
+
+
+def by_host(model: nn.Module, data: Tensor, **settings: Any) -> dict[str, nn.Module]:
+    """The same recipe with every host; PT2E as a program of integers that runs as it is."""
+    made = {}
+    for host in ("fx", "own"):
+        made[host] = lloydmax.compress(model, recipe(host, **settings), data, seed=0, progress=False).model
+    return made | {"pt2e": pt2e(model, data, **settings)}
+
+
+def pt2e(model: nn.Module, data: Tensor, **settings: Any) -> nn.Module:
+    shapes = ({0: torch.export.Dim("batch", min=2)},)
+    program = torch.export.export(copy.deepcopy(model), (data[:2],), dynamic_shapes=shapes).module()
+    prepared = prepare_pt2e(program, CodebookQuantizer(recipe("own", **settings), model))
+    allow_exported_model_train_eval(prepared)
+    calibrate(prepared, unlabelled(data, model), SAMPLES, 0, lambda *_: None)
+    converted: nn.Module = convert_pt2e(prepared)
+    return converted
+
+
+@torch.no_grad()
+def agreement(model: nn.Module, teacher: nn.Module, pictures: Tensor) -> float:
+    same = [model(part).argmax(1) == teacher(part).argmax(1) for part in pictures.split(250)]
+    return 100 * float(torch.cat(same).float().mean())
+
+
+def agreements() -> None:
+    """The demo's network, without training."""
+    teacher, data, (pictures, _) = lloydmax.demo.network(), lloydmax.demo.silhouettes(), lloydmax.demo.test_set()
+    print(f"\nagreement with the float network on {len(pictures)} pictures, %; the demo's network, no training")
+    print(f"{'weights':<24} {'fx':>8} {'own':>8} {'PT2E':>8}")
+    for granularity, bits in MODES:
+        made = by_host(teacher, data[:SAMPLES], granularity=granularity, bits=bits)
+        found = [agreement(model, teacher, pictures) for model in made.values()]
+        print(f"{bits} bits a {granularity:<15} " + " ".join(f"{value:>8.2f}" for value in found), flush=True)
+
+
+def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
+    started = time.process_time()
+    run(x)
+    return time.process_time() - started
+
+
+@torch.no_grad()
+def speed() -> None:
+    """Medians of ratios of processor time of runs in turn, channels-last, one thread."""
+    print(f"\ntimes as fast as float32, {SIDE} x {SIDE}")
+    names = ("fx", "own", "float compiled", "own compiled", "PT2E compiled")
+    print(f"{'network':<16} {'batch':>6} " + " ".join(f"{name:>14}" for name in names))
+    torch._inductor.config.freezing = True  # type: ignore[attr-defined]
+    for name in ("resnet18", "mobilenet_v2"):
+        torch.manual_seed(0)
+        model = getattr(torchvision.models, name)().eval()
+        data = torch.randn(8, 3, SIDE, SIDE)
+        hosts = by_host(model, data)
+        model = model.to(memory_format=torch.channels_last)
+        for batch in (1, 8):
+            x = data[:batch].contiguous(memory_format=torch.channels_last)
+            program = torch.export.export(hosts["own"], (x,)).module()
+            single = hosts["pt2e"] if batch > 1 else convert_single(model, data)
+            runs = [hosts["fx"], hosts["own"], *map(torch.compile, (copy.deepcopy(model), program, single))]
+            for run in (model, *runs):
+                run(x), run(x)
+            times = [[seconds(run, x) for run in (model, *runs)] for _ in range(PAIRS)]
+            ratios = [statistics.median(row[0] / row[n + 1] for row in times) for n in range(len(runs))]
+            print(f"{name:<16} {batch:>6} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
+            torch._dynamo.reset()
+
+
+def convert_single(model: nn.Module, data: Tensor) -> nn.Module:
+    """PT2E's program for one picture: a dynamic batch has two at least."""
+    program = torch.export.export(copy.deepcopy(model), (data[:1],)).module()
+    prepared = prepare_pt2e(program, CodebookQuantizer(recipe("own"), model))
+    prepared(data[:1])
+    converted: nn.Module = convert_pt2e(prepared)
+    return converted
+
+
+def saturation() -> None:
+    """The kernels of oneDNN as a machine without VNNI has them, in processes that forbid that instruction."""
+    print("\nagreement without VNNI (ONEDNN_MAX_CPU_ISA=AVX512_CORE), the demo's network, one scale a channel")
+    for kind in ("fx 8", "fx none", "own 8", "own none"):
+        environ = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+        subprocess.run([sys.executable, __file__, "without", *kind.split()], env=environ, check=True)
+
+
+def without(host: str, bits: str) -> None:
+    """In such a process; torch asks the processor, which still has the instruction, so it is told."""
+    torch.cpu._is_vnni_supported = lambda: False
+    torch.backends.quantized.engine = "onednn"
+    teacher, data, (pictures, _) = lloydmax.demo.network(), lloydmax.demo.silhouettes(), lloydmax.demo.test_set()
+    given = recipe(host, bits=None if bits == "none" else int(bits))
+    result = lloydmax.compress(teacher, given, data[:SAMPLES], seed=0, progress=False)
+    level = next(iter(result.plan.parameters.values())).options.bits
+    found = agreement(result.model, teacher, pictures)
+    print(f"host {host}, bits {bits if bits != 'none' else 'left open'}: {level} bits, {found:.2f} %", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["without"]:
+        without(*sys.argv[2:])
+    else:
+        print(", ".join(f"{name} {value}" for name, value in environment().items()))
+        parts = {"agreement": agreements, "speed": speed, "saturation": saturation}
+        for part in sys.argv[1:] or parts:
+            parts[part]()

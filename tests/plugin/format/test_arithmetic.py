@@ -1,0 +1,107 @@
+"""The arithmetic code: both coders give the same bytes, which are few, and read whatever they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lloydmax import native
+from lloydmax.format import arithmetic, coding, packing
+from lloydmax.format.arithmetic import PythonCoder
+
+CODERS = [PythonCoder, *([native.ArithmeticCoder] if native.active() else [])]
+
+
+def stream(kind, values, columns, mixed, room=1 << 16):
+    made = kind(mixed, room=room)
+    for part in np.array_split(values, 2):
+        made.rows(columns)
+        made.encode(part)
+    return made.end()
+
+
+def back(kind, data, count, columns, mixed):
+    made = kind(mixed, np.frombuffer(data, np.uint8))
+    found = []
+    for part in np.array_split(np.zeros(count), 2):
+        made.rows(columns)
+        found.append(made.decode(part.size))
+    return np.concatenate(found), made.done()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("spread", [0.02, 1.0, 40.0, 3e6])
+def test_every_coder_gives_the_same_bytes_and_the_integers_again(mixed, spread):
+    chance = np.random.default_rng(0)
+    rows = np.exp(chance.standard_normal((20, 1)))
+    values = (chance.standard_normal((20, 17)) * rows * spread).clip(1 - (1 << 25), (1 << 25) - 1).astype(np.int32)
+    streams = {stream(kind, values.reshape(-1), 17, mixed) for kind in CODERS}
+    (data,) = streams
+    for kind in CODERS:
+        found, done = back(kind, data, values.size, 17, mixed)
+        assert np.array_equal(found, values.reshape(-1)) and done
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_any_bytes_decode_to_integers_of_their_range(mixed):
+    chance = np.random.default_rng(1)
+    for size in (0, 1, 5, 60):
+        data = chance.integers(0, 256, size).astype(np.uint8).tobytes()
+        results = [back(kind, data, 150, 7, mixed) for kind in CODERS]
+        assert all(np.abs(found).max() < 1 << 25 for found, _ in results)
+        assert all(np.array_equal(found, results[0][0]) and done == results[0][1] for found, done in results)
+
+
+def test_a_stream_that_has_no_room_is_none():
+    values = np.random.default_rng(2).integers(-500, 500, 100).astype(np.int32)
+    for kind in CODERS:
+        assert stream(kind, values, 10, False, room=20) is None
+        assert stream(kind, np.zeros(0, np.int32), 1, True, room=0) == b""
+
+
+@pytest.mark.skipif(not native.active(), reason="the twin takes long")
+@pytest.mark.parametrize("k", [2, 5, 16, 256, 1000])
+def test_codes_take_their_entropy_at_most_or_less_in_rows_that_differ(k):
+    chance = np.random.default_rng(k)
+    weights = chance.standard_normal((256, 512))
+    for scale, most in ((1.0, 1.005), (np.exp(chance.standard_normal((256, 1))), 0.95 if k < 99 else 1.005)):
+        grid = np.clip(np.round(weights * scale * k / 8 + k / 2 - 0.25), 0, k - 1).astype(np.int16)
+        codes, bits = torch.from_numpy(grid), (k - 1).bit_length()
+        counts = np.bincount(grid.reshape(-1))
+        counts = counts[counts > 0]
+        entropy = (counts * np.log2(grid.size / counts)).sum() / 8
+        data = coding.encode(codes, bits, "arithmetic")
+        learning = len(counts) * np.log2(grid.size) / 16
+        assert len(data) <= most * entropy + learning + 8
+        blocks = coding.blocks(np.frombuffer(data, np.uint8), "arithmetic", bits, codes.shape)
+        found = np.concatenate(list(blocks))
+        assert np.array_equal(found, grid.reshape(-1)) and found.dtype == packing.dtype_of(bits)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
+def test_streams_of_other_codes_are_refused(shape):
+    codes = torch.tensor([4] * int(np.prod(shape)), dtype=torch.uint8).reshape(shape)
+    data = np.frombuffer(coding._arithmetic(codes, 99), np.uint8)
+    assert np.concatenate(list(coding.blocks(data, "arithmetic", 3, shape))).tolist() == codes.reshape(-1).tolist()
+    for wrong, bits, size, words in (
+        (data, 2, shape, "more than 2 bits"),
+        (data, 3, (1 << 40, 2), "cannot hold"),
+        (np.append(data, [1] * 9).astype(np.uint8), 3, shape, "bytes follow"),
+        (np.array([255] * 4, np.uint8), 3, shape, "no beginning"),
+        (np.zeros(0, np.uint8), 3, shape, "no beginning"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list(coding.blocks(wrong, "arithmetic", bits, size))
+
+
+def test_codes_that_are_as_frequent_stay_packed():
+    codes = torch.arange(16, dtype=torch.uint8).repeat(3)
+    data, coded = coding.stream(codes, 4, "arithmetic")
+    assert not coded and np.array_equal(packing.unpack(data, 4, 48), codes.numpy())
+    assert coding.stream(torch.zeros(9, dtype=torch.uint8), 0, "arithmetic")[0].size == 0
+
+
+def test_the_logistic_function_rises_and_has_a_reverse():
+    table = arithmetic._stretched()
+    assert len(table) == 4096 and sorted(table) == table and table[0] == -table[-1] == -arithmetic._TOP
+    assert all(abs((arithmetic._squash(x) >> 4) - at) <= 4 for at, x in enumerate(table) if 8 < at < 4088)
