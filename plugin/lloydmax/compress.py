@@ -16,26 +16,30 @@ from torch import Tensor, nn
 from lloydmax.checkpoint import save
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.errors import RecipeError, RecoveryError
-from lloydmax.fitting.candidates import Tried
-from lloydmax.fitting.fit import fit_best
+from lloydmax.fitting.candidates import Spare, Tried
+from lloydmax.fitting.fit import as_planned, fit_best
 from lloydmax.format.parts import check_state
 from lloydmax.format.sizes import accountings
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own, private
 from lloydmax.plan.plan import Plan
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.expected import looked_ahead
+from lloydmax.recovery.holding_out import AGREEMENT_SAMPLES, Held
 from lloydmax.recovery.keeping import Keeping
-from lloydmax.recovery.made import beside_few, made_inputs, unknown
+from lloydmax.recovery.made import made_inputs, unknown
 from lloydmax.recovery.preparation import changes, gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
 from lloydmax.recovery.resume import KeptSteps, Traces, identity
 from lloydmax.recovery.steps import (
     NamedStep,
     folder,
+    in_time,
     needs_data,
     open_source,
     recover,
@@ -48,6 +52,7 @@ from lloydmax.report.harm import warn_of_harm, warn_of_size
 from lloydmax.report.layers import layer_reports
 from lloydmax.report.report import Report
 from lloydmax.report.score import Evaluate, scored
+from lloydmax.runtime.amounts import size
 from lloydmax.runtime.cache import Cache, checked_cache
 from lloydmax.runtime.digest import model_fingerprint
 from lloydmax.runtime.modes import own_modes
@@ -58,14 +63,14 @@ from lloydmax.student.extra import extra_states
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
-from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge, held_out
+from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
 SEEN = ", which the steps had, too: give 320 or more, and some are held out"
 """Of inputs that the agreement was measured on."""
-AGREEMENT_SAMPLES = 1000
-"""Inputs on which every stage is measured at most: a share of them is within 1.6 points (one standard deviation)."""
+_FINISH = 0.05
+"""Share of the time of the fit that it takes to finish the model."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def compress(
     tokenizer: Any = None,
     listeners: Sequence[object] = (),
     cache: Cache | None = None,
+    max_time: float | str | TimeLimit | None = None,
+    max_memory: int | str | None = None,
 ) -> Result:
     """Compress a trained model and win its accuracy back without labels.
 
@@ -127,17 +134,25 @@ def compress(
         listeners: plugin objects whose event hooks hear only this run.
         cache: a :class:`lloydmax.Cache` in which runs over the same model and data share codebooks and the
             teacher's outputs, the trials of a tuning loop for example.
+        max_time: seconds, or a text such as ``10m`` or ``1h30m``, after which the model is to be finished: recovery
+            steps take as many steps as there is time for, and where there is very little, fewer inputs are looked at.
+            What was cut stands in the report. Codebooks are fitted in any case. ``None``: all is done.
+        max_memory: bytes, or a text such as ``2GB``, that the process is to have at most (of a model on a CUDA device:
+            there). Batches then go through the models in parts; inputs that are mixed are mixed within these.
 
     Returns:
-        A :class:`Result`. The same recipe, data and seed give the same bytes on the same machine. Ctrl-C in a
+        A :class:`Result`. Without ``max_time`` the same recipe, data and seed give the same bytes on the same machine.
+        Ctrl-C in a
         recovery step ends the recovery: what the step has reached so far is finished, with a warning.
 
     Raises:
         ModelError, RecipeError, DataError, FitError, RecoveryError: before any work is done wherever that can be told.
-            Before the first forward pass: BudgetError where ``bits`` are out of reach, CheckpointError where no file
+            Before the first forward pass: BudgetError where ``bits`` are out of reach, RecoveryError where
+            ``max_memory`` is, CheckpointError where no file
             can hold the model, OutputError where ``workdir`` cannot be made or written into; that also later, when the
             disk is full.
     """
+    limit, most = TimeLimit.of(max_time), None if max_memory is None else size("max_memory", max_memory, RecipeError)
     with own_modes():
         recipe, teacher = Recipe.load(recipe), private(model)
         seed, listeners = check_seed(recipe.seed if seed is None else seed), heard(listeners)
@@ -155,11 +170,14 @@ def compress(
             raise RecipeError(f"{recipe.at('activations')}: int8 kernels keep no extra state, as {extra[0]!r} does")
         if recipe.activations is not None:
             int8.refuse(None, planned.parameters)
-        run = _Run(teacher, recipe, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer)
+        run = _Run(
+            teacher, recipe, planned, seed, folder(workdir), evaluate, cache, example_inputs, tokenizer, limit, most
+        )
         with run.opened(data, reference_data, progress, listeners):
-            original, plan = run.plan(planned)
+            original, plan = run.plan()
             student, plan = run.fit(original, plan)
             run.recover(student)
+            student, plan = run.best(student, original, plan)
             return run.assemble(student, original, replace(plan, outputs=run.told()))
 
 
@@ -169,15 +187,19 @@ class _Run:
 
     teacher: nn.Module
     recipe: Recipe
+    planned: Plan
     seed: int
     workdir: Path | None
     evaluate: Evaluate | None
     cache: Cache | None
     example_inputs: Any
     tokenizer: Any = None
+    limit: TimeLimit = field(default_factory=TimeLimit)
+    max_memory: int | None = None
     stages: list[Stage] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
+    spare: Spare | None = None
 
     @contextmanager
     def opened(self, data: Any, reference_data: Any, progress: bool, listeners: Sequence[object]) -> Iterator[None]:
@@ -187,44 +209,34 @@ class _Run:
         self.late = steps[len(self.early) :]
         self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
-        with running(self.teacher, self.seed, progress, [*listeners, self.history]) as self.events:
+        with running(self.teacher, self.seed, progress, [*listeners, self.history, self.limit]) as self.events:
             self.data, self.reference = (
                 open_source(given, self.teacher, self.workdir, self.seed, self.cache, self.tokenizer)
                 for given in (data, reference_data)
             )
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
-            self.source, self.near, self.unseen = self.data, self.reference, self.reference or self.data
+            held = Held(self.data, self.reference, self.reference or self.data)
             if self.data is None and self.recipe.synthesize is not None:
                 self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
-                self.source, self.unseen = self.data, self.reference or other
-            self._hold_out(given=data is not None, learns=bool(steps or needs_data(self.recipe)))
-            self.outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
+                held = Held(self.data, self.reference, self.reference or other)
+            learns = bool(steps or needs_data(self.recipe))
+            held = held.apart(self.teacher, self.recipe, data is not None, learns, self.seed, self.cache, self.events)
+            self.source, self.near, self.unseen, self.seen = held.source, held.near, held.unseen, held.seen
+            outputs = tried(self.teacher, (self.data, self.reference), self.recipe.asked_outputs, self.cache)
+            given = (self.teacher, self.planned, steps, (self.source or self.near, self.unseen), outputs)
+            self.outputs = looked_ahead(*given, self.events, self.limit, self.max_memory)
             trains = next((name for name, step in steps if hasattr(getattr(step, "options", None), "epochs")), None)
-            given = (None if data is None else self.data, self.reference)
-            for source in filter(None, given):
+            for source in filter(None, (None if data is None else self.data, self.reference)):
                 tell_doubts(self.teacher, source, trains if source is self.data else None, self.cache, self.outputs)
             yield
-
-    def _hold_out(self, given: bool, learns: bool) -> None:
-        """Keep inputs apart that nothing learns from, to measure the agreement on: of the original domain if any are
-        known, else of the data that were given."""
-        apart = partial(held_out, seed=self.seed, cache=self.cache)
-        if self.reference is not None and learns:
-            self.near, self.unseen = apart(self.reference, AGREEMENT_SAMPLES, few=False)
-        elif self.reference is None and self.data is not None and given:
-            if self.recipe.keep == "best":
-                parts = apart(self.data, MOST_JUDGED, few=True)
-                self.source, self.unseen = beside_few(self.teacher, parts, self.seed, self.events)
-            elif learns:
-                self.source, self.unseen = apart(self.data, AGREEMENT_SAMPLES, few=False)
-        self.seen = learns and self.unseen is not None and (self.unseen is self.source or self.unseen is self.near)
 
     def told(self) -> tuple[str, ...]:
         """What the outputs tell, in words."""
         return () if self.outputs is None else tuple(map(str, self.outputs.leaves))
 
-    def plan(self, plan: Plan) -> tuple[nn.Module, Plan]:
+    def plan(self) -> tuple[nn.Module, Plan]:
         """The steps before the fit are run; what the codebooks are fitted to then, and its plan."""
+        plan = self.planned
         with self.events.stage("prepare") as figures:
             figures |= {"layers": float(len(plan.parameters)), "model_bytes": float(plan.original_bytes)}
             self.events.step("prepare", 0, 1, figures)
@@ -238,7 +250,7 @@ class _Run:
             self.events.step("prepare", 1, 1)
         self.recovery = Recovery(
             student, self.teacher, self.source, self.near, self.seed, self.workdir, self.events, self.cache,
-            outputs=self.outputs,
+            outputs=self.outputs, limit=self.limit,
         )  # fmt: skip
         for figures in recover(self.recovery, self.early):
             self.said.append(figures | self.history.take(figures["step"]))
@@ -252,24 +264,31 @@ class _Run:
         """The student with its codebooks, and the plan of what these are."""
         judge = None if self.judge is None else partial(self._damage, self.judge, original)
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
-        given = (self.source, self.events, self.cache, judge, changed, self.outputs)
+        given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)
         self.tried += choice.tried
-        calibration = self.source or self.near
+        self.spare = choice.spare
+        return self._student(original, choice.plan, found), choice.plan
+
+    def _student(self, original: nn.Module, plan: Plan, found: dict[str, Codebook]) -> Student:
+        """With these codebooks, and measured."""
         whole = self.student
         if whole is None:  # late, and without the weights that get codebooks: a copy takes memory
-            whole = own(original, choice.plan.parameters if self.recipe.activations is None else ())
-        student = student_of(whole, choice.plan, found, gradients(original), calibration, self.seed, self.events)
+            whole = own(original, plan.parameters if self.recipe.activations is None else ())
+        calibration = self.source or self.near
+        student = student_of(whole, plan, found, gradients(original), calibration, self.seed, self.events)
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
-        return student, choice.plan
+        return student
 
     def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
         """What codebooks do to a model, after the steps that only settle it."""
         student = own(original)
         with torch.no_grad():
             for name, codebook in found.items():
-                weight_of(student, name).copy_(codebook.dequantize())
+                weight = weight_of(student, name)
+                for rows, part in codebook.parts():
+                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
         recovery = replace(self.recovery, student=student, original=original, events=Events())
         for _, step in self.settling:
             step.run(recovery)
@@ -282,6 +301,10 @@ class _Run:
         keeping = Keeping(self.judge, self.recovery.original)
         with kept.alone():
             for number, step in enumerate(self.late, start=1):
+                self.limit.reserve = self._afterwards()
+                if self.limit.left <= 0:
+                    self.said.append({"step": step[0], "cut": "not run"})
+                    continue
                 self.recovery.part = kept.part(number)
                 try:
                     keeping.now, known = None, self.stages[-1].agreement
@@ -291,10 +314,23 @@ class _Run:
                         self.tried.append(Tried("step", step[0], said["damage"], said["kept"]))
                 except KeyboardInterrupt:
                     self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
-                    warnings.warn(_interrupted(step[0], kept), stacklevel=3)
+                    warnings.warn(kept.interrupted(step[0]), stacklevel=3)
                     break
                 if number < len(self.late) or student.finished_as is not None:
                     self.stages.append(self.measure(step[0], student.model, keeping.now))
+
+    def best(self, student: Student, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
+        """The student, or if recovery left it with more damage, the spared codebooks and what settles them."""
+        if self.spare is None or self.judge is None or self.judge.damage(student.model).mean <= self.spare.damage.mean:
+            return student, plan
+        del self.stages[1 + len(self.early) :]
+        self.said = [one | {"kept": False} if "kept" in one else one for one in self.said]
+        self.tried = [replace(one, kept=one.name == self.spare.name) for one in self.tried]
+        self.late = [step for step in self.late if getattr(step[1], "keeps_codes", False)]
+        self.student = None  # is used up
+        student = self._student(original, self.spare.plan, as_planned(original, self.spare.plan))
+        self.recover(student)
+        return student, self.spare.plan
 
     def measure(self, stage: str, model: nn.Module, known: Agreement | None = None) -> Stage:
         """Agreement with the teacher, if it is not known yet, and the caller's own score."""
@@ -336,7 +372,7 @@ class _Run:
             recovery=self.said,
             seconds=dict(self.events.seconds),
             seed=self.seed,
-            notes=(*plan.notes, *unknown(plan, self.source or self.reference)),
+            notes=(*plan.notes, *unknown(plan, self.source or self.reference), *self.limit.notes(self.said)),
             data=self._data(),
             outputs=[] if self.outputs is None else [Answer.of(leaf) for leaf in self.outputs.leaves],
             tried=self.tried,
@@ -347,7 +383,13 @@ class _Run:
     def _identity(self, student: Student) -> bytes:
         """Of what the steps after the fit depend on: all that was given, and what was made of it so far."""
         made = {name: value for name, value in student.model.state_dict().items() if isinstance(value, Tensor)}
-        given = (self.seed, self.example_inputs, made)
+        given = (
+            self.seed,
+            self.example_inputs,
+            made,
+            *["in time"] * self.limit.given,
+            *([self.max_memory] if self.max_memory else []),
+        )
         return identity(self.teacher, self.recipe, (self.data, self.reference), given, self.fingerprint)
 
     def _comparison(self) -> Comparison | None:
@@ -368,9 +410,9 @@ class _Run:
         return scored(self.evaluate, model, first=model is self.teacher and self.outputs is None)
 
     def _step(self, step: NamedStep) -> dict[str, Any]:
-        return next(recover(self.recovery, [step])) | self.history.take(step[0])
+        return in_time(self.recovery, step) | self.history.take(step[0])
 
-
-def _interrupted(step: str, kept: KeptSteps) -> str:
-    said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
-    return said if kept.folder is None else f"{said}; the same call goes on from {kept.folder}"
+    def _afterwards(self) -> float:
+        """Seconds that are needed after a recovery step: it is measured, and the model finished."""
+        spent, measures = self.events.seconds, 1 + (self.judge is not None)
+        return measures * spent["measure"] / (len(self.stages) - 1) + _FINISH * (spent.get("price", 0.0) + spent["fit"])

@@ -16,6 +16,7 @@ from lloydmax.data import Source
 from lloydmax.errors import RecipeError
 from lloydmax.network.buffers import why_not
 from lloydmax.network.layers import SMALLEST, Layer, layers_of
+from lloydmax.network.merging import mergeable
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
@@ -25,7 +26,7 @@ from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
-from lloydmax.teacher.asking import Wanted, asked
+from lloydmax.teacher.asking import Asked, Wanted, asked
 from lloydmax.teacher.consistency import views
 from lloydmax.teacher.texts import writes
 from lloydmax.teacher.trial import trial
@@ -34,6 +35,9 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
+_CAREFUL = {"damping": 1.0, "bias": False}
+"""How far codes follow made inputs that may be unlike real ones, which go together otherwise and have other means:
+half of what they see is white (tests/benchmarks/careful.py compares)."""
 _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
@@ -93,15 +97,16 @@ def recipe_for(
         recipe |= {key: value for key, value in said.items() if value != getattr(AskedOutputs, key)}
         source = open_source(data, model, None, 0, tokenizer=tokenizer)
         steps: list[dict[str, Any]] = []
-        makes = _synthesize(model, example_inputs) if source is None else None
-        recipe |= {} if makes is None else {"synthesize": makes}
-        if source is not None or makes is not None:
+        found = _asked(model, example_inputs) if source is None else None
+        recipe |= {} if found is None else {"synthesize": _synthesize(model, found)}
+        if source is not None or found is not None:
             rules = [rule | {"importance": "fisher"} for rule in rules]
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
             matched = {"step": "match_moments", "samples": _MATCHED, "rows": _PLACES}
             steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else matched]
             if not effort or source is None:  # codes that learn begin anew
-                steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS})
+                careful = _CAREFUL if found is not None and not norms and not _is_lifelike(found) else {}
+                steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS} | careful)
             else:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
@@ -111,32 +116,36 @@ def recipe_for(
 
 
 def plain_recipe(model: nn.Module, bits: float = 4.0) -> Recipe:
-    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run.
+    """What :func:`recipe_for` proposes without its steps, and without any inputs: for models that are not run. Batch
+    norms stay as they are.
 
     Raises:
         RecipeError: as there.
     """
     bits = number("bits", bits, RecipeError, above=True)
     with own_modes():
-        rules = _rules(private(model, runs=False), _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS)
+        model = private(model, runs=False)
+        rules, norms = _rules(model, _MANY_CENTROIDS if bits > _MANY_BITS else _CENTROIDS), mergeable(model)
     if not rules:
         raise RecipeError(f"{type(model).__name__} has no layer with at least {SMALLEST} weights: nothing to compress")
     recipe = {"version": 1, "name": f"{type(model).__name__}-{bits:g}bits", "bits": bits, "quantize": rules}
-    return Recipe.load(recipe | {"storage": _STORAGE})
+    return Recipe.load(recipe | {"storage": _STORAGE | ({"norms": "kept"} if norms else {})})
 
 
-def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
-    """What the recipe says of inputs that are made; ``None``: none can be, or they are vectors whose size and mean
-    nothing tells."""
+def _asked(model: nn.Module, example_inputs: Any) -> Asked | None:
+    """The inputs that can be made; ``None``: none can be, or they are vectors whose size and mean nothing tells."""
     found = asked(model, example_inputs)
-    if found is None:
-        if example_inputs is not None:
-            warnings.warn(
-                f"no inputs can be made from example_inputs: {type(model).__name__} does not run with inputs of their "
-                "shapes, or nothing in them can be made anew; the recipe makes none",
-                stacklevel=3,
-            )
-        return None
+    if found is None and example_inputs is not None:
+        warnings.warn(
+            f"no inputs can be made from example_inputs: {type(model).__name__} does not run with inputs of their "
+            "shapes, or nothing in them can be made anew; the recipe makes none",
+            stacklevel=3,
+        )
+    return found
+
+
+def _synthesize(model: nn.Module, found: Asked) -> dict[str, Any]:
+    """What the recipe says of inputs that are made."""
     form = found.only
     made: dict[str, Any] = {"samples": Wanted.samples}
     made |= {"kind": "written"} if writes(model, found) else {}
@@ -145,6 +154,11 @@ def _synthesize(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}
+
+
+def _is_lifelike(found: Asked) -> bool:
+    """Whether made inputs are known to be like real ones: words, and pictures in colours."""
+    return all(form.below is not None or (form.pictures and form.width > 1) for form in found.forms)
 
 
 def _rules(model: nn.Module, centroids: int) -> list[dict[str, Any]]:

@@ -16,11 +16,13 @@ from lloydmax_command.options import (
     data_options,
     effort_option,
     limit_option,
+    memory_option,
     model_options,
     progress_options,
     recipe_option,
     recipe_or_bits,
     seed_option,
+    time_option,
 )
 
 
@@ -56,6 +58,8 @@ def command(declared: Command) -> click.Command:
 @model_options
 @recipe_or_bits
 @effort_option
+@time_option
+@memory_option
 @click.option("--data", type=click.Path(), help=f"Unlabelled inputs: {DATA}")
 @click.option("--reference-data", type=click.Path(), help="A few unlabelled inputs of the original domain.")
 @data_options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
+AT_LEAST_ONE = click.IntRange(1)
 
 
 def model_options(command: Command, required: bool = True) -> Command:
@@ -31,15 +32,22 @@ def model_options(command: Command, required: bool = True) -> Command:
 def data_options(command: Command) -> Command:
     """Options that say how to read a folder of images."""
     for option in (
-        click.option("--std", help="Comma-separated, for a folder of images; default ImageNet's."),
-        click.option("--mean", help="Comma-separated, for a folder of images; default ImageNet's."),
-        click.option("--image-size", default=224, show_default=True, help="Pixels, for a folder of images."),
-    ):
+        click.option("--skip-bad", metavar="SHARE", help="Of the images that may be unreadable; default 1%."),
+        click.option("--std", help="What each channel is divided by then, comma-separated."),
+        click.option("--mean", help="What each channel, 0 to 1, is reduced by, comma-separated."),
+        click.option("--interpolation", metavar="NAME", help="nearest, bilinear, bicubic, lanczos, box or hamming."),
+        click.option("--crop", type=click.Choice(["center", "none"]), help="none: the whole image is squeezed."),
+        click.option("--resize", type=AT_LEAST_ONE, help="Pixels of the shorter side before the crop."),
+        click.option(
+            "--size", "--image-size", metavar="PIXELS", help="Of an image, 224 or 224x320. This and what follows: for "
+            "folders of images, and .npy of uint8; default: what the model's own configuration or weights say, or what "
+            "is usual for ImageNet.",
+        ),
+    ):  # fmt: skip
         command = option(command)
     return command
 
 
-AT_LEAST_ONE = click.IntRange(1)
 DATA = (
     "a folder of images; .npy, .npz, .safetensors; texts, .txt, .jsonl or a folder of them, for a model in a folder "
     "with its tokenizer; or synthesize:COUNT (images made from the model's batch norms)."
@@ -83,6 +91,12 @@ recipe_option = click.option(
 )
 effort_option = click.option(
     "--effort", type=float, default=1.0, show_default=True, help="With --bits: times the usual training."
+)
+time_option = click.option(
+    "--max-time", metavar="TIME", help="Finish within this time, as good as it gets: 90s, 10m, 1h30m."
+)
+memory_option = click.option(
+    "--max-memory", metavar="SIZE", help="Memory that the process may take, about: 2GB, 800MB."
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), help="Of all randomness; default: the recipe's."

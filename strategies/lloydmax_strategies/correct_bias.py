@@ -122,12 +122,13 @@ def _read(
     """What the module of the original and that of the student see.
 
     Of a module that is called again and again it is what the student's sees: where it is given what it said before
-    (decoders), the original is soon somewhere else.
+    (decoders), the original is soon somewhere else. An expert that a router passes over in one of them is called less
+    often there.
     """
     if calls > 1:
         return ((call, call) for call in fronts[1].read(modules[1], what="call", calls=calls))
     what: What = "call" if place.called else "output"
-    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)), strict=True)
+    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)), strict=False)
 
 
 class MatchMoments(CorrectBias):

@@ -72,11 +72,24 @@ class Fisher:
                     found = output_tensors(given) if outputs is None else outputs.of(given, inputs)
                     if not any(output.requires_grad for output in found):
                         raise RecoveryError("importance 'fisher': no gradient reaches the parameters from the output")
-                    fisher_draw(found, generator, None if outputs is None else outputs.leaves).backward()
+                    _backward(fisher_draw(found, generator, None if outputs is None else outputs.leaves))
         finally:
             for parameter, needed in zip(model.parameters(), wanted, strict=True):
                 parameter.requires_grad_(needed)
         return {name: _floored(found / len(order)) for name, found in zip(names, total, strict=True)}
+
+
+def _backward(drawn: Tensor) -> None:
+    try:
+        drawn.backward()
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        said = str(error).partition("\n")[0].partition(". Hint")[0]
+        raise RecoveryError(
+            f"importance 'fisher': the model has no backward pass in evaluation mode ({said}): name another one, such "
+            "as 'inputs', in the recipe's rules"
+        ) from error
 
 
 @contextmanager

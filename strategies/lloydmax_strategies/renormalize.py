@@ -22,10 +22,10 @@ from lloydmax_strategies.tap import forward_order
 
 _LIVE = 3.0
 """Activations alive at once in a forward pass without gradients, in units of the largest layer's input + output."""
-
-
 _MOST = 16.0
 """How far a channel that the inputs hardly excite may be scaled."""
+_FEWEST = 8
+"""Samples of a batch, however little memory there is: their statistics are what it normalizes with."""
 
 
 class Renormalize:
@@ -87,7 +87,7 @@ class Renormalize:
                 f"renormalize: {type(student).__name__} has no batch norm with running statistics (or they are "
                 "folded, as 'activations:' does): leave the step out; 'correct_bias' is the one for such models"
             )
-        order = source.draw(options.samples, recovery.seed)
+        order, size = source.draw(options.samples, recovery.seed), self._batch(recovery)
         if options.relative and recovery.teacher is student:
             raise RecoveryError("renormalize with relative: true compares with the original: pass teacher=...")
         with evaluating(student, recovery.teacher):
@@ -95,7 +95,7 @@ class Renormalize:
             told = _Told(recovery, calls)
             if options.mode == "fast":
                 how = "one pass, pooled batch statistics"
-                self._one_pass(recovery, source, order, told, options.batch_size)
+                self._one_pass(recovery, source, order, told, size)
             elif max(calls.values()) == 1 and self._fits(student, source, order):
                 how = "one batch of all samples"
                 self._one_pass(recovery, source, order, told, len(order))
@@ -103,6 +103,11 @@ class Renormalize:
                 how = "layer by layer"
                 self._layer_by_layer(recovery, source, order, told)
         return {"layers": len(calls), "moved": told.moved(), "samples": len(order), "how": how}
+
+    def _batch(self, recovery: Recovery) -> int:
+        """Samples of one forward pass; fewer where memory is limited."""
+        most = None if recovery.outputs is None else recovery.outputs.at_most
+        return self.options.batch_size if most is None else min(self.options.batch_size, max(most, _FEWEST))
 
     def _one_pass(self, recovery: Recovery, source: Source, order: Tensor, told: _Told, batch_size: int) -> None:
         """The teacher sees each batch just before the student, so that what is special to the batch cancels out."""

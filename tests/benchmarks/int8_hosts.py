@@ -3,8 +3,8 @@
     python tests/benchmarks/int8_hosts.py [agreement] [speed] [saturation]
 
 The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
-silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is torchao's
-``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; a compiler for C++ is needed.
+silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is
+torchao's ``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; it needs a compiler for C++.
 """
 
 from __future__ import annotations

@@ -118,6 +118,8 @@ def compress_llama(folder: Path, out: Path) -> None:
 
 def load_llama(out: Path) -> None:
     """The result."""
+    import lloydmax.integrations.transformers  # noqa: F401
+
     watch = Watch()
     AutoModelForCausalLM.from_pretrained(out)
     watch.tell("from_pretrained", time.perf_counter() - watch.started[0])

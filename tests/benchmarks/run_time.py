@@ -155,7 +155,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 def table(name: str, models: dict[str, nn.Module], memory: dict[tuple[str, int], int], rounds: dict[int, int]) -> None:
     heads = [f"{what}batch {batch} | " for what in ("", "memory, ") for batch in rounds]
-    print("| run | " + "| ".join(heads) + "| outputs off |")
+    print("| run | " + "| ".join(heads) + ("| tokens a second |" if name == "gpt2" else "| outputs off |"))
     print("|---" * (2 + 4 * len(rounds)) + "|")
     seconds: dict[tuple[str, int], float] = {}
     for batch, turns in rounds.items():
@@ -169,8 +169,10 @@ def table(name: str, models: dict[str, nn.Module], memory: dict[tuple[str, int],
         for batch in rounds:
             share = memory[way, batch] / memory[FLOAT, batch]
             cells += [f"{memory[way, batch] / 1e6:.0f} MB", f"{share:.0%}"]
-        off = "" if name == "gpt2" or way == FLOAT else f"{distance(used(name, model, 1), wanted):.1e}"
-        cells.append(off)
+        if name == "gpt2":
+            cells.append(f"{TOKENS / seconds[way, 1]:.1f}")
+        else:
+            cells.append("" if way == FLOAT else f"{distance(used(name, model, 1), wanted):.1e}")
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

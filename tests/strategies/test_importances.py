@@ -79,6 +79,19 @@ def test_fisher_without_a_gradient_is_refused(pictures: Tensor) -> None:
         measured(Fisher, Rounded(), ["layer.weight"], pictures)
 
 
+def test_a_model_without_a_backward_pass_is_told() -> None:
+    class Writes(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            z = y.exp()
+            z += 1
+            return z
+
+    with pytest.raises(RecoveryError, match="no backward pass .*modified by an inplace operation.* 'inputs'") as caught:
+        measured(Fisher, Writes(nn.Linear(5, 3)), ["0.weight"], torch.randn(8, 5))
+    assert "\n" not in str(caught.value)
+
+
 def test_inputs_are_the_second_moments() -> None:
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Linear(5, 3)), torch.randn(500, 5) * torch.tensor([1.0, 2, 3, 4, 5])

@@ -298,3 +298,31 @@ def test_many_places_need_fewer_samples(rows: int | None, samples: int) -> None:
     recipe = {"quantize": [{"layers": "all", "centroids": 3}], "recover": steps}
     found = lloydmax.compress(model, recipe, x, progress=False).report.recovery
     assert [figures["samples"] for figures in found] == [samples, samples]
+
+
+class Routed(nn.Module):
+    """Every input goes through one of two layers; which, a third one says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.says, self.layers = nn.Linear(6, 2), nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        where, y = self.says(x).argmax(1), torch.zeros_like(x)
+        for number, layer in enumerate(self.layers):
+            if bool((chosen := where == number).any()):
+                y[chosen] = layer(x[chosen])
+        return y
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_layers_may_see_other_inputs_than_in_the_original(batch_size: int) -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), torch.randn(64, 6)
+    step = {"step": "match_moments", "batch_size": batch_size}
+    rule = {"layers": "all", "centroids": 2}
+    result = lloydmax.compress(model, {"quantize": [rule], "recover": [step]}, x, progress=False)
+    with torch.no_grad():
+        routes, own = ((one.says(x).argmax(1) == 0).sum() for one in (model, result.model))
+    assert routes != own and "match_moments" in [stage.name for stage in result.report.stages] + ["match_moments"]
+    assert all(bool(torch.isfinite(p).all()) for p in result.model.parameters())

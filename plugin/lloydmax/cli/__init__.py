@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from lloydmax.cli import commands, evaluation
+from lloydmax.cli.pictures import OPTIONS, Pictures
 from lloydmax.cli.shown import errors
 
 __all__ = ["answer"]
@@ -21,8 +22,11 @@ def answer(command: str, given: Mapping[str, Any]) -> None:
         command: its name.
         given: its arguments and options, by the names of its function's parameters.
     """
+    asked = dict(given)
     with errors():
-        getattr(evaluation if command == "evaluate" else commands, command)(**given)
+        if OPTIONS[0] in asked:
+            asked["pictures"] = Pictures.taken_from(asked)
+        getattr(evaluation if command == "evaluate" else commands, command)(**asked)
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,7 @@ from lloydmax.cli.inputs import (
     whole_numbers,
 )
 from lloydmax.cli.models import source_of, tokenizer_of
+from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import progress, show
 from lloydmax.cli.written import report_of, written
 from lloydmax.compare import compare as compare_files
@@ -41,6 +42,7 @@ from lloydmax.exporting.export import asked_for
 from lloydmax.exporting.export import export as export_model
 from lloydmax.format.parts import check_state
 from lloydmax.hooks import registry
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.hooks.units import BudgetError
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.plan.plan import quiet_plan
@@ -53,11 +55,12 @@ from lloydmax.runtime.text import printable
 
 def compress(
     model: str, weights: str | None, model_args: str | None, device: str, recipe: str | None,
-    bits: float | None, effort: float, data: str | None,
-    reference_data: str | None, image_size: int, mean: str | None, std: str | None, out: str,
+    bits: float | None, effort: float, max_time: str | None, max_memory: str | None, data: str | None,
+    reference_data: str | None, pictures: Pictures, out: str,
     report_path: str | None, seed: int | None, workdir: str | None, quiet: bool, log_json: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax compress`` is asked."""
+    limit = TimeLimit.of(max_time)
     read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
@@ -71,11 +74,12 @@ def compress(
     given_none = read is not None and read.synthesize is None and data is None and reference_data is None
     if read is not None and given_none and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
-    inputs, reference = (data_of(path, teacher, image_size, mean, std) for path in (data, reference_data))
+    inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
     texts = {"tokenizer": tokenizer_of(model)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
+    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit, "max_memory": max_memory}
     with progress(quiet, log_json) as shown:
-        result = compress_model(teacher, read, inputs, reference, seed=seed, workdir=workdir, **texts, **shown)
+        result = compress_model(teacher, read, inputs, reference, **more, **texts, **shown)
     target.write(result, {} if bits is None else {"bits": bits, "effort": effort})
     if report_path is not None:
         result.report.to_json(report_path)
@@ -93,13 +97,13 @@ def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
 
 def recipe(
     model: str, weights: str | None, model_args: str | None, device: str, bits: float, data: str | None,
-    image_size: int, mean: str | None, std: str | None, effort: float, out: str, as_json: bool,
+    pictures: Pictures, effort: float, out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax recipe`` is asked."""
     check_outputs({"--out": out}, {"--model": source_of(model), "--weights": weights, "--data": data})
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
-    inputs = data_of(data, teacher, image_size, mean, std)
+    inputs = data_of(data, teacher, pictures)
     made = recipe_for(teacher, bits, inputs, effort, tokenizer=tokenizer_of(model))
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
@@ -117,8 +121,8 @@ def plan(
 
 
 def search(
-    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, image_size: int,
-    mean: str | None, std: str | None, budget: str | None, method: str | None, centroids: str | None,
+    model: str, weights: str | None, model_args: str | None, device: str, recipe: str, data: str, pictures: Pictures,
+    budget: str | None, method: str | None, centroids: str | None,
     samples: int | None, by_rule: bool, measure: bool, only_sweep: bool, only_curve: bool, pick: str | None,
     out: str | None, report_path: str | None, plot: str | None, seed: int | None, workdir: str | None, quiet: bool,
     log_json: bool, as_json: bool,
@@ -133,7 +137,7 @@ def search(
     if plot is not None:
         check_plot(plot)
     teacher = build_model(model, weights, model_args, device)
-    inputs = data_of(data, teacher, image_size, mean, std)
+    inputs = data_of(data, teacher, pictures)
     options: dict[str, Any] = {
         "centroids": whole_numbers(centroids),
         "samples": samples,
@@ -189,7 +193,7 @@ def _write_choice(found: Sweep | SearchResult | SearchCurve, out: str) -> None:
 
 def export(
     model: str, weights: str | None, model_args: str | None, device: str, student: str, limit: int | None,
-    kind: str | None, shape: str | None, data: str | None, image_size: int, mean: str | None, std: str | None,
+    kind: str | None, shape: str | None, data: str | None, pictures: Pictures,
     fixed_batch: bool, options: tuple[str, ...], out: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax export`` is asked."""
@@ -201,7 +205,7 @@ def export(
     given = {"--model": source_of(model), "--weights": weights, "--data": data, "--student": student}
     check_apart({"--out": out, "what --out puts beside": beside}, given)
     small = checkpoint.load(student, build_model(model, weights, model_args, device), limit)
-    inputs = noise(shape) if shape is not None else _first(data, model, small, image_size, mean, std)
+    inputs = noise(shape) if shape is not None else _first(data, model, small, pictures)
     made = export_model(small, out, kind, example_inputs=inputs, dynamic_batch=not fixed_batch, **chosen)
     show(made.to_dict(), f"Written: {made}", as_json)
 
@@ -237,8 +241,7 @@ def report(reports: tuple[str, ...], out: str, sweep_path: str | None, as_json: 
 
 def compare(
     files: tuple[str, ...], model: str | None, weights: str | None, model_args: str | None, device: str,
-    data: str | None, image_size: int, mean: str | None, std: str | None, samples: int, limit: int | None,
-    out: str | None, as_json: bool,
+    data: str | None, pictures: Pictures, samples: int, limit: int | None, out: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax compare`` is asked."""
     if model is None and (weights or data):
@@ -246,7 +249,7 @@ def compare(
     given = {"--model": None if model is None else source_of(model), "--weights": weights, "--data": data}
     check_outputs({"--out": out}, given | {f"the file {path}": path for path in files})
     original = None if model is None else build_model(model, weights, model_args, device)
-    inputs = data_of(data, original, image_size, mean, std)
+    inputs = data_of(data, original, pictures)
     tokenizer = None if model is None else tokenizer_of(model)
     found = compare_files(files, original, inputs, samples=samples, limit=limit, tokenizer=tokenizer)
     if out is not None:

@@ -10,6 +10,7 @@ import click
 from lloydmax import checkpoint
 from lloydmax.cli.inputs import build_model, data_of, labels_of
 from lloydmax.cli.models import tokenizer_of
+from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import show
 from lloydmax.compare import asked_of
 from lloydmax.data import unlabelled
@@ -23,7 +24,7 @@ from lloydmax.teacher.trial import trial
 
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
-    limit: int | None, data: str | None, image_size: int, mean: str | None, std: str | None, labels: str | None,
+    limit: int | None, data: str | None, pictures: Pictures, labels: str | None,
     samples: int | None, data_fitness: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Do what ``lloydmax evaluate`` is asked."""
@@ -31,14 +32,14 @@ def evaluate(
         if not sets or student or data or labels:
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
         teacher = build_model(model, weights, model_args, device)
-        given = {name: data_of(name, teacher, image_size, mean, std) for name in sets}
+        given = {name: data_of(name, teacher, pictures) for name in sets}
         _rank(given, teacher, samples, tokenizer_of(model), as_json)
         return
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
     small = checkpoint.load(student, copied(teacher), limit)
-    source = unlabelled(data_of(data, teacher, image_size, mean, std), teacher, tokenizer=tokenizer_of(model))
+    source = unlabelled(data_of(data, teacher, pictures), teacher, tokenizer=tokenizer_of(model))
     outputs = trial(teacher, source, asked_of(small))
     comparison = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs)
     found = comparison.measure(small, tokens=True)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from lloydmax.cli.models import build
+from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import listeners
-from lloydmax.data import image_channels, images, unlabelled
+from lloydmax.data import unlabelled
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
 from lloydmax.recipe.recipe import Recipe, ready
@@ -112,13 +113,14 @@ def build_model(spec: str, weights: str | None, arguments: str | None, device: s
     return build(spec, weights, keywords, device)
 
 
-def data_of(path: str | None, model: Any, size: int, mean: str | None, std: str | None) -> Any:
+def data_of(path: str | None, model: Any, how: Pictures) -> Any:
     """The inputs that a path names; None stays None."""
-    if path is not None and path.startswith(_SYNTHESIZE):
-        return _synthesized(path.removeprefix(_SYNTHESIZE), model, size)
-    if path is None or not Path(path).is_dir() or are_texts(Path(path)):
-        return None if path is None else Path(path)
-    return images(path, size, image_channels(model), numbers(mean), numbers(std))
+    if path is None:
+        return None
+    if path.startswith(_SYNTHESIZE):
+        return _synthesized(path.removeprefix(_SYNTHESIZE), model, how.side)
+    folder = Path(path).is_dir() and not are_texts(Path(path))
+    return how.read(Path(path), model) if folder or how.are_in(Path(path), model) else Path(path)
 
 
 def _synthesized(count: str, model: Any, size: int) -> Any:
@@ -126,14 +128,6 @@ def _synthesized(count: str, model: Any, size: int) -> Any:
         raise click.UsageError(f"{_SYNTHESIZE}COUNT needs a number of images, not {count!r}")
     with listeners() as heard:
         return synthesize(model, int(count), size, listeners=heard)
-
-
-def numbers(text: str | None) -> tuple[float, ...] | None:
-    """The numbers of a comma-separated list; None stays None."""
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.UsageError(f"{text!r} is not a comma-separated list of numbers") from None
 
 
 def labels_of(labels: str, data: str, source: Any) -> Any:

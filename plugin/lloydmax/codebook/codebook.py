@@ -141,17 +141,30 @@ class Codebook:
         Raises:
             FitError: the shapes differ.
         """
-        signal = noise = 0.0
+        signal, noise = self._squares(weight)
+        return 10 * math.log10(signal / noise) if signal and noise else math.inf
+
+    def starves(self, weight: Tensor) -> bool:
+        """Whether zeros would be nearer to ``weight``.
+
+        Raises:
+            FitError: the shapes differ.
+        """
+        signal, noise = self._squares(weight)
+        return noise > signal
+
+    def _squares(self, weight: Tensor) -> tuple[float, float]:
+        """The sums of the squares of a weight, and of its errors."""
         if tuple(weight.shape) == self.shape and self._served(weight):
             rows = self.centroids.detach().view(self.layout.codebooks, -1)
-            signal, noise = native.noise(weight.detach().view(-1), self.codes, rows)
-        else:
-            for _, dense, values in self._against(weight):
-                exact = values.double()
-                signal += float(torch.dot(exact, exact))
-                exact.sub_(dense)
-                noise += float(torch.dot(exact, exact))
-        return 10 * math.log10(signal / noise) if signal and noise else math.inf
+            return native.noise(weight.detach().view(-1), self.codes, rows)
+        signal = noise = 0.0
+        for _, dense, values in self._against(weight):
+            exact = values.double()
+            signal += float(torch.dot(exact, exact))
+            exact.sub_(dense)
+            noise += float(torch.dot(exact, exact))
+        return signal, noise
 
     def _against(self, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The decoded and the given weight, flat, in parts that keep temporaries small."""

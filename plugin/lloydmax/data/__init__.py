@@ -7,6 +7,7 @@ from lloydmax.data.image_folder import ImageFolder, image_channels, images
 from lloydmax.data.inputs import Inputs, inputs_of
 from lloydmax.data.kept import BatchSource, spool
 from lloydmax.data.opening import unlabelled
+from lloydmax.data.own_preparation import own_preparation
 from lloydmax.data.part import Part, even
 from lloydmax.data.randomness import random_order, split
 from lloydmax.data.sources import ArraySource, Source
@@ -28,6 +29,7 @@ __all__ = [
     "image_channels",
     "images",
     "inputs_of",
+    "own_preparation",
     "random_order",
     "split",
     "spool",

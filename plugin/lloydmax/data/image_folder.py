@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lloydmax.data.left_out import MOST
+from lloydmax.data.picture_array import PictureArray
 from lloydmax.data.picture_files import check_sides, find, reason, regular, unreadable
+from lloydmax.data.preparation import Preparation, preparation, told
 from lloydmax.errors import DataError
+from lloydmax.runtime.arguments import number
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Array = np.ndarray[Any, np.dtype[Any]]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of the channels of ImageNet's pictures, which most published weights expect."""
 _MOST_16_BITS = 65535
 _WHITE = 255
 _SLIGHT = 0.05
@@ -36,28 +36,22 @@ class ImageFolder(Dataset[Tensor]):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        size: int,
         channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        resize: int,
+        prepare: Callable[[Any], Tensor],
         limit: int | None,
         workers: int,
+        skip_bad: float = MOST,
     ) -> None:
         self.path = Path(path)
         self.files = find(self.path, limit)
-        self.size = size
-        self.channels = channels
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.resize = resize
-        self.workers = workers
+        self.channels, self.prepare = channels, prepare
+        self.workers, self.skip_bad = workers, skip_bad
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Picture ``index`` as a float32 tensor of shape ``(channels, size, size)``.
+        """Picture ``index`` as a float32 tensor of shape ``(channels, height, width)``.
 
         Raises:
             DataError: the file cannot be read as a picture.
@@ -68,12 +62,9 @@ class ImageFolder(Dataset[Tensor]):
         try:
             with Image.open(regular(file)) as picture:
                 check_sides(picture)
-                pixels = np.array(self._framed(_flattened(picture, "RGB" if self.channels == 3 else "L")))
+                return self.prepare(_flattened(picture, "RGB" if self.channels == 3 else "L"))
         except Exception as error:
             raise DataError(reason(file, error)) from error
-        tensor = torch.from_numpy(pixels).reshape(self.size, self.size, self.channels).permute(2, 0, 1)
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return tensor.to(torch.float32).div_(255).sub_(mean).div_(std).contiguous()
 
     def unreadable(self) -> dict[int, str]:
         """The files that are not pictures, by number, with the reason, told from their headers: a file that breaks
@@ -83,78 +74,63 @@ class ImageFolder(Dataset[Tensor]):
     def describe(self) -> str:
         """One line for people: how many pictures, from where, and how they are prepared."""
         kind = "images" if self.channels == 3 else "grayscale images"
-        return (
-            f"{len(self):,} {kind} from {self.path}, {self.size}x{self.size} "
-            f"(shorter side to {self.resize}, centre crop), {self._normalisation()}"
-        )
-
-    def _normalisation(self) -> str:
-        if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD):
-            return "ImageNet mean and std"
-        return f"mean {', '.join(map(str, self.mean))} and std {', '.join(map(str, self.std))}"
-
-    def _framed(self, picture: Image.Image) -> Image.Image:
-        """The centre square of the picture, its shorter side resized."""
-        from PIL import Image
-
-        width, height = picture.size
-        shorter = min(width, height)
-        width, height = self.resize * width // shorter, self.resize * height // shorter
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        return picture.crop((left, top, left + self.size, top + self.size))
+        return f"{len(self):,} {kind} from {self.path}, {told(self.prepare)}"
 
 
 def images(
     path: str | os.PathLike[str],
-    size: int = 224,
+    size: int | tuple[int, int] | None = None,
     channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    resize: int | None = None,
+    resize: int | tuple[int, int] | None = None,
     limit: int | None = None,
     workers: int = 2,
-) -> ImageFolder:
-    """The pictures in a folder, at any depth, sorted by path, as a dataset of float32 tensors without labels.
+    *,
+    crop: str | None = None,
+    interpolation: str | None = None,
+    own: Preparation | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
+    skip_bad: float = MOST,
+) -> ImageFolder | PictureArray:
+    """The pictures in a folder, at any depth, sorted by path, as a dataset of float32 tensors without labels; or those
+    in a ``.npy`` file of uint8, ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``.
 
-    Each picture is turned upright (EXIF), laid on white where it is transparent, resized (bilinear,
-    antialiased), cropped to its centre, scaled to [0, 1] and normalised. Of animations the first frame is
+    Each picture is turned upright (EXIF), laid on white where it is transparent, resized (antialiased), cropped to its
+    centre, scaled to [0, 1] and normalised. Of animations the first frame is
     used. Files and folders whose names begin with a dot are left out. Grey pictures of 16 bits, or in floats, are
     scaled to 8 bits. One warning counts pictures of kinds that cannot be read here.
 
     Args:
-        path: the folder.
-        size: height and width of the result.
+        path: the folder, or the file.
+        size: height and width of the result, or one number for both; ``None``: 224.
         channels: 3 for RGB, 1 for grayscale.
         mean: what is subtracted from each channel; None: ImageNet's for RGB, 0.5 for grayscale.
         std: what each channel is divided by afterwards; None: likewise.
         resize: the length of the shorter side before the crop; None: ``round(size / 0.875)``.
         limit: at most so many pictures, spread evenly over the sorted list; None: all.
         workers: processes that decode, when the folder is large.
+        crop: ``center``, or ``none``: the whole picture is squeezed into ``size``.
+        interpolation: ``bilinear`` (``None``), ``bicubic``, ``nearest``, ``lanczos``, ``box`` or ``hamming``.
+        own: what a model says of its pictures, in place of what is usual, see :func:`lloydmax.data.own_preparation`.
+        transform: in place of all that: a function from a picture of Pillow to a tensor, ``weights.transforms()`` of
+            torchvision for example.
+        skip_bad: share of the files that may be left out because they cannot be read; one may be in any case.
 
     Returns:
-        A dataset of tensors of shape ``(channels, size, size)``.
+        A dataset of tensors of shape ``(channels, height, width)``.
 
     Raises:
         DataError: no folder, no pictures in it, or options that do not fit together.
     """
-    if channels not in (1, 3):
-        raise DataError(f"pictures are read with 1 or 3 channels, not {channels}: pass a Dataset of your own")
-    if mean is None:
-        mean = IMAGENET_MEAN if channels == 3 else (0.5,)
-    if std is None:
-        std = IMAGENET_STD if channels == 3 else (0.5,)
-    if resize is None:
-        resize = round(size / 0.875)
-    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
-        raise DataError(f"mean and std need {channels} numbers each, std above zero: not {mean} and {std}")
-    if not 1 <= size <= resize or (limit is not None and limit < 1) or workers < 0:
-        raise DataError(
-            f"size must be from 1 to resize, limit at least 1, workers at least 0: not size={size}, "
-            f"resize={resize}, limit={limit}, workers={workers}"
-        )
-    return ImageFolder(path, size, channels, mean, std, resize, limit, workers)
+    if (limit is not None and limit < 1) or workers < 0:
+        raise DataError(f"limit must be at least 1, workers at least 0: not limit={limit}, workers={workers}")
+    skip_bad = number("skip_bad", skip_bad, DataError, most=1.0)
+    how = preparation(channels, size, resize, crop, interpolation, mean, std, own)
+    prepare = how if transform is None else transform
+    if Path(path).suffix == ".npy" and Path(path).is_file():
+        return PictureArray(path, channels, prepare)
+    return ImageFolder(path, channels, prepare, limit, workers, skip_bad)
 
 
 def image_channels(model: nn.Module) -> int:

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.faults import kind_of
 from lloydmax.data.image_folder import image_channels
+from lloydmax.data.own_preparation import own_preparation
 from lloydmax.data.padding import LABELS, Padding
 from lloydmax.data.tokens import IDS, Sequences, Tokenizing
 from lloydmax.errors import DataError
@@ -119,7 +120,7 @@ class Inputs:
         self.takes_mapping = _names_type(first, _MAPPINGS)
         self._takes_tensor = _names_type(first, ("tensor",))
         self.model_name = type(model).__name__
-        self.image_channels = image_channels(model)
+        self.image_channels, self.own_preparation = image_channels(model), own_preparation(model)
         first_conv = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
         self._picture_channels = first_conv.in_channels if isinstance(first_conv, nn.Conv2d) else None
         plain = (p for p in model.parameters() if type(p) is nn.Parameter)  # not those that are in buffers

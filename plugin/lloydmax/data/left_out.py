@@ -19,9 +19,9 @@ _NAMED = 20
 """Samples that are named in a message."""
 
 
-def most(samples: int) -> float:
+def most(samples: int, share: float = MOST) -> float:
     """So many of these samples may be left out."""
-    return max(1, MOST * samples)
+    return max(1, share * samples)
 
 
 class LeftOut:
@@ -32,11 +32,13 @@ class LeftOut:
     the work, and :attr:`refused`.
 
     Attributes:
+        share: of the samples that may be left out; one may be in any case.
         reasons: why each sample is left out, by index.
         refused: those of them whose values are well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = MOST) -> None:
+        self.share = share
         self.reasons: dict[int, str] = {}
         self.refused: set[int] = set()
         self._told: set[int] = set()
@@ -90,14 +92,14 @@ class LeftOut:
         count = len(self)
         if count and count == samples:
             raise DataError(f"none of the samples can be used ({describe}): {self.names()}")
-        if steady and count > most(samples):
+        if steady and count > most(samples, self.share):
             raise DataError(
-                f"{count:,} of {samples:,} samples cannot be used, more than {MOST:.0%} ({describe}): {self.names()}. "
-                f"{self._advice()}"
+                f"{count:,} of {samples:,} samples cannot be used, more than {self.share:.0%} ({describe}): "
+                f"{self.names()}. {self._advice()}"
             )
-        if new > most(max(read, min(samples, _JUDGED))):
+        if new > most(max(read, min(samples, _JUDGED)), self.share):
             raise DataError(
-                f"{new:,} of {read:,} samples that were read cannot be used, more than {MOST:.0%} ({describe}): "
+                f"{new:,} of {read:,} samples that were read cannot be used, more than {self.share:.0%} ({describe}): "
                 f"{self.names()}. {self._advice()}"
             )
 

@@ -96,7 +96,7 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             _refuse_text(data)
             return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
         else:
-            data = images(path, channels=inputs.image_channels)
+            data = images(path, channels=inputs.image_channels, own=inputs.own_preparation)
     rows = isinstance(data, (list, tuple)) or (isinstance(data, np.ndarray) and data.ndim > 0)
     if rows and len(data) and isinstance(data[0], str):
         data = texts(data)
@@ -229,11 +229,12 @@ def _with_lost(batch: Batch | None, failed: dict[int, str], count: int) -> Itera
 
 def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:
     """The pictures, after a look at the header of every file."""
-    left_out, described = LeftOut(), folder.describe()
+    left_out, described = LeftOut(folder.skip_bad), folder.describe()
     left_out.add(folder.unreadable())
     left_out.judge(len(folder), described)
     workers = folder.workers if len(folder) > MANY_PICTURES else 0
     source = DatasetSource(folder, inputs, seed=seed, deterministic=True, description=described, num_workers=workers)
+    source.left_out.share = folder.skip_bad
     source.left_out.add(left_out.reasons)
     source.tell()
     return source

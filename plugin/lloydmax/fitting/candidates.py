@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -52,11 +52,27 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Spare:
+    """What is taken in the end if recovery does not make the outputs of the choice better than its are.
+
+    Attributes:
+        name: of :class:`Tried`.
+        plan: whose codes have no price, so that recovery that changes codes would make the file larger.
+        damage: of the outputs.
+    """
+
+    name: str
+    plan: Plan
+    damage: Damage
+
+
+@dataclass(frozen=True)
 class Choice:
     """A plan, and what it was compared with."""
 
     plan: Plan
     tried: tuple[Tried, ...] = ()
+    spare: Spare | None = None
 
 
 def chosen(
@@ -68,11 +84,13 @@ def chosen(
     judge: Judging | None = None,
     changed: bool = False,
     blind: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Choice:
     """The plan whose file has the size of ``plan``, with the least damage of some: one price of a bit for errors that
     are weighed by importances to the power of two thirds or as they are, for each parameter as a whole, for all weights
-    alike; then, weighed as in the best of these, an even grid and the centroids of k-means for each channel, unless
-    recovery changes codes: only those whose bits have a price keep their entropy then.
+    alike; then, weighed as in the best of these, an even grid and the centroids of k-means for each channel. Where
+    recovery changes codes, only those whose bits have a price keep their entropy: one of the others that is best is
+    spared for the end.
 
     That the coder needs more than the entropy, and what codebooks and header take, is learned from codebooks that are
     fitted on the way. Without a judge nothing is compared: the first candidate is taken.
@@ -88,6 +106,7 @@ def chosen(
         judge: the damage that codebooks do.
         changed: whether recovery changes codes.
         blind: whether there are no inputs at all.
+        enough: asked before each further candidate: whether to end there.
 
     Raises:
         BudgetError: see :meth:`lloydmax.Plan.room`.
@@ -103,7 +122,7 @@ def chosen(
     found = sizing.filled(family, sizing.closest(family, room))
     if judge is None:
         return Choice(found.plan)
-    contest = _Contest(sizing, judge, plan, family, found)
+    contest = _Contest(sizing, judge, plan, family, found, changed)
 
     def others() -> Iterator[tuple[Family, dict[str, Layer] | None]]:
         for name, layers in ways:
@@ -111,11 +130,11 @@ def chosen(
         if gated is not None:
             apart = weighed(layers_of(model, gated, importances, rates), _TEMPER)
             yield prices("a codebook for each gate", gated, apart), None
-        for form in () if changed else (EVEN, FREE):
+        for form in (EVEN, FREE):
             if (channels := by_channel(form, plan, contest.layers or first)) is not None:
                 yield channels, None
 
-    for one in takewhile(lambda _: not contest.decided, others()):
+    for one in takewhile(lambda _: not (contest.decided or enough()), others()):
         contest.enter(*one)
     return contest.result()
 
@@ -136,6 +155,9 @@ WHOLE = "each parameter as a whole"
 """The way to spend bits where nothing is known of the inputs."""
 
 
+Entry = tuple[Family, Sized, Damage]
+
+
 class _Contest:
     """Candidates, and the best so far.
 
@@ -143,9 +165,9 @@ class _Contest:
         layers: weighed as in the best that has a price for all; ``None``: it is the first.
     """
 
-    def __init__(self, sizing: Sizing, judge: Judging, plan: Plan, family: Family, first: Sized) -> None:
-        self._sizing, self._judge, self._weights = sizing, judge, plan.total_weights
-        self._entries: list[tuple[Family, Sized, Damage]] = []
+    def __init__(self, sizing: Sizing, judge: Judging, plan: Plan, family: Family, first: Sized, changed: bool) -> None:
+        self._sizing, self._judge, self._weights, self._changed = sizing, judge, plan.total_weights, changed
+        self._entries: list[Entry] = []
         self.layers: dict[str, Layer] | None = None
         self._add(family, first)
 
@@ -161,12 +183,19 @@ class _Contest:
         return self._best()[2].nothing
 
     def result(self) -> Choice:
-        """The best of them, of the right size."""
-        family, sized, _ = best = self._best()
-        if best is not self._entries[0]:
-            sized = self._sizing.filled(family, self._sizing.closest(family, sized.wanted))
-        tried = tuple(Tried("codebooks", one.name, damage.mean, one is family) for one, _, damage in self._entries)
-        return Choice(sized.plan, tried)
+        """The best of them, of the right size, and the spare if another one is best where codes stay as they are."""
+        best = self._best()
+        priced = [entry for entry in self._entries if entry[0].priced] if self._changed else self._entries
+        taken = self._best(priced)
+        tried = tuple(Tried("codebooks", one.name, damage.mean, one is taken[0]) for one, _, damage in self._entries)
+        spare = None if taken is best else Spare(best[0].name, self._sized(best).plan, best[2])
+        return Choice(self._sized(taken).plan, tried, spare)
+
+    def _sized(self, entry: Entry) -> Sized:
+        family, sized, _ = entry
+        if entry is self._entries[0]:
+            return sized
+        return self._sizing.filled(family, self._sizing.closest(family, sized.wanted))
 
     def _add(self, family: Family, sized: Sized) -> None:
         """Judge it as if its file had the size, where it nearly has: a bit a weight is worth a factor of four."""
@@ -178,18 +207,16 @@ class _Contest:
 
     def _starves(self, sized: Sized) -> bool:
         """Whether zeros would be nearer to the weights of some parameter."""
-        for name, codebook in sized.codebooks.items():
-            weight = weight_of(self._sizing.model, name).detach()
-            if (codebook.dequantize() - weight).square().sum() > weight.square().sum():
-                return True
-        return False
+        model = self._sizing.model
+        return any(codebook.starves(weight_of(model, name)) for name, codebook in sized.codebooks.items())
 
-    def _best(self) -> tuple[Family, Sized, Damage]:
+    def _best(self, entries: Sequence[Entry] = ()) -> Entry:
         """The least damage, of those that spare every output where the candidate without importances does; the first
         one unless another is clearly better."""
-        usual = next((damage for family, _, damage in self._entries if family.name == WHOLE), None)
-        best, least = self._entries[0], math.inf
-        for entry in self._entries:
+        entries = entries or self._entries
+        usual = next((damage for family, _, damage in entries if family.name == WHOLE), None)
+        best, least = entries[0], math.inf
+        for entry in entries:
             if usual is not None and not entry[2].spares_all(usual):
                 continue
             if entry[2].mean < (_CLEARLY if least < math.inf else 1.0) * least:

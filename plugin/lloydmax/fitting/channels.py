@@ -96,4 +96,4 @@ def by_channel(form: Form, plan: Plan, layers: Mapping[str, Layer]) -> Family | 
     shaped = [p for p in at(room).parameters.values() if p.granularity == "channel"]
     if not shaped or (not form.even and sum(p.layout.outputs for p in shaped) > _MOST_CHANNELS):
         return None
-    return Family(form.name, at, form.finer)
+    return Family(form.name, at, form.finer, priced=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from lloydmax.fitting.candidates import MOST_ROUNDS, Choice, Judging, chosen
 from lloydmax.fitting.sizing import ROUNDS
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.network.outputs import Outputs
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan, PlannedParameter
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 1 << 28
 """Bytes of codebooks that one run remembers, if no cache is given."""
+_MEASURING, _COMPARING = 0.2, 0.3
+"""Shares of the time that is left after which no more inputs are looked at for importances, or ways compared."""
 
 
 def fit(
@@ -65,6 +67,7 @@ def fit_best(
     judge: Judging | None = None,
     changed: bool = False,
     outputs: Outputs | None = None,
+    limit: TimeLimit | None = None,
 ) -> tuple[Choice, dict[str, Codebook]]:
     """The same where the recipe's ``bits`` leave open what the codebooks are like.
 
@@ -78,13 +81,14 @@ def fit_best(
             ``None``: nothing is compared.
         changed: whether recovery changes codes.
         outputs: how those of the model are read; ``None``: a trial tells.
+        limit: of the time: less is measured and compared where there is little; ``None``: none.
 
     Returns:
         The plan, with what it was compared with, and its codebooks.
     """
-    events = events or Events()
+    events, limit = events or Events(), limit or TimeLimit()
     weights = {name: weight_of(model, name) for name in plan.parameters}
-    weighted = importances(model, plan, source, events, outputs, cache)
+    weighted = importances(model, plan, source, events, outputs, cache, limit)
     cache = cache or (None if plan.recipe.bits is None else Cache(_REMEMBERED))
 
     rates: dict[tuple[str, str], Any] = {}
@@ -118,13 +122,23 @@ def fit_best(
                     events.step("price", min(done, total), total)
                 return made
 
-            choice = chosen(model, plan, means, attempt, rate, judge, changed, source is None)
+            over = limit.share(_COMPARING, "codebooks")
+
+            def enough() -> bool:
+                return over("not all ways to spend the bits were compared")
+
+            choice = chosen(model, plan, means, attempt, rate, judge, changed, source is None, enough)
     found: dict[str, Codebook] = {}
     with events.stage("fit", total=len(plan.parameters)):
         for index, p in enumerate(choice.plan.parameters.values(), start=1):
             found[p.name] = fitted(p)
             events.fitted(p.name, found[p.name], index, len(plan.parameters))
     return choice, found
+
+
+def as_planned(model: nn.Module, plan: Plan) -> dict[str, Codebook]:
+    """The codebooks of a plan that :func:`fit_best` compared, without importances."""
+    return {name: quantize(p, weight_of(model, name)) for name, p in plan.parameters.items()}
 
 
 def importances(
@@ -134,6 +148,7 @@ def importances(
     events: Events,
     outputs: Outputs | None = None,
     cache: Cache | None = None,
+    limit: TimeLimit | None = None,
 ) -> dict[str, Tensor]:
     """The importance of every weight of the parameters whose rules name one, by parameter name; see :func:`fit_best`.
 
@@ -156,7 +171,7 @@ def importances(
                 continue
         stage = f"importance {kind}"
         with events.stage(stage), evaluating(model), torch.enable_grad():
-            heard = _Heard(even(source, model), partial(events.step, stage))
+            heard = _Heard(even(source, model), stage, events, limit or TimeLimit())
             measure = registry.make("importance", kind, {}).measure
             reads = "outputs" in inspect.signature(measure).parameters
             more = {"outputs": outputs or trial(model, source, plan.recipe.asked_outputs)} if reads else {}
@@ -172,10 +187,10 @@ def importances(
 
 
 class _Heard(Source):
-    """A source that tells how many of the samples of an order were read: ``tell(done, total)``."""
+    """A source that tells how many of the samples of an order were read, and ends where there is no time for more."""
 
-    def __init__(self, source: Source, tell: Callable[[int, int], None]) -> None:
-        self._source, self._tell = source, tell
+    def __init__(self, source: Source, stage: str, events: Events, limit: TimeLimit) -> None:
+        self._source, self._stage, self._events, self._limit = source, stage, events, limit
 
     def __len__(self) -> int:
         return len(self._source)
@@ -190,11 +205,14 @@ class _Heard(Source):
     def batches(
         self, batch_size: int, order: Tensor | None = None, drop_last: bool = False
     ) -> Iterator[tuple[Tensor, Batch]]:
-        done = 0
+        done, total = 0, len(self) if order is None else len(order)
+        over = self._limit.share(_MEASURING, self._stage)
         for indices, batch in self._source.batches(batch_size, order, drop_last):
             yield indices, batch
             done += len(indices)
-            self._tell(done, len(self) if order is None else len(order))
+            self._events.step(self._stage, done, total)
+            if done < total and over(f"{done:,} of {total:,} inputs"):
+                return
 
     def _read(self, order: Tensor, batch_size: int, drop_last: bool) -> Iterator[tuple[Tensor, Batch]]:
         return self._source.batches(batch_size, order, drop_last)

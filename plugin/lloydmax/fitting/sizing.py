@@ -45,11 +45,13 @@ class Family:
         name: for people.
         at: the plan whose codes and codebooks take nearly so many bits in all.
         finer: a parameter of such a plan with so many bits a weight more, nearly.
+        priced: whether all bits have a price.
     """
 
     name: str
     at: Callable[[float], Plan]
     finer: Callable[[PlannedParameter, float], PlannedParameter]
+    priced: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,9 @@ class Sizing:
 
 
 def _varied(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy in which no parameter in floats is constant: what recovery changes takes bytes."""
-    varied = own(model)
+    """A copy in which no parameter in floats is constant: what recovery changes takes bytes. What gets codebooks it
+    shares with the model."""
+    varied = own(model, plan.parameters.keys() & dict(model.named_parameters()).keys())
     with torch.no_grad():
         for name, parameter in varied.named_parameters():
             if name not in plan.parameters and parameter.numel() > 1 and bool((parameter == parameter.max()).all()):

@@ -72,6 +72,15 @@ class Events:
         for manager in (registry.manager(), self._local):
             manager.hook.lloydmax_parameter_fitted(name=name, codebook=codebook, index=index, total=total)
 
+    def asked_for(self, hook: str) -> bool:
+        """Whether anybody implements a hook."""
+        return any(getattr(one.hook, hook).get_hookimpls() for one in (registry.manager(), self._local))
+
+    def expected(self, seconds: float, bytes: int) -> None:
+        """What the run will take, about."""
+        for manager in (registry.manager(), self._local):
+            manager.hook.lloydmax_expected(seconds=seconds, bytes=bytes)
+
     @contextmanager
     def stage(self, stage: str, total: int | None = None) -> Iterator[dict[str, Any]]:
         """A timed stage; put what it measured into the dict that it yields. A stage within a stage is reported, too;

@@ -55,6 +55,12 @@ def lloydmax_finished(model: nn.Module) -> None:
 
 
 @hookspec
+def lloydmax_expected(seconds: float, bytes: int) -> None:
+    """What a run of ``compress`` will take, about, told before its work: seconds, and bytes of memory at most. It is
+    measured on a few inputs, and only where a plugin or listener has this hook."""
+
+
+@hookspec
 def lloydmax_stage_started(stage: str, total: int | None) -> None:
     """A stage starts; ``total`` units if known.
 

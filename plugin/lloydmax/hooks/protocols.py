@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lloydmax.data import even
 from lloydmax.errors import RecoveryError
 from lloydmax.hooks.events import Events
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.network.outputs import Outputs
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import device_of
@@ -108,6 +109,7 @@ class Recovery:
         original: what the codebooks were fitted to: the teacher, as steps before the fit have changed it, or ``None``
             where only the student's host knows.
         outputs: how what the models return is read, as a trial found; ``None``: not tried yet.
+        limit: of the time: a step that tells its progress by ``events`` is ended there, or does less by itself.
     """
 
     student: nn.Module
@@ -122,6 +124,7 @@ class Recovery:
     traces: Any = None
     original: nn.Module | None = None
     outputs: Outputs | None = None
+    limit: TimeLimit = field(default_factory=TimeLimit)
 
     def source(self, which: str = "data", padded: bool = True) -> Source:
         """The unlabelled data that a step needs.

@@ -181,6 +181,7 @@ class Outputs:
         asked: what was asked for.
         growth: values of the outputs for each value of the inputs, nearly; 0: not known.
         places: at which a sample has an output of its own (tokens, pixels, anchors), where it has fewest.
+        at_most: samples that a model may be run on at once, for want of memory; ``None``: it is not limited.
     """
 
     leaves: tuple[Leaf, ...]
@@ -190,6 +191,7 @@ class Outputs:
     mask_name: str = ""
     growth: float = field(default=0.0, compare=False)
     places: int = field(default=1, compare=False)
+    at_most: int | None = field(default=None, compare=False)
 
     @property
     def classify(self) -> bool:
@@ -230,7 +232,7 @@ class Outputs:
     def at_once(self, batch: Batch) -> int:
         """Samples like these whose outputs are not too large together, as far as that is known; at least 1."""
         each = self.growth * sum(tensor.numel() for tensor in batch.tensors()) / max(1, len(batch))
-        return max(1, int(MOST_VALUES / each)) if each else sys.maxsize
+        return min(max(1, int(MOST_VALUES / each)) if each else sys.maxsize, self.at_most or sys.maxsize)
 
     def read(self, output: Any, inputs: Batch | None = None) -> list[Tensor]:
         """All that counts in what a model returned for these inputs; samples first, see :meth:`Leaf.read`.

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.runtime.text import rich, size
+from lloydmax.runtime.text import duration, rich, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,6 +74,11 @@ class ProgressBars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    @hookimpl
+    def lloydmax_expected(self, seconds: float, bytes: int) -> None:
+        """A line above the others."""
+        self._progress.console.print(ahead(seconds, bytes))
 
     @hookimpl
     def lloydmax_stage_started(self, stage: str, total: int | None) -> None:
@@ -155,6 +160,11 @@ def _pace(task: Task) -> Text:
 def _rate(speed: float, unit: str) -> str:
     """Units in a second, or seconds for a unit where that is more."""
     return f"{speed:.{1 if speed < 100 else 0}f} {unit}/s" if speed >= 0.1 else f"{1 / speed:.0f} s/{unit}"
+
+
+def ahead(seconds: float, bytes: int) -> str:
+    """What a run will take: ``About 7 minutes, 2.1 GB of memory``."""
+    return f"About {duration(seconds)}, {bytes / 1e9:.1f} GB of memory"
 
 
 def clock(seconds: float) -> str:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class JsonLog:
     """An event listener that writes JSON lines: ``listeners=[JsonLog()]``.
 
-    Every line has the same keys: ``event`` (``stage_started``, ``step``, ``parameter_fitted``, ``stage_finished``,
-    ``warning``, ``error``), ``stage``, ``index`` and ``total`` (units done, and in all), ``seconds`` since the stage
-    started, and ``metrics``, an object; what is not known is ``null``. ``parameter_fitted`` has the parameter, its
-    centroids and bits as metrics, ``warning`` and ``error`` a ``message``. Of several processes the first one writes.
+    Every line has the same keys: ``event`` (``expected``, ``stage_started``, ``step``, ``parameter_fitted``,
+    ``stage_finished``, ``warning``, ``error``), ``stage``, ``index`` and ``total`` (units done, and in all),
+    ``seconds`` since the stage started, and ``metrics``, an object; what is not known is ``null``.
+    ``parameter_fitted`` has the parameter, its centroids and bits as metrics, ``warning`` and ``error`` a ``message``.
+    Of several processes the first one writes.
 
     As a context manager it also writes the warnings of that time, in place of Python.
 
@@ -65,6 +66,11 @@ class JsonLog:
             "metrics": files.plain(metrics),
         }
         print(json.dumps(line, default=str), file=self._stream or sys.stderr, flush=True)
+
+    @hookimpl
+    def lloydmax_expected(self, seconds: float, bytes: int) -> None:
+        """A line."""
+        self._write("expected", None, None, None, seconds=round(seconds, 1), bytes=bytes)
 
     @hookimpl
     def lloydmax_stage_started(self, stage: str, total: int | None) -> None:

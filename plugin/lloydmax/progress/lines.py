@@ -6,7 +6,7 @@ import sys
 from typing import Any, TextIO
 
 from lloydmax.hooks.hookspecs import hookimpl
-from lloydmax.progress.bars import clock, news_of
+from lloydmax.progress.bars import ahead, clock, news_of
 from lloydmax.runtime import processes
 
 
@@ -20,6 +20,12 @@ class ProgressLines:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._open = 0
+
+    @hookimpl
+    def lloydmax_expected(self, seconds: float, bytes: int) -> None:
+        """The first line."""
+        if processes.writes():
+            print(ahead(seconds, bytes), file=self._stream or sys.stderr, flush=True)
 
     @hookimpl
     def lloydmax_stage_started(self, stage: str, total: int | None) -> None:

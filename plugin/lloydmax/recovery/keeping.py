@@ -67,9 +67,6 @@ class Keeping:
         found = set()
         for one in attached(student):
             original = weights.get(one.name)
-            if (
-                original is not None
-                and (one.codebook().dequantize() - original).square().sum() > original.square().sum()
-            ):
+            if original is not None and one.codebook().starves(original):
                 found.add(one.name)
         return found

@@ -39,7 +39,7 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], 
     """
 
     def or_else(name: str, found: Codebook, other: Codebook) -> Codebook:
-        return other if _is_starved(found, weights[name]) and not _is_starved(other, weights[name]) else found
+        return other if found.starves(weights[name]) and not other.starves(weights[name]) else found
 
     sizes = measured(model)
     held = {name: one for name, one in codebooks(model).items() if name in weights and one.price and one.k > 1}
@@ -59,12 +59,6 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], 
         if moved.file <= most:
             break
     return moved if sizes.file > most or moved.file <= most else _given(model, now, measured)
-
-
-def _is_starved(book: Codebook, weight: Tensor) -> bool:
-    """Whether zeros would be nearer to the weight."""
-    exact = weight.detach().double()
-    return bool((book.dequantize().double() - exact).square().sum() > exact.square().sum())
 
 
 def _at_price(book: Codebook, times: float) -> Codebook | None:

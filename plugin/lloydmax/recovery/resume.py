@@ -102,6 +102,11 @@ class KeptSteps:
         """The file in which step ``number`` may keep its own state while it is under way."""
         return None if self.folder is None else self.folder / f"step{number}-part.state"
 
+    def interrupted(self, step: str) -> str:
+        """What is said of a step that somebody interrupts."""
+        said = f"interrupted in {step!r}: the model is finished as it is now, without the steps that were left"
+        return said if self.folder is None else f"{said}; the same call goes on from {self.folder}"
+
     def step(self, number: int, student: nn.Module, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``run`` gives (plain data), with what it does to the student; both are kept, and taken from there."""
         if self.folder is None:

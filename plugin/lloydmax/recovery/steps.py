@@ -17,10 +17,11 @@ from lloydmax.errors import DataError, ModelError, OutputError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.hooks.events import Events, heard
 from lloydmax.hooks.protocols import Recovery, RecoveryStep, seeded
+from lloydmax.hooks.time_limit import TimeUp
 from lloydmax.network.given import network, refuse_lazy
 from lloydmax.network.outputs import AskedOutputs, Auto, Outputs
 from lloydmax.network.private import original, private
-from lloydmax.progress.bars import ProgressBars
+from lloydmax.progress.bars import ProgressBars, drawn
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.soundness import kept_sound
 from lloydmax.runtime import processes
@@ -60,7 +61,7 @@ def running(model: nn.Module, seed: int, progress: bool, listeners: Sequence[obj
         listeners: plugin objects whose event hooks hear only this run.
     """
     with ExitStack() as stack:
-        if progress and processes.writes():
+        if progress and drawn() and processes.writes():
             listeners = [*listeners, stack.enter_context(ProgressBars())]
         stack.enter_context(processes.together(device_of(model)))
         stack.enter_context(seeded(seed, model))
@@ -97,6 +98,15 @@ def recover(recovery: Recovery, steps: Sequence[NamedStep]) -> Iterator[dict[str
         with recovery.events.stage(name) as figures, kept_sound(name, recovery):
             figures.update(step.run(recovery))
         yield {"step": name, **figures}
+
+
+def in_time(recovery: Recovery, step: NamedStep) -> dict[str, Any]:
+    """Run a recovery step as far as there is time for it; what it measured, with ``cut`` in words where it was cut."""
+    try:
+        with recovery.limit.ending():
+            return next(recover(recovery, [step]))
+    except TimeUp:
+        return {"cut": "ended before it was done"}
 
 
 def tried_for(

@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
@@ -22,6 +23,7 @@ from lloydmax.hooks.protocols import Recovery
 from lloydmax.network.outputs import AskedOutputs, Outputs, comparable
 from lloydmax.recovery.dividing import Division, InTurn, Part, added_up
 from lloydmax.recovery.options import LoopSettings
+from lloydmax.recovery.pace import Pace
 from lloydmax.recovery.still import Still
 from lloydmax.runtime import processes
 from lloydmax.runtime.modes import evaluation_mode
@@ -66,7 +68,7 @@ class TrainingLoop:
         outputs: how what the models return is read: ``outputs.of(output, inputs)``.
         targets: what the teacher gives for the first.
         comparison: of student and teacher on the second; ``None``: there are none.
-        done, total: steps.
+        done, total: steps; of a run whose time is limited as many as there is time for.
         generator: draws the order of every epoch; a subclass may draw from it, too.
 
     Raises:
@@ -109,10 +111,10 @@ class TrainingLoop:
         self.order, self.held_out = self.source.split(held_out, recovery.seed)
         self.order = self.order[: max(count - len(self.held_out), 1)]
         self.done, self.total = 0, options.steps or options.epochs * max(1, len(self.order) // self.batch_size)
-        among = recovery.processes if self.shared else 1
-        parts = getattr(options, "parts", None) if self.shared else None
+        among, parts = (recovery.processes, getattr(options, "parts", None)) if self.shared else (1, None)
         self._division = Division(name, self.batch_size, len(self.order), parts, among)
         self._in_turn = InTurn(self.student, self._division, self.generator, self.reseed)
+        self._pace = Pace(recovery.limit, self.total, among > 1, self.device)
         self.outputs = self._outputs()
         self.targets = self.targets_of(self.source, self.order)
         self.comparison = self.comparison_on(self.source, self.held_out)
@@ -121,9 +123,8 @@ class TrainingLoop:
         self.first_loss: float | None = None
         self._still = Still(recovery.student, self.parameters)
         self._kept: list[Tensor] = []
-        self._waited = 0
         self._parts = {"loss": math.nan}
-        self._stopped = "all steps done"
+        self._waited, self._stopped = 0, "all steps done"
 
     # What a subclass may say, from what nearly all do to what hardly any does.
 
@@ -232,17 +233,16 @@ class TrainingLoop:
         """Train; returns what was measured. Both models are left in the mode that they were in."""
         if self.shared:
             processes.take_over(self.live())
-        with evaluation_mode(self.recovery.teacher, self.recovery.student):
-            try:
-                return self.train()
-            finally:
-                self.close()
+        own = self.recovery
+        with evaluation_mode(own.teacher, own.student), own.limit.ending(False), closing(self):
+            return self.train()
 
     def train(self) -> dict[str, Any]:
         """All epochs; the best state is kept."""
         self._kept = self.state()
         if not self.resumable or self.recovery.kept(self._go_on) is None:
             self.first = self.best = self._measured()
+        self.total = self._pace.total(self.done)
         while self.done < self.total and not self._is_out_of_patience():
             try:
                 self._parts = self.epoch()
@@ -260,7 +260,9 @@ class TrainingLoop:
                 self.best, self._waited, self._kept = found, 0, self.state()
             self._keep()
         self.load(self._kept)
-        return self.figures()
+        cut = self._pace.cut(self.done, self.total)
+        self._stopped = self._stopped if cut is None else "no time was left"
+        return self.figures() | ({} if cut is None else {"cut": cut})
 
     def _is_out_of_patience(self) -> bool:
         patience = getattr(self.options, "patience", None)
@@ -278,6 +280,7 @@ class TrainingLoop:
             if not parts:
                 continue
             self.done += 1
+            self.total = self._pace.total(self.done)
             if not _finite(parts):
                 return parts
             smooth = {
@@ -302,16 +305,15 @@ class TrainingLoop:
 
     def targets_of(self, source: Source, order: Tensor) -> Targets:
         """What the teacher gives for these samples of a source."""
-        recovery = self.recovery
-        given: dict[str, Any] = {"workdir": recovery.workdir, "cache": recovery.cache, "events": recovery.events}
-        return Targets(recovery.teacher, source, order, self.outputs, keep=self.repeats, **given)
+        own = self.recovery
+        given: dict[str, Any] = {"workdir": own.workdir, "cache": own.cache, "events": own.events}
+        return Targets(own.teacher, source, order, self.outputs, keep=self.repeats, **given)
 
     def comparison_on(self, source: Source, held_out: Tensor) -> Comparison | None:
         """The comparison of student and teacher on these samples; ``None`` where there are none."""
-        if not len(held_out):
-            return None
-        recovery = self.recovery
-        return Comparison(recovery.teacher, source, held_out, key=self.outputs, cache=recovery.cache)
+        own = self.recovery
+        compared = (own.teacher, source, held_out)
+        return Comparison(*compared, key=self.outputs, cache=own.cache) if len(held_out) else None
 
     def _outputs(self) -> Outputs:
         """As the run has tried them; those that the step's own option names are tried anew."""
@@ -336,7 +338,8 @@ class TrainingLoop:
         return parts, told
 
     def _measured(self) -> Agreement | None:
-        found = self.measure()
+        began, found = self._pace.passed, self.measure()
+        self._pace.measured(self._pace.passed - began)
         if found is not None and found.agreed is not None:
             self.recovery.events.step(self.name, self.done, self.total, {"agreement": found.agreed})
         return found
@@ -344,9 +347,8 @@ class TrainingLoop:
     def _losses_of(self, indices: Tensor, batch: Batch) -> dict[str, Tensor]:
         pieces = [*self.outputs.parts(indices, batch)] if self.divides else [(indices, batch)]
         losses = added_up(self.losses, pieces, self.parameters)
-        if shaped := [key for key, part in losses.items() if part.dim()]:
-            shape = tuple(losses[shaped[0]].shape)
-            raise RecoveryError(f"{self.name}: the loss {shaped[0]!r} has shape {shape}; it has to be one number")
+        for key, shape in ((key, tuple(part.shape)) for key, part in losses.items() if part.dim()):
+            raise RecoveryError(f"{self.name}: the loss {key!r} has shape {shape}; it has to be one number")
         return losses
 
     def _keep(self) -> None:

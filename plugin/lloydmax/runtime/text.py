@@ -135,6 +135,15 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def duration(seconds: float) -> str:
+    """A time that is known roughly, in words: ``7 minutes``."""
+    if seconds < 90:
+        count = round(seconds) if seconds < 20 else round(seconds, -1)
+        return f"{max(1, count):.0f} second{'s' * (max(1, count) != 1)}"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """A share as a percentage; a dash where it was not measured."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"

@@ -88,7 +88,8 @@ class Int8Student:
         by: HostName = "auto",
     ) -> None:
         self.skeleton, self.weights, self._host = model, weights, int8.host(by)
-        self.model = self._host.fake_quantized(model, weights, bits, scheme)
+        self._graph = self._host.fake_quantized(model, weights, bits, scheme)
+        self.model: nn.Module = self._graph
         int8.hold(self.model, weights, codebooks)
 
     def train_only(self, names: Collection[str]) -> None:
@@ -97,4 +98,4 @@ class Int8Student:
 
     def finish(self) -> nn.Module:
         """The model on int8 kernels, on the CPU, where they are."""
-        return self._host.converted(self.model, self.weights, self.skeleton)
+        return self._host.converted(self._graph, self.weights, self.skeleton)

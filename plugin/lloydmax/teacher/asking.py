@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from lloydmax.network.trees import output_tensors
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.teacher.forms import BYTES, channels, forms, numbered
 
-_SAMPLES, _TELLING = 3, 16
-"""Of a trial; of one that tells columns apart."""
+_SAMPLES, _TELLING, _PLACES = 3, 16, 1 << 10
+"""Of a trial; of one that tells columns apart, and up to how many places it has so many."""
 _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
 _VAIN, _HEAVY = 3, 1 << 26
@@ -266,7 +267,8 @@ def _runs(model: nn.Module, batch: Batch) -> bool:
         raise
     except Exception:
         return False
-    return bool(outputs) and all(bool(torch.isfinite(output).all()) for output in outputs)
+    ends = [torch.stack(torch.aminmax(output)) for output in outputs if output.numel()]
+    return bool(outputs) and all(bool(torch.isfinite(each).all()) for each in ends)
 
 
 def _ranged(model: nn.Module, tried: Asked, trim: bool = False) -> Asked | None:
@@ -277,7 +279,8 @@ def _ranged(model: nn.Module, tried: Asked, trim: bool = False) -> Asked | None:
     numbers = [form for form in tried.forms if form.below is not None]
     if not numbers:
         return None
-    batch = Inputs(model).padding.tidied(_noise(tried, _TELLING))
+    samples = max(_SAMPLES, min(_TELLING, _PLACES // max(math.prod(form.shape) for form in numbers)))
+    batch = Inputs(model).padding.tidied(_noise(tried, samples))
     values = [t for t in batch.tensors() if not t.is_floating_point()]
     heard: list[tuple[Tensor, int]] = []
 

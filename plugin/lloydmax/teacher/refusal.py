@@ -154,8 +154,8 @@ _TOO_FEW = (
     "one channel, signals (N, C, T) and sequences (N, T, C)"
 )
 _SIZES = (
-    "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...)), others with as "
-    "many features, and at most as long as the model takes, with the samples along the first axis"
+    "The sizes do not fit: give pictures of the size of training (lloydmax.images(folder, size=...), or --size), "
+    "others with as many features, and at most as long as the model takes, with the samples along the first axis"
 )
 _LIKE_TRAINING = (
     "Give the inputs as in training: the same shapes, dtypes and scaling, with the samples along the first axis"
@@ -181,7 +181,7 @@ _CURES = (
     ),
     (r"\b\dD\b|dimension out of range|too many indices|values to unpack", _TOO_FEW),
     (
-        r"size|shape|length|dimension|must be equal|expand|match|too small|larger",
+        r"size|height|width|shape|length|dimension|must be equal|expand|match|too small|larger",
         _SIZES,
     ),
     ("", _LIKE_TRAINING),

@@ -23,11 +23,12 @@ class Pair:
         self._mean = self._squares = self._products = torch.zeros(())
 
     def add(self, wanted: Tensor, found: Tensor) -> None:
-        """Take in one batch of the original and of the layer, ``(channels, n)`` (merged as by Chan et al. 1979)."""
-        both = torch.stack([wanted, found])
-        count = both.shape[2]
+        """Take in one batch of the original and of the layer, ``(channels, n)`` (merged as by Chan et al. 1979). Where
+        a router gave one of them more, the first of these count."""
+        count = min(wanted.shape[1], found.shape[1])
         if not count:
             return
+        both = torch.stack([wanted[:, :count], found[:, :count]])
         mean = both.mean(2, keepdim=True)
         both = both - mean
         squares = both.square().sum(2, dtype=torch.float64)

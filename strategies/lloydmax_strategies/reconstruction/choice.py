@@ -29,7 +29,11 @@ def errors(weight: Tensor, book: Codebook, moments: Tensor) -> Tensor:
         book: of the same, ``(groups * rows, columns)``.
         moments: float64 ``(groups, columns, columns)``.
     """
-    return output_errors(weight - book.dequantize().float().view_as(weight), moments).flatten()
+    if len(weight) > 1:
+        return output_errors(weight - book.dequantize().float().view_as(weight), moments).flatten()
+    moments = moments.float()
+    parts = ((weight[:, rows], part.dequantize().float()) for rows, part in book.parts())
+    return torch.cat([output_errors(some - dense, moments)[0] for some, dense in parts])
 
 
 def choice(
@@ -49,15 +53,10 @@ def choice(
         free: whether the centroids may change, all by one factor.
         idle: bool ``(groups,)``: nothing is known of these groups, and their codes stay.
     """
-    if _starved(held, zeros):
+    if held.starves(zeros):
         return _chosen(weight, zeros, held, moments, damping, free, idle)
     tries = (_chosen(weight, zeros, held, moments, damping * _MORE**more, free, idle) for more in range(_TRIES))
-    return next((tried for tried in tries if not _starved(tried, zeros)), held)
-
-
-def _starved(book: Codebook, weight: Tensor) -> bool:
-    """Whether zeros are nearer to the weights."""
-    return bool((book.dequantize().float() - weight).square().sum() > weight.square().sum())
+    return next((tried for tried in tries if not tried.starves(zeros)), held)
 
 
 def _chosen(

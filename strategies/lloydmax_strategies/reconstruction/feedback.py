@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from lloydmax.extend import code_dtype
 from torch import Tensor
 
-_BLOCK = 128
-"""Columns whose errors are passed on to the columns after them by one product."""
+from lloydmax_strategies.reconstruction.cheapest import Choice, Distances, Limits
+
 _FLOATS = 1 << 22
-"""Distances that are held at once."""
+"""Weights that are done at once."""
+_MANY = 32
+"""Rows from which limits between codes are worth their making."""
 _NOISE = 1e-6
 """Of the largest moment: rounding errors."""
 _ITERATIONS = 30
@@ -84,44 +87,51 @@ def feedback(
         bits: of every code, float32 ``(k,)``; ``None``: every weight takes the nearest centroid.
         price: of a bit in squared units of the weight, float32 ``(groups, columns)``, columns in the order of
             ``factors``.
-        given: codes that are not to be chosen, int64 in the shape of ``weight``; -1 where they are.
+        given: codes that are not to be chosen, integers in the shape of ``weight``; -1 where they are.
 
     Returns:
-        int64 in the shape of ``weight``.
+        Integers in the shape of ``weight``, of the dtype that codes of so many centroids have.
     """
-    places = factors.order[:, None, :].expand_as(weight)
-    left, upper = weight.gather(2, places), factors.upper
-    given = None if given is None else given.gather(2, places)
-    codes = torch.empty_like(places, memory_format=torch.contiguous_format)
-    count = weight.shape[2]
-    for start in range(0, count, _BLOCK):
-        end = min(start + _BLOCK, count)
-        block = left[..., start:end].clone()
-        errors = torch.empty_like(block)
-        for column in range(start, end):
-            values = block[..., column - start]
-            cost = None if bits is None or price is None else price[:, column, None, None] * bits
-            chosen = _cheapest(values, table, cost)
+    by_limits = table.dim() == 1 and weight.shape[1] >= _MANY
+    choice: Choice = Limits(table, bits, price) if by_limits else Distances(table, bits, price)
+    found = torch.empty(weight.shape, dtype=code_dtype(table.shape[-1]), device=weight.device)
+    step = max(1, _FLOATS // (len(weight) * weight.shape[2]))
+    for start in range(0, weight.shape[1], step):
+        rows = slice(start, start + step)
+        fixed = None if given is None else given[:, rows]
+        found[:, rows] = _of_rows(weight[:, rows], factors, choice.of(rows), fixed)
+    return found
+
+
+def _of_rows(weight: Tensor, factors: Factors, choice: Choice, given: Tensor | None) -> Tensor:
+    """The same for some rows; columns are the second axis within, so that what is done to one of them is in one piece
+    of memory."""
+    order, upper = factors.order, factors.upper
+    group = torch.arange(len(order), device=order.device)[:, None]
+    left = weight.mT.contiguous()[group, order]
+    given = None if given is None else given.mT.contiguous()[group, order]
+    codes = torch.empty(left.shape, dtype=code_dtype(choice.k), device=left.device)
+
+    def done(start: int, end: int) -> None:
+        """Columns, whose errors then take the place of their weights: one half, what the other half is to make up for,
+        and that half."""
+        if end - start == 1:
+            values = left[:, start]
+            chosen = choice.made(values, start)
             if given is not None:
-                chosen = torch.where(given[..., column] < 0, chosen, given[..., column])
-            codes[..., column] = chosen
-            decoded = table[chosen] if table.dim() == 1 else table.gather(2, chosen[..., None])[..., 0]
-            error = (values - decoded) / upper[:, column, column, None]
-            block[..., column - start + 1 :] -= error[..., None] * upper[:, None, column, column + 1 : end]
-            errors[..., column - start] = error
-        left[..., end:] -= errors @ upper[:, start:end, end:]
-    return torch.empty_like(codes).scatter_(2, places, codes)
+                chosen = torch.where(given[:, start] < 0, chosen, given[:, start])
+            codes[:, start] = chosen
+            values.sub_(choice.decoded(chosen)).div_(upper[:, start, start, None])
+            return
+        middle = (start + end) // 2
+        done(start, middle)
+        left[:, middle:end].baddbmm_(upper[:, start:middle, middle:end].mT, left[:, start:middle], alpha=-1)
+        done(middle, end)
 
-
-def _cheapest(values: Tensor, table: Tensor, cost: Tensor | None) -> Tensor:
-    """The code of each of the values ``(groups, rows)``; ``cost`` is ``(groups, 1, k)``."""
-    step = max(1, _FLOATS // (len(values) * table.shape[-1]))
-    found = []
-    for start in range(0, values.shape[1], step):
-        here = table if table.dim() == 1 else table[:, start : start + step]
-        distance = (values[:, start : start + step, None] - here).square_()
-        found.append((distance if cost is None else distance.add_(cost)).argmin(2))
-    return found[0] if len(found) == 1 else torch.cat(found, 1)
+    done(0, left.shape[1])
+    found = torch.empty_like(codes)
+    found[group, order] = codes
+    return found.mT
 
 
 def output_errors(error: Tensor, moments: Tensor) -> Tensor:

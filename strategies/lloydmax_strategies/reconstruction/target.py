@@ -189,10 +189,13 @@ class Target:
         return share * self._power(weight[..., columns], moments) / max(own, _LEAST)
 
     def _both(self, moments: Tensor, ridge: Tensor) -> float:
-        weight = self._rows(self.weight)
-        missing = weight - self._dense(self._book())
-        looked_up = (ridge * missing.square().sum(2, dtype=torch.float64).flatten()).sum()
-        return float(output_errors(missing, moments).sum() + looked_up)
+        """Of the one group that a table of tokens is."""
+        weight, moments, found = self._rows(self.weight), moments.float(), 0.0
+        for rows, part in self._book().parts():
+            missing = weight[:, rows] - part.dequantize().float()
+            looked_up = (ridge[rows] * missing[0].square().sum(1, dtype=torch.float64)).sum()
+            found += float(output_errors(missing, moments).sum() + looked_up)
+        return found
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """``(groups, rows, columns)`` of a tensor in the shape of the weight."""

@@ -171,9 +171,10 @@ class Training(TrainingLoop):
 
     @property
     def divides(self) -> bool:
-        """Where samples are neither mixed nor normalized together, nor weighed by each other."""
+        """Where samples are neither mixed nor normalized together, nor weighed by each other; where memory is limited
+        they are mixed and weighed in parts."""
         options = self.options
-        apart = not (options.confidence or options.mixup or options.cutmix)
+        apart = self.outputs.at_most is not None or not (options.confidence or options.mixup or options.cutmix)
         return apart and not any(norm.training for norm in self.norms)
 
     def run(self) -> dict[str, Any]:

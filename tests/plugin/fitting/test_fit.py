@@ -10,7 +10,9 @@ from lloydmax import FitError, PluginError, RecoveryError, hookimpl, plan
 from lloydmax.data.opening import unlabelled
 from lloydmax.fitting import fit as fit_module
 from lloydmax.fitting.fit import fit
+from lloydmax.hooks.events import Events
 from lloydmax.hooks.registry import register, unregister
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.runtime.cache import Cache
 from pydantic import BaseModel
 from torch import nn
@@ -99,6 +101,12 @@ class Noisy(Dataset):
 def test_an_importance_is_told_whether_inputs_stay_the_same(data: Any, expected: bool) -> None:
     source = unlabelled(data, net())
     told: list[tuple[int, int]] = []
-    heard = fit_module._Heard(source, lambda *done: told.append(done))
+
+    class Ear:
+        @hookimpl
+        def lloydmax_step(self, step: str, index: int, total: int) -> None:
+            told.append((index, total))
+
+    heard = fit_module._Heard(source, "importance", Events([Ear()]), TimeLimit())
     assert heard.deterministic is source.deterministic is expected and len(heard) == 40
     assert sum(len(indices) for indices, _ in heard.batches(16)) == 40 and told == [(16, 40), (32, 40), (40, 40)]

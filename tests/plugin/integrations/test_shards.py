@@ -118,6 +118,56 @@ def refused(folder: Path, error: type[LloydmaxError], what: str, recipe: Any = N
     assert not out.exists() and [path for path in folder.parent.iterdir() if path != folder] == []
 
 
+@pytest.fixture
+def mixtral(tmp_path: Path) -> Path:
+    """A folder in shards, where each expert has tensors of its own."""
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_local_experts": 3, "num_key_value_heads": 2, "vocab_size": 320}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes))
+    model.save_pretrained(tmp_path / "mixtral", max_shard_size="60KB")
+    return tmp_path / "mixtral"
+
+
+def test_experts_are_joined_as_from_pretrained_joins_them(mixtral: Path, tmp_path: Path) -> None:
+    assert "experts.1." in (mixtral / "model.safetensors.index.json").read_text()
+    recipe = {"quantize": [{"layers": "all", "centroids": 6}]}
+    made = compress_folder(mixtral, tmp_path / "out", recipe, progress=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(mixtral)
+    lloydmax.compress(model, recipe, progress=False).save(tmp_path / "whole.safetensors")
+    assert (made.path / "lloydmax.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"mixtral", "out", "whole.safetensors"}
+
+
+def test_batch_norms_stay_where_the_recipe_is_made(tmp_path: Path) -> None:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 32], "depths": [1, 1], "layer_type": "basic"}
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).eval()
+    model.save_pretrained(tmp_path / "original")
+    compress_folder(tmp_path / "original", tmp_path / "out", bits=5, progress=False)
+    loaded, x = type(model).from_pretrained(tmp_path / "out"), torch.rand(1, 3, 32, 32)
+    assert torch.nn.functional.cosine_similarity(loaded(x).logits, model(x).logits).item() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["one", "shards", "old"])
+def test_pickles_are_read_as_safetensors_are(one: Path, tmp_path: Path, kind: str) -> None:
+    recipe = {"quantize": [{"layers": "all", "centroids": 6}]}
+    expected = compress_folder(one, tmp_path / "expected", recipe, progress=False).path / "lloydmax.safetensors"
+    state = transformers.GPT2LMHeadModel.from_pretrained(one).state_dict()
+    (one / "model.safetensors").unlink()
+    state["transformer.h.0.attn.bias"] = torch.ones(1, 1, 64, 64)  # old files have it, and models do not
+    if kind == "shards":
+        names = sorted(state)
+        parts = {"a.bin": names[:9], "b.bin": names[9:]}
+        for file, held in parts.items():
+            torch.save({name: state[name] for name in held}, one / file)
+        where = {name: file for file, held in parts.items() for name in held}
+        (one / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    else:
+        torch.save(state, one / "pytorch_model.bin", _use_new_zipfile_serialization=kind != "old")
+    made = compress_folder(one, tmp_path / "out", recipe, progress=False)
+    assert (made.path / "lloydmax.safetensors").read_bytes() == expected.read_bytes()
+    assert [path.name for path in made.path.glob("*.bin*")] == []
+
+
 def test_recipes_that_need_inputs_are_refused(one: Path) -> None:
     rule = {"layers": "all", "centroids": 4}
     refused(one, RecipeError, "'distill' needs", {"quantize": [rule], "recover": [{"step": "distill"}]})
@@ -126,7 +176,7 @@ def test_recipes_that_need_inputs_are_refused(one: Path) -> None:
     refused(one, LloydmaxError, "fill", bits=0.01)
 
 
-@pytest.mark.parametrize("what", ["cut", "length", "offset", "other", "none", "config", "custom"])
+@pytest.mark.parametrize("what", ["cut", "length", "offset", "other", "none", "text", "code", "config", "custom"])
 def test_broken_folders_are_refused(one: Path, what: str) -> None:
     file, config = one / "model.safetensors", one / "config.json"
     data = file.read_bytes()
@@ -139,6 +189,9 @@ def test_broken_folders_are_refused(one: Path, what: str) -> None:
     elif what == "other":
         file.write_bytes(data.replace(b"transformer.wpe", b"transformer.wxe"))
     elif what == "none":
+        file.unlink()
+    elif what in ("text", "code"):
+        torch.save({"a": 1} if what == "text" else transformers.GPT2Config(), one / "pytorch_model.bin")
         file.unlink()
     else:
         kept = json.loads(config.read_text())

@@ -6,6 +6,8 @@ from lloydmax.errors import IntegrationError
 
 try:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
     from transformers.dynamic_module_utils import custom_object_save
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
@@ -25,7 +27,11 @@ __all__ = [
     "HfQuantizer",
     "PreTrainedModel",
     "QuantizationConfigMixin",
+    "WeightConverter",
+    "WeightRenaming",
     "custom_object_save",
+    "get_model_conversion_mapping",
     "register_quantization_config",
     "register_quantizer",
+    "rename_source_key",
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,18 @@ from lloydmax.format.tensor_table import BY_CODE
 from lloydmax.network.parameters import owners
 from lloydmax.runtime.files import shown
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Of one piece, the first that is there; in shards, an index is beside them whose name begins alike."""
+_INDEX = ".index.json"
+_PICKLES = {".bin", ".pt", ".pth"}
 _LONGEST = 1 << 27
 """Bytes of a header: no model has so many tensors."""
 _NAMED = 3
 
 
 class MappedWeights:
-    """Every tensor of the safetensors files of a folder, by name; writes into them change no file.
+    """Every tensor of the files of a folder, by name; writes into them change no file. Pickles of before torch 1.6 are
+    read as they are, others are mapped, too; nothing but tensors is taken out of them.
 
     Raises:
         IntegrationError: there are none, or one of them is damaged.
@@ -36,10 +43,13 @@ class MappedWeights:
         for name in _files(folder):
             path = folder / name
             try:
-                self.tensors |= self._mapped(path)
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                reason = (isinstance(error, OSError) and error.strerror) or f"is not a safetensors file ({error})"
-                raise IntegrationError(f"{shown(path)}: {reason}") from error
+                self.tensors |= _unpickled(path) if path.suffix in _PICKLES else self._mapped(path)
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+                kind = "a file of tensors alone by torch.save" if path.suffix in _PICKLES else "a safetensors file"
+                reason = f"is not {kind} ({str(error).partition(chr(10))[0]})"
+                raise IntegrationError(
+                    f"{shown(path)}: {(isinstance(error, OSError) and error.strerror) or reason}"
+                ) from error
 
     def let_go(self) -> None:
         """Take what was read out of memory; it is read again when it is used."""
@@ -74,15 +84,24 @@ def _tensor(whole: mmap.mmap, base: int, about: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(whole, dtype=dtype, count=count, offset=start).view(shape)
 
 
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+    found = torch.load(path, mmap=zipfile.is_zipfile(path), **options)
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError("it holds something else")
+    return {str(name): value.detach() for name, value in found.items()}
+
+
 def _files(folder: Path) -> list[str]:
-    index = folder / INDEX
-    if not index.is_file():
-        if (folder / SINGLE).is_file():
-            return [SINGLE]
+    there = [name for name in (f"{file}{end}" for file in _FILES for end in (_INDEX, "")) if (folder / name).is_file()]
+    if not there:
         raise IntegrationError(
-            f"{shown(folder)}: holds neither {SINGLE} nor {INDEX}: save the model there as safetensors, by "
-            "model.save_pretrained"
+            f"{shown(folder)}: holds neither {_FILES[0]} nor {_FILES[1]}, nor an index of shards: save the model there "
+            "by model.save_pretrained"
         )
+    if not there[0].endswith(_INDEX):
+        return [there[0]]
+    index = folder / there[0]
     try:
         names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         inside = all(isinstance(name, str) and Path(name).name == name for name in names)
@@ -98,7 +117,7 @@ def fill(model: Any, tensors: Mapping[str, Tensor]) -> list[str]:
 
     Args:
         model: of transformers.
-        tensors: under the names that it has in memory, with or without the prefix of its base.
+        tensors: under the names that it has in memory.
 
     Returns:
         Names that it has no place for.
@@ -114,7 +133,7 @@ def fill(model: Any, tensors: Mapping[str, Tensor]) -> list[str]:
         if buffer is not None and leaf not in module._non_persistent_buffers_set
     }
     for places in known.values():
-        found = [given for name, _, _ in places if (given := left.pop(_under(name, model, tensors), None)) is not None]
+        found = [given for name, _, _ in places if (given := left.pop(name, None)) is not None]
         if not found:
             missing.append(places[0][0])
             continue
@@ -123,7 +142,7 @@ def fill(model: Any, tensors: Mapping[str, Tensor]) -> list[str]:
         for _, module, leaf in places:
             module._parameters[leaf] = parameter
     for name, (module, leaf) in buffers.items():
-        given = left.pop(_under(name, model, tensors), None)
+        given = left.pop(name, None)
         if given is None:
             missing.append(name)
         else:
@@ -135,14 +154,8 @@ def fill(model: Any, tensors: Mapping[str, Tensor]) -> list[str]:
             f"{', '.join(sorted(missing)[:_NAMED])}, or has them under other names: compress the model as it is "
             "loaded, by from_pretrained(..., quantization_config=LloydmaxConfig(...))"
         )
-    return sorted(left)
-
-
-def _under(name: str, model: Any, tensors: Mapping[str, Tensor]) -> str:
-    """The name of a tensor in a folder, which another class with the same base may have written."""
-    prefix = f"{model.base_model_prefix}."
-    others = (name, name.removeprefix(prefix), f"{prefix}{name}")
-    return next((other for other in others if other in tensors), name)
+    known_to_be_there = [*(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+    return sorted(name for name in left if not any(re.search(pattern, name) for pattern in known_to_be_there))
 
 
 def _check(name: str, given: Tensor, wanted: Tensor | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lloydmax.format.folder import IN_FOLDER
 from lloydmax.format.parts import new_document, storage_options
 from lloydmax.format.streaming import streamed
 from lloydmax.hooks.events import Events
+from lloydmax.integrations.transformers.converted import converted
 from lloydmax.integrations.transformers.folder import compressed_beside, is_compressed
 from lloydmax.integrations.transformers.mapped import MappedWeights, fill
 from lloydmax.integrations.transformers.skeleton import skeleton
@@ -30,6 +32,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.steps import running
 from lloydmax.runtime.files import path_of, shown
 from lloydmax.runtime.folders import new_folder
+from lloydmax.runtime.mapped import Mapped
 from lloydmax.runtime.modes import own_modes
 from lloydmax.runtime.seeding import check_seed
 from lloydmax.student.held import contents
@@ -68,12 +71,14 @@ def compress_folder(
     progress: bool = True,
     listeners: Sequence[object] = (),
 ) -> CompressedFolder:
-    """Compress the model in a transformers folder without inputs and without training, from its safetensors files to
-    another folder, which ``from_pretrained`` takes. Memory is needed for the codes of the largest parameter and for
-    samples of the others; the file is the same as that of the model in memory with the same codebooks.
+    """Compress the model in a transformers folder without inputs and without training, from its files to another
+    folder, which ``from_pretrained`` takes. Memory is needed for the codes of the largest parameter and for samples of
+    the others; the file is the same as that of the model in memory with the same codebooks. What a folder has in parts
+    that the model holds as one (the experts of a layer) is joined in a temporary file beside ``out``.
 
     Args:
-        path: of the folder, with ``config.json`` and weights as safetensors, in one file or in shards.
+        path: of the folder, with ``config.json`` and weights, safetensors or ``pytorch_model.bin``, in one file or in
+            shards.
         out: of the new folder, which must not exist, or be empty.
         recipe: anything that :meth:`lloydmax.Recipe.load` takes, without what needs inputs.
         bits: in place of a recipe: size of the file, in bits for each parameter.
@@ -90,10 +95,14 @@ def compress_folder(
         raise IntegrationError("compress_folder takes bits, such as bits=3, or a recipe, one of the two")
     if is_compressed(source):
         raise IntegrationError(f"{shown(path)}: holds a compressed model: give the folder of the original")
-    with own_modes(), new_folder(out) as folder:
-        weights = MappedWeights(source)
-        model = skeleton(source)
-        if unused := fill(model, weights.tensors):
+    with own_modes(), new_folder(out) as folder, closing(Mapped(folder.parent, "joined")) as joined:
+        weights, model = MappedWeights(source), skeleton(source)
+
+        def let_go() -> None:
+            weights.let_go()
+            joined.let_go()
+
+        if unused := fill(model, converted(model, weights.tensors, joined, let_go)):
             warnings.warn(
                 f"{shown(path)}: {type(model).__name__} has no place for {len(unused)} tensors, which are left out, "
                 f"such as {unused[0]}",
@@ -104,8 +113,8 @@ def compress_folder(
         _refuse(made, tree)
         with running(tree, check_seed(made.seed), progress, listeners) as events:
             plan = make_plan(tree, made)
-            weights.let_go()
-            plan, size = _written(folder / IN_FOLDER, tree, plan, weights, events)
+            let_go()
+            plan, size = _written(folder / IN_FOLDER, tree, plan, events, let_go)
         compressed_beside(source, folder, {} if bits is None else {"bits": bits})
     return CompressedFolder(Path(out), plan.original_bytes, size, plan)
 
@@ -126,21 +135,23 @@ def _refuse(recipe: Recipe, model: nn.Module) -> None:
         )
 
 
-def _written(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, events: Events) -> tuple[Plan, int]:
+def _written(path: Path, model: nn.Module, plan: Plan, events: Events, let_go: Callable[[], None]) -> tuple[Plan, int]:
     """Write the file, in the size that the recipe names; the plan as it became, and the bytes."""
     if plan.recipe.bits is None:
-        return plan, _fitted(path, model, plan, weights, events, None)
+        return plan, _fitted(path, model, plan, events, let_go)
     less = 0.0
     while True:
-        asked = priced(model, plan, less, events, weights.let_go)
+        asked = priced(model, plan, less, events, let_go)
         try:
             most = plan.predicted_bytes if less < _MOST_LESS else None
-            return asked, _fitted(path, model, asked, weights, events, most)
+            return asked, _fitted(path, model, asked, events, let_go, most)
         except _TooLarge:
             less += _LESS
 
 
-def _fitted(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, events: Events, most: int | None) -> int:
+def _fitted(
+    path: Path, model: nn.Module, plan: Plan, events: Events, let_go: Callable[[], None], most: int | None = None
+) -> int:
     """The same at the prices of a plan.
 
     Raises:
@@ -158,7 +169,7 @@ def _fitted(path: Path, model: nn.Module, plan: Plan, weights: MappedWeights, ev
                     continue
                 codebook, done = fitted(p, weight_of(model, name)), done + 1
                 file.add(name, codebook)
-                weights.let_go()
+                let_go()
                 events.fitted(name, codebook, done, total)
         if most is not None and file.size() > most:
             raise _TooLarge

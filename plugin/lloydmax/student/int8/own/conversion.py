@@ -93,9 +93,9 @@ class _Conversion:
             layer = running.get(value)
             if isinstance(layer, IntegerLayer):
                 layer.gives = self.grids[point]
-                return value  # type: ignore[no-any-return]
+                return value
             if self._moves(value, self.grids[point]):
-                return value  # type: ignore[no-any-return]
+                return value
         return self._inserted(point, Quantize(self.grids[point]), value)
 
     def _moves(self, value: fx.Node, grid: Grid) -> bool:

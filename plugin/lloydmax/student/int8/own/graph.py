@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import fx, nn
 
@@ -38,7 +38,7 @@ def fake_quantized(
     return fx.GraphModule(graph, graph.graph).eval()  # modules in the order of the graph, as files have the activations
 
 
-def _quantizer(weight: QuantizedWeight, where: dict[str, object]) -> nn.Module:
+def _quantizer(weight: QuantizedWeight, where: dict[str, Any]) -> nn.Module:
     """The fake quantizer of a weight."""
     layout = weight.layout
     if weight.quantizer == UNIFORM:

@@ -1,0 +1,28 @@
+"""How much memory is in use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_USUAL = 1 << 29
+"""Bytes of Python and torch, where the system does not tell."""
+
+
+def in_use(device: torch.device) -> int:
+    """Bytes that this process has now: on a CUDA device what torch has allocated there, else its resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return _USUAL
