@@ -83,7 +83,7 @@ class Sizing:
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
         self._coding = plan.recipe.storage.codes
-        self._measured: dict[str, tuple[float, int]] = {}  # entropy in bytes, and bytes of the stream
+        self._measured: dict[tuple[str, str], tuple[float, int]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
     def most(self) -> float:
@@ -151,7 +151,7 @@ class Sizing:
         if key not in self._streams:
             codes, bits = codebook.codes, codebook.bits
             if self._coding == "arithmetic":
-                size = self._arithmetic(p.name, codes, bits)
+                size = self._arithmetic((p.name, p.granularity), codes, bits)
             elif p.name in self._plain:
                 size = packing.plain_bytes(codes, bits)
             else:
@@ -162,14 +162,14 @@ class Sizing:
             self._streams[key] = size if codes.numel() == all_codes else round(size * all_codes / codes.numel())
         return self._streams[key]
 
-    def _arithmetic(self, name: str, codes: Tensor, bits: int) -> int:
+    def _arithmetic(self, kind: tuple[str, str], codes: Tensor, bits: int) -> int:
         """Bytes of a stream that takes long to make: made for one number of bits, and for others by the entropy."""
         counts = torch.bincount(codes.reshape(-1).int()).double()
         entropy = float(torch.special.entr(counts / counts.sum()).sum() / math.log(2) / 8 * codes.numel()) + 1
-        known, size = self._measured.get(name, (0.0, 0))
+        known, size = self._measured.get(kind, (0.0, 0))
         if not known / _ALIKE <= entropy <= known * _ALIKE:
             known, size = entropy, len(coding.encode(codes, bits, self._coding))
-            self._measured[name] = known, size
+            self._measured[kind] = known, size
         return round(size * entropy / known)
 
 

@@ -18,8 +18,8 @@ _VERSION = 40
 
 @dataclass(frozen=True)
 class StoredParameter:
-    """A compressed parameter: ``stored`` is the dtype of its codebook, or ``steps`` of whole numbers, ``bytes``
-    counts codebook and codes, ``bits`` is the width of a code for ``block`` weights."""
+    """A compressed parameter: ``stored`` is the dtype of its codebook, or ``steps``, ``bytes`` counts codebook and
+    codes, ``bits`` is the width of a code for ``block`` weights."""
 
     name: str
     shape: tuple[int, ...]

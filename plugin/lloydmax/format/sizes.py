@@ -182,7 +182,7 @@ def predicted_size(
                 document.parameters[name] = parameter = replace(parameter, int8=True)
             codebook, codes = parameter.entries(name, "F16" if half else "F32", lengths.get(name))
             if stepped and parameter.steps and parameter.dtype == "float32":
-                codebook = steps.expected_table(codebook)
+                codebook = steps.expected_table(codebook, parameter.layout.centroids)
             entries += codebook, codes
             continue
         tensor, dtype = target(value, chosen)

@@ -24,14 +24,15 @@ Numbers = npt.NDArray[np.int64]
 
 FEWEST, MOST = 8, 1 << 16
 """Values of a tensor that may be so stored: fewer save nothing, more are weights."""
-_FINE = 4
-"""The step is 2**-4 to 2**-5 of the usual magnitude, or of the distance of centroids."""
-_LARGEST = 1 << 15
+_FINE, _BETWEEN, _TABLE = 6, 4, 10
+"""Bits of the usual magnitude of floats, of the distance of centroids, and of their magnitude, of which an error is
+shared by all their weights, and so does not average out."""
+_LARGEST = 1 << 18
 """Of the numbers; above it, floats are no longer."""
 _LEAST, _GREATEST = -149, 127
 """Exponents of steps: those of binary32."""
-_TABLE_BITS, _LEARNT = 6.0, 3
-"""Expected bits of a centroid, and bytes in which the coder learns what is in a tensor."""
+_TABLE_BITS, _LEARNT = (5.5, 14.0), 8
+"""Expected bits of a centroid, at least, and of one of one; bytes in which the coder learns what is in a tensor."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def _finest(values: npt.NDArray[np.float64]) -> int:
 def rounded(tensor: Tensor, columns: int = 0) -> Tensor | None:
     """A float32 tensor in steps; ``None``: it has too few or too many values, or too different ones.
 
-    The step is a power of two: for values at most 1/16 of their usual magnitude, the square of the mean square root, so
-    that few large values do not make it coarse; for ``columns`` sorted centroids at most 1/16 of their mean distance in
-    the narrowest row.
+    The step is a power of two: for values at most 1/64 of their usual magnitude, the square of the mean square root, so
+    that few large values do not make it coarse; for ``columns`` sorted centroids at most 1/16 of their mean distance
+    and 1/1024 of their root mean square, in the row in which these are least.
     """
     if not FEWEST <= tensor.numel() <= MOST or not bool(torch.isfinite(tensor).all()):
         return None
@@ -91,12 +92,13 @@ def rounded(tensor: Tensor, columns: int = 0) -> Tensor | None:
     if columns > 1:
         rows = values.reshape(-1, columns)
         spans = (rows.amax(1) - rows.amin(1)) / (columns - 1)
-        usual = float(spans[spans > 0].amin()) if bool((spans > 0).any()) else 0.0
+        least = torch.minimum(spans * 2.0**-_BETWEEN, rows.square().mean(1).sqrt() * 2.0**-_TABLE)
+        step = float(least[least > 0].amin()) if bool((least > 0).any()) else 0.0
     else:
-        usual = float(values.abs().sqrt().mean()) ** 2
-    if usual < 2.0 ** (_LEAST + _FINE + 1):
+        step = float(values.abs().sqrt().mean()) ** 2 * 2.0**-_FINE
+    if step < 2.0 ** (_LEAST + 1):
         return None
-    exponent = int(np.floor(np.log2(usual))) - _FINE
+    exponent = int(np.floor(np.log2(step)))
     found = Steps.of(tensor)
     if found is not None and found.exponent >= exponent - 1:
         return tensor
@@ -117,11 +119,12 @@ def expected(entry: Entry, tensor: Tensor) -> Entry | None:
     return replace(entry, coded=int(np.ceil(bits * entry.values / 8)) + _LEARNT)
 
 
-def expected_table(entry: Entry) -> Entry:
-    """The same of codebooks, whose centroids are not known."""
+def expected_table(entry: Entry, k: int) -> Entry:
+    """The same of codebooks of so many centroids, which are not known."""
     if not FEWEST <= entry.values <= MOST:
         return entry
-    return replace(entry, dtype="F32", coded=int(np.ceil(entry.values * _TABLE_BITS / 8)) + _LEARNT)
+    bits = max(_TABLE_BITS[0], _TABLE_BITS[1] - np.log2(k))
+    return replace(entry, dtype="F32", coded=int(np.ceil(entry.values * bits / 8)))
 
 
 def encode(tensors: Iterable[Steps]) -> bytes:
