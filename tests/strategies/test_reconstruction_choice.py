@@ -9,8 +9,8 @@ import lloydmax
 import pytest
 import torch
 from lloydmax_strategies.reconstruction import choice as module
-from lloydmax_strategies.reconstruction.choice import _chosen, choice, errors
 from lloydmax_strategies.reconstruction.cheapest import Distances, Limits
+from lloydmax_strategies.reconstruction.choice import _chosen, choice, errors
 from lloydmax_strategies.reconstruction.feedback import feedback
 
 
