@@ -17,6 +17,7 @@ from lloydmax.cli.models import build
 from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import listeners
 from lloydmax.data import unlabelled
+from lloydmax.data.named_sets import PREFIX, named_set, picture_column
 from lloydmax.data.sound_files import are_sounds
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
@@ -120,6 +121,10 @@ def data_of(path: str | None, model: Any, how: Pictures) -> Any:
         return None
     if path.startswith(_SYNTHESIZE):
         return _synthesized(path.removeprefix(_SYNTHESIZE), model, how.side)
+    if path.startswith(PREFIX):
+        rows = named_set(path.removeprefix(PREFIX))
+        column = picture_column(rows)
+        return rows if column is None else how.of_rows(rows, column, model)
     folder = Path(path).is_dir() and not (are_texts(Path(path)) or are_sounds(Path(path)))
     return how.read(Path(path), model) if folder or how.are_in(Path(path), model) else Path(path)
 

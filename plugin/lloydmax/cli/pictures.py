@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from lloydmax.data import image_channels, images, inputs_of, own_preparation
+from lloydmax.data.named_sets import PictureRows
 from lloydmax.data.own_preparation import fitted, of_transforms
 from lloydmax.data.picture_array import are_pictures, opened
-from lloydmax.data.preparation import Preparation
+from lloydmax.data.preparation import Preparation, preparation
 from lloydmax.runtime.modes import evaluating
 
 OPTIONS = ("size", "resize", "crop", "interpolation", "mean", "std", "skip_bad")
@@ -59,6 +60,18 @@ class Pictures:
             path, self._size(), image_channels(model), numbers(self.mean), numbers(self.std), self.resize,
             crop=self.crop, interpolation=self.interpolation, own=own, skip_bad=_share(self.skip_bad),
         )  # fmt: skip
+        if self.tell:
+            click.echo(found.describe(), err=True)
+        return found
+
+    def of_rows(self, rows: Any, column: str, model: nn.Module) -> Any:
+        """The pictures in a column of a set of Hugging Face's ``datasets``, prepared likewise."""
+        channels = image_channels(model)
+        how = preparation(
+            channels, self._size(), self.resize, self.crop, self.interpolation, numbers(self.mean), numbers(self.std),
+            own_preparation(model) or fitted(self._torchvision(), model),
+        )  # fmt: skip
+        found = PictureRows(rows, column, channels, how)
         if self.tell:
             click.echo(found.describe(), err=True)
         return found

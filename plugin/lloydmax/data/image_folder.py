@@ -62,7 +62,7 @@ class ImageFolder(Dataset[Tensor]):
         try:
             with Image.open(regular(file)) as picture:
                 check_sides(picture)
-                return self.prepare(_flattened(picture, "RGB" if self.channels == 3 else "L"))
+                return self.prepare(flattened(picture, "RGB" if self.channels == 3 else "L"))
         except Exception as error:
             raise DataError(reason(file, error)) from error
 
@@ -142,7 +142,7 @@ def image_channels(model: nn.Module) -> int:
     return 3
 
 
-def _flattened(picture: Image.Image, mode: str) -> Image.Image:
+def flattened(picture: Image.Image, mode: str) -> Image.Image:
     """The picture upright, opaque and in 8 bits a channel."""
     from PIL import Image, ImageOps
 
