@@ -10,24 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.fitting.candidates import Spare, Tried
 from lloydmax.fitting.fit import as_planned, fit_best
 from lloydmax.format.sizes import accountings
-from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery
 from lloydmax.hooks.time_limit import TimeLimit
-from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan
 from lloydmax.progress.history import History
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recovery.expected import looked_ahead
 from lloydmax.recovery.holding_out import AGREEMENT_SAMPLES, Held
-from lloydmax.recovery.keeping import Keeping
+from lloydmax.recovery.keeping import Keeping, Settled
 from lloydmax.recovery.made import made_inputs, unknown
 from lloydmax.recovery.preparation import changes, gradients, sealed, student_of, to_be_fitted
 from lloydmax.recovery.repricing import within
@@ -53,7 +50,7 @@ from lloydmax.student.attachment import codebooks
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
-from lloydmax.teacher.judge import MOST_JUDGED, Damage, Judge
+from lloydmax.teacher.judge import MOST_JUDGED, Judge
 from lloydmax.teacher.plausibility import tell_doubts
 from lloydmax.teacher.trial import tried
 
@@ -144,7 +141,7 @@ class Run:
 
     def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
         """The student with its codebooks, and the plan of what these are."""
-        judge = None if self.judge is None else partial(self._damage, self.judge, original)
+        judge = None if self.judge is None else Settled(self.judge, self.recovery, original, self.settling).damage
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
         given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)
@@ -162,19 +159,6 @@ class Run:
         self.recovery.student, self.recovery.original = student.model, original
         self.stages.append(self.measure("compressed", student.model))
         return student
-
-    def _damage(self, judge: Judge, original: nn.Module, found: dict[str, Codebook]) -> Damage:
-        """What codebooks do to a model, after the steps that only settle it."""
-        student = own(original)
-        with torch.no_grad():
-            for name, codebook in found.items():
-                weight = weight_of(student, name)
-                for rows, part in codebook.parts():
-                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
-        recovery = replace(self.recovery, student=student, original=original, events=Events())
-        for _, step in self.settling:
-            step.run(recovery)
-        return judge.damage(student)
 
     def recover(self, student: Student) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""

@@ -35,7 +35,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 from golden_files import GOLDEN
+from lloydmax.format import tight
 from standalone_reader import TYPES
 
 WIDTHS = {code: int(re.sub(r"\D", "", kind) or 1) for code, kind in TYPES.items()}
@@ -50,7 +52,7 @@ class Anatomy:
         document: the data in it; ``crc32``, ``header`` and ``tensors`` are made anew.
         rows: ``[name, dtype, shape]`` of every tensor, in the order of their bytes.
         data: the bytes of every tensor.
-        compact: the layout.
+        layout: ``named``, ``compact`` or ``tight``, where all tensors are one and the document has the table.
         texts: replacements in the text of the document.
         metadata: further ones.
         lies: what keeps the checksum that it had.
@@ -60,7 +62,7 @@ class Anatomy:
     document: dict[str, Any]
     rows: list[list[Any]]
     data: dict[str, bytes]
-    compact: bool
+    layout: str
     texts: list[tuple[str, str]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     lies: set[str] = field(default_factory=set)
@@ -80,9 +82,15 @@ class Anatomy:
         rows = [[name, about["dtype"], about["shape"]] for name, about in header.items()]
         data = {name: raw[first:end] for name, (first, end) in places.items()}
         document = json.loads(text)
+        if text == tight.LABEL:
+            text, held = tight.opened(np.frombuffer(data["data"], np.uint8), 1 << 25)
+            known = {"label": f"{int.from_bytes(data['data'][4:8], 'little'):08x}"}
+            known["data"] = f"{int.from_bytes(held[-4:].tobytes(), 'little'):08x}"
+            data = {"data": held[:-4].tobytes()}
+            return cls(json.loads(text), [["data", "U8", [len(data["data"])]]], data, "tight", known=known)
         if set(document) != {"crc32", "format"}:
             known = dict(zip(sorted(data), document.pop("crc32"), strict=True)) | {"header": document.pop("header")}
-            return cls(document, rows, data, False, known=known)
+            return cls(document, rows, data, "named", known=known)
         label = document["crc32"]
         document = json.loads(zlib.decompress(data["document"], -15))
         sums = [
@@ -93,12 +101,21 @@ class Anatomy:
         for name, dtype, shape in rows:
             first, end = end, end + math.prod(shape) * WIDTHS[dtype]
             parts[name] = data["data"][first:end]
-        return cls(document, rows, parts, True, known=dict(zip(sorted(parts), sums, strict=True)) | {"label": label})
+        return cls(
+            document, rows, parts, "compact", known=dict(zip(sorted(parts), sums, strict=True)) | {"label": label}
+        )
 
     def file(self) -> bytes:
         """Put together."""
-        sums = {name: self._sum(name, self.data[name]) for name in sorted(self.data)}
-        if self.compact:
+        sums: dict[str, Any] = {name: self._sum(name, self.data[name]) for name in sorted(self.data)}
+        if self.layout == "tight":
+            packed = tight.deflate(self._text(self.document))
+            data = b"".join(self.data.values())
+            sums = {what: int(self._sum(what, part), 16) for what, part in (("label", packed), ("data", data))}
+            head = len(packed).to_bytes(4, "little") + sums["label"].to_bytes(4, "little") + packed
+            whole = head + data + sums["data"].to_bytes(4, "little")
+            return self._written(tight.LABEL, [("data", "U8", [len(whole)], whole)])
+        if self.layout == "compact":
             packed = _deflated(self._text({**self.document, "tensors": self.rows}))
             checksums = b"".join(int(item, 16).to_bytes(4, "little") for item in sums.values())
             data = b"".join(self.data[name] for name, *_ in self.rows)

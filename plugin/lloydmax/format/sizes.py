@@ -181,8 +181,8 @@ def predicted_size(
             if parameter.takes_int8(chosen["codebooks"], 2 if half else 4):
                 document.parameters[name] = parameter = replace(parameter, int8=True)
             codebook, codes = parameter.entries(name, "F16" if half else "F32", lengths.get(name))
-            if stepped and parameter.steps and parameter.dtype == "float32":
-                codebook = steps.expected_table(codebook, parameter.layout.centroids)
+            if stepped and parameter.steps and parameter.dtype != "float16":
+                codebook = steps.expected_table(codebook, parameter.layout.centroids, parameter.dtype == "float32")
             entries += codebook, codes
             continue
         tensor, dtype = target(value, chosen)

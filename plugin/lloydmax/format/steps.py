@@ -119,11 +119,11 @@ def expected(entry: Entry, tensor: Tensor) -> Entry | None:
     return replace(entry, coded=int(np.ceil(bits * entry.values / 8)) + _LEARNT)
 
 
-def expected_table(entry: Entry, k: int) -> Entry:
-    """The same of codebooks of so many centroids, which are not known."""
+def expected_table(entry: Entry, k: int, rounded: bool) -> Entry:
+    """The same of codebooks of so many centroids, which are not known: ``rounded`` to steps, or of bfloat16."""
     if not FEWEST <= entry.values <= MOST:
         return entry
-    bits = max(_TABLE_BITS[0], _TABLE_BITS[1] - np.log2(k))
+    bits = max(_TABLE_BITS[0], _TABLE_BITS[1] - np.log2(k)) if rounded else _TABLE_BITS[1]
     return replace(entry, dtype="F32", coded=int(np.ceil(entry.values * bits / 8)))
 
 

@@ -108,7 +108,8 @@ class StreamedFile:
             name: replace(record, coding=self._storage["codes"]) if name in self._coded else record
             for name, record in self._document.parameters.items()
         }
-        checksums = tuple(self._checksums[name] for name in sorted(self._checksums))
+        named = sorted(self._checksums) if self._document.layout != "tight" else ()
+        checksums = tuple(self._checksums[name] for name in named)
         document = replace(self._document, parameters=parameters, crc32=checksums)
         stepped = file_order(entry for entry, _ in self._steps.values())
         stream = encode(self._steps[entry.name][1] for entry in stepped) if stepped else b""

@@ -14,6 +14,7 @@ from lloydmax.student.held import contents
 from torch import nn
 
 STORAGES = [
+    {"floats": "fixed", "codes": "arithmetic", "norms": "merged", "layout": "tight"},
     {},
     {"floats": "float16", "codes": "entropy", "norms": "merged", "layout": "compact"},
     {"floats": "bfloat16", "codes": "entropy", "codebooks": "int8"},

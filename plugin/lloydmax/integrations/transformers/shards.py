@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lloydmax.defaults import plain_recipe
 from lloydmax.errors import IntegrationError, RecipeError
@@ -149,6 +149,12 @@ def _written(path: Path, model: nn.Module, plan: Plan, events: Events, let_go: C
             less += _LESS
 
 
+def _own(value: Tensor) -> Tensor:
+    """A copy, a parameter where it is one."""
+    copy = value.detach().clone()
+    return nn.Parameter(copy, requires_grad=False) if isinstance(value, nn.Parameter) else copy
+
+
 def _fitted(
     path: Path, model: nn.Module, plan: Plan, events: Events, let_go: Callable[[], None], most: int | None = None
 ) -> int:
@@ -165,7 +171,7 @@ def _fitted(
         with events.stage("fit", total=total):
             for name, value in values.items():
                 if (p := plan.parameters.get(name)) is None:
-                    file.add(name, value.detach().clone())  # type: ignore[union-attr]
+                    file.add(name, _own(value))  # type: ignore[arg-type]
                     continue
                 codebook, done = fitted(p, weight_of(model, name)), done + 1
                 file.add(name, codebook)
