@@ -60,8 +60,9 @@ def recipe_for(
 ) -> Recipe:
     """A recipe for this model, to run as it is or to save and edit: all large weights get entropy-coded codebooks whose
     sizes follow from one price of a bit (Chou et al. 1989), chosen so that the file has ``bits``; with data, errors are
-    weighed by the Fisher information of the teacher's outputs, batch norms are re-normalized, and then codes, centroids
-    and all that is left learn to give these outputs, and those of every block, on random views.
+    weighed by the Fisher information of the teacher's outputs, codes make up for each other's errors, batch norms are
+    re-normalized, and then codes, centroids and all that is left learn to give these outputs, and those of every block,
+    on random views.
 
     Args:
         model: the teacher; not changed.
@@ -104,10 +105,9 @@ def recipe_for(
             norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
             matched = {"step": "match_moments", "samples": _MATCHED, "rows": _PLACES}
             steps = [{"step": "renormalize", "mode": "fast", "relative": True} if norms else matched]
-            if not effort or source is None:  # codes that learn begin anew
-                careful = _CAREFUL if found is not None and not norms and not _is_lifelike(found) else {}
-                steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS} | careful)
-            else:
+            careful = _CAREFUL if found is not None and not norms and not _is_lifelike(found) else {}
+            steps.insert(0, {"step": "reconstruct", "samples": _LOOKED_AT, "rows": _POSITIONS} | careful)
+            if effort and source is not None:
                 rate = _RATE * min(1.0, 2 ** (_COARSE - min(bits, math.log2(centroids))))
                 steps.append(_training(model, source, asked, max(1, round(_STEPS * effort)), rate))
             recipe |= {"keep": "best"}

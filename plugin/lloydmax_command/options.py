@@ -49,7 +49,8 @@ def data_options(command: Command) -> Command:
 
 
 DATA = (
-    "a folder of images; .npy, .npz, .safetensors; texts, .txt, .jsonl or a folder of them, for a model in a folder "
+    "a folder of images or sounds; .npy, .npz, .safetensors; tables, .csv, .tsv, .parquet; texts, "
+    ".txt, .jsonl or a folder of them, for a model in a folder "
     "with its tokenizer; or synthesize:COUNT (images made from the model's batch norms)."
 )
 

@@ -1,6 +1,6 @@
 """Who makes an int8 model: agreement with the float network, and time against it; about 5 minutes on one core.
 
-    python tests/benchmarks/int8_hosts.py [agreement] [speed] [saturation]
+    python tests/benchmarks/int8_hosts.py [agreement | speed [network ...] | saturation]
 
 The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
 silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is
@@ -84,36 +84,29 @@ def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
 @torch.no_grad()
 def speed() -> None:
     """Medians of ratios of processor time of runs in turn, channels-last, one thread."""
-    print(f"\ntimes as fast as float32, {SIDE} x {SIDE}")
+    print(f"\ntimes as fast as float32, batches of 8, {SIDE} x {SIDE}")
     names = ("fx", "own", "float compiled", "own compiled", "PT2E compiled")
-    print(f"{'network':<16} {'batch':>6} " + " ".join(f"{name:>14}" for name in names))
+    print(f"{'network':<16} " + " ".join(f"{name:>14}" for name in names))
     torch._inductor.config.freezing = True  # type: ignore[attr-defined]
-    for name in ("resnet18", "mobilenet_v2"):
+    for name in sys.argv[2:] or ("resnet18", "mobilenet_v2"):
         torch.manual_seed(0)
         model = getattr(torchvision.models, name)().eval()
         data = torch.randn(8, 3, SIDE, SIDE)
         hosts = by_host(model, data)
         model = model.to(memory_format=torch.channels_last)
-        for batch in (1, 8):
-            x = data[:batch].contiguous(memory_format=torch.channels_last)
-            program = torch.export.export(hosts["own"], (x,)).module()
-            single = hosts["pt2e"] if batch > 1 else convert_single(model, data)
-            runs = [hosts["fx"], hosts["own"], *map(torch.compile, (copy.deepcopy(model), program, single))]
-            for run in (model, *runs):
-                run(x), run(x)
-            times = [[seconds(run, x) for run in (model, *runs)] for _ in range(PAIRS)]
-            ratios = [statistics.median(row[0] / row[n + 1] for row in times) for n in range(len(runs))]
-            print(f"{name:<16} {batch:>6} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
-            torch._dynamo.reset()
-
-
-def convert_single(model: nn.Module, data: Tensor) -> nn.Module:
-    """PT2E's program for one picture: a dynamic batch has two at least."""
-    program = torch.export.export(copy.deepcopy(model), (data[:1],)).module()
-    prepared = prepare_pt2e(program, CodebookQuantizer(recipe("own"), model))
-    prepared(data[:1])
-    converted: nn.Module = convert_pt2e(prepared)
-    return converted
+        x = data.contiguous(memory_format=torch.channels_last)
+        program = torch.export.export(hosts["own"], (x,)).module()
+        compiled = map(torch.compile, (copy.deepcopy(model), program, hosts["pt2e"]))
+        runs: list[Any] = [model, hosts["fx"], hosts["own"], *compiled]
+        for run in runs:
+            run(x), run(x)
+        times = [[seconds(run, x) for run in runs] for _ in range(PAIRS)]
+        ratios = [
+            statistics.median(row[0] / value for row, value in zip(times, column, strict=True))
+            for column in list(zip(*times, strict=True))[1:]
+        ]
+        print(f"{name:<16} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
+        torch._dynamo.reset()
 
 
 def saturation() -> None:
@@ -143,5 +136,5 @@ if __name__ == "__main__":
     else:
         print(", ".join(f"{name} {value}" for name, value in environment().items()))
         parts = {"agreement": agreements, "speed": speed, "saturation": saturation}
-        for part in sys.argv[1:] or parts:
+        for part in sys.argv[1:2] or parts:
             parts[part]()

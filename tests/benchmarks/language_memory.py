@@ -3,7 +3,7 @@
 Weights and token ids are random: memory and time do not depend on them. Each line is a stage: seconds, processor
 seconds, and the most resident memory so far, libraries and mapped files included.
 
-    python tests/benchmarks/language_memory.py gpt2 [--data 64x256 | --data none | --data bare] [--small]
+    python tests/benchmarks/language_memory.py gpt2 [--data 64x256 | --data none | --data bare] [--small | --layers 2]
     python tests/benchmarks/language_memory.py llama --folder /tmp/llama [--small]
 
 ``bare`` is the recipe without inputs and steps. ``llama`` makes the folder, 2.2 GB, where it is missing, compresses it
@@ -65,10 +65,10 @@ class Watch:
         self.tell("all", time.perf_counter() - self.started[0])
 
 
-def gpt2(data: str, small: bool, out: Path) -> None:
-    """GPT-2 of 124 M parameters, or one of 15 M with the same vocabulary."""
+def gpt2(data: str, small: bool, layers: int, out: Path) -> None:
+    """GPT-2 of 124 M parameters, one of 15 M with the same vocabulary, or one with fewer layers."""
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=4, n_embd=256, n_head=4) if small else GPT2Config()
+    config = GPT2Config(n_layer=4, n_embd=256, n_head=4) if small else GPT2Config(n_layer=layers)
     model = GPT2LMHeadModel(config).eval()
     given = None
     if data not in ("none", "bare"):
@@ -132,11 +132,12 @@ def main() -> None:
     parser.add_argument("--data", default="64x256")
     parser.add_argument("--folder", type=Path, default=Path("llama"))
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path())
     given = parser.parse_args()
     out = given.folder.with_name(f"{given.folder.name}-3bits")
     if given.what == "gpt2":
-        gpt2(given.data, given.small, given.out)
+        gpt2(given.data, given.small, given.layers, given.out)
     elif given.what == "compress":
         compress_llama(given.folder, out)
     elif given.what == "load":

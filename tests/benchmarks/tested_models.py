@@ -1,6 +1,6 @@
 """Small networks of torchvision, timm and transformers at 4 bits a weight: do they go through, how small, how alike.
 
-    python tests/benchmarks/tested_models.py [--only NAME,NAME] [--folder DIR] [--bits 4]
+    python tests/benchmarks/tested_models.py [--only NAME,NAME] [--folder DIR] [--bits 4] [--done]
 
 Each is built from its class or configuration with **random weights** (nothing is downloaded), its batch norms set to
 the statistics of made inputs, and compressed by what ``lloydmax compress --bits 4 --effort 0`` runs, with 24 made
@@ -212,11 +212,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("tested-models"))
     parser.add_argument("--bits", type=float, default=4.0)
     parser.add_argument("--only", help="comma-separated names")
+    parser.add_argument("--done", action="store_true", help="print what the folder has, run nothing")
     asked = parser.parse_args()
     store = Store(asked.folder)
     rows = []
     for cell in cells(asked.bits, asked.folder):
-        if asked.only and cell.key["network"] not in asked.only.split(","):
+        left_out = asked.only and cell.key["network"] not in asked.only.split(",")
+        if left_out or (asked.done and not store.done(cell)):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ def steps(recipe: lloydmax.Recipe) -> dict[str, dict[str, Any]]:
 def test_pictures_and_classes(small_net: SmallNet, pictures: Tensor) -> None:
     recipe = lloydmax.recipe_for(small_net, 20, pictures)
     assert [rule.importance for rule in recipe.quantize] == ["fisher"] and recipe.bits == 20
-    assert list(steps(recipe)) == ["renormalize", "distill"] and steps(recipe)["renormalize"]["relative"]
+    assert list(steps(recipe)) == ["reconstruct", "renormalize", "distill"] and steps(recipe)["renormalize"]["relative"]
     made = steps(recipe)["distill"]
     assert made["augment"] == ["resized_crop", "flip"] and made["codes"] == "learn" and "resize" not in made
 

@@ -20,6 +20,7 @@ ROOMS = [
         "moved",
         "compare",
         "compress",
+        "pipeline",
         "checkpoint",
         "defaults",
         "report",

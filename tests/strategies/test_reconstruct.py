@@ -94,7 +94,7 @@ def test_without_correlations_every_weight_takes_the_nearest() -> None:
     assert torch.equal(feedback(weight, factors, table).long(), nearest)
 
 
-def test_blocks_of_columns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = (
         torch.randn(500, 40, generator=generator).double().cumsum(1),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lloydmax_strategies.reconstruction import choice as module
 from lloydmax_strategies.reconstruction.choice import _chosen, choice, errors
+from lloydmax_strategies.reconstruction.cheapest import Distances, Limits
 from lloydmax_strategies.reconstruction.feedback import feedback
 
 
@@ -51,3 +52,17 @@ def test_some_rows_tell_the_price_of_all(free: bool, monkeypatch: pytest.MonkeyP
     assert set(rows) == {16, 64} and rows.count(64) <= passes and found.entropy <= held.entropy
     before, every, some = (float(errors(weight[None], book, moments).sum()) for book in (held, whole, found))
     assert every < before / 2 and some < 1.05 * every
+
+
+@pytest.mark.parametrize("priced", [False, True])
+def test_limits_tell_what_distances_do(priced: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table, values = torch.randn(20, generator=generator), torch.randn(2, 500, generator=generator)
+    table[3] = table[4]
+    bits, price = torch.rand(20, generator=generator) * 8, torch.tensor([[0.0, 0.01, 3.0], [0.002, 0.1, 1.0]])
+    given = (bits, price) if priced else ()
+    limits, distances = Limits(table, *given), Distances(table, *given)
+    for column in range(3):
+        found, wanted = limits.made(values, column), distances.made(values, column)
+        assert torch.equal(limits.decoded(found), distances.decoded(wanted))
+    assert not priced or len(found.unique()) < 10

@@ -35,6 +35,7 @@ from lloydmax.recipe.checks import refuse_bits
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.search import Budget, Search
 from lloydmax.recipe.sections import KEEP
+from lloydmax.recipe.space import listed, put
 from lloydmax.recovery.preparation import to_be_fitted
 from lloydmax.recovery.resume import Traces, identity
 from lloydmax.recovery.steps import folder, open_source, recover, recovery_steps
@@ -323,17 +324,20 @@ def _asked(given: Any, usual: Sequence[int]) -> Sequence[int]:
 
 def _what_to_try(recipe: Recipe, numbers: Sequence[int]) -> tuple[list[list[int] | None], Recipe]:
     """The centroids to try for each rule (``None``: only its own), and the recipe with one value for each."""
-    for where in recipe.choices():
-        if where[0] != "quantize" or where[2] != "centroids":
+    data: Any = recipe.data()
+    for where, values in recipe.choices().items():
+        if where[0] != "quantize" or where[2:] != ("centroids",):
             raise RecipeError(f"{recipe.at(*where)}: a search chooses centroids only; write one value here")
-    listed = any(isinstance(rule.options.get("centroids"), list) for rule in recipe.quantize)
+        data = put(data, where, listed(recipe.at(*where), values))
+    recipe = recipe.changed(data)
+    some = any(isinstance(rule.options.get("centroids"), list) for rule in recipe.quantize)
     data = copy.deepcopy(recipe.data())
     data.pop("search", None)
     found: list[list[int] | None] = []
     for rule, entry in zip(recipe.quantize, data["quantize"], strict=True):
         own = rule.options.get("centroids")
         tried = None
-        if _chooses(rule.quantizer) and not (listed and isinstance(own, (int, float))):
+        if _chooses(rule.quantizer) and not (some and isinstance(own, (int, float))):
             tried = sorted({*(map(int, own) if isinstance(own, list) else numbers)})
             entry["centroids"] = tried
         found.append(tried)

@@ -37,7 +37,7 @@ from lloydmax.compare import compare as compare_files
 from lloydmax.compress import compress as compress_model
 from lloydmax.defaults import recipe_for
 from lloydmax.demo import run as run_demo
-from lloydmax.errors import CheckpointError
+from lloydmax.errors import CheckpointError, RecipeError
 from lloydmax.exporting.export import asked_for
 from lloydmax.exporting.export import export as export_model
 from lloydmax.format.parts import check_state
@@ -50,6 +50,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.reference import markdown
 from lloydmax.recovery.steps import folder, needs_data
 from lloydmax.report.curves import DamageCurves
+from lloydmax.runtime.amounts import size
 from lloydmax.runtime.text import printable
 
 
@@ -61,6 +62,7 @@ def compress(
 ) -> None:  # fmt: skip
     """Do what ``lloydmax compress`` is asked."""
     limit = TimeLimit.of(max_time)
+    most = None if max_memory is None else size("max_memory", max_memory, RecipeError)
     read = _recipe_or_bits(recipe, bits)
     given = {"--weights": weights, "--data": data, "--reference-data": reference_data, "--recipe": recipe}
     given |= {"--model": source_of(model), "--workdir": workdir}
@@ -77,7 +79,7 @@ def compress(
     inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
     texts = {"tokenizer": tokenizer_of(model)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
-    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit, "max_memory": max_memory}
+    more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit, "max_memory": most}
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, **more, **texts, **shown)
     target.write(result, {} if bits is None else {"bits": bits, "effort": effort})

@@ -17,6 +17,7 @@ from lloydmax.cli.models import build
 from lloydmax.cli.pictures import Pictures
 from lloydmax.cli.shown import listeners
 from lloydmax.data import unlabelled
+from lloydmax.data.sound_files import are_sounds
 from lloydmax.data.texts import are_texts
 from lloydmax.errors import DataError
 from lloydmax.recipe.recipe import Recipe, ready
@@ -119,7 +120,7 @@ def data_of(path: str | None, model: Any, how: Pictures) -> Any:
         return None
     if path.startswith(_SYNTHESIZE):
         return _synthesized(path.removeprefix(_SYNTHESIZE), model, how.side)
-    folder = Path(path).is_dir() and not are_texts(Path(path))
+    folder = Path(path).is_dir() and not (are_texts(Path(path)) or are_sounds(Path(path)))
     return how.read(Path(path), model) if folder or how.are_in(Path(path), model) else Path(path)
 
 

@@ -14,6 +14,7 @@ from lloydmax.data.image_folder import ImageFolder
 from lloydmax.data.inputs import WHOLE, Inputs, label_of
 from lloydmax.data.items import Collating, Reading, Unreadable
 from lloydmax.data.picture_files import stamps
+from lloydmax.data.sound_files import Sounds
 from lloydmax.data.sources import EXAMPLES, Source, chunks, guarded, said, same_bytes, shapes
 from lloydmax.errors import DataError
 from lloydmax.runtime.seeding import on_own_states, watched
@@ -109,7 +110,7 @@ class DatasetSource(Source):
     def contents(self) -> bytes:
         """See :meth:`Source.contents`."""
         dataset, loading = self.dataset, self._loading
-        held = (stamps(dataset.files), type(dataset)) if isinstance(dataset, ImageFolder) else dataset
+        held = (stamps(dataset.files), type(dataset)) if isinstance(dataset, (ImageFolder, Sounds)) else dataset
         workers = None if self.deterministic else loading.get("num_workers")
         keys = self.keys if isinstance(self.keys, range) else list(self.keys)
         return self._described((held, self._collating.collate, loading.get("worker_init_fn")), (keys, workers))

@@ -22,6 +22,7 @@ from lloydmax.data.inputs import Inputs
 from lloydmax.data.items import Collating, Unreadable
 from lloydmax.data.kept import BatchSource, Lost, spool
 from lloydmax.data.left_out import LeftOut
+from lloydmax.data.sound_files import Sounds, are_sounds, sounds_for
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.data.texts import LENGTH, Texts, are_texts, texts, tokenizing
 from lloydmax.data.tokens import IDS
@@ -57,8 +58,9 @@ def unlabelled(
     Args:
         data: a DataLoader or other iterable of batches (tensors, arrays, tuples, lists or dicts; labels are
             ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
-            of these (first axis: samples), a path (a folder of pictures, ``.npy``, ``.npz``,
-            ``.safetensors``), or a source, which is returned as it is. Of models that take tokens also texts (in
+            of these (first axis: samples), a path (a folder of pictures or sounds,
+            ``.npy``, ``.npz``, ``.safetensors``, ``.csv``, ``.tsv``, ``.parquet``), or a source, which is returned as
+            it is. Of models that take tokens also texts (in
             any iterable, :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers,
             and what a tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are
             kept. What has no random access is read once and kept: 2 GiB in memory, more on disk, at most 64 GiB.
@@ -75,13 +77,13 @@ def unlabelled(
     if isinstance(data, Source):
         return data
     seed = check_seed(seed)
-    source = _opened(whole(data), Inputs(model, tokenizer), workdir, seed)
+    source = _opened(whole(data), model, Inputs(model, tokenizer), workdir, seed)
     if isinstance(source, (ArraySource, BatchSource)) and source.nbytes <= LOOKED_THROUGH:
         source.look_through(max(1, AT_ONCE * len(source) // max(1, source.nbytes)))
     return source
 
 
-def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
+def _opened(data: Any, model: nn.Module, inputs: Inputs, workdir: str | os.PathLike[str] | None, seed: int) -> Source:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if not os.fspath(data):
@@ -94,7 +96,12 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
             data = texts(path)
         elif not folder:
             _refuse_text(data)
-            return ArraySource(read_arrays(path, inputs), inputs, f"from {path}", path)
+            read = read_arrays(path, inputs)
+            if not isinstance(read, list):
+                return ArraySource(read, inputs, f"from {path}", path)
+            data = texts(read)
+        elif are_sounds(path):
+            data = sounds_for(path, model, "input_values" in inputs.names)
         else:
             data = images(path, channels=inputs.image_channels, own=inputs.own_preparation)
     rows = isinstance(data, (list, tuple)) or (isinstance(data, np.ndarray) and data.ndim > 0)
@@ -104,6 +111,8 @@ def _opened(data: Any, inputs: Inputs, workdir: str | os.PathLike[str] | None, s
         return _texts(data, inputs, workdir, seed)
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)
+    if isinstance(data, Sounds):
+        return DatasetSource(data, inputs, seed=seed, deterministic=True, description=data.describe())
     if isinstance(data, Mapping) and inputs.sequences.has_many(data):
         return _sequences(inputs.sequences.rows(data), inputs, workdir, seed)
     if isinstance(data, Mapping) and data and all(hasattr(one, "column_names") for one in data.values()):

@@ -122,7 +122,7 @@ class Source(ABC):
     def _examples(self) -> Any:
         """Some samples of those that are the same each time, to be told from others."""
         order = torch.arange(len(self))[:: max(1, len(self) // EXAMPLES)]
-        return watched(lambda: [batch.tensors() for _, batch in self._look(order)], 0)[0]
+        return watched(lambda: [[*batch.tensors()] for _, batch in self._look(order)], 0)[0]
 
     def first(self, samples: int) -> Batch:
         """The first ``samples`` samples as a batch, without those that cannot be used; if none can, the next ones. Read

@@ -72,7 +72,7 @@ def _varint(number: int) -> bytes:
 
 
 def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iterator[Codes]:
-    """The codes of an arithmetic stream, see :func:`unpack`, block by block; of rows of so many."""
+    """Codes of an arithmetic stream, see :func:`lloydmax.format.packing.unpack`, block by block; of rows of so many."""
     head, size = 0, 0
     for size, group in enumerate(data[:4].tolist(), start=1):
         head |= (group & 127) << 7 * (size - 1)

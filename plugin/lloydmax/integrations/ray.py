@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from lloydmax.errors import IntegrationError, RecipeError
-from lloydmax.recipe.lines import field_name
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recipe.space import Range, Values, listed
 
 
 def search_space(recipe: Any, grid: bool = False) -> dict[str, Any]:
@@ -26,18 +26,34 @@ def search_space(recipe: Any, grid: bool = False) -> dict[str, Any]:
         grid: try every combination; ``False``: leave it to the search algorithm.
 
     Returns:
-        For each list, by field name such as ``"quantize[1].centroids"``, a ``tune.choice`` or ``tune.grid_search``.
+        For each list or range, by field name such as ``"quantize[1].centroids"``, a domain of Ray's or a
+        ``tune.grid_search``.
 
     Raises:
-        IntegrationError: Ray Tune is not installed. RecipeError: the recipe has no lists.
+        IntegrationError: Ray Tune is not installed. RecipeError: the recipe has neither lists nor ranges, or, with
+            ``grid``, a range without an end of values.
     """
     try:
         from ray import tune
     except ImportError:
         raise IntegrationError("Ray Tune is not installed; run: pip install 'lloydmax[ray]'") from None
     recipe = Recipe.load(recipe)
-    choices = recipe.choices()
+    choices = recipe.space()
     if not choices:
-        raise RecipeError(f"recipe {recipe.name!r} has nothing to tune: write a list where an option takes one value")
-    domain = tune.grid_search if grid else tune.choice
-    return {field_name(where): domain(values) for where, values in choices.items()}
+        raise RecipeError(f"recipe {recipe.name!r} has nothing to tune: write a list where a field takes one value")
+    if grid:
+        return {name: tune.grid_search(listed(name, values)) for name, values in choices.named().items()}
+    return {name: _domain(tune, values) for name, values in choices.named().items()}
+
+
+def _domain(tune: Any, values: Values) -> Any:
+    if not isinstance(values, Range):
+        return tune.choice(values)
+    low, high, step = values.low, values.high, values.step
+    if values.whole:  # the end is not part of Ray's own, but for those with steps
+        if step is not None:
+            return tune.choice(values.values()) if (high - low) % step or low % step else tune.qrandint(low, high, step)
+        return (tune.lograndint if values.log else tune.randint)(low, high + 1)
+    if step is not None:
+        return tune.choice(values.values())
+    return (tune.loguniform if values.log else tune.uniform)(low, high)

@@ -31,10 +31,11 @@ from lloydmax.plan.structure import REPAIR, baking_notes, refuse_held_outside, s
 from lloydmax.plan.table import MOST, plan_table
 from lloydmax.plan.tables import for_table
 from lloydmax.plan.trainable import trainable_names
+from lloydmax.recipe.choices import refuse_choices
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP, Rule
 from lloydmax.runtime.modes import own_modes
-from lloydmax.runtime.text import paragraphs, percent, quoted, render, size
+from lloydmax.runtime.text import paragraphs, percent, render, size
 from lloydmax.student.attachment import codebooks
 
 _NAMED = 3
@@ -196,11 +197,7 @@ def quiet_plan(model: nn.Module, recipe: Any, example_inputs: Any = None, beyond
         beyond: whether ``all`` means more than convolutions and linear layers.
     """
     recipe = Recipe.load(recipe)
-    for where, values in recipe.choices().items():
-        raise RecipeError(
-            f"{recipe.at(*where)}: {quoted(values)} is a choice for a tuning loop; write one value here, or let a "
-            "search or tuning loop choose"
-        )
+    refuse_choices(recipe)
     with own_modes():
         model = private(model, runs=False)
         baked = tuple(baking_notes(computed(unwrapped(original(model)))))

@@ -78,7 +78,8 @@ class ProgressBars:
     @hookimpl
     def lloydmax_expected(self, seconds: float, bytes: int) -> None:
         """A line above the others."""
-        self._progress.console.print(ahead(seconds, bytes))
+        if not self._progress.disable:
+            self._progress.console.print(ahead(seconds, bytes))
 
     @hookimpl
     def lloydmax_stage_started(self, stage: str, total: int | None) -> None:

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.hooks.options import Refused, accepted
-from lloydmax.recipe.choices import is_choice
 from lloydmax.recipe.lines import Where
 from lloydmax.recipe.sections import KEEP, RecipeFields, Rule
+from lloydmax.recipe.space import is_choice
 from lloydmax.runtime.text import printable, quoted
 
 _MOST_LISTED = 1000

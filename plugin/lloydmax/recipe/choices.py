@@ -1,30 +1,24 @@
-"""Choices: lists in a recipe where an option takes one value, for tuning loops."""
+"""What a recipe leaves to a tuning loop, and what a trial of Optuna chooses."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.recipe.lines import Where, field_name
 from lloydmax.recipe.sections import KEEP, RecipeFields, Rule, Step
+from lloydmax.recipe.space import Range, Space, is_choice
+from lloydmax.runtime.text import quoted
 
 _PLAIN = (type(None), bool, int, float, str)
 """Types of values that Optuna keeps as they are."""
 
 
-def is_choice(value: Any, field: FieldInfo) -> bool:
-    """Whether a list stands where the option takes a single value."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return isinstance(value, list) and not any((get_origin(kind) or kind) in (list, tuple) for kind in kinds)
-
-
-def choices(recipe: RecipeFields) -> dict[Where, list[Any]]:
-    """The lists that stand where an option takes one value, for tuning loops: place -> alternatives."""
-    found: dict[Where, list[Any]] = {}
+def choices(recipe: RecipeFields) -> Space:
+    """What stands where a field takes one value, for tuning loops: place -> alternatives."""
+    found = Space(recipe.space_of_fields)
     entries: list[tuple[Where, str, str, Rule | Step]] = [
         *((("quantize", n), "quantizer", rule.quantizer, rule) for n, rule in enumerate(recipe.quantize)),
         *((("recover", n), "step", step.step, step) for n, step in enumerate(recipe.recover)),
@@ -37,23 +31,41 @@ def choices(recipe: RecipeFields) -> dict[Where, list[Any]]:
     return found
 
 
+def refuse_choices(recipe: RecipeFields) -> None:
+    """Refuse a recipe that leaves something to a tuning loop.
+
+    Raises:
+        RecipeError: it names the first such place.
+    """
+    for where, values in choices(recipe).items():
+        told = f"the range {values}" if isinstance(values, Range) else quoted(values)
+        raise RecipeError(
+            f"{recipe.at(*where)}: {told} is a choice for a tuning loop; write one value here, or let a "
+            "search or tuning loop choose"
+        )
+
+
 def suggestion(recipe: RecipeFields, trial: Any) -> dict[str, Any]:
     """What a trial chooses from a recipe's lists, by field name such as ``"quantize[1].centroids"``.
 
     Raises:
-        RecipeError: the recipe has no lists.
+        RecipeError: the recipe has neither lists nor ranges.
     """
     chosen = {}
     for where, values in choices(recipe).items():
         name = field_name(where)
-        if all(isinstance(value, _PLAIN) for value in values):
+        if isinstance(values, Range):
+            ask = trial.suggest_int if values.whole else trial.suggest_float
+            step = {} if values.step is None else {"step": values.step}
+            chosen[name] = ask(name, values.low, values.high, log=values.log, **step)
+        elif all(isinstance(value, _PLAIN) for value in values):
             chosen[name] = trial.suggest_categorical(name, values)
         else:  # Optuna keeps plain values only
             words = {json.dumps(value, sort_keys=True): value for value in values}
             chosen[name] = words[trial.suggest_categorical(name, list(words))]
     if not chosen:
         raise RecipeError(
-            f"recipe {recipe.name!r} has nothing to tune: write a list where an option takes one value, "
-            "such as centroids: [8, 16, 32]"
+            f"recipe {recipe.name!r} has nothing to tune: write a list where a field takes one value, "
+            "such as centroids: [8, 16, 32], or a range, such as lr: {low: 1.0e-4, high: 1.0e-2, log: true}"
         )
     return chosen

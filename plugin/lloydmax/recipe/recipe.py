@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import importlib.resources
 import re
@@ -24,6 +23,7 @@ from lloydmax.recipe.reading import read_lined
 from lloydmax.recipe.schema import recipe_schema
 from lloydmax.recipe.search import Search
 from lloydmax.recipe.sections import KEEP, Activations, RecipeFields, Rule, Step, Storage, Synthesize
+from lloydmax.recipe.space import Range, Space, attempts, put, taken_apart
 from lloydmax.runtime.files import write_text
 from lloydmax.runtime.text import quoted
 
@@ -71,10 +71,22 @@ class Recipe(RecipeFields):
         if not isinstance(document.data, dict):
             raise RecipeError(f"{document.at(())}: a recipe is a mapping with 'quantize:' rules")
         try:
+            data, space = taken_apart(document.data, cls, _SECTIONS)
+        except Refused as refused:
+            raise _problems(refused, document) from None
+        recipe = cls._single(LinedData(data, document.origin, document.lines))
+        for attempt in attempts(data, space, document):
+            cls._single(attempt)
+        recipe._document, recipe._space = document, space
+        return recipe
+
+    @classmethod
+    def _single(cls, document: LinedData) -> Recipe:
+        """A checked recipe whose fields have one value each."""
+        try:
             recipe = accepted(cls, document.data, _SECTIONS)
         except Refused as refused:
-            lines = (f"{document.at(where)}: {text}" for where, text in refused.problems)
-            raise RecipeError(told(lines, document.at(()))) from None
+            raise _problems(refused, document) from None
         recipe._document = document
         if problems := told(checks.problems(recipe), recipe.at()):
             raise RecipeError(problems)
@@ -96,23 +108,27 @@ class Recipe(RecipeFields):
         """A JSON schema (draft 2020-12) of recipes, with the options of every installed plugin."""
         return recipe_schema(cls, KEEP)
 
-    def choices(self) -> dict[Where, list[Any]]:
-        """The lists that stand where an option takes one value, for tuning loops: place -> alternatives."""
+    def choices(self) -> dict[Where, list[Any] | Range]:
+        """What a tuning loop chooses from: place -> a list of alternatives, or a range."""
+        return choices(self)
+
+    def space(self) -> Space:
+        """The same; prints as a table, and tells all combinations (``grid``) or some at random (``draw``)."""
         return choices(self)
 
     def resolved(self, choices: Mapping[Any, Any]) -> Recipe:
-        """The recipe with a value in place of each list that :meth:`choices` tells.
+        """The recipe with a value in place of each list and range that :meth:`choices` tells.
 
         Args:
-            choices: value by place, as :meth:`choices` has it or in words (``"quantize[1].centroids"``). Lists that
-                are not named stay.
+            choices: value by place, as :meth:`choices` has it or in words (``"quantize[1].centroids"``). Those that are
+                not named stay.
 
         Raises:
-            RecipeError: no such choice, or a value that is not in its list.
+            RecipeError: no such choice, or a value that is not in its list or range.
         """
         known = self.choices()
         words = {field_name(where): where for where in known}
-        data = copy.deepcopy(self.data())
+        data: Any = self.data()
         for key, value in choices.items():
             where = key if key in known else words.get(key)
             if where is None:
@@ -121,24 +137,27 @@ class Recipe(RecipeFields):
                     f"{name} is not a choice of recipe {self.name!r}{registry.spelling_hint(name, list(words))}"
                 )
             if value not in known[where]:
-                raise RecipeError(f"{self.at(*where)}: {quoted(value)} is not one of {quoted(known[where])}")
-            *path, option = where
-            entry: Any = data
-            for part in path:
-                entry = entry[part]
-            entry[option] = value
+                among = known[where]
+                told = f"within {among}" if isinstance(among, Range) else f"one of {quoted(among)}"
+                raise RecipeError(f"{self.at(*where)}: {quoted(value)} is not {told}")
+            data = put(data, where, value)
         return self.changed(data)
 
     def suggest(self, trial: Any) -> Recipe:
-        """The recipe with every list decided by an Optuna trial: each is one categorical parameter of the study.
+        """The recipe with every list and range decided by an Optuna trial: each is one parameter of the study.
 
         Args:
-            trial: an ``optuna.Trial``, or anything with ``suggest_categorical(name, values)``.
+            trial: an ``optuna.Trial``, or anything with its ``suggest_...`` methods.
 
         Raises:
-            RecipeError: the recipe has no lists.
+            RecipeError: the recipe has neither lists nor ranges.
         """
         return self.resolved(suggestion(self, trial))
+
+
+def _problems(refused: Refused, document: LinedData) -> RecipeError:
+    lines = (f"{document.at(where)}: {text}" for where, text in refused.problems)
+    return RecipeError(told(lines, document.at(())))
 
 
 def ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:

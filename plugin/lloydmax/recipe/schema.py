@@ -8,6 +8,22 @@ from pydantic import BaseModel
 
 from lloydmax.hooks import registry
 
+_FIXED = ("version", "quantize", "recover", "search", "requires", "quantizer", "step")
+"""Fields that say what else there may be."""
+_CHOICES = {
+    "type": "object",
+    "properties": {"choices": {"type": "array", "minItems": 1}},
+    "required": ["choices"],
+    "additionalProperties": False,
+}
+_NUMBER = {"type": "number"}
+_RANGE = {
+    "type": "object",
+    "properties": {"low": _NUMBER, "high": _NUMBER, "step": _NUMBER, "log": {"type": "boolean"}},
+    "required": ["low", "high"],
+    "additionalProperties": False,
+}
+
 
 def recipe_schema(recipe: type[BaseModel], keep: str) -> dict[str, Any]:
     """A JSON schema (draft 2020-12) of recipes, with the options of every installed plugin.
@@ -33,8 +49,16 @@ def recipe_schema(recipe: type[BaseModel], keep: str) -> dict[str, Any]:
                 {"if": condition, "then": {"properties": properties, "required": options.get("required", [])}}
             )
         base["unevaluatedProperties"] = False
+    schema["$defs"] |= {"Range": _RANGE, "Choices": _CHOICES}
+    for part in (schema, *(schema["$defs"][name] for name in ("Rule", "Step", "Activations", "Storage", "Synthesize"))):
+        for name, field in part["properties"].items():
+            if name not in _FIXED:
+                part["properties"][name] = _or_choice(field)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _or_choice(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]}
+    """What takes such a value, or a tuning loop's choices or range."""
+    said = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    several = {"type": "array", "items": schema, "minItems": 1}
+    return said | {"anyOf": [schema, several, {"$ref": "#/$defs/Choices"}, {"$ref": "#/$defs/Range"}]}

@@ -10,6 +10,7 @@ from lloydmax.network.kinds import Kinds
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
 from lloydmax.recipe.search import Search
+from lloydmax.recipe.space import Space, put, written
 from lloydmax.teacher.asking import Wanted
 
 KEEP = "none"
@@ -289,10 +290,19 @@ class RecipeFields(Section):
     )
 
     _document: LinedData = PrivateAttr(default_factory=lambda: LinedData(None))
+    _space: Space = PrivateAttr(default_factory=Space)
+
+    @property
+    def space_of_fields(self) -> Space:
+        """Choices and ranges, but for lists that are options of a strategy; the fields have the first value of each."""
+        return self._space
 
     def data(self) -> dict[str, Any]:
         """The recipe as plain data: what was written, without the defaults."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+        found = self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"version": self.version}
+        for where, values in self._space.items():
+            found = put(found, where, written(values))
+        return found
 
     @property
     def asked_outputs(self) -> AskedOutputs:

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from lloydmax.codebook.codebook import Codebook
+from lloydmax.hooks.events import Events
+from lloydmax.hooks.protocols import Recovery
+from lloydmax.network.parameters import weight_of
+from lloydmax.network.private import own
 from lloydmax.recovery.resume import load_student, student_state
+from lloydmax.recovery.steps import NamedStep
 from lloydmax.student.attachment import attached
 from lloydmax.teacher.agreement import Agreement
-from lloydmax.teacher.judge import Judge
+from lloydmax.teacher.judge import Damage, Judge
+
+
+class Settled:
+    """What codebooks do to a model, after the steps that only settle it.
+
+    Args:
+        judge: of the damage.
+        recovery: what the steps work with.
+        original: what the codebooks were fitted to; not changed.
+        steps: that are quick, see :func:`~lloydmax.recovery.steps.settling`.
+    """
+
+    def __init__(self, judge: Judge, recovery: Recovery, original: nn.Module, steps: Sequence[NamedStep]) -> None:
+        self._judge, self._recovery, self._original, self._steps = judge, recovery, original, steps
+
+    def damage(self, found: Mapping[str, Codebook]) -> Damage:
+        """Of the model with these codebooks."""
+        student = own(self._original)
+        with torch.no_grad():
+            for name, codebook in found.items():
+                weight = weight_of(student, name)
+                for rows, part in codebook.parts():
+                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
+        recovery = replace(self._recovery, student=student, original=self._original, events=Events())
+        for _, step in self._steps:
+            step.run(recovery)
+        return self._judge.damage(student)
 
 
 class Keeping:
@@ -54,7 +88,8 @@ class Keeping:
         figures = step()
         self.now = self._judge.measured(student)
         after = self._judge.of(self.now)
-        kept = after.mean < before.mean and after.spares_all(before) and self._starved(student) <= starved
+        better = after.mean < before.mean and after.spares_all(before) and self._judge.tells(after)
+        kept = better and self._starved(student) <= starved
         if not kept:
             load_student(student, state)
             self.now = first

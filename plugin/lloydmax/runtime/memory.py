@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -14,9 +15,12 @@ _USUAL = 1 << 29
 
 
 def in_use(device: torch.device) -> int:
-    """Bytes that this process has now: on a CUDA device what torch has allocated there, else its resident memory."""
+    """Bytes that this process needs now: on a CUDA device what torch has allocated there, else its resident memory,
+    after what is free in it was given back."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    with suppress(OSError, AttributeError, TypeError):  # of the C library of GNU alone
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,7 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from torch import Tensor
 from lloydmax.errors import RecoveryError
 
 _TIMEOUT = datetime.timedelta(minutes=10)
+_groups = count()
 
 
 def size() -> int:
@@ -51,7 +52,10 @@ def together(device: torch.device) -> Iterator[None]:
     own = launched and dist.is_available() and not dist.is_initialized()
     try:
         if own:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+            store, number, processes = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+            store = dist.PrefixStore(f"lloydmax {next(_groups)}", store)  # the launcher's remembers earlier groups
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=number, world_size=processes)
         yield
         if own:
             dist.barrier()  # none leaves while another one still listens

@@ -17,8 +17,10 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.runtime.modes import device_of, evaluation_mode
 from lloydmax.runtime.seeding import watched
 
-_FEW = 4
-"""Inputs that are measured."""
+_FEW, _MORE = 4, 32
+"""Inputs that are measured, and where they take little time."""
+_LITTLE = 0.05
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,16 @@ class Cost:
 
 def cost(teacher: nn.Module, source: Source, outputs: Outputs) -> Cost:
     """Run the teacher forward and backward on a few inputs; it is left as it was, and nothing is drawn."""
-    count = max(1, min(_FEW, len(source), outputs.at_once(source.first(1))))
-    began = time.perf_counter()
-    batch = source.first(count).to(device_of(teacher), channels_last=True)
-    read = time.perf_counter() - began
-    found: Cost = watched(lambda: _measured(teacher, batch, outputs, read), 0)[0]
-    return found
+
+    def measured(most: int) -> Cost:
+        count = max(1, min(most, len(source), outputs.at_once(source.first(1))))
+        began = time.perf_counter()
+        batch = source.first(count).to(device_of(teacher), channels_last=True)
+        read = time.perf_counter() - began
+        return watched(lambda: _measured(teacher, batch, outputs, read), 0)[0]
+
+    found = measured(_FEW)
+    return measured(_MORE) if _FEW * found.both < _LITTLE else found
 
 
 def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -> Cost:

@@ -91,6 +91,12 @@ class Judge:
         """The damage that :meth:`measured` tells."""
         return self._damage(agreement.apart)
 
+    def tells(self, damage: Damage) -> bool:
+        """Whether that a student is better on these inputs tells of others: not on made ones to which it answers no
+        more like the teacher than one answer to all of them would, unless they are words, which hold all there is."""
+        source = self.comparison.source
+        return damage.mean < 1 or not source.made or not any(t.is_floating_point() for t in source.first(1).tensors())
+
     def _damage(self, apart: Sequence[float]) -> Damage:
         if self._usual is None:
             self._usual = self._of_one_answer()

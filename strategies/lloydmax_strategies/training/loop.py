@@ -137,10 +137,9 @@ class Training(TrainingLoop):
     def __init__(self, name: str, options: TrainingOptions, recovery: Recovery, batch_size: int | None = None) -> None:
         super().__init__(name, options, recovery, batch_size=batch_size)
         student = recovery.student
-        if options.batch_norm == "train" and recovery.processes > 1:
+        if options.batch_norm == "train" and (parts := options.parts or recovery.processes) > 1:
             warnings.warn(
-                f"{name}: with 'batch_norm: train' each of the {recovery.processes} processes normalizes with its own "
-                "share of the batch",
+                f"{name}: with 'batch_norm: train' each of the {parts} parts of a batch is normalized by itself",
                 stacklevel=2,
             )
         groups = learning_rates(student, self.parameters, options.lr, options.relative_lr)

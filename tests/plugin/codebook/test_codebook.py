@@ -32,6 +32,7 @@ def test_the_ratio_of_signal_to_noise_is_in_decibels() -> None:
     codebook = Codebook(torch.tensor([1.0, 3.0]), torch.tensor([[0, 1]], dtype=torch.uint8))
     assert codebook.snr(torch.tensor([[1.6, 3.0]])) == pytest.approx(15.0666, abs=1e-4)  # 10 log10(11.56 / 0.36)
     assert codebook.snr(torch.tensor([[1.0, 3.0]])) == float("inf")
+    assert codebook.starves(torch.tensor([[0.4, 1.4]])) and not codebook.starves(torch.tensor([[0.6, 1.6]]))
     assert codebook.mse(torch.tensor([[1.5, 3.0]])) == 0.125
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import SmallNet, TextNet
 from lloydmax import BudgetError
+from lloydmax.fitting.sizing import _varied
+from lloydmax.network.private import private
 from torch import Tensor, nn
 
 
@@ -72,3 +74,12 @@ def test_a_file_that_training_made_too_large_is_brought_back(text_net: TextNet) 
     made["recover"][-1]["codes_lr"] = 0.05
     result = lloydmax.compress(text_net, made, tokens, progress=False)
     assert 0.8 * 2560 < result.report.bytes.file <= 2560
+
+
+def test_a_model_is_varied_without_memory_for_what_gets_codebooks() -> None:
+    model = private(nn.Sequential(nn.Linear(40, 30), nn.LayerNorm(30)))
+    plan = lloydmax.plan(model, {"quantize": [{"layers": "all", "centroids": 4}]})
+    varied = _varied(model, plan)
+    assert varied[0].weight.data_ptr() == model[0].weight.data_ptr()
+    assert varied[1].weight.data_ptr() != model[1].weight.data_ptr() and len(varied[1].weight.unique()) == 2
+    assert len(model[1].weight.unique()) == 1

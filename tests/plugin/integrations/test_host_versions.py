@@ -1,4 +1,4 @@
-"""Every version of torchao and Optuna that the page of the integrations names, installed into a folder of its own."""
+"""Every version of the hosts that the page of the integrations names, installed into a folder of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ ROOT = HERE.parent.parent.parent
 PAGE = (ROOT / "plugin/lloydmax/integrations/README.md").read_text()
 TESTS = {
     "torchao": ("test_torchao.py", "test_torchao_words.py", "../importing/test_from_torchao.py"),
-    "optuna": ("test_optuna.py",),
+    "optuna": ("test_optuna.py", "../recipe/test_space.py"),
+    "ray": ("test_ray.py",),
+    "lightning": ("test_lightning.py",),
 }
 NAMED = {
     package: found[1].split(", ")

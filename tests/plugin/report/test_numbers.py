@@ -52,7 +52,7 @@ class Run:
             self.given.append(torch.cat([x for _, batch in made.data.batches(50) for x in batch.tensors()]))
             return made
 
-        patch.setattr(sys.modules["lloydmax.compress"], "Recovery", heard)
+        patch.setattr(sys.modules["lloydmax.pipeline"], "Recovery", heard)
         asked = RECIPES[recipe] | {"recover": STEPS, "trainable": ["all"], "seed": SEED}
         self.result: Result = lloydmax.compress(self.net, asked, self.inputs, progress=False)
         self.report: Figures = self.result.report

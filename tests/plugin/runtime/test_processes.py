@@ -31,16 +31,16 @@ class Listener:
         if step == "distill" and "loss" in metrics:
             losses.append(metrics["loss"])
 
-def compressed(data, name, listeners=(), **options):
+def compressed(data, name, keep, listeners=(), **options):
     step = {"step": "distill", "batch_size": 48, "lr": 0.01, "precision": "float32", "loss": "kl", **options}
     recipe = {"quantize": [{"layers": "all", "centroids": 3}], "trainable": ["all"], "recover": [
-        {"step": "renormalize", "samples": 70}, step], "keep": "best"}
+        {"step": "renormalize", "samples": 70}, step], "keep": keep}
     result = lloydmax.compress(net, recipe, data, progress=False, listeners=listeners)
     size = result.save(f"{sys.argv[1]}-{name}.safetensors")
     assert rank not in ("", "0") or size == os.path.getsize(f"{sys.argv[1]}-{name}.safetensors")
     return [(stage.agreement.top1, stage.agreement.kl) for stage in result.report.stages[1:]]
 
-measured = compressed(data, "whole", [Listener()], epochs=4)
+measured = compressed(data, "whole", "best", [Listener()], epochs=4)
 passes[0] = 0
 shares = TensorDataset(data)
 if many:
@@ -52,7 +52,7 @@ if many:
         raise SystemExit("different data were taken")
     except lloydmax.DataError as error:
         assert "different data" in str(error), error
-same = compressed(shares, "parts", epochs=2, parts=4, batch_norm="train", mixup=0.2, codes="learn")
+same = compressed(shares, "parts", "all", epochs=2, parts=4, batch_norm="train", mixup=0.2, codes="learn")
 open(sys.argv[1] + rank, "w").write(json.dumps([losses, measured, same]))
 """
 

@@ -10,6 +10,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent.parent
 BLOCKED = """
     import importlib.abc, sys, warnings
     import torch
@@ -68,12 +71,32 @@ SYSTEM_3 = """
 """
 
 
+SUITE = """
+    import pytest
+    raise SystemExit(pytest.main(["-p", "no:cacheprovider", "-p", "no:xdist", "-q", *sys.argv[1:]]))
+"""
+
+
 def run(script: str, *args: str) -> str:
     """What a fresh process without ``torch.ao.quantization`` prints."""
     text = textwrap.dedent(BLOCKED) + textwrap.dedent(script)
-    found = subprocess.run([sys.executable, "-c", text, *args], capture_output=True, text=True, check=False)
+    found = subprocess.run([sys.executable, "-c", text, *args], capture_output=True, text=True, check=False, cwd=ROOT)
     return found.stdout.strip() or found.stderr
 
 
 def test_published_system_3(tmp_path: Path) -> None:
     assert run(SYSTEM_3, str(tmp_path / "int8.safetensors")) == "as it should be"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["tests/plugin/format/test_golden_files.py", "tests/plugin/test_compress.py"],
+        ["tests/strategies/test_train_thresholds.py", "tests/plugin/recovery", "tests/plugin/test_checkpoint.py"],
+        ["tests/plugin/student/test_student.py", "tests/plugin/student/test_int8_memory.py", "tests/plugin/plan"],
+    ],
+)
+def test_the_suite_without_it(modules: list[str]) -> None:
+    told = run(SUITE, *modules, "-k", "not [fx]")
+    assert " passed" in told and " failed" not in told and " error" not in told, told[-3000:]

@@ -46,6 +46,15 @@ def test_what_is_measured_tells_the_damage() -> None:
     assert judge.of(judge.measured(student)).each == pytest.approx(judge.damage(student).each, rel=1e-6)
 
 
+@pytest.mark.parametrize(("made", "tokens", "tells"), [(False, False, True), (True, False, False), (True, True, True)])
+def test_made_inputs_that_say_nothing_tell_nothing(made: bool, tokens: bool, tells: bool) -> None:
+    teacher = nn.Sequential(nn.Embedding(9, 8) if tokens else nn.Identity(), nn.Linear(8, 4))
+    source = unlabelled(torch.randint(9, (8, 5)) if tokens else torch.randn(8, 8), teacher)
+    source.made = made
+    judge = Judge(Comparison(teacher, source))
+    assert judge.tells(Damage((0.5,))) and judge.tells(Damage((1.5,))) == tells
+
+
 def test_one_output_may_not_pay_for_another() -> None:
     assert Damage((0.1, 0.1)).spares_all(Damage((0.07, 0.3)))
     assert not Damage((0.2, 0.1)).spares_all(Damage((0.1, 0.9)))

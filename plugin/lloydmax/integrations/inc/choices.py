@@ -9,9 +9,10 @@ from typing import Any
 from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.integrations.inc.fields import DEFAULTS, RULE, WHOLE
-from lloydmax.recipe.choices import is_choice
+from lloydmax.recipe.lines import field_name
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
+from lloydmax.recipe.space import is_choice, listed
 from lloydmax.runtime.text import printable
 
 _MOST_TRIALS = 1000
@@ -44,12 +45,13 @@ def choices(data: Mapping[str, Any], recipe: Recipe) -> dict[tuple[Any, ...], li
     given = {**DEFAULTS, **whole}
     found |= {(*own, key): list(given[key]) for key in ("bits", "effort") if isinstance(given[key], (list, tuple))}
     if given["recipe"] is not None:
-        found |= {(*own, "recipe", *at): values for at, values in Recipe.load(given["recipe"]).choices().items()}
+        inner = Recipe.load(given["recipe"]).choices()
+        found |= {(*own, "recipe", *at): listed(field_name(at), values) for at, values in inner.items()}
     if given["recover"] is not None:
-        listed = isinstance(given["recover"], (list, tuple))
+        several = isinstance(given["recover"], (list, tuple))
         for (section, *at), choice in recipe.choices().items():
             if section == "recover":
-                found[(*own, "recover", *(at if listed else at[1:]))] = choice
+                found[(*own, "recover", *(at if several else at[1:]))] = listed(field_name((section, *at)), choice)
     return found
 
 

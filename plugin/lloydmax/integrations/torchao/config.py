@@ -24,6 +24,7 @@ from lloydmax.integrations.torchao.host import (
 from lloydmax.network.layers import output_axis
 from lloydmax.plan.plan import plan as make_plan
 from lloydmax.recipe.checks import refuse_bits
+from lloydmax.recipe.choices import refuse_choices
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.sections import KEEP
 from lloydmax.student.attachment import attach, attached, finish
@@ -109,6 +110,7 @@ _DEFAULTS: dict[str, Any] = {"centroids": _CENTROIDS, "granularity": "tensor", "
 def _only_rule(recipe: Any) -> dict[str, Any]:
     """The fields that a recipe with a single rule stands for."""
     loaded = Recipe.load(recipe)
+    refuse_choices(loaded)
     refuse_bits(loaded, "a configuration of single modules")
     rule = loaded.quantize[0]
     named = rule.layers != "all" or rule.except_ or rule.types or rule.parameter != "weight"

@@ -12,9 +12,9 @@ from lloydmax.student.fake_quantize import CodebookWeightFakeQuantize
 from lloydmax.student.int8.graph import activation_points
 from lloydmax.student.int8.model import Int8Model
 from lloydmax.student.int8.own.fake_quantizers import Bounded, Threshold
-from lloydmax.student.int8.own.grids import Dequantize, Grid, Quantize
+from lloydmax.student.int8.own.grids import Clamp, Dequantize, Grid, Quantize, Sum
 from lloydmax.student.int8.own.layers import FakeQuantizedLayer, IntegerLayer
-from lloydmax.student.int8.own.operations import JOINS, MOVES, RELU
+from lloydmax.student.int8.own.operations import ADDS, CLAMPS, JOINS, MOVES, RELU, RELU_OF_SUM
 from lloydmax.student.int8.own.placing import key_of
 from lloydmax.student.int8.weights import QuantizedWeight, levels_of
 from lloydmax.student.layers import LAYERS, CodebookTensor
@@ -51,6 +51,7 @@ class _Conversion:
             if point.users:
                 point.replace_all_uses_with(self._inserted(point, Dequantize(self.grids[point]), self.integers[point]))
             self.graph.graph.erase_node(point)
+        self.graph.graph.eliminate_dead_code()
         self.graph.graph.lint()
         made = fx.GraphModule(self.graph, self.graph.graph)
         made.graph.owning_module = None  # nothing circular, so that it is gone as soon as nobody holds it
@@ -96,6 +97,8 @@ class _Conversion:
                 return value
             if self._moves(value, self.grids[point]):
                 return value
+            if (found := self._sum(value, point) or self._clamp(value, point)) is not None:
+                return found
         return self._inserted(point, Quantize(self.grids[point]), value)
 
     def _moves(self, value: fx.Node, grid: Grid) -> bool:
@@ -109,10 +112,30 @@ class _Conversion:
             value.replace_input_with(part, self.integers[part])
         return True
 
-    def _inserted(self, point: fx.Node, module: nn.Module, value: fx.Node) -> fx.Node:
+    def _sum(self, value: fx.Node, point: fx.Node) -> fx.Node | None:
+        """The sum of two quantized activations, and a ReLU that only it has, in integers."""
+        relu = key_of(value, self.modules) in RELU_OF_SUM and len(value.args) == 1
+        added: Any = value.args[0] if relu else value
+        if not isinstance(added, fx.Node) or key_of(added, self.modules) not in ADDS or added.kwargs:
+            return None
+        if len(added.users) > 1 or not all(part in self.integers for part in added.args):
+            return None
+        one, other = added.args
+        module = Sum(self.grids[one], self.grids[other], self.grids[point], relu)
+        return self._inserted(point, module, self.integers[one], self.integers[other])  # type: ignore[index]
+
+    def _clamp(self, value: fx.Node, point: fx.Node) -> fx.Node | None:
+        """What cuts off a quantized activation, on the same grid, in integers."""
+        limits = CLAMPS.get(key_of(value, self.modules))
+        given = value.args[0] if value.args else None
+        if limits is None or self.grids.get(given) != self.grids[point]:
+            return None
+        return self._inserted(point, Clamp(self.grids[point], *limits), self.integers[given])  # type: ignore[index]
+
+    def _inserted(self, point: fx.Node, module: nn.Module, *values: fx.Node) -> fx.Node:
         name = self._named(f"{type(module).__name__.lower()}", module)
         with self.graph.graph.inserting_before(point):
-            return self.graph.graph.call_module(name, (value,))
+            return self.graph.graph.call_module(name, values)
 
     def _named(self, prefix: str, module: nn.Module) -> str:
         number = 0

@@ -52,6 +52,40 @@ def exported_operators() -> Any:
     return torch.ops.quantized_decomposed
 
 
+class Sum(nn.Module):
+    """Integers of two activations -> those of their sum, and of a ReLU if one follows."""
+
+    def __init__(self, one: Grid, other: Grid, gives: Grid, relu: bool) -> None:
+        super().__init__()
+        self.one, self.other, self.gives, self.relu = one, other, gives, relu
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """uint8 on ``one``, uint8 on ``other`` -> uint8 on ``gives``."""
+        if torch.compiler.is_compiling():
+            found = self.one.decoded(x) + self.other.decoded(y)
+            return self.gives.integers(torch.relu(found) if self.relu else found)
+        a, b = self.one.scale / self.gives.scale, self.other.scale / self.gives.scale
+        start = self.gives.zero_point - a * self.one.zero_point - b * self.other.zero_point
+        found = x.to(torch.float32).mul_(a).add_(y.to(torch.float32), alpha=b).add_(start).round_()
+        return found.clamp_(self.gives.zero_point if self.relu else 0, 255).to(torch.uint8)
+
+
+class Clamp(nn.Module):
+    """Integers -> the same within limits."""
+
+    def __init__(self, grid: Grid, low: float, high: float) -> None:
+        super().__init__()
+        self.grid, self.low, self.high = grid, low, high
+        ends = grid.integers(torch.tensor([low, high]).clamp(-1e6, 1e6)).tolist()
+        self.least, self.most = int(ends[0]), int(ends[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """uint8 -> uint8."""
+        if torch.compiler.is_compiling():
+            return self.grid.integers(self.grid.decoded(x).clamp(self.low, self.high))
+        return x.clamp(self.least, self.most)
+
+
 class Quantize(nn.Module):
     """float32 -> uint8 on a grid."""
 

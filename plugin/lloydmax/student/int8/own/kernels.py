@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,20 +44,24 @@ class Kernel:
         integers: int8, its weight.
         scale: float32, of the weight.
         given: the grid of the inputs.
+        shape: of the inputs that the weight is packed for; others are taken too.
     """
 
-    def __init__(self, operation: Operation, integers: Tensor, scale: Tensor, given: Grid) -> None:
+    def __init__(
+        self, operation: Operation, integers: Tensor, scale: Tensor, given: Grid, shape: Sequence[int] | None = None
+    ) -> None:
         self._given, self._scale = given, scale
         self._zeros = torch.zeros(len(scale), dtype=torch.int32)
         self._axes = operation.axes
         self._around: tuple[Any, ...] = ()
+        packed_for = None if shape is None else list(shape)
         if operation.axes == 0:
-            self._weight = torch.ops.onednn.qlinear_prepack(integers, None)
+            self._weight = torch.ops.onednn.qlinear_prepack(integers, packed_for)
             return
         around = list(operation.stride), list(operation.padding), list(operation.dilation)
         self._around = (*around, operation.groups)
         point = given.scale, given.zero_point
-        self._weight = torch.ops.onednn.qconv_prepack(integers, scale, *point, *self._around, None)
+        self._weight = torch.ops.onednn.qconv_prepack(integers, scale, *point, *self._around, packed_for)
 
     def __call__(self, x: Tensor, bias: Tensor | None, gives: Grid | None, relu: bool) -> Tensor:
         """uint8 inputs -> uint8 outputs on a grid, or float32."""

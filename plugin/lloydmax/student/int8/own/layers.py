@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -104,17 +105,17 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 inputs on the grid ``given`` -> uint8 outputs on ``gives``, or float32."""
-        if not torch.compiler.is_compiling() and (packed := self.kernel()) is not None:
+        if not torch.compiler.is_compiling() and (packed := self.kernel(x.shape)) is not None:
             return packed(x, self.bias, self.gives, self.relu)
         found = self.operation(self.given.decoded(x), self.weight, self.bias)
         found = F.relu(found) if self.relu else found
         return found if self.gives is None else self.gives.integers(found)
 
-    def kernel(self) -> Kernel | None:
-        """The kernel that computes the layer on this machine, packed at the first use, if there is one."""
+    def kernel(self, shape: Sequence[int] | None = None) -> Kernel | None:
+        """What computes the layer on this machine, packed at the first use for inputs of that shape, if it has one."""
         if self._kernel is None:
             served = serves(self.operation, self.integers, self.zero_point)
-            self._kernel = (Kernel(self.operation, self.integers, self.scale, self.given) if served else None,)
+            self._kernel = (Kernel(self.operation, self.integers, self.scale, self.given, shape) if served else None,)
         return self._kernel[0]
 
     @property

@@ -6,6 +6,7 @@ as they are: they place what ``torch.ao.quantization`` places by its native conf
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -64,6 +65,12 @@ PASSES: set[Any] = {
     *("resize_", "relu", "relu_", "squeeze", "squeeze_", "transpose", "unsqueeze", "unsqueeze_", "view"),
 }
 """What chooses or moves values, so that the output has the grid of the input."""
+ADDS: set[Any] = {operator.add, torch.add}
+CLAMPS: dict[Any, tuple[float, float]] = {
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu", "relu_"), (0.0, math.inf)),
+    **dict.fromkeys((nn.ReLU6, F.relu6), (0.0, 6.0)),
+}
+"""What cuts off values beyond its limits."""
 JOINS: set[Any] = {torch.cat, torch.stack}
 MOVES: set[Any] = {
     *(nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten, F.pixel_shuffle, F.pixel_unshuffle, torch.flatten),
