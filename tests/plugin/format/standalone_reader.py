@@ -117,7 +117,12 @@ def _tight(data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
     length, crc32 = np.frombuffer(data[:8], "<u4").tolist()
     packed, rest = data[8 : 8 + length], data[8 + length : -4]
     _expect(f"{crc32:08x}" == _crc32(packed) and data[-4:] == zlib.crc32(rest).to_bytes(4, "little"), "wrong checksum")
-    dictionary = README.read_text(encoding="utf-8").partition("```text\n")[2].partition("\n```")[0].replace("\n", "")
+    dictionary = (
+        README.read_text(encoding="utf-8")
+        .partition("test_tight.py -->\n```\n")[2]
+        .partition("\n```")[0]
+        .replace("\n", "")
+    )
     document = _document(_inflated(packed, dictionary.encode()).decode(), {"tensors"})
     table = {name: (dtype, shape, mark, 0) for name, dtype, shape, *mark in document["tensors"]}
     for name, about in document["parameters"].items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,3 +193,9 @@ def test_ties_of_tight_files_are_compared(small):
         else:
             with pytest.raises(Exception, match="differ in the file"):
                 load(small, Shared(True))
+
+
+def test_the_specification_has_the_preset_dictionary():
+    page = Path(tight.__file__).with_name("README.md").read_text(encoding="utf-8")
+    block = page.partition("test_tight.py -->\n```\n")[2].partition("\n```")[0]
+    assert block.replace("\n", "") == tight.SHARED
