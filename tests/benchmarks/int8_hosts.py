@@ -1,6 +1,6 @@
 """Who makes an int8 model: agreement with the float network, and time against it; about 5 minutes on one core.
 
-    python tests/benchmarks/int8_hosts.py [agreement | speed [network ...] | saturation]
+    python tests/benchmarks/int8_hosts.py [agreement | speed | compiled [network ...] | saturation]
 
 The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
 silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is
@@ -42,10 +42,12 @@ def recipe(host: str, granularity: str = "channel", bits: int | None = 8) -> dic
 
 def by_host(model: nn.Module, data: Tensor, **settings: Any) -> dict[str, nn.Module]:
     """The same recipe with every host; PT2E as a program of integers that runs as it is."""
-    made = {}
-    for host in ("fx", "own"):
-        made[host] = lloydmax.compress(model, recipe(host, **settings), data, seed=0, progress=False).model
+    made = {host: _own_or_fx(model, data, host, **settings) for host in ("fx", "own")}
     return made | {"pt2e": pt2e(model, data, **settings)}
+
+
+def _own_or_fx(model: nn.Module, data: Tensor, host: str, **settings: Any) -> nn.Module:
+    return lloydmax.compress(model, recipe(host, **settings), data, seed=0, progress=False).model
 
 
 def pt2e(model: nn.Module, data: Tensor, **settings: Any) -> nn.Module:
@@ -84,29 +86,35 @@ def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
 @torch.no_grad()
 def speed() -> None:
     """Medians of ratios of processor time of runs in turn, channels-last, one thread."""
-    print(f"\ntimes as fast as float32, batches of 8, {SIDE} x {SIDE}")
-    names = ("fx", "own", "float compiled", "own compiled", "PT2E compiled")
-    print(f"{'network':<16} " + " ".join(f"{name:>14}" for name in names))
+    _compare(("fx", "own"), lambda model, data: [_own_or_fx(model, data, host) for host in ("fx", "own")])
+
+
+@torch.no_grad()
+def compiled() -> None:
+    """The same of what inductor makes of the float network, of the exported int8 model, and of PT2E's program."""
     torch._inductor.config.freezing = True  # type: ignore[attr-defined]
+
+    def programs(model: nn.Module, data: Tensor) -> list[Any]:
+        exported = torch.export.export(_own_or_fx(model, data, "own"), (data,)).module()
+        return [torch.compile(each) for each in (copy.deepcopy(model), exported, pt2e(model, data))]
+
+    _compare(("float compiled", "own compiled", "PT2E compiled"), programs)
+
+
+def _compare(names: tuple[str, ...], made: Callable[[nn.Module, Tensor], list[Any]]) -> None:
+    print(f"\ntimes as fast as float32, batches of 8, {SIDE} x {SIDE}")
+    print(f"{'network':<16} " + " ".join(f"{name:>14}" for name in names))
     for name in sys.argv[2:] or ("resnet18", "mobilenet_v2"):
         torch.manual_seed(0)
         model = getattr(torchvision.models, name)().eval()
-        data = torch.randn(8, 3, SIDE, SIDE)
-        hosts = by_host(model, data)
-        model = model.to(memory_format=torch.channels_last)
-        x = data.contiguous(memory_format=torch.channels_last)
-        program = torch.export.export(hosts["own"], (x,)).module()
-        compiled = map(torch.compile, (copy.deepcopy(model), program, hosts["pt2e"]))
-        runs: list[Any] = [model, hosts["fx"], hosts["own"], *compiled]
+        x = torch.randn(8, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+        runs = made(model, x)
+        runs.insert(0, model.to(memory_format=torch.channels_last))
         for run in runs:
             run(x), run(x)
-        times = [[seconds(run, x) for run in runs] for _ in range(PAIRS)]
-        ratios = [
-            statistics.median(row[0] / value for row, value in zip(times, column, strict=True))
-            for column in list(zip(*times, strict=True))[1:]
-        ]
+        columns = list(zip(*([seconds(run, x) for run in runs] for _ in range(PAIRS)), strict=True))
+        ratios = [statistics.median(a / b for a, b in zip(columns[0], column, strict=True)) for column in columns[1:]]
         print(f"{name:<16} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
-        torch._dynamo.reset()
 
 
 def saturation() -> None:
@@ -135,6 +143,6 @@ if __name__ == "__main__":
         without(*sys.argv[2:])
     else:
         print(", ".join(f"{name} {value}" for name, value in environment().items()))
-        parts = {"agreement": agreements, "speed": speed, "saturation": saturation}
+        parts = {"agreement": agreements, "speed": speed, "compiled": compiled, "saturation": saturation}
         for part in sys.argv[1:2] or parts:
             parts[part]()
