@@ -3,7 +3,7 @@
     LLOYDMAX_ZOO=CHECKPOINTS OMP_NUM_THREADS=1 python tests/benchmarks/size/formats.py [--networks a,b] [--bits 1.5,2]
 
 Networks are those of the zoo. Codes and centroids are those of ``recipe_for`` without its steps and without inputs,
-made for a file of format 2; the others hold the same codes. "changed" is the root mean square by which the outputs change
+made for a file of format 2; the others hold the same codes. "changed" is the root mean square by which outputs change
 where floats are stored as in a format, and "by the codes" that by which codes have changed them, both relative to the
 outputs of the original. The last column is the time of reading the codes of format 3, and of format 2.
 """
