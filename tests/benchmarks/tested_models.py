@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -146,15 +147,18 @@ def language(name: str) -> nn.Module:
     return made
 
 
-def tried(make: Callable[[], nn.Module], few: Any, tested: Any, bits: float, folder: Path) -> dict[str, Any]:
+def tried(make: Callable[[], nn.Module], few: Any, tested: Any, bits: float) -> dict[str, Any]:
     """Compress, save, load, compare."""
     model, started = seen(make(), few), time.process_time()
     state = model.state_dict()
     recipe = lloydmax.recipe_for(model, bits=bits, data=few, effort=0)
     result = lloydmax.compress(model, recipe, few, progress=False)
-    file, seconds = folder / "model.safetensors", time.process_time() - started
-    result.save(file)
-    again = lloydmax.load(file, make())
+    seconds = time.process_time() - started
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        result.save(file)
+        again = lloydmax.load(file, make())
+        (found,) = lloydmax.compare([file], model, tested).files
 
     def run(network: nn.Module) -> list[Tensor]:
         with torch.no_grad():
@@ -164,18 +168,16 @@ def tried(make: Callable[[], nn.Module], few: Any, tested: Any, bits: float, fol
         ]
 
     same = all(map(torch.equal, run(result.model), run(again)))
-    (found,) = lloydmax.compare([file], model, tested).files
     assert found.agreement is not None
     theirs, ours = run(model)[0], run(result.model)[0]
     spread = (theirs - theirs.mean(0)).norm()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
     weights = sum(p.numel() for p in model.parameters())
-    file.unlink()
     return {"weights": weights, "bytes": found.bytes, "original": found.original, "agreed": found.agreement.agreed,
             "error": float((ours - theirs).norm() / spread), "seconds": seconds, "same": same}  # fmt: skip
 
 
-def cells(bits: float, folder: Path) -> list[Cell]:
+def cells(bits: float) -> list[Cell]:
     """An experiment for each network whose package is installed."""
     made = []
     for package, names in VISION.items():
@@ -183,10 +185,10 @@ def cells(bits: float, folder: Path) -> list[Cell]:
             side = 160 if name.startswith("test_") else SIDE
             sets = (pictures(side, FEW, 1), pictures(side, TESTED, 2))
             make = partial(vision, package, name)
-            made.append(Cell("tested", {"network": name, "from": package}, partial(tried, make, *sets, bits, folder)))
+            made.append(Cell("tested", {"network": name, "from": package}, partial(tried, make, *sets, bits)))
     if importlib.util.find_spec("transformers"):
         for name, (_, kind, _) in LANGUAGE.items():
-            run = partial(tried, partial(language, name), inputs(kind, FEW, 1), inputs(kind, TESTED, 2), bits, folder)
+            run = partial(tried, partial(language, name), inputs(kind, FEW, 1), inputs(kind, TESTED, 2), bits)
             made.append(Cell("tested", {"network": name, "from": "transformers"}, run))
     return made
 
@@ -216,7 +218,7 @@ def main() -> None:
     asked = parser.parse_args()
     store = Store(asked.folder)
     rows = []
-    for cell in cells(asked.bits, asked.folder):
+    for cell in cells(asked.bits):
         left_out = asked.only and cell.key["network"] not in asked.only.split(",")
         if left_out or (asked.done and not store.done(cell)):
             continue
