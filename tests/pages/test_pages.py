@@ -92,8 +92,8 @@ def test_recipes_are_valid(page: Page, number: int) -> None:
     if _is_of_the_example(page, block):
         return
     recipe = lloydmax.Recipe.load(block.text)
-    first = recipe.resolved({where: values[0] for where, values in recipe.choices().items()})
-    lloydmax.plan(demo.network(), first)
+    (drawn,) = recipe.space().draw(1)
+    lloydmax.plan(demo.network(), recipe.resolved(drawn))
 
 
 @pytest.mark.parametrize(("page", "number"), _cases("toml"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,13 +20,16 @@ from lloydmax.plan.plan import plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime.files import refusal
 
-try:
+if TYPE_CHECKING:
     from lightning.pytorch import Callback
-except ImportError:
+else:
     try:
-        from pytorch_lightning import Callback
+        from lightning.pytorch import Callback
     except ImportError:
-        raise IntegrationError("Lightning is not installed; run: pip install 'lloydmax[lightning]'") from None
+        try:
+            from pytorch_lightning import Callback
+        except ImportError:
+            raise IntegrationError("Lightning is not installed; run: pip install 'lloydmax[lightning]'") from None
 
 __all__ = ["Compress"]
 
