@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,7 +129,8 @@ def _read(
     if calls > 1:
         return ((call, call) for call in fronts[1].read(modules[1], what="call", calls=calls))
     what: What = "call" if place.called else "output"
-    return zip(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)), strict=False)
+    both = zip_longest(*(front.read(module, what=what) for front, module in zip(fronts, modules, strict=True)))
+    return ((ours, theirs) for ours, theirs in both if ours is not None and theirs is not None)
 
 
 class MatchMoments(CorrectBias):

@@ -238,7 +238,7 @@ def test_paths_in_yaml(written: Any, read: Any, tmp_path: Path) -> None:
     assert (again.output, again.mask) == (read, "tokens_mask")
 
 
-@pytest.mark.parametrize("wrong", [{"output": True}, {"output": ["a"]}, {"classes": "last"}, {"mask": 3}])
+@pytest.mark.parametrize("wrong", [{"output": True}, {"output": [True]}, {"classes": "last"}, {"mask": 3}])
 def test_fields_that_are_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(lloydmax.RecipeError, match=next(iter(wrong))):
         lloydmax.Recipe.load(recipe(**wrong))

@@ -108,6 +108,15 @@ def rounded(tensor: Tensor, columns: int = 0) -> Tensor | None:
     return (torch.ldexp(numbers, torch.tensor(exponent)) + 0.0).to(tensor)
 
 
+def coarser(tensor: Tensor) -> Tensor | None:
+    """The tensor as whole numbers of twice its step; ``None`` where it is not in steps, or nothing would be left."""
+    found = Steps.of(tensor)
+    if found is None or not (numbers := np.rint(found.numbers / 2)).any():
+        return None
+    halves = torch.from_numpy(numbers).reshape(tensor.shape)
+    return torch.ldexp(halves, torch.tensor(found.exponent + 1)).to(tensor)
+
+
 def expected(entry: Entry, tensor: Tensor) -> Entry | None:
     """The entry of a tensor with the bytes that are expected once it is rounded; ``None``: it will not be in steps."""
     if tensor.dtype != torch.float32:

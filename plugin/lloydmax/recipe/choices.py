@@ -45,6 +45,11 @@ def refuse_choices(recipe: RecipeFields) -> None:
         )
 
 
+def in_words(values: list[Any] | Range) -> dict[str, Any]:
+    """Alternatives as a study keeps them that has plain values only: JSON -> value; of a range, nothing."""
+    return {} if isinstance(values, Range) else {json.dumps(value, sort_keys=True): value for value in values}
+
+
 def suggestion(recipe: RecipeFields, trial: Any) -> dict[str, Any]:
     """What a trial chooses from a recipe's lists, by field name such as ``"quantize[1].centroids"``.
 
@@ -61,7 +66,7 @@ def suggestion(recipe: RecipeFields, trial: Any) -> dict[str, Any]:
         elif all(isinstance(value, _PLAIN) for value in values):
             chosen[name] = trial.suggest_categorical(name, values)
         else:  # Optuna keeps plain values only
-            words = {json.dumps(value, sort_keys=True): value for value in values}
+            words = in_words(values)
             chosen[name] = words[trial.suggest_categorical(name, list(words))]
     if not chosen:
         raise RecipeError(

@@ -16,7 +16,7 @@ from lloydmax.errors import RecipeError
 from lloydmax.hooks import registry
 from lloydmax.hooks.options import Refused, accepted, told
 from lloydmax.recipe import checks
-from lloydmax.recipe.choices import choices, suggestion
+from lloydmax.recipe.choices import choices, in_words, suggestion
 from lloydmax.recipe.lines import LinedData, Where, field_name
 from lloydmax.recipe.plain import plain
 from lloydmax.recipe.reading import read_lined
@@ -120,8 +120,8 @@ class Recipe(RecipeFields):
         """The recipe with a value in place of each list and range that :meth:`choices` tells.
 
         Args:
-            choices: value by place, as :meth:`choices` has it or in words (``"quantize[1].centroids"``). Those that are
-                not named stay.
+            choices: value by place, as :meth:`choices` has it or in words (``"quantize[1].centroids"``); a list or
+                group of values also as a study keeps it, in JSON. Those that are not named stay.
 
         Raises:
             RecipeError: no such choice, or a value that is not in its list or range.
@@ -136,8 +136,10 @@ class Recipe(RecipeFields):
                 raise RecipeError(
                     f"{name} is not a choice of recipe {self.name!r}{registry.spelling_hint(name, list(words))}"
                 )
-            if value not in known[where]:
-                among = known[where]
+            among = known[where]
+            if isinstance(value, str) and value not in among:
+                value = in_words(among).get(value, value)
+            if value not in among:
                 told = f"within {among}" if isinstance(among, Range) else f"one of {quoted(among)}"
                 raise RecipeError(f"{self.at(*where)}: {quoted(value)} is not {told}")
             data = put(data, where, value)

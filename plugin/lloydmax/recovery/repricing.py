@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
+from lloydmax.format import steps
 from lloydmax.format.sizes import Sizes
 from lloydmax.student.attachment import codebooks, recode
 
@@ -19,6 +20,8 @@ _ROUNDS, _HALVINGS = 3, 18
 """How often single weights are moved, and how finely it is told how many."""
 _FULL = 0.99
 """Share of the size at which the file is large enough."""
+_DOUBLINGS = 3
+"""How often the steps of floats are doubled."""
 _SCATTER = 1e-3
 """Part by which the costs of equal moves differ, so that any number of them can be made."""
 
@@ -29,7 +32,8 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], 
     Every weight chooses among the centroids anew, from where it is now, at rising prices of a bit. Where that makes the
     file far too small, or no price does it, single weights move instead, from the last codes that were too large: to
     cheaper centroids nearby, those first whose bits cost the least error. Codebooks whose bits have no price, see
-    :class:`~lloydmax.Codebook`, stay, and so does a layer that would end farther from its weights than zeros.
+    :class:`~lloydmax.Codebook`, stay, and so does a layer that would end farther from its weights than zeros. Where
+    that is not enough, floats that are stored in steps take larger ones.
 
     Args:
         model: finished.
@@ -52,13 +56,37 @@ def within(model: nn.Module, most: int, measured: Callable[[nn.Module], Sizes], 
         if sizes.file <= most:
             break
         last = now
-    if not held or _FULL * most <= sizes.file <= most:
+    if not held:
+        return _coarser(model, most, sizes, measured)
+    if _FULL * most <= sizes.file <= most:
         return sizes
     for _ in range(_ROUNDS):
         moved, last = _moved(model, last, most, measured, or_else)
         if moved.file <= most:
             break
-    return moved if sizes.file > most or moved.file <= most else _given(model, now, measured)
+    if moved.file > most >= sizes.file:
+        return _given(model, now, measured)
+    return _coarser(model, most, moved, measured)
+
+
+def _coarser(model: nn.Module, most: int, sizes: Sizes, measured: Callable[[nn.Module], Sizes]) -> Sizes:
+    """The same with floats in larger steps, as long as the file is too large and that makes it smaller."""
+    tables = {book.centroids.data_ptr() for book in codebooks(model).values()}
+    floats = [parameter.detach() for parameter in model.parameters() if parameter.data_ptr() not in tables]
+    for _ in range(_DOUBLINGS):
+        if sizes.file <= most:
+            break
+        before = [value.clone() for value in floats]
+        for value in floats:
+            if (larger := steps.coarser(value)) is not None:
+                value.copy_(larger)
+        now = measured(model)
+        if now.file >= sizes.file:  # they are stored otherwise
+            for value, was in zip(floats, before, strict=True):
+                value.copy_(was)
+            break
+        sizes = now
+    return sizes
 
 
 def _at_price(book: Codebook, times: float) -> Codebook | None:

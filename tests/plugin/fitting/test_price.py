@@ -137,7 +137,7 @@ def test_a_broken_weight_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"storage": {"codes": "packed"}}, "bits: needs entropy-coded codes"),
+        ({"storage": {"codes": "packed"}}, "bits: needs codes of no fixed width"),
         ({"quantize": [{"layers": "all", "quantizer": "uniform", "bits": 4}]}, "use kmeans, granularity tensor"),
         ({"quantize": [{"layers": "all", "granularity": "channel"}]}, "use kmeans, granularity tensor"),
         ({"quantize": [{"layers": "all", "price": 0.1}]}, "no 'price'"),

@@ -122,7 +122,7 @@ def test_what_no_inputs_can_be_made_for_is_told() -> None:
 
 
 def test_the_agreement_says_that_it_was_measured_on_made_inputs(small_net: SmallNet) -> None:
-    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe = lloydmax.recipe_for(small_net, 6).data()
     recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
     first, again = (lloydmax.compress(small_net, recipe, progress=False) for _ in range(2))
     assert (first.report.measured_on or "").startswith("4 samples made without data (noise)")
@@ -134,7 +134,7 @@ def test_the_agreement_says_that_it_was_measured_on_made_inputs(small_net: Small
 
 
 def test_a_shape_that_does_not_fit_is_told_with_its_line(small_net: SmallNet) -> None:
-    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe = lloydmax.recipe_for(small_net, 6).data()
     recipe["synthesize"] = {"shape": [7, 12, 12]}
     with pytest.raises(DataError, match=r"synthesize: no inputs can be made for SmallNet"):
         lloydmax.compress(small_net, recipe, progress=False)
@@ -145,7 +145,7 @@ def test_a_shape_that_does_not_fit_is_told_with_its_line(small_net: SmallNet) ->
 def test_codebooks_are_compared_with_the_step_that_settles_them(
     small_net: SmallNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = lloydmax.recipe_for(small_net, 12).data()
+    recipe = lloydmax.recipe_for(small_net, 6).data()
     recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
     ran: list[nn.Module] = []
     run = Renormalize.run

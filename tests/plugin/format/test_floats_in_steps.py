@@ -78,3 +78,13 @@ def test_shares_sum_to_the_stream():
     for total in (0, 1, 99, 1000):
         assert sum(entry.bytes for entry in steps.shared(entries, total)) == total
     assert steps.shared([], 0) == []
+
+
+def test_steps_of_twice_the_size() -> None:
+    values = steps.rounded(torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    assert values is not None
+    larger = steps.coarser(values)
+    assert larger is not None and len(larger.unique()) < len(values.unique())
+    step = 2.0 ** Steps.of(values).exponent
+    assert (larger - values).abs().max() <= step and bool((larger / (2 * step) % 1 == 0).all())
+    assert steps.coarser(torch.randn(64, generator=torch.Generator().manual_seed(0)) * torch.pi) is None
