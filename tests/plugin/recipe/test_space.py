@@ -122,7 +122,9 @@ def test_a_search_takes_a_range_of_centroids() -> None:
 
 
 def test_a_list_may_come_back_as_a_study_keeps_it() -> None:
-    recipe = lloydmax.Recipe.load("quantize: [{layers: all, centroids: 4}]\ntrainable: [[all], [codebooks, norms]]\n")
+    recipe = lloydmax.Recipe.load(
+        "quantize: [{layers: all, centroids: 4}]\ntrainable: {choices: [[all], [codebooks, norms]]}\n"
+    )
     assert recipe.resolved({"trainable": '["codebooks", "norms"]'}).trainable == ["codebooks", "norms"]
     with pytest.raises(lloydmax.RecipeError, match="trainable"):
         recipe.resolved({"trainable": '["biases"]'})
