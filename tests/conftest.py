@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker: threads of torch that outnumber the cores spin
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test (modules, above all) is not looked through whenever garbage is collected."""
+    gc.collect()
+    gc.freeze()
 
 
 class PaddedConv(nn.Conv2d):

@@ -196,6 +196,6 @@ def test_ties_of_tight_files_are_compared(small):
 
 
 def test_the_specification_has_the_preset_dictionary():
-    page = Path(tight.__file__).with_name("README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "plugin/lloydmax/format/README.md").read_text(encoding="utf-8")
     block = page.partition("test_tight.py -->\n```\n")[2].partition("\n```")[0]
     assert block.replace("\n", "") == tight.SHARED
