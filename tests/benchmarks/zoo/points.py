@@ -69,7 +69,6 @@ def _distill(**change: Any) -> Callable[[Recipe], Recipe]:
 LEVERS: dict[str, tuple[float, float, Callable[[Recipe], Recipe]]] = {
     "k-means alone": (0, 0.0, lambda recipe: recipe | {"recover": []}),
     "all weights count alike": (0, 0.0, _rules(importance=None)),
-    "a table a channel": (0, 0.0, _rules(granularity="channel", centroids=16)),
     "narrow tables (16)": (0, 0.0, _rules(centroids=16)),
     "better codes (reconstruct)": (0, 0.0, _first(step="reconstruct", samples=256)),
     "outputs' moments not matched": (0, 0.0, _without("match_moments", "renormalize")),
