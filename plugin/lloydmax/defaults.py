@@ -151,7 +151,9 @@ def _synthesize(model: nn.Module, found: Asked) -> dict[str, Any]:
     made |= {"kind": "written"} if writes(model, found) else {}
     if form is None:
         return made
-    told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    told: dict[str, Any] = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    if form.profile is not None:
+        told |= {"means": list(form.profile.means), "deviations": list(form.profile.deviations)}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}
 
