@@ -35,9 +35,9 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
-_CAREFUL = {"damping": 1.0, "bias": False}
+_CAREFUL = {"damping": 0.3, "bias": False}
 """How far codes follow made inputs that may be unlike real ones, which go together otherwise and have other means:
-half of what they see is white (tests/benchmarks/careful.py compares)."""
+a quarter of what they see is white (tests/benchmarks/careful.py compares)."""
 _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
