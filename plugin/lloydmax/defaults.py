@@ -72,8 +72,8 @@ def recipe_for(
             it can be told what the model takes, and nothing is trained on them.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
         output, classes, mask, kinds: of the recipe, see there.
-        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
-            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
+        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones means and
+            deviations of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
             Default: what the first layers ask for.
         tokenizer: for data that are texts, see :func:`lloydmax.compress`.
 
