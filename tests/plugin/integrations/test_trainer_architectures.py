@@ -1,4 +1,4 @@
-"""Over every architecture of the coverage test: a Trainer evaluates a compressed model, and trains what PEFT puts on it."""
+"""Over every architecture of the coverage test: a Trainer evaluates a student, and trains what PEFT puts on it."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ def _learnt(model: Any) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items() if "lora_B" in key}
 
 
+def _shapes(model: Any) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in _learnt(model).items()}
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -82,7 +86,7 @@ def test_a_trainer_evaluates_a_student_and_trains_adapters_on_it(name: str, tmp_
     assert all(map(torch.equal, answers(loaded, inputs), before))
 
     adapted = _adapted(student, name)
-    assert _learnt(adapted).keys() == _learnt(_adapted(decoded, name)).keys()
+    assert _shapes(adapted) == _shapes(_adapted(decoded, name))
     assert all(map(torch.equal, answers(adapted.eval(), inputs), before))
     trainer = _trainer(adapted, rows, tmp_path)
     trainer.train()
@@ -94,4 +98,5 @@ def test_a_trainer_evaluates_a_student_and_trains_adapters_on_it(name: str, tmp_
     trainer.save_model(str(tmp_path / "adapter"))
     assert all(map(torch.equal, answers(adapted.unload(), inputs), before))
     again = peft.PeftModel.from_pretrained(loaded, str(tmp_path / "adapter")).eval()
-    assert all(map(torch.equal, answers(again, inputs), after))
+    for found, wanted in zip(answers(again, inputs), after, strict=True):  # Mamba's sums are not those of the last call
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -40,7 +40,7 @@ def _dispatching(default: Any) -> Any:
     def dispatch(target: nn.Module, adapter_name: str, config: Any, **given: Any) -> Any:
         base: Any = target.get_base_layer() if hasattr(target, "get_base_layer") else target  # type: ignore[operator]
         parameter = given.get("parameter_name")
-        if not holds_codebooks(base) or parameter is not None and parameter not in _coded(base):
+        if not holds_codebooks(base) or (parameter is not None and parameter not in _coded(base)):
             return default(target, adapter_name, config=config, **given)
         if parameter is not None:
             return beside_codes(layers().ParamWrapper)(target, adapter_name, config=config, **given)
@@ -60,19 +60,26 @@ def _looking_for(default: Any) -> Any:
 
 
 def _naming(default: Any) -> Any:
-    """Parameters by the ends of their names: PEFT finds those that codes hold by whole names only."""
+    """Parameters by the ends of their names, in the order of the original, which is that of the adapters around each
+    other: PEFT finds those that codes hold by whole names only."""
 
     @functools.wraps(default)
     def inject(self: Any, peft_config: Any, model: nn.Module, *args: Any, **given: Any) -> Any:
-        asked = peft_config.target_parameters
-        whole = [f"{name}.{leaf}" for name, module in model.named_modules() for leaf in _coded(module)]
-        plain = {key: f".{key}".replace(".base_layer", "") for key in whole}
-        found = [key for key in whole if any(plain[key].endswith(f".{name}") for name in asked)]
-        peft_config.target_parameters = [*asked, *found]
+        asked, done = peft_config.target_parameters, []
+        coded = [
+            (module, leaf)
+            for name, module in model.named_modules()
+            for leaf in _coded(module)
+            if any(f".{name}.{leaf}".replace(".base_layer", "").endswith(f".{wanted}") for wanted in asked)
+        ]
         try:
-            return default(self, peft_config, model, *args, **given)
+            for module, leaf in reversed(coded):  # each is put within the one before
+                now = next(name for name, inner in model.named_modules() if inner is module)
+                peft_config.target_parameters = [f"{now}.{leaf}"]
+                done += default(self, peft_config, model, *args, **given)
         finally:
             peft_config.target_parameters = asked
+        return done + default(self, peft_config, model, *args, **given)
 
     return inject
 
