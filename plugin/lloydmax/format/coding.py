@@ -12,8 +12,9 @@ from torch import Tensor
 from lloydmax.format import arithmetic, packing
 from lloydmax.format.packing import Bytes, Codes
 
-_MIXED, _WORTH = 1 << 22, 0.998
-"""Codes for which probabilities are mixed, at most; and the share of the bytes that pays for three times the work."""
+_MIXED, _WORTH, _PROMISING = 1 << 22, 0.998, 0.999
+"""Codes for which probabilities are mixed, at most; the share of the bytes that pays for three times the work; and
+the share, of the first block of larger parameters, that makes it worth a try."""
 
 
 def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
@@ -40,7 +41,8 @@ def encode(codes: Tensor, bits: int, coding: str) -> bytes:
 
 def _arithmetic(codes: Tensor, room: int) -> bytes | None:
     """The codes less the most frequent one, as :mod:`lloydmax.format.arithmetic` codes integers; in rows, of which the
-    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %.
+    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %, and some in
+    the first block of them.
 
     Args:
         codes: integers from 0 on, any shape.
@@ -54,16 +56,26 @@ def _arithmetic(codes: Tensor, room: int) -> bytes | None:
     if not flat.size:
         return None
     most, columns = int(np.bincount(flat).argmax()), flat.size // codes.shape[0] if codes.dim() else 1
-    best = None
-    for mixed in (False, True) if flat.size <= _MIXED else (False,):
+
+    def coded(some: Codes, mixed: bool) -> bytes | None:
         coder = arithmetic.coder(mixed, room=room)
         coder.rows(columns)
-        for start in range(0, flat.size, packing.BLOCK):
-            coder.encode(flat[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
-        made = coder.end()
-        if made is not None and (best is None or len(made) < _WORTH * len(best)):
-            best = _varint(2 * most + mixed) + made
-    return best
+        for start in range(0, some.size, packing.BLOCK):
+            coder.encode(some[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
+        return coder.end()
+
+    first = flat[: packing.BLOCK]
+    tried = flat.size <= _MIXED
+    if tried and first.size < flat.size:
+        tried = _shorter(coded(first, True), coded(first, False), _PROMISING)
+    plain, mixed = coded(flat, False), coded(flat, True) if tried else None
+    taken = _shorter(mixed, plain, _WORTH)
+    made = mixed if taken else plain
+    return None if made is None else _varint(2 * most + taken) + made
+
+
+def _shorter(one: bytes | None, other: bytes | None, share: float) -> bool:
+    return one is not None and (other is None or len(one) < share * len(other))
 
 
 def _varint(number: int) -> bytes:

@@ -105,3 +105,27 @@ def test_the_logistic_function_rises_and_has_a_reverse():
     table = arithmetic._stretched()
     assert len(table) == 4096 and sorted(table) == table and table[0] == -table[-1] == -arithmetic._TOP
     assert all(abs((arithmetic._squash(x) >> 4) - at) <= 4 for at, x in enumerate(table) if 8 < at < 4088)
+
+
+@pytest.mark.skipif(not native.active(), reason="the twin takes long")
+@pytest.mark.parametrize("unlike", [False, True])
+def test_probabilities_are_mixed_where_the_first_block_promises_something(unlike, monkeypatch):
+    chance, encoded = np.random.default_rng(3), {False: 0, True: 0}
+    scale = np.exp(chance.standard_normal((1024, 1))) if unlike else 1.0
+    grid = np.clip(np.round(chance.standard_normal((1024, 512)) * scale + 4), 0, 7).astype(np.uint8)
+
+    def counting(mixed, room):
+        made = native.ArithmeticCoder(mixed, room=room)
+        encode = made.encode
+
+        def counted(values):
+            encoded[mixed] += values.size
+            encode(values)
+
+        made.encode = counted
+        return made
+
+    monkeypatch.setattr(arithmetic, "coder", counting)
+    data = coding.encode(torch.from_numpy(grid), 3, "arithmetic")
+    assert data[0] & 1 == unlike
+    assert encoded[True] == packing.BLOCK + unlike * grid.size
