@@ -108,7 +108,7 @@ def test_thresholds_and_multipliers_are_trained(net: nn.Module, x: Tensor, prepa
 
 
 COMPILED = """
-import torch
+import torch, torch._inductor.config
 import test_torchao_int8 as tests
 from lloydmax.integrations.torchao import CodebookQuantizer
 from torch._dynamo.utils import counters
@@ -119,7 +119,8 @@ with torch.no_grad():
     prepared = prepare_pt2e(torch.export.export(net, (x,)).module(), CodebookQuantizer(recipe, net))
     prepared(x)
     converted = convert_pt2e(prepared)
-    found = torch.compile(converted, options={"freezing": True})(x)
+    torch._inductor.config.freezing = True
+    found = torch.compile(converted)(x)
     assert torch.allclose(found, converted(x), atol=0.1), (found - converted(x)).abs().max()
 kernels = {name: count for name, count in counters["inductor"].items() if name.endswith("weight_prepack_matcher_count")}
 assert kernels == {"qconv_weight_prepack_matcher_count": 4, "qlinear_weight_prepack_matcher_count": 1}, kernels
