@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/domain_gaps.py [--networks digits,clothes] [--gaps ...] [--seeds N]
 
-A network is compressed to ``CENTROIDS`` a layer and learns from the original's outputs on pictures of its own kind that
-were changed (inverted, blurred ...), and on ``REFERENCES`` unlabelled pictures that were not. Rows have as many steps of
-as many inputs each; the score is the accuracy on unchanged test pictures. *Both* is the ablation of *aligned*: the same
-samples, the alignment's weight 0. ``digits`` is a small network that is trained here in some seconds; ``clothes`` is the
-demo's. Every cell leaves one small file in ``--folder``, so that a killed run goes on.
+A network is compressed to ``CENTROIDS`` a layer and learns from the original's outputs on pictures of its own kind
+that were changed (inverted, blurred ...), and on ``REFERENCES`` unlabelled pictures that were not. Rows have as many
+steps of as many inputs each; the score is the accuracy on unchanged test pictures. *Both* is the ablation of *aligned*:
+the same samples, the alignment's weight 0. ``digits`` is a small network that is trained here in some seconds;
+``clothes`` is the demo's. Every cell leaves one small file in ``--folder``, so that a killed run goes on.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Task:
     @torch.no_grad()
     def accuracy(self, model: nn.Module) -> float:
         """Share of right answers on the test pictures."""
-        right = [(model(self.prepare(x)).argmax(1) == y) for x, y in zip(*(t.split(500) for t in self.test), strict=True)]
+        right = [
+            (model(self.prepare(x)).argmax(1) == y) for x, y in zip(*(t.split(500) for t in self.test), strict=True)
+        ]
         return float(torch.cat(right).double().mean())
 
 
@@ -108,14 +110,15 @@ def noisy(x: Tensor) -> Tensor:
 
 
 def compressed(x: Tensor) -> Tensor:
-    """As JPEG of a low quality; small pictures side by side, since blocks are of 8 x 8."""
+    """As JPEG of a low quality."""
 
     def one(picture: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "JPEG", quality=8)
         return np.asarray(Image.open(file))
 
-    return torch.from_numpy(np.stack([one(p) for p in (255 * x[:, 0]).byte().numpy()])[:, None].copy()).float() / 255
+    pictures = (255 * x[:, 0]).byte().numpy()
+    return torch.from_numpy(np.stack([one(picture) for picture in pictures])[:, None]).float() / 255
 
 
 def drawn(x: Tensor) -> Tensor:
@@ -137,7 +140,6 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "foreign": {"step": "distill"},
     "reference": {"step": "distill"},
     "both": {"step": "align", "weight": 0.0},
-    "aligned, 0.01": {"step": "align", "weight": 0.01},
     "aligned, 0.1": {"step": "align", "weight": 0.1},
     "aligned, 1": {"step": "align", "weight": 1.0},
     "alternating, 0.1": {"step": "align", "weight": 0.1, "adversarial": "alternating"},
@@ -154,14 +156,15 @@ def one(network: str, gap: str, way: str, seed: int) -> dict[str, Any]:
     order = torch.randperm(len(task.pictures), generator=torch.Generator().manual_seed(seed))
     own, others = task.pictures[order[:REFERENCES]], task.pictures[order[REFERENCES : REFERENCES + FOREIGN]]
     foreign = GAPS[gap](others)
-    few = way in ("reference",)
     data = {"reference": own, "own": others}.get(way, foreign)
     reference = own if step is not None and step["step"] == "align" and way != "statistics" else None
     recipe = {
         "version": 1,
         "quantize": [{"layers": "all", "centroids": CENTROIDS[network]}],
         "trainable": ["all"],
-        "recover": [] if step is None else [step | TRAINING | STEPS[network] | ({"held_out": 0.0} if few else {})],
+        "recover": []
+        if step is None
+        else [step | TRAINING | STEPS[network] | ({"held_out": 0.0} if way == "reference" else {})],
     }
     given = {} if step is None else {"data": task.prepare(data)}
     given |= {} if reference is None else {"reference_data": task.prepare(reference)}
@@ -187,13 +190,13 @@ def table(found: Sequence[dict[str, Any]], network: str) -> str:
     rows = []
     for gap in GAPS:
         mine = [cell for cell in found if cell["key"]["network"] == network and cell["key"]["gap"] == gap]
-        each = {
-            way: [100 * cell["figures"]["accuracy"] for cell in mine if cell["key"]["way"] == way] for way in WAYS
-        }
+        each = {way: [100 * cell["figures"]["accuracy"] for cell in mine if cell["key"]["way"] == way] for way in WAYS}
         if any(each.values()):
             rows.append([gap, *(interval(values, "{:.1f}") if values else "-" for values in each.values())])
     original = 100 * TASKS[network]().accuracy(TASKS[network]().model)
-    return markdown(f"{network}, {CENTROIDS[network]} centroids a layer: original {original:.1f} %", ["gap", *WAYS], rows)
+    return markdown(
+        f"{network}, {CENTROIDS[network]} centroids a layer: original {original:.1f} %", ["gap", *WAYS], rows
+    )
 
 
 def main() -> None:
@@ -214,11 +217,10 @@ def main() -> None:
     found = list(store.load(planned).found)
     for network in given.networks:
         print(table(found, network))
-    aligned = [cell for cell in found if cell["key"]["way"].startswith("align")]
     for when in ("_before", ""):
-        values = [c["figures"][f"discriminator_accuracy{when}"] for c in aligned if c["figures"].get(f"discriminator_accuracy{when}")]
-        if values:
-            print(f"discriminator's accuracy{when.replace('_', ' ')}: {statistics.fmean(values):.2f}")
+        figure = f"discriminator_accuracy{when}"
+        values = [cell["figures"][figure] for cell in found if figure in cell["figures"]]
+        print(f"{figure}: {statistics.fmean(values) if values else float('nan'):.2f}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,12 @@ def test_latent_weights_start_from_the_original(small_net: SmallNet) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "rule"),
-    [(StraightThrough, {}), (StraightThrough, {"granularity": "channel"}), (StraightThrough, {"block": 3}), (Annealed, {})],
+    [
+        (StraightThrough, {}),
+        (StraightThrough, {"granularity": "channel"}),
+        (StraightThrough, {"block": 3}),
+        (Annealed, {}),
+    ],
     ids=str,
 )
 def test_codes_that_are_not_the_nearest_stay(
