@@ -15,6 +15,9 @@ from lloydmax.format.packing import Bytes, Codes
 _MIXED, _WORTH = 1 << 22, 0.998
 """Codes for which probabilities are mixed, at most; and the share of the bytes that pays for three times the work."""
 
+WORTH_THREADS = 1 << 20
+"""Codes from which several threads code the parameters of a file."""
+
 
 def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
     """The stream of a file, and whether it is of the coding, as it is where that is smaller than fixed width.
