@@ -16,6 +16,9 @@ _MIXED, _WORTH, _PROMISING = 1 << 22, 0.998, 0.999
 """Codes for which probabilities are mixed, at most; the share of the bytes that pays for three times the work; and
 the share, of the first block of larger parameters, that makes it worth a try."""
 
+WORTH_THREADS = 1 << 20
+"""Codes from which several threads code the parameters of a file."""
+
 
 def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
     """The stream of a file, and whether it is of the coding, as it is where that is smaller than fixed width.
