@@ -23,17 +23,19 @@ class Arithmetic:
 
     def read(self, count: int, columns: int = 0, kernel: int = 1, line: int = 1) -> np.ndarray:
         """So many integers, in rows, kernels and lines."""
-        found, row, column = [], 0, 0
-        for _ in range(count):
-            if column == 0:
-                along = self.mean
+        found, row, column, along = [], 0, 0, 0
+        kernel, line = (kernel, line) if kernel > 1 else (count, columns or count)
+        for at in range(count):
+            along = along if column else self.mean
             if row == 0 and column < 65536:
                 self.down[column] = self.mean
             low = column % 65536
             of_row, of_column = _log(along), _log(self.down[low])
-            near = _near(found, columns, row, column, kernel, line)
-            slope = _level(3 * near[0] + 3 * near[1] - 2 * near[2], 64, 1, 7, self.mean)
-            beside = 5 * _level(near[0], 256, 2, 2, self.mean) + _level(near[1], 256, 2, 2, self.mean)
+            inner, lower = at % line > 0, at % kernel >= line
+            there = ((inner, 1), (lower, line), (inner and lower, line + 1))
+            left, above, corner = (max(-255, min(255, found[at - back])) if one else 0 for one, back in there)
+            slope = _level(3 * left + 3 * above - 2 * corner, 64, 1, 7, self.mean)
+            beside = 5 * _level(left, 256, 2, 2, self.mean) + _level(above, 256, 2, 2, self.mean)
             self.sets = of_row, of_column, of_row + of_column, beside, 16 * slope + (of_column >> 2)
             found.append(self._integer())
             seen = 256 * min(255, abs(found[-1]))
@@ -51,9 +53,8 @@ class Arithmetic:
         while length < 24 and self._decision((negative, "length", length), length < 5):
             length += 1
         for bit in range(length):
-            prefix = 2 * prefix + (
-                self._decision((negative, length, prefix), length < 5) if bit < 8 else self._bit(32768)
-            )
+            key = negative, length, prefix
+            prefix = 2 * prefix + (self._decision(key, length < 5) if bit < 8 else self._bit(32768))
         return -prefix if negative else prefix
 
     def _decision(self, key: Any, known: bool) -> int:
@@ -91,18 +92,6 @@ def _rate(number: int, rates: dict[int, int], last: int) -> int:
 
 def _moved(mean: int, seen: int, rate: int) -> int:
     return mean + (seen >> rate) - (mean >> rate)
-
-
-def _near(found: list[int], columns: int, row: int, column: int, kernel: int, line: int) -> tuple[int, int, int]:
-    """Left, above, and left of that; in rows of less than 65536."""
-    if kernel == 1:
-        inner, lower, up = column > 0, row > 0, columns
-    else:
-        inner, lower, up = column % line > 0, column % kernel >= line, line
-    here = len(found)
-    there = ((inner, 1), (lower, up), (inner and lower, up + 1))
-    left, above, corner = (max(-255, min(255, found[here - back])) if one else 0 for one, back in there)
-    return left, above, corner
 
 
 def _level(value: int, factor: int, shift: int, steps: int, mean: int) -> int:
