@@ -7,9 +7,17 @@ enum {
     SIDE = LENGTHS << MODELLED,        /* nodes of the tree for one sign */
     SHORT = 5,                         /* lengths of the magnitudes that contexts know */
     NODES = 64,                        /* of those */
-    SETS = 4,                          /* contexts: none, row, column, both */
-    BUCKETS = 128,
+    SETS = 6,                          /* contexts: none, row, column, both, neighbours, slope and column */
+    ROW = 0,                           /* where their sets of nodes begin */
+    COLUMN = 64,
+    BOTH = 128,
+    NEIGHBOURS = 256,
+    SLOPE = NEIGHBOURS + 25,
+    ALL_SETS = SLOPE + 15 * 16,
     COLUMNS = 1 << 16,
+    NEAR = 6,                          /* quarters of an octave by which a level begins below the mean */
+    PLAIN_WEIGHT = 18000,
+    WEIGHT = 12000,
     TOP = 1791,                        /* the logistic scale: 256 to the unit */
     LEAST = 64,                        /* probability of a decision, of 65536 */
     SLOW = 1023,
@@ -29,10 +37,12 @@ typedef struct {
     int32_t held;
 } Stream;
 
-/* Where the next integer is, and the means of magnitudes: of all, of so many of them, and of the row. */
+/* Where the next integer is: in its row, in kernels of so many integers and lines of these; the means of magnitudes: of all,
+   of so many of them, and of the row; and what was before it, within 255. */
 typedef struct {
-    int64_t columns, column, row;
+    int64_t columns, column, row, kernel, line, tap, place;
     uint32_t all, seen, along;
+    int32_t left, corner;
 } Means;
 
 typedef struct {
@@ -42,8 +52,9 @@ typedef struct {
     uint32_t near[NODES]; /* of the tree, where contexts know the place, too */
     int32_t weights[NODES][SETS];
     uint32_t tree[2 + 2 * SIDE];
-    uint32_t sets[SETS - 1][BUCKETS][NODES];
+    uint32_t sets[ALL_SETS][NODES];
     uint32_t down[COLUMNS];
+    int16_t last[COLUMNS]; /* of each column */
 } Coder;
 
 /* From -7 on, in halves. */
@@ -147,34 +158,42 @@ static ALWAYS_INLINE int alone(Stream *s, const int decodes, int bit, uint32_t *
     return bit;
 }
 
-/* A decision at a place that contexts know: of its nodes in the tree, and by row, column and both. */
+/* Which of 2 * steps + 1 levels a value has: 0, or how large it is beside a mean of 1 / 256, on a logarithmic scale. */
+static ALWAYS_INLINE int32_t level(int32_t value, uint32_t scaled, int32_t mean, int shift, int32_t steps) {
+    int32_t above = ((int32_t)logarithm(scaled) - mean + NEAR) >> shift;
+    above = 1 + MAX(0, MIN(steps - 1, above));
+    return steps + (value < 0 ? -above : value ? above : 0);
+}
+
+/* A decision at a place that contexts know: of its nodes in the tree, and in the sets that they choose. */
 static ALWAYS_INLINE int blended(Stream *s, const int decodes, int bit, int32_t *RESTRICT weights, uint32_t *RESTRICT tree,
-                                 uint32_t *RESTRICT row, uint32_t *RESTRICT column, uint32_t *RESTRICT both) {
-    int32_t inputs[SETS] = {stretched[*tree >> 20], stretched[*row >> 20], stretched[*column >> 20], stretched[*both >> 20]};
+                                 uint32_t (*RESTRICT sets)[NODES], const uint32_t *chosen, int place) {
+    uint32_t *nodes[SETS] = {tree, &sets[chosen[0]][place], &sets[chosen[1]][place], &sets[chosen[2]][place],
+                             &sets[chosen[3]][place], &sets[chosen[4]][place]};
+    int32_t inputs[SETS];
     int64_t sum = 0;
-    for (int set = 0; set < SETS; set++)
+    for (int set = 0; set < SETS; set++) {
+        inputs[set] = stretched[*nodes[set] >> 20];
         sum += (int64_t)weights[set] * inputs[set];
+    }
     int32_t p = squashed[MAX(-TOP, MIN(TOP, sum >> 16)) + TOP];
     bit = decide(s, decodes, bit, (uint32_t)p);
     int32_t error = (bit << 16) - p;
     for (int set = 0; set < SETS; set++) {
-        int32_t weight = weights[set] + ((inputs[set] * error) >> 17);
+        int32_t weight = weights[set] + ((inputs[set] * error) >> 15);
         weights[set] = MAX(-MOST_WEIGHT, MIN(MOST_WEIGHT, weight));
+        *nodes[set] = learnt(*nodes[set], bit, set ? FAST : SLOW);
     }
-    *tree = learnt(*tree, bit, SLOW);
-    *row = learnt(*row, bit, FAST);
-    *column = learnt(*column, bit, FAST);
-    *both = learnt(*both, bit, FAST);
     return bit;
 }
 
-/* One integer; the nodes by row, column and both. */
-static ALWAYS_INLINE int32_t integer(Coder *coder, Stream *s, const int decodes, const int mixed, int32_t value, uint32_t *row,
-                                     uint32_t *column, uint32_t *both) {
+/* One integer, with the sets that contexts chose. */
+static ALWAYS_INLINE int32_t integer(Coder *coder, Stream *s, const int decodes, const int mixed, int32_t value,
+                                     const uint32_t *chosen) {
 #define NODE(bit, known, place, node)                                                                                        \
-    (mixed && (known) ? blended(s, decodes, bit, coder->weights[place], coder->near + (place), row + (place),                \
-                                column + (place), both + (place))                                                            \
-                      : alone(s, decodes, bit, coder->tree + (node)))
+    (mixed && (known)                                                                                                        \
+         ? blended(s, decodes, bit, coder->weights[place], coder->near + (place), coder->sets, chosen, place)                \
+         : alone(s, decodes, bit, coder->tree + (node)))
     uint32_t magnitude = value < 0 ? 0u - (uint32_t)value : (uint32_t)value, prefix = 1;
     if (!NODE(magnitude != 0, 1, 0, 0))
         return 0;
@@ -195,20 +214,44 @@ static ALWAYS_INLINE int32_t integer(Coder *coder, Stream *s, const int decodes,
     return side ? -(int32_t)prefix : (int32_t)prefix;
 }
 
+/* The sets for the next integer, by the means of its row and column and by its neighbours. */
+static ALWAYS_INLINE void choose(const Coder *coder, const Means *m, int32_t above, uint32_t down, uint32_t *chosen) {
+    int32_t left = m->left, corner = m->corner, mean = (int32_t)logarithm(m->all);
+    uint32_t row = logarithm(m->along), column = logarithm(down);
+    if (m->kernel > 1) {
+        int64_t up = m->column - m->line;
+        int inner = m->place > 0, lower = m->tap >= m->line;
+        left = inner ? left : 0;
+        above = lower ? coder->last[up & (COLUMNS - 1)] : 0;
+        corner = inner && lower ? coder->last[(up - 1) & (COLUMNS - 1)] : 0;
+    }
+    int32_t slope = 3 * left + 3 * above - 2 * corner;
+    chosen[0] = ROW + row;
+    chosen[1] = COLUMN + column;
+    chosen[2] = BOTH + row + column;
+    chosen[3] = NEIGHBOURS + (uint32_t)(level(left, (uint32_t)abs(left) << 8, mean, 2, 2) * 5 +
+                                        level(above, (uint32_t)abs(above) << 8, mean, 2, 2));
+    chosen[4] = SLOPE + (uint32_t)level(slope, (uint32_t)abs(slope) << 6, mean, 1, 7) * 16 + (column >> 2);
+}
+
 /* So many integers: of `values`, or into `found`. */
 static ALWAYS_INLINE void integers_of(Coder *coder, const int decodes, const int mixed, const int32_t *values, int32_t *found,
                                       int64_t count) {
     Stream s = coder->stream;
     Means m = coder->means;
     for (int64_t at = 0; at < count; at++) {
-        uint32_t *down = &coder->down[m.column & (COLUMNS - 1)], row = 0, column = 0;
+        int64_t here = m.column & (COLUMNS - 1);
+        uint32_t *down = &coder->down[here], chosen[SETS - 1] = {0};
+        int32_t above = 0;
         if (mixed) {
-            if (m.row == 0 && m.column < COLUMNS)
+            if (m.row == 0 && m.column < COLUMNS) {
                 *down = m.all;
-            row = logarithm(m.along), column = logarithm(*down);
+                coder->last[here] = 0;
+            }
+            above = coder->last[here];
+            choose(coder, &m, above, *down, chosen);
         }
-        int32_t value = integer(coder, &s, decodes, mixed, decodes ? 0 : values[at], coder->sets[0][row], coder->sets[1][column],
-                                coder->sets[2][row + column]);
+        int32_t value = integer(coder, &s, decodes, mixed, decodes ? 0 : values[at], chosen);
         if (decodes)
             found[at] = value;
         if (mixed) {
@@ -220,10 +263,18 @@ static ALWAYS_INLINE void integers_of(Coder *coder, const int decodes, const int
             m.along += (seen >> shift) - (m.along >> shift);
             shift = m.row >= 6 ? 3 : m.row >= 2 ? 2 : 1;
             *down += (seen >> shift) - (*down >> shift);
+            m.corner = above;
+            m.left = MAX(-255, MIN(255, value));
+            coder->last[here] = (int16_t)m.left;
+            if (++m.place == m.line)
+                m.place = 0;
+            if (++m.tap == m.kernel)
+                m.tap = 0;
             if (++m.column == m.columns) {
-                m.column = 0;
+                m.column = m.place = m.tap = 0;
                 m.row++;
                 m.along = m.all;
+                m.left = m.corner = 0;
             }
         }
     }
@@ -260,20 +311,23 @@ EXPORT void lm_arithmetic_begin(Coder *coder, int decodes, int mixed, const uint
         s->code = s->code << 8 | (s->place < length ? data[s->place] : 0);
     for (int at = 0; at < 2 + 2 * SIDE; at++)
         coder->tree[at] = 1u << 31;
-    for (int at = 0; mixed && at < (SETS - 1) * BUCKETS * NODES; at++)
-        coder->sets[at / (BUCKETS * NODES)][at / NODES % BUCKETS][at % NODES] = 1u << 31;
+    for (int set = 0; mixed && set < ALL_SETS; set++)
+        for (int at = 0; at < NODES; at++)
+            coder->sets[set][at] = 1u << 31;
     for (int at = 0; at < NODES; at++)
         coder->near[at] = 1u << 31;
     for (int at = 0; at < NODES; at++)
         for (int set = 0; set < SETS; set++)
-            coder->weights[at][set] = set ? 1 << 14 : 3 << 13;
+            coder->weights[at][set] = set ? WEIGHT : PLAIN_WEIGHT;
 }
 
-/* What follows are rows of so many integers. */
-EXPORT void lm_arithmetic_rows(Coder *coder, int64_t columns) {
-    coder->means.columns = columns;
-    coder->means.column = coder->means.row = 0;
-    coder->means.along = coder->means.all;
+/* What follows are rows of so many integers, in kernels of so many and lines of these. */
+EXPORT void lm_arithmetic_rows(Coder *coder, int64_t columns, int64_t kernel, int64_t line) {
+    Means *m = &coder->means;
+    m->columns = columns, m->kernel = kernel, m->line = line;
+    m->column = m->row = m->tap = m->place = 0;
+    m->left = m->corner = 0;
+    m->along = m->all;
 }
 
 EXPORT void lm_arithmetic_encode(Coder *coder, const int32_t *values, int64_t count) { integers(coder, 0, values, NULL, count); }
