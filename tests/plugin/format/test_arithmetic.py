@@ -68,7 +68,7 @@ def test_every_coder_gives_the_same_bytes_and_the_integers_again(mixed, spread, 
 
 
 def test_coders_agree_when_the_counts_of_nodes_are_at_their_limits():
-    values = (np.random.default_rng(0).random(1500) < 0.1).astype(np.int32)
+    values = (np.random.default_rng(0).random(2500) < 0.02).astype(np.int32)
     streams = {stream(kind, values, 0, True) for kind in CODERS}
     (data,) = streams
     assert all(np.array_equal(back(kind, data, values.size, 0, True)[0], values) for kind in CODERS)
