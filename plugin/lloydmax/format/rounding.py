@@ -14,8 +14,8 @@ from lloydmax.codebook.grid import even
 from lloydmax.format import steps
 from lloydmax.format.record import FLOATS
 
-_BELOW = 2
-"""Bits by which the steps of floats are finer than the codes, nearly."""
+_BELOW, _LEAST = 2, 5
+"""Bits by which the steps of floats are finer than weights of so many, and those that they have at least."""
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
 
 
@@ -68,14 +68,26 @@ def rows_of(codebook: Codebook) -> Tensor:
 
 
 def fineness(codebooks: Iterable[Codebook]) -> int:
-    """How finely floats are rounded beside these codebooks, see :func:`lloydmax.format.steps.rounded`: where codes take
-    more bits, their errors are smaller, and those of floats have to stay below them."""
+    """How finely floats are rounded beside these codebooks, see :func:`lloydmax.format.steps.rounded`: where centroids
+    are closer, errors are smaller, and those of floats have to stay below them."""
     weights, bits = 0, 0.0
     for book in codebooks:
-        members = book.member_counts().reshape(-1, book.k).sum(0).double()
         weights += math.prod(book.shape)
-        bits += float((members * (members.sum() / members.clamp(min=1)).log2()).sum())
-    return max(steps.FINE, math.ceil(bits / max(weights, 1)) + _BELOW)
+        bits += math.prod(book.shape) * _precision(book)
+    return max(_LEAST, math.ceil(bits / max(weights, 1)) + _BELOW)
+
+
+def _precision(book: Codebook) -> float:
+    """Bits that weights have, nearly: binary logarithm of their magnitude over their error, by what lies between
+    centroids, plus a quarter; of blocks the entropy."""
+    if book.block > 1 or book.k == 1:
+        return book.entropy
+    table, order = book.centroids.detach().double().reshape(-1, book.k).sort(1)
+    members = book.member_counts().reshape(-1, book.k).gather(1, order).double()
+    gaps = table.diff(dim=1)
+    widths = (torch.cat([gaps[:, :1], gaps], 1) + torch.cat([gaps, gaps[:, -1:]], 1)) / 2
+    noise, signal = float((members * widths.square()).sum()) / 12, float((members * table.square()).sum())
+    return max(0.0, math.log2(signal / noise) / 2 + 0.25) if noise and signal else 0.0
 
 
 def in_steps(value: Tensor | Codebook, storage: Mapping[str, str], fine: int = steps.FINE) -> Tensor | None:
