@@ -14,8 +14,8 @@ from lloydmax.codebook.grid import even
 from lloydmax.format import steps
 from lloydmax.format.record import FLOATS
 
-_BELOW, _LEAST = 2, 5
-"""Bits by which the steps of floats are finer than weights of so many, and those that they have at least."""
+_LEAST = 5
+"""Bits of floats, at least."""
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
 
 
@@ -67,14 +67,20 @@ def rows_of(codebook: Codebook) -> Tensor:
     return codebook.centroids.detach().reshape(-1, codebook.layout.values)
 
 
-def fineness(codebooks: Iterable[Codebook]) -> int:
-    """How finely floats are rounded beside these codebooks, see :func:`lloydmax.format.steps.rounded`: where centroids
-    are closer, errors are smaller, and those of floats have to stay below them."""
-    weights, bits = 0, 0.0
-    for book in codebooks:
-        weights += math.prod(book.shape)
-        bits += math.prod(book.shape) * _precision(book)
-    return max(_LEAST, math.ceil(bits / max(weights, 1)) + _BELOW)
+def fineness(values: Iterable[Tensor | Codebook]) -> int:
+    """How finely the floats of a model are rounded, see :func:`lloydmax.format.steps.rounded`.
+
+    A bit of each costs as much as a bit of as many codes, and divides its error by four: what errors they may make, as
+    a share of those of the weights, is as large as their number as a share of the weights'.
+    """
+    weights, floats, bits = 0, 1, 0.0
+    for value in values:
+        if isinstance(value, Codebook):
+            weights += math.prod(value.shape)
+            bits += math.prod(value.shape) * _precision(value)
+        elif isinstance(value, nn.Parameter) and value.numel() <= steps.MOST:
+            floats += value.numel()
+    return max(_LEAST, math.ceil(bits / weights + math.log2(weights / floats) / 2)) if weights else steps.FINE
 
 
 def _precision(book: Codebook) -> float:

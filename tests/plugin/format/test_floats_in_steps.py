@@ -43,7 +43,7 @@ def test_rounding_twice_is_rounding_once_and_close(tensor, columns):
     assert torch.equal(Steps.of(rounded).tensor(torch.float32), rounded.reshape(-1))
 
 
-@pytest.mark.parametrize(("bits", "fine"), [(1, 5), (3, 6), (4, 7), (5, 8), (8, 11)])
+@pytest.mark.parametrize(("bits", "fine"), [(1, 5), (3, 7), (4, 8), (5, 9), (8, 12)])
 def test_floats_are_finer_where_centroids_are_closer(bits, fine):
     torch.manual_seed(0)
     model = nn.Linear(64, 256)
