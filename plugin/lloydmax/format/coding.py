@@ -16,6 +16,9 @@ _MIXED, _WORTH, _PROMISING = 1 << 22, 0.998, 0.999
 """Codes for which probabilities are mixed, at most; the share of the bytes that pays for three times the work; and
 the share, of the first block of larger parameters, that makes it worth a try."""
 
+WORTH_THREADS = 1 << 20
+"""Codes from which several threads code the parameters of a file."""
+
 
 def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
     """The stream of a file, and whether it is of the coding, as it is where that is smaller than fixed width.
@@ -55,11 +58,11 @@ def _arithmetic(codes: Tensor, room: int) -> bytes | None:
     flat = packing.flattened(codes)
     if not flat.size:
         return None
-    most, columns = int(np.bincount(flat).argmax()), flat.size // codes.shape[0] if codes.dim() else 1
+    most = int(np.bincount(flat).argmax())
 
     def coded(some: Codes, mixed: bool) -> bytes | None:
         coder = arithmetic.coder(mixed, room=room)
-        coder.rows(columns)
+        coder.rows(*_rows(tuple(codes.shape)))
         for start in range(0, some.size, packing.BLOCK):
             coder.encode(some[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
         return coder.end()
@@ -78,14 +81,21 @@ def _shorter(one: bytes | None, other: bytes | None, share: float) -> bool:
     return one is not None and (other is None or len(one) < share * len(other))
 
 
+def _rows(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Codes of a row, which is one index of the first axis, of a kernel, which has all axes but the first two, and of a
+    line, which has the last axis, in a row; 1 where there are no kernels."""
+    kernel = math.prod(shape[2:])
+    return math.prod(shape[1:]), kernel, shape[-1] if kernel > 1 else 1
+
+
 def _varint(number: int) -> bytes:
     groups = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
     return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
-def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iterator[Codes]:
-    """Codes of an arithmetic stream, see :func:`lloydmax.format.packing.unpack`, block by block; of rows of so many."""
-    head, size = 0, 0
+def _arithmetic_blocks(data: Bytes, bits: int, shape: tuple[int, ...]) -> Iterator[Codes]:
+    """Codes of an arithmetic stream, see :func:`lloydmax.format.packing.unpack`, block by block; of this shape."""
+    head, size, count = 0, 0, math.prod(shape)
     for size, group in enumerate(data[:4].tolist(), start=1):
         head |= (group & 127) << 7 * (size - 1)
         if group < 128:
@@ -96,7 +106,7 @@ def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iter
         raise ValueError(f"{len(data)} bytes cannot hold {count} codes")
     most = head >> 1
     coder = arithmetic.coder(bool(head & 1), data[size:])
-    coder.rows(columns)
+    coder.rows(*_rows(shape))
     for start in range(0, count, packing.BLOCK):
         found = coder.decode(min(packing.BLOCK, count - start)) + np.int32(most)
         if int(found.min()) < 0 or int(found.max()) >> bits:
@@ -120,5 +130,5 @@ def blocks(data: Bytes, coding: str, bits: int, shape: tuple[int, ...]) -> Itera
     """
     count = math.prod(shape)
     if coding == "arithmetic":
-        return _arithmetic_blocks(data, bits, count, count // shape[0] if shape else 1)
+        return _arithmetic_blocks(data, bits, shape)
     return (packing.entropy_blocks if coding == "entropy" else packing.unpack_blocks)(data, bits, count)
