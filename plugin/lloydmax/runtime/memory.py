@@ -1,4 +1,4 @@
-"""How much memory is in use, and how much there is."""
+"""How much memory is in use, and how much there is; what is free goes back to the system."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ _USUAL = 1 << 29
 """Bytes of Python and torch, where the system does not tell."""
 
 
+def give_back() -> None:
+    """Give the system what the C library keeps of freed memory: only GNU's keeps much, and only that can be asked."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def in_use(device: torch.device) -> int:
     """Bytes that this process needs now: on a CUDA device what torch has allocated there, else its resident memory,
     after what is free in it was given back."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    with suppress(OSError, AttributeError, TypeError):  # of the C library of GNU alone
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
