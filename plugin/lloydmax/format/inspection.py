@@ -8,8 +8,8 @@ from typing import Any
 
 from lloydmax.format import coding, limits
 from lloydmax.format.reader import File, naming
-from lloydmax.runtime.threads import shared_out
 from lloydmax.runtime.text import new_table, printable, render, size
+from lloydmax.runtime.threads import shared_out
 
 _ROWS = 500
 """Parameters that are printed; :meth:`Inspection.to_dict` has all."""
