@@ -1,4 +1,4 @@
-"""How much memory is in use."""
+"""How much memory is in use, and how much there is."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def in_use(device: torch.device) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return _USUAL
+
+
+def there_is(device: torch.device) -> int | None:
+    """Bytes that a CUDA device has, or this machine (of what its control group may have); ``None``: it is not told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
