@@ -22,6 +22,7 @@ from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
 from lloydmax.network.written import written
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
@@ -40,6 +41,8 @@ _CAREFUL = {"damping": 0.3, "bias": False}
 a quarter of what they see is white (tests/benchmarks/careful.py compares)."""
 _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
+_CHOOSING, _SHARE = 16, 0.25
+"""Inputs by which the best state of training is chosen at least, and the share of few inputs that these are at most."""
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
 _STORAGE = {"floats": "fixed", "codes": "arithmetic", "norms": "merged", "layout": "tight"}
@@ -195,6 +198,8 @@ def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int,
     step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, found), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
+    few = min(_SHARE, round(_CHOOSING / len(source), 3))
+    step |= {"held_out": few} if few > LoopOptions.model_fields["held_out"].default else {}
     return step | views(model, outputs, batch)
 
 
