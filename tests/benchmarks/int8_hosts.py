@@ -2,9 +2,10 @@
 
     python tests/benchmarks/int8_hosts.py [agreement | speed | compiled [network ...] | saturation]
 
-The demo's network is trained: its agreement is measured on test pictures, its thresholds are initialized from
-silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time means something. PT2E is
-torchao's ``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; it needs a compiler for C++.
+The demo's network and those of the zoo are trained: their agreement is measured on test pictures; the demo's thresholds
+are initialized from silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time
+means something. PT2E is torchao's ``prepare_pt2e`` and ``convert_pt2e`` with our quantizer, then ``torch.compile``; it
+needs a compiler for C++.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lloydmax.demo
@@ -30,8 +32,13 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e import allow_exported_model_train_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from zoo.registry import NETWORKS
+
 warnings.simplefilter("ignore")
 SAMPLES, PAIRS, SIDE = 100, 9, 224
+TRAINED = ("demo", "digits", "efficientnet", "resnet8")
 MODES = [("channel", 8), ("tensor", 8), ("channel", 4)]
 
 
@@ -67,14 +74,23 @@ def agreement(model: nn.Module, teacher: nn.Module, pictures: Tensor) -> float:
 
 
 def agreements() -> None:
-    """The demo's network, without training."""
-    teacher, data, (pictures, _) = lloydmax.demo.network(), lloydmax.demo.silhouettes(), lloydmax.demo.test_set()
-    print(f"\nagreement with the float network on {len(pictures)} pictures, %; the demo's network, no training")
-    print(f"{'weights':<24} {'fx':>8} {'own':>8} {'PT2E':>8}")
-    for granularity, bits in MODES:
-        made = by_host(teacher, data[:SAMPLES], granularity=granularity, bits=bits)
-        found = [agreement(model, teacher, pictures) for model in made.values()]
-        print(f"{bits} bits a {granularity:<15} " + " ".join(f"{value:>8.2f}" for value in found), flush=True)
+    """Trained networks, without training."""
+    print(f"\nagreement with the float network, %; thresholds from {SAMPLES} inputs, no training")
+    print(f"{'network':<14} {'pictures':>8}  {'weights':<18} {'fx':>8} {'own':>8} {'PT2E':>8}")
+    for name in sys.argv[2:] or TRAINED:
+        teacher, data, pictures = _trained(name)
+        for granularity, bits in MODES:
+            made = by_host(teacher, data[:SAMPLES], granularity=granularity, bits=bits)
+            found = " ".join(f"{agreement(model, teacher, pictures):>8.2f}" for model in made.values())
+            print(f"{name:<14} {len(pictures):>8}  {bits} bits a {granularity:<9} {found}", flush=True)
+
+
+def _trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network, inputs for its thresholds, and pictures to compare on."""
+    if name == "demo":
+        return lloydmax.demo.network(), lloydmax.demo.silhouettes(), lloydmax.demo.test_set()[0]
+    loaded = next(network for network in NETWORKS if network.name == name).load()
+    return loaded.model, loaded.inputs, loaded.test
 
 
 def seconds(run: Callable[[Tensor], Any], x: Tensor) -> float:
@@ -95,8 +111,9 @@ def compiled() -> None:
     torch._inductor.config.freezing = True  # type: ignore[attr-defined]
 
     def programs(model: nn.Module, data: Tensor) -> list[Any]:
+        prepared = pt2e(model, data)
         exported = torch.export.export(_own_or_fx(model, data, "own"), (data,)).module()
-        return [torch.compile(each) for each in (copy.deepcopy(model), exported, pt2e(model, data))]
+        return [torch.compile(each) for each in (copy.deepcopy(model), exported, prepared)]
 
     _compare(("float compiled", "own compiled", "PT2E compiled"), programs)
 

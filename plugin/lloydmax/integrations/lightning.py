@@ -15,6 +15,7 @@ from torch import nn
 
 from lloydmax.compress import Result, compress
 from lloydmax.errors import IntegrationError, OutputError
+from lloydmax.integrations.absent import absent
 from lloydmax.network.given import network
 from lloydmax.plan.plan import plan
 from lloydmax.recipe.recipe import Recipe
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 else:
     try:
         from lightning.pytorch import Callback
-    except ImportError:
+    except ImportError as error:
         try:
             from pytorch_lightning import Callback
         except ImportError:
-            raise IntegrationError("Lightning is not installed; run: pip install 'lloydmax[lightning]'") from None
+            raise absent("Lightning", ("lightning", "pytorch-lightning"), "lightning", error) from error
 
 __all__ = ["Compress"]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lloydmax.errors import IntegrationError
 from lloydmax.hooks.hookspecs import hookimpl
+from lloydmax.integrations.absent import absent
 from lloydmax.recipe.choices import suggestion
 
 __all__ = ["PruneTrial", "suggestion"]
@@ -30,14 +31,14 @@ class PruneTrial:
             maximize), or ``loss``.
 
     Raises:
-        IntegrationError: Optuna is not installed, this is not a trial, or the study has several objectives.
+        IntegrationError: Optuna cannot be imported, this is not a trial, or the study has several objectives.
     """
 
     def __init__(self, trial: Any, metric: str = "agreement") -> None:
         try:
             import optuna
-        except ImportError:
-            raise IntegrationError("Optuna is not installed; run: pip install 'lloydmax[optuna]'") from None
+        except ImportError as error:
+            raise absent("Optuna", ("optuna",), "optuna", error) from error
         if not (hasattr(trial, "report") and hasattr(trial, "should_prune")):
             raise IntegrationError(f"PruneTrial takes an optuna.Trial, not of type {type(trial).__name__}")
         if isinstance(trial, optuna.Trial) and len(trial.study.directions) > 1:

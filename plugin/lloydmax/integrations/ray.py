@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lloydmax.errors import IntegrationError, RecipeError
+from lloydmax.errors import RecipeError
+from lloydmax.integrations.absent import absent
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.recipe.space import Range, Values, listed
 
@@ -30,13 +31,13 @@ def search_space(recipe: Any, grid: bool = False) -> dict[str, Any]:
         ``tune.grid_search``.
 
     Raises:
-        IntegrationError: Ray Tune is not installed. RecipeError: the recipe has neither lists nor ranges, or, with
+        IntegrationError: Ray Tune cannot be imported. RecipeError: the recipe has neither lists nor ranges, or, with
             ``grid``, a range without an end of values.
     """
     try:
         from ray import tune
-    except ImportError:
-        raise IntegrationError("Ray Tune is not installed; run: pip install 'lloydmax[ray]'") from None
+    except ImportError as error:
+        raise absent("Ray Tune", ("ray",), "ray", error) from error
     recipe = Recipe.load(recipe)
     choices = recipe.space()
     if not choices:

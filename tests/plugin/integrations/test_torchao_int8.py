@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import lloydmax
 import pytest
 import torch
 import torch.nn.functional as F
+from lloydmax.runtime import machine
 from lloydmax.student.observers import FakeQuantizers
 from torch import Tensor, nn
 
@@ -100,6 +105,33 @@ def test_thresholds_and_multipliers_are_trained(net: nn.Module, x: Tensor, prepa
     assert error(student, net, x) < before
     converted = convert_pt2e(student)
     assert error(converted, net, x) < before
+
+
+COMPILED = """
+import torch, torch._inductor.config
+import test_torchao_int8 as tests
+from lloydmax.integrations.torchao import CodebookQuantizer
+from torch._dynamo.utils import counters
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+net, x, recipe = tests.Branches().eval(), torch.randn(4, 3, 12, 12), {**tests.RECIPE, "quantize": [tests.UNIFORM]}
+with torch.no_grad():
+    prepared = prepare_pt2e(torch.export.export(net, (x,)).module(), CodebookQuantizer(recipe, net))
+    prepared(x)
+    converted = convert_pt2e(prepared)
+    torch._inductor.config.freezing = True
+    found = torch.compile(converted)(x)
+    assert torch.allclose(found, converted(x), atol=0.1), (found - converted(x)).abs().max()
+kernels = {name: count for name, count in counters["inductor"].items() if name.endswith("weight_prepack_matcher_count")}
+assert kernels == {"qconv_weight_prepack_matcher_count": 4, "qlinear_weight_prepack_matcher_count": 1}, kernels
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not machine.is_x86() or shutil.which("g++") is None, reason="inductor's kernels of x86")
+def test_compiled_programs_run_on_int8_kernels() -> None:
+    here = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, cwd=here, timeout=500)
 
 
 def test_what_no_kernel_has_is_refused(net: nn.Module) -> None:

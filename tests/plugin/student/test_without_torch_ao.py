@@ -30,6 +30,33 @@ BLOCKED = """
 """
 """Where ``torch.ao.quantization`` was."""
 
+OURS_BLOCKED = """
+    import builtins, sys
+    GONE = ("torch.ao.quantization", "torch.ao.nn", "torch.ao.ns", "torch.quantization", "torch.nn.quantized")
+    imported = builtins.__import__
+
+    def refusing(name, globals=None, locals=None, fromlist=(), level=0):
+        asks = (globals or {}).get("__name__") or ""
+        parts = [name, *(f"{name}.{part}" for part in fromlist or ())]
+        if asks.startswith("lloydmax") and any(part.startswith(GONE) for part in parts):
+            raise ModuleNotFoundError(f"{asks} imports {parts}", name=name)
+        return imported(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = refusing
+"""
+"""Where only hosts may import it, which do so by themselves (torchvision, inductor, torchao, INC)."""
+
+HOSTS = """
+    import lloydmax
+    for name, host in (("torchao", "torchao"), ("inc", "Intel Neural Compressor"), ("lightning", "Lightning")):
+        try:
+            __import__(f"lloydmax.integrations.{name}")
+        except lloydmax.IntegrationError as error:
+            assert f"{host} " in str(error) and "imports torch.ao.quantization" in str(error), error
+            assert "not installed" not in str(error), error
+    print("as it should be")
+"""
+
 SYSTEM_3 = """
     import lloydmax
     from lloydmax.student.int8.own.layers import IntegerLayer
@@ -77,9 +104,9 @@ SUITE = """
 """
 
 
-def run(script: str, *args: str) -> str:
+def run(script: str, *args: str, blocked: str = BLOCKED) -> str:
     """What a fresh process without ``torch.ao.quantization`` prints."""
-    text = textwrap.dedent(BLOCKED) + textwrap.dedent(script)
+    text = textwrap.dedent(blocked) + textwrap.dedent(script)
     found = subprocess.run([sys.executable, "-c", text, *args], capture_output=True, text=True, check=False, cwd=ROOT)
     return found.stdout.strip() or found.stderr
 
@@ -89,11 +116,32 @@ def test_published_system_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_hosts_that_import_it_are_told_apart_from_missing_ones() -> None:
+    assert run(HOSTS).splitlines()[-1] == "as it should be"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["torchao", "torchao_int8", "torchao_tensors", "torchao_words", "blocks_in_hosts", "skipped_in_hosts"],
+        ["inc_quantize", "inc_files", "inc_folding", "inc_composition", "inc_autotune", "inc_whole"],
+        ["transformers", "transformers_adapters", "lightning", "optuna", "ray"],
+    ],
+)
+def test_hosts_where_only_they_import_it(modules: list[str]) -> None:
+    paths = [f"tests/plugin/integrations/test_{name}.py" for name in modules]
+    told = run(SUITE, *paths, "-k", "not torch_ao and not fx", blocked=OURS_BLOCKED)
+    assert " passed" in told and " failed" not in told and " error" not in told, told[-3000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "modules",
     [
         ["tests/plugin/format/test_golden_files.py", "tests/plugin/test_compress.py"],
         ["tests/strategies/test_train_thresholds.py", "tests/plugin/recovery", "tests/plugin/test_checkpoint.py"],
+        ["tests/plugin/exporting", "tests/plugin/importing", "tests/plugin/integrations/test_optuna.py"],
         ["tests/plugin/student/test_student.py", "tests/plugin/student/test_int8_memory.py", "tests/plugin/plan"],
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lloydmax.errors import IntegrationError
+from lloydmax.integrations.absent import absent
 
 try:
     from neural_compressor.common.base_config import BaseConfig, ComposableConfig, config_registry, register_config
@@ -22,9 +22,7 @@ try:
     from neural_compressor.torch.utils.constants import LM_HEAD_NAMES
     from neural_compressor.torch.utils.utility import algos_mapping, register_algo
 except ImportError as error:
-    raise IntegrationError(
-        f'Intel Neural Compressor 3 for PyTorch is not installed ({error}); run: pip install "lloydmax[inc]"'
-    ) from error
+    raise absent("Intel Neural Compressor", ("neural-compressor", "neural-compressor-pt"), "inc", error) from error
 
 NAME = "codebook"
 """The name of the configuration and of the algorithm in INC's registries."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from importlib import metadata
 
-from lloydmax.errors import IntegrationError
+from lloydmax.integrations.absent import absent
 from lloydmax.network.tracing import forget_graphs
+from lloydmax.runtime import machine
 
 try:
     from torchao.core.config import ALLOWED_AO_MODULES, AOBaseConfig
@@ -20,11 +21,7 @@ try:
     )
     from torchao.quantization.pt2e.utils import create_getattr_from_value
 except ImportError as error:
-    try:
-        held = f"torchao {metadata.version('torchao')} lacks what is used of it ({error}); 0.18 has it"
-    except metadata.PackageNotFoundError:
-        held = "torchao is not installed"
-    raise IntegrationError(f'{held}; run: pip install "lloydmax[torchao]"') from error
+    raise absent("torchao", ("torchao",), "torchao", error) from error
 
 _DEVICES = {
     "torchao.utils": "_assert_and_get_unique_device",
@@ -41,6 +38,14 @@ def forget_models() -> None:
     forget_graphs()
 
 
+def know_kernels() -> None:
+    """Have inductor find its int8 kernels in programs: torchao teaches it when its own quantizer for x86 is imported,
+    and without that ``torch.compile`` computes in floats."""
+    if machine.is_x86():
+        with contextlib.suppress(ImportError):
+            import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401
+
+
 __all__ = [
     "ALLOWED_AO_MODULES",
     "AOBaseConfig",
@@ -52,5 +57,6 @@ __all__ = [
     "SharedQuantizationSpec",
     "create_getattr_from_value",
     "forget_models",
+    "know_kernels",
     "register_quantize_module_handler",
 ]

@@ -18,6 +18,7 @@ from lloydmax.integrations.torchao.host import (
     SharedQuantizationSpec,
     create_getattr_from_value,
     forget_models,
+    know_kernels,
 )
 from lloydmax.integrations.torchao.thresholds import ANNOTATION, annotate_activations, weight_spec
 from lloydmax.network.given import network
@@ -93,6 +94,8 @@ class CodebookQuantizer(Quantizer):
             f"{p.name}: {why}" for p in self.plan.parameters.values() if self._int8(p) and (why := refusal(p))
         ]:
             raise IntegrationError("PT2E cannot do what the recipe says: " + "; ".join(problems))
+        if self.plan.recipe.activations is not None:
+            know_kernels()
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark the weight edges; called by ``prepare_pt2e`` and ``prepare_qat_pt2e``.

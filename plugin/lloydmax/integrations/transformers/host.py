@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lloydmax.errors import IntegrationError
+from lloydmax.integrations.absent import absent
 
 try:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
@@ -16,9 +16,7 @@ try:
     if not hasattr(HfQuantizer, "update_attn_implementation"):
         raise ImportError("5.20 is the first version that shows a quantizer the configuration")
 except ImportError as error:
-    raise IntegrationError(
-        f'transformers is not installed, or too old ({error}); run: pip install "lloydmax[transformers]"'
-    ) from error
+    raise absent("transformers", ("transformers",), "transformers", error) from error
 
 __all__ = [
     "AutoConfig",
