@@ -202,8 +202,8 @@ def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int,
     step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, found), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
-    few = min(_SHARE, round(_CHOOSING / len(source), 3))
-    step |= {"held_out": few} if few > LoopOptions.model_fields["held_out"].default else {}
+    share = min(_SHARE, round(_CHOOSING / len(source), 3))
+    step |= {"held_out": share} if share > LoopOptions.model_fields["held_out"].default else {}
     return step | views(model, outputs, batch)
 
 
