@@ -8,7 +8,7 @@ from lloydmax.choosing.sweeping import sweep
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.compare import compare
 from lloydmax.compress import Result, compress
-from lloydmax.data import images, texts
+from lloydmax.data import images, sounds, texts
 from lloydmax.defaults import recipe_for
 from lloydmax.errors import (
     CheckpointError,
@@ -100,6 +100,7 @@ __all__ = [
     "search_curve",
     "set_cache",
     "set_kernel",
+    "sounds",
     "sweep",
     "synthesize",
     "texts",

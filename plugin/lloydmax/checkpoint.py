@@ -35,6 +35,7 @@ from lloydmax.recipe.recipe import Recipe
 from lloydmax.runtime import processes
 from lloydmax.runtime.files import refusal, replacing, shown
 from lloydmax.runtime.modes import own_modes
+from lloydmax.runtime.threads import shared_out
 from lloydmax.student import int8
 from lloydmax.student.attachment import attach_all, finish
 from lloydmax.student.extra import set_extra_states
@@ -100,8 +101,12 @@ def save(
         parts = take_apart(model, kept, chosen)
         tensors = {name: _portable(tensor) for name, tensor in parts.plain.items() if name not in parts.steps}
         entropy: dict[str, int] = {}
-        for name, codebook in parts.codebooks.items():
-            stream, coded = coding.stream(codebook.codes, codebook.bits, chosen["codes"])
+        held = list(parts.codebooks.values())
+        streams = shared_out(
+            lambda codebook: coding.stream(codebook.codes, codebook.bits, chosen["codes"]),
+            held, lambda codebook: codebook.codes.numel(), coding.WORTH_THREADS,
+        )  # fmt: skip
+        for name, (stream, coded) in zip(parts.codebooks, streams, strict=True):
             if coded:
                 entropy[name] = stream.size
             tensors[f"{name}.codes"] = torch.from_numpy(stream)
@@ -178,11 +183,12 @@ def _loaded(path: str | os.PathLike[str], model: nn.Module, limit: int | None, b
         if limit is None:
             file.check_room()
         stored = {name: document.tied.get(name, name) for name in values}
-        codebooks = {
-            name: codebook_in(file, own, _device(values[name]))
-            for name, own in stored.items()
-            if own in document.parameters
-        }
+        wanted = [name for name, own in stored.items() if own in document.parameters]
+        found = shared_out(
+            lambda name: codebook_in(file, stored[name], _device(values[name])),
+            wanted, lambda name: document.parameters[stored[name]].layout.codes, coding.WORTH_THREADS,
+        )  # fmt: skip
+        codebooks = dict(zip(wanted, found, strict=True))
         tensors = {name: file.tensor(own) for name, own in stored.items() if name not in codebooks}
         if document.activations is not None:
             model = copied(model)

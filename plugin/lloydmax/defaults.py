@@ -35,9 +35,9 @@ _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
 _LOOK = 32
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
-_CAREFUL = {"damping": 1.0, "bias": False}
+_CAREFUL = {"damping": 0.3, "bias": False}
 """How far codes follow made inputs that may be unlike real ones, which go together otherwise and have other means:
-half of what they see is white (tests/benchmarks/careful.py compares)."""
+a quarter of what they see is white (tests/benchmarks/careful.py compares)."""
 _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
@@ -72,8 +72,8 @@ def recipe_for(
             it can be told what the model takes, and nothing is trained on them.
         effort: times the usual number of steps, 300 of 32 inputs; 0: no training, 1,000,000 at most.
         output, classes, mask, kinds: of the recipe, see there.
-        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones the mean and
-            deviation of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
+        example_inputs: a tensor, tuple or dict with the shapes, dtypes, and if they are real ones means and
+            deviations of the inputs that are made; :func:`lloydmax.compress` needs them too where there are several.
             Default: what the first layers ask for.
         tokenizer: for data that are texts, see :func:`lloydmax.compress`.
 
@@ -151,7 +151,9 @@ def _synthesize(model: nn.Module, found: Asked) -> dict[str, Any]:
     made |= {"kind": "written"} if writes(model, found) else {}
     if form is None:
         return made
-    told = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    told: dict[str, Any] = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}
+    if form.profile is not None:
+        told |= {"means": list(form.profile.means), "deviations": list(form.profile.deviations)}
     told |= {"below": None if form.below is None else int(form.below.min())}
     return made | {key: value for key, value in told.items() if value is not None}
 

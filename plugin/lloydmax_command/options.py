@@ -16,13 +16,19 @@ def model_options(command: Command, required: bool = True) -> Command:
     for option in (
         click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, cuda:1 ..."),
         click.option(
-            "--model-args", metavar="JSON", help="Keyword arguments of the callable, '{\"num_classes\": 10}'."
+            "--model-args",
+            metavar="JSON",
+            help="Keyword arguments of the callable, '{\"num_classes\": 10}'; weights of "
+            'the package itself: \'{"pretrained": true}\' of timm, \'{"weights": "DEFAULT"}\' of torchvision.',
         ),
         click.option(
             "--weights", type=click.Path(), help="Its weights: .safetensors, .index.json, .pt (weights only)."
         ),
         click.option(
-            "--model", required=required, metavar="MODULE:CALLABLE|FOLDER", help="What builds the model, or its folder."
+            "--model",
+            required=required,
+            metavar="MODULE:CALLABLE|FOLDER",
+            help="What builds the model, such as torchvision.models:resnet18 or timm:resnet18; or its folder.",
         ),
     ):
         command = option(command)
@@ -30,18 +36,20 @@ def model_options(command: Command, required: bool = True) -> Command:
 
 
 def data_options(command: Command) -> Command:
-    """Options that say how to read a folder of images."""
+    """Options that say how to read a folder of images or sounds."""
     for option in (
-        click.option("--skip-bad", metavar="SHARE", help="Of the images that may be unreadable; default 1%."),
+        click.option("--seconds", type=float, help="Of each sound; default: 3."),
+        click.option("--rate", type=AT_LEAST_ONE, metavar="HZ", help="Of sounds, resampled; default: the model's."),
+        click.option("--skip-bad", metavar="SHARE", help="Of the files that may be unreadable; default 1%."),
         click.option("--std", help="What each channel is divided by then, comma-separated."),
         click.option("--mean", help="What each channel, 0 to 1, is reduced by, comma-separated."),
         click.option("--interpolation", metavar="NAME", help="nearest, bilinear, bicubic, lanczos, box or hamming."),
         click.option("--crop", type=click.Choice(["center", "none"]), help="none: the whole image is squeezed."),
         click.option("--resize", type=AT_LEAST_ONE, help="Pixels of the shorter side before the crop."),
         click.option(
-            "--size", "--image-size", metavar="PIXELS", help="Of an image, 224 or 224x320. This and what follows: for "
-            "folders of images, and .npy of uint8; default: what the model's own configuration or weights say, or what "
-            "is usual for ImageNet.",
+            "--size", "--image-size", metavar="PIXELS", help="Of an image, 224 or 224x320. This and what follows "
+            "to --std: for folders of images, and .npy of uint8; default: what the model's own configuration or "
+            "weights say, or what is usual for ImageNet.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -59,7 +67,9 @@ def recipe_or_bits(command: Command) -> Command:
     """Two options, of which one says how to compress."""
     for option in (
         click.option(
-            "--bits", type=float, help="Instead of a recipe: bits of the whole file for each weight, such as 4."
+            "--bits",
+            type=float,
+            help="Instead of a recipe: bits of the whole file for each weight; 4 is an eighth of float32, 3.2 a tenth.",
         ),
         click.option(
             "--recipe", type=click.Path(), help="A YAML recipe, or the name of a ready one; without one, --bits."

@@ -20,7 +20,7 @@ from published.cells import Cell, Store, markdown
 from zoo.network import Loaded, Missing
 from zoo.registry import NETWORKS
 
-OPTIONS: list[tuple[float, bool]] = [(0.01, True), (0.01, False), (1.0, True), (1.0, False)]
+OPTIONS: list[tuple[float, bool]] = [(0.01, True), (0.01, False), (0.3, True), (0.3, False), (1.0, False)]
 """Damping, and whether biases take up mean errors."""
 UNLIKE = ["keywords", "machines", "speaker", "voice"]
 """Networks whose inputs are neither words nor pictures in colours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import SmallNet
 from lloydmax import demo, hookimpl
 from lloydmax.student.attachment import CodebookWeight, attached
 from lloydmax_strategies.training.latent import Latents, StraightThrough
+from lloydmax_strategies.training.soft import Annealed
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -98,6 +100,30 @@ def test_latent_weights_start_from_the_original(small_net: SmallNet) -> None:
     assert latents.measured()["codes_changed"] > 0.5
     latents.remove()
     assert len(student.stem.parametrizations.weight) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        (StraightThrough, {}),
+        (StraightThrough, {"granularity": "channel"}),
+        (StraightThrough, {"block": 3}),
+        (Annealed, {}),
+    ],
+    ids=str,
+)
+def test_codes_that_are_not_the_nearest_stay(
+    small_net: SmallNet, kind: type[StraightThrough], rule: dict[str, Any]
+) -> None:
+    student = copy.deepcopy(small_net)
+    held = lloydmax.fit_codebook(small_net.stem.weight, 4, **rule)
+    given = held.codes.clone()
+    given.view(-1)[::5] = (given.view(-1)[::5] + 1) % 4
+    lloydmax.student.attachment.attach(student, "stem.weight", replace(held, codes=given.clone()))
+    latents = Latents(student, small_net, kind)
+    latents.choose()
+    assert torch.equal(next(attached(student))[3].codes, given)
+    latents.remove()
 
 
 def test_frozen_codebooks_keep_their_codes(small_net: SmallNet, pictures: Tensor) -> None:

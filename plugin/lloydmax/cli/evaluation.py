@@ -21,6 +21,9 @@ from lloydmax.teacher.fitness import data_fitness as rank_data
 from lloydmax.teacher.fitness_table import fitness_table
 from lloydmax.teacher.trial import trial
 
+_SHARES = ("agreement", "alike", "accuracy_original", "accuracy_compressed")
+"""Of the figures, those that are printed as percentages."""
+
 
 def evaluate(
     sets: tuple[str, ...], model: str, weights: str | None, model_args: str | None, device: str, student: str | None,
@@ -54,8 +57,15 @@ def evaluate(
     result["left_out"] = len(source.left_out)
     against = "its original" if weights is None else f"its original with the weights {weights}"
     said = f"{student} against {against}, on {comparison.describe()}"
-    lines = "\n".join(f"{key:20} {value}" for key, value in result.items())
+    lines = "\n".join(f"{key:20} {_shown(key, value)}" for key, value in result.items())
     show(result | {"measured_on": comparison.describe()}, f"{printable(said)}\n{lines}", as_json)
+
+
+def _shown(key: str, value: Any) -> str:
+    """A figure as people write it."""
+    if key in _SHARES and value is not None:
+        return f"{100 * value:.2f} %"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _rank(sets: dict[str, Any], model: Any, samples: int | None, tokenizer: Any, as_json: bool) -> None:

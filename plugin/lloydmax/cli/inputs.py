@@ -125,7 +125,9 @@ def data_of(path: str | None, model: Any, how: Pictures) -> Any:
         rows = named_set(path.removeprefix(PREFIX))
         column = picture_column(rows)
         return rows if column is None else how.of_rows(rows, column, model)
-    folder = Path(path).is_dir() and not (are_texts(Path(path)) or are_sounds(Path(path)))
+    if are_sounds(Path(path)):
+        return how.sounds(Path(path), model)
+    folder = Path(path).is_dir() and not are_texts(Path(path))
     return how.read(Path(path), model) if folder or how.are_in(Path(path), model) else Path(path)
 
 

@@ -18,6 +18,7 @@ from lloydmax.hooks.registry import spelling_hint
 from lloydmax.integrations.folders import ModelFolder, model_folder
 from lloydmax.network.given import network
 from lloydmax.runtime.dense import not_dense
+from lloydmax.runtime.seeding import undisturbed
 from lloydmax.runtime.text import printable
 
 __all__ = ["ModelError", "build", "folder_of", "source_of", "tokenizer_of"]
@@ -29,7 +30,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     Args:
         spec: ``package.module:callable``; the current folder is on the import path. The callable may also be a
             module object, and of timm the name of a network: ``timm:resnet18``. Or the folder of a model, see
-            :mod:`lloydmax.integrations.folders`.
+            :mod:`lloydmax.integrations.folders`. What it draws at random is the same each time.
         weights: a file for :func:`lloydmax.cli.weights.load_weights`; ``None``: as built.
         arguments: keyword arguments of the callable.
         device: a torch device.
@@ -43,9 +44,11 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         return _on(folder.model(arguments), device)
     name, _, attribute = spec.partition(":")
     if not attribute:
+        package, _, last = spec.rpartition(".")
+        example = f"here {package}:{last}" if package and "/" not in spec else "for example torchvision.models:resnet50"
         raise ModelError(
             f"--model {spec!r}: no folder has this name, and no callable: write the folder of a model, or "
-            "package.module:callable, for example torchvision.models:resnet50"
+            f"package.module:callable, {example}"
         )
     _search_here()
     try:
@@ -54,10 +57,11 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         raise ModelError(f"--model {spec!r}: {error}") from None
     found = _found(module, attribute)
     if found is None:
-        hint = spelling_hint(attribute, [known for known in dir(module) if not known.startswith("_")])[:120]
+        hint = _near(module, attribute)
         raise ModelError(f"--model {spec!r}: {name} has no {attribute!r}{hint}")
     try:
-        model = found if isinstance(found, nn.Module) else found(**arguments)
+        with undisturbed(0):
+            model = found if isinstance(found, nn.Module) else found(**arguments)
     except Exception as error:
         raise ModelError(
             f"--model {spec!r}: calling it failed: {printable(f'{type(error).__name__}: {error}', 500)}"
@@ -78,6 +82,16 @@ def _found(module: ModuleType, attribute: str) -> Any:
     if found is None and module.__name__ == "timm" and module.is_model(attribute):
         return partial(module.create_model, attribute)
     return found
+
+
+def _near(module: ModuleType, attribute: str) -> str:
+    """Names of a module that are like one that it lacks, in words."""
+    known = [name for name in dir(module) if not name.startswith("_")]
+    if module.__name__ == "timm":
+        known += (networks := module.list_models())
+        if longer := [name for name in networks if name.startswith(attribute)]:
+            return f"; did you mean {', '.join(map(repr, longer[:5]))}{' ...' if len(longer) > 5 else ''}?"
+    return spelling_hint(attribute, known)[:120]
 
 
 def _on(model: nn.Module, device: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How pictures are read, as the options of a command say, or the model's own weights."""
+"""How pictures and sounds are read, as the options of a command say, or the model's own folder or weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import click
 import torch
 from torch import nn
 
-from lloydmax.data import image_channels, images, inputs_of, own_preparation
+from lloydmax.data import Inputs, image_channels, images, inputs_of, own_preparation, sounds
 from lloydmax.data.named_sets import PictureRows
 from lloydmax.data.own_preparation import fitted, of_transforms
 from lloydmax.data.picture_array import are_pictures, opened
 from lloydmax.data.preparation import Preparation, preparation
 from lloydmax.runtime.modes import evaluating
 
-OPTIONS = ("size", "resize", "crop", "interpolation", "mean", "std", "skip_bad")
-"""Of the commands that read pictures."""
+OPTIONS = ("size", "resize", "crop", "interpolation", "mean", "std", "skip_bad", "rate", "seconds")
+"""Of the commands that read pictures and sounds."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The options of a command that say how pictures are read, and what else tells it."""
+    """The options of a command that say how pictures and sounds are read, and what else tells it."""
 
     size: str | None = None
     resize: int | None = None
@@ -35,6 +35,8 @@ class Pictures:
     mean: str | None = None
     std: str | None = None
     skip_bad: str | None = None
+    rate: int | None = None
+    seconds: float | None = None
     model: str = ""
     model_args: str | None = None
     weights: str | None = None
@@ -60,9 +62,12 @@ class Pictures:
             path, self._size(), image_channels(model), numbers(self.mean), numbers(self.std), self.resize,
             crop=self.crop, interpolation=self.interpolation, own=own, skip_bad=_share(self.skip_bad),
         )  # fmt: skip
-        if self.tell:
-            click.echo(found.describe(), err=True)
-        return found
+        return self._told(found)
+
+    def sounds(self, path: Path, model: nn.Module) -> Any:
+        """The sounds in a folder; said likewise."""
+        found = sounds(path, self.rate, self.seconds, skip_bad=_share(self.skip_bad))
+        return self._told(found.suiting(model, Inputs(model)))
 
     def of_rows(self, rows: Any, column: str, model: nn.Module) -> Any:
         """The pictures in a column of a set of Hugging Face's ``datasets``, prepared likewise."""
@@ -71,10 +76,7 @@ class Pictures:
             channels, self._size(), self.resize, self.crop, self.interpolation, numbers(self.mean), numbers(self.std),
             own_preparation(model) or fitted(self._torchvision(), model),
         )  # fmt: skip
-        found = PictureRows(rows, column, channels, how)
-        if self.tell:
-            click.echo(found.describe(), err=True)
-        return found
+        return self._told(PictureRows(rows, column, channels, how))
 
     def are_in(self, path: Path, model: nn.Module) -> bool:
         """Whether a file has pictures in bytes, which the model does not take as they are."""
@@ -86,6 +88,11 @@ class Pictures:
             inputs_of(few, model).to(next(model.parameters()).device).run(model)
             return False
         return True
+
+    def _told(self, found: Any) -> Any:
+        if self.tell:
+            click.echo(found.describe(), err=True)
+        return found
 
     def _size(self) -> int | tuple[int, int] | None:
         if self.size is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,16 +19,37 @@ from lloydmax.runtime import processes
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Errors that lloydmax raises on purpose end in one line and status 2, not in a traceback."""
+    """Errors that lloydmax raises on purpose end in one line and status 2, not in a traceback; warnings are lines."""
+    context = click.get_current_context()
+    as_json = context.params.get("log_json")
     try:
-        yield
+        with JsonLog() if as_json else plain_warnings():
+            yield
     except (LloydmaxError, OSError) as error:
-        context = click.get_current_context()
-        if context.params.get("log_json"):
+        if as_json:
             JsonLog().write("error", str(error))
         else:
             click.echo(f"lloydmax: {error}", err=True)
         context.exit(2)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings for the person at the command, without the place in the code."""
+    usual = warnings.formatwarning
+
+    def plain(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning:
+            return f"lloydmax: warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lloydmax.cli.inputs import check_apart, check_outputs
 from lloydmax.cli.models import folder_of
 from lloydmax.compress import Result
@@ -19,6 +21,8 @@ from lloydmax.runtime.folders import check_new_folder, new_folder
 REPORT = "lloydmax-report.json"
 """The report in a folder."""
 _FILE = ".safetensors"
+_OTHERS = {".pt", ".pth", ".pt2", ".bin", ".ckpt", ".onnx", ".xml", ".mlpackage", ".pte", ".tflite", ".gguf", ".h5"}
+"""Endings of what others write, and of what ``lloydmax export`` writes."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,19 @@ class Written:
         """Refuse a path that cannot be written, or that would replace an input, before any work is done."""
         if self.source is None:
             check_outputs({"--out": self.out, "--report": report}, inputs)
+            self._check_ending()
             return
         check_apart({"--out": self.out, "--report": report}, inputs)
         check_new_folder(self.out)
         if report is not None:
             check_writable(report)
+
+    def _check_ending(self) -> None:
+        if Path(self.out).suffix in _OTHERS:
+            raise click.UsageError(
+                f"--out {self.out}: compress writes a .safetensors file, which lloydmax.load reads; lloydmax export "
+                "makes others of it"
+            )
 
     def check_room(self, needed: int) -> None:
         """Refuse a disk without room for so many bytes."""

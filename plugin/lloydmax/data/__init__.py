@@ -10,6 +10,7 @@ from lloydmax.data.opening import unlabelled
 from lloydmax.data.own_preparation import own_preparation
 from lloydmax.data.part import Part, even
 from lloydmax.data.randomness import random_order, split
+from lloydmax.data.sound_files import Sounds, sounds
 from lloydmax.data.sources import ArraySource, Source
 from lloydmax.data.texts import Texts, texts
 
@@ -22,6 +23,7 @@ __all__ = [
     "ImageFolder",
     "Inputs",
     "Part",
+    "Sounds",
     "Source",
     "Texts",
     "capture_inputs",
@@ -31,6 +33,7 @@ __all__ = [
     "inputs_of",
     "own_preparation",
     "random_order",
+    "sounds",
     "split",
     "spool",
     "texts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Mapping
@@ -33,12 +34,13 @@ class LeftOut:
 
     Attributes:
         share: of the samples that may be left out; one may be in any case.
+        maker: the function of ours whose ``skip_bad`` says another share; empty: there is none.
         reasons: why each sample is left out, by index.
         refused: those of them whose values are well.
     """
 
-    def __init__(self, share: float = MOST) -> None:
-        self.share = share
+    def __init__(self) -> None:
+        self.share, self.maker = MOST, ""
         self.reasons: dict[int, str] = {}
         self.refused: set[int] = set()
         self._told: set[int] = set()
@@ -46,6 +48,10 @@ class LeftOut:
 
     def __len__(self) -> int:
         return len(self.reasons)
+
+    def allow(self, share: float, maker: str) -> None:
+        """Let this share be left out, as ``skip_bad`` of a function of ours says."""
+        self.share, self.maker = share, maker
 
     def add(self, found: Mapping[int, str]) -> None:
         """Note samples, by index, with the reason why each is left out."""
@@ -95,12 +101,12 @@ class LeftOut:
         if steady and count > most(samples, self.share):
             raise DataError(
                 f"{count:,} of {samples:,} samples cannot be used, more than {self.share:.0%} ({describe}): "
-                f"{self.names()}. {self._advice()}"
+                f"{self.names()}. {self._advice(count / samples)}"
             )
         if new > most(max(read, min(samples, _JUDGED)), self.share):
             raise DataError(
                 f"{new:,} of {read:,} samples that were read cannot be used, more than {self.share:.0%} ({describe}): "
-                f"{self.names()}. {self._advice()}"
+                f"{self.names()}. {self._advice(new / read)}"
             )
 
     def tell(self, samples: int, describe: str) -> None:
@@ -120,13 +126,15 @@ class LeftOut:
         """Index and reason of each, of many the first ones."""
         return _names(self.reasons)
 
-    def _advice(self) -> str:
+    def _advice(self, share: float) -> str:
         if all(MISFIT in reason for reason in self.reasons.values()):
             return (
                 "Inputs of different sizes are made one size by a collate_fn, pictures in the dataset, text by "
                 "DataLoader(dataset, collate_fn=transformers.DataCollatorWithPadding(tokenizer))"
             )
-        return "Repair them or take them out of the data"
+        asked = math.ceil(100 * share)
+        allowed = f", or let them be left out: --skip-bad {asked}%, skip_bad={asked / 100:g} of {self.maker}"
+        return f"Repair them or take them out of the data{allowed if self.maker else ''}"
 
     def figures(self, samples: int) -> dict[str, Any]:
         """For the report: ``samples``, how many were ``left_out``, and ``which``: the reasons by index."""

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from lloydmax.data.profile import Profile
+
 PICTURE_CHANNELS = (1, 3, 4)
 _SHAPES = 80
 """Things in a picture."""
@@ -42,6 +44,7 @@ class Form:
         below: whole numbers, less than this (int64, of the shape, or 0-dim); ``None``: real numbers.
         dtype: of the values.
         mean, deviation: of real numbers, where known.
+        profile: of real numbers, where known, in place of these.
         without: whole numbers that are left out, where all have one bound: tokens that are no words.
     """
 
@@ -51,6 +54,7 @@ class Form:
     dtype: torch.dtype = torch.float32
     mean: float | None = None
     deviation: float | None = None
+    profile: Profile | None = None
     without: tuple[int, ...] = ()
 
     @property

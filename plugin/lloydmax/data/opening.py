@@ -21,8 +21,7 @@ from lloydmax.data.image_folder import ImageFolder, images
 from lloydmax.data.inputs import Inputs
 from lloydmax.data.items import Collating, Unreadable
 from lloydmax.data.kept import BatchSource, Lost, spool
-from lloydmax.data.left_out import LeftOut
-from lloydmax.data.sound_files import Sounds, are_sounds, sounds_for
+from lloydmax.data.sound_files import Sounds, are_sounds, sounds
 from lloydmax.data.sources import ArraySource, Source, guarded
 from lloydmax.data.texts import LENGTH, Texts, are_texts, texts, tokenizing
 from lloydmax.data.tokens import IDS
@@ -101,7 +100,7 @@ def _opened(data: Any, model: nn.Module, inputs: Inputs, workdir: str | os.PathL
                 return ArraySource(read, inputs, f"from {path}", path)
             data = texts(read)
         elif are_sounds(path):
-            data = sounds_for(path, model, "input_values" in inputs.names)
+            data = sounds(path)
         else:
             data = images(path, channels=inputs.image_channels, own=inputs.own_preparation)
     rows = isinstance(data, (list, tuple)) or (isinstance(data, np.ndarray) and data.ndim > 0)
@@ -112,7 +111,10 @@ def _opened(data: Any, model: nn.Module, inputs: Inputs, workdir: str | os.PathL
     if isinstance(data, ImageFolder):
         return _pictures(data, inputs, seed)
     if isinstance(data, Sounds):
-        return DatasetSource(data, inputs, seed=seed, deterministic=True, description=data.describe())
+        data = data.suiting(model, inputs)
+        source = DatasetSource(data, inputs, seed=seed, deterministic=True, description=data.describe())
+        source.left_out.allow(data.skip_bad, "lloydmax.sounds")
+        return source
     if isinstance(data, Mapping) and inputs.sequences.has_many(data):
         return _sequences(inputs.sequences.rows(data), inputs, workdir, seed)
     if isinstance(data, Mapping) and data and all(hasattr(one, "column_names") for one in data.values()):
@@ -136,8 +138,6 @@ def _opened(data: Any, model: nn.Module, inputs: Inputs, workdir: str | os.PathL
             first, items = _peeked(guarded(data, name))
             if isinstance(first, str):
                 return _texts(texts(islice(items, MOST_DRAWS)), inputs, workdir, seed)
-            if isinstance(first, str):
-                return _texts(texts(list(islice(items, MOST_DRAWS))), inputs, workdir, seed)
             if inputs.sequences.has(first):
                 return _sequences(list(islice(items, MOST_DRAWS)), inputs, workdir, seed)
             return spool(_batches(items, inputs), f"a {name}", inputs.padding, workdir=workdir)
@@ -238,13 +238,12 @@ def _with_lost(batch: Batch | None, failed: dict[int, str], count: int) -> Itera
 
 def _pictures(folder: ImageFolder, inputs: Inputs, seed: int) -> DatasetSource:
     """The pictures, after a look at the header of every file."""
-    left_out, described = LeftOut(folder.skip_bad), folder.describe()
-    left_out.add(folder.unreadable())
-    left_out.judge(len(folder), described)
+    described = folder.describe()
     workers = folder.workers if len(folder) > MANY_PICTURES else 0
     source = DatasetSource(folder, inputs, seed=seed, deterministic=True, description=described, num_workers=workers)
-    source.left_out.share = folder.skip_bad
-    source.left_out.add(left_out.reasons)
+    source.left_out.allow(folder.skip_bad, "lloydmax.images")
+    source.left_out.add(folder.unreadable())
+    source.left_out.judge(len(folder), described)
     source.tell()
     return source
 

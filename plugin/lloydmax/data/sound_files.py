@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lloydmax.data.inputs import Inputs
+from lloydmax.data.left_out import MOST
 from lloydmax.data.own_preparation import PROCESSOR
 from lloydmax.data.picture_files import SUFFIXES as PICTURES
 from lloydmax.errors import DataError
@@ -19,17 +26,92 @@ from lloydmax.runtime.arguments import number, whole
 from lloydmax.runtime.files import shown
 from lloydmax.runtime.text import printable
 
+Array = np.ndarray[Any, np.dtype[np.float32]]
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 _SECONDS = 3.0
 _TINY = 1e-7
+_EXTRA = 'pip install "lloydmax[sounds]"'
+_CURE = f"soxr resamples: {_EXTRA}; or convert them, as in ffmpeg -i IN -ar {{}} OUT"
 
 
 class Sounds(Dataset[Tensor]):
     """The sounds below a folder; see :func:`sounds`."""
 
-    def __init__(self, path: Path, rate: int, length: int, flat: bool, normalize: bool) -> None:
-        self.path, self.rate, self.length, self.flat, self.normalize = path, rate, length, flat, normalize
+    def __init__(
+        self,
+        path: Path,
+        rate: int | None,
+        seconds: float | None,
+        flat: bool | None,
+        normalize: bool | None,
+        skip_bad: float = MOST,
+    ) -> None:
+        self.path, self.asked, self.seconds = path, rate, seconds
+        self.flat, self.normalize, self.skip_bad = flat, normalize, skip_bad
         self.files = sound_files(path)
+
+    def suiting(self, model: nn.Module, inputs: Inputs) -> Sounds:
+        """The same as a model takes them: what was not asked as the folder says that the model comes from."""
+        name = getattr(model, "name_or_path", None)
+        try:
+            said: Any = json.loads((Path(name or "") / PROCESSOR).read_text(encoding="utf-8")) if name else {}
+        except (OSError, ValueError):
+            said = {}
+        rate = said.get("sampling_rate") if isinstance(said, dict) else None
+        own = rate if isinstance(rate, int) else None
+        found = Sounds(
+            self.path,
+            self.asked or own,
+            self.seconds,
+            "input_values" in inputs.names if self.flat is None else self.flat,
+            bool(own and said.get("do_normalize")) if self.normalize is None else self.normalize,
+            self.skip_bad,
+        )
+        if found.others and find_spec("soxr") is None:
+            raise DataError(
+                f"{found.others:,} of the {len(found):,} sounds in {shown(found.path)} have another rate than "
+                f"{found.rate:,} Hz. {_CURE.format(found.rate)}"
+            )
+        return found
+
+    @cached_property
+    def rates(self) -> Counter[int]:
+        """How many files have which rate, told from their headers; files that cannot be read are not counted."""
+        found: Counter[int] = Counter()
+        for file in self.files:
+            try:
+                found[int(_reading(file, lambda soundfile, path: soundfile.info(path)).samplerate)] += 1
+            except DataError as error:
+                if isinstance(error.__cause__, ImportError):
+                    raise
+        return found
+
+    @cached_property
+    def rate(self) -> int:
+        """Samples in a second of every input.
+
+        Raises:
+            DataError: the files have several rates, and nothing says which one is wanted; or none can be read.
+        """
+        if self.asked is not None or len(self.rates) == 1:
+            return self.asked or next(iter(self.rates))
+        if not self.rates:
+            raise DataError(f"none of the {len(self):,} sounds in {shown(self.path)} can be read")
+        several = ", ".join(f"{count:,} of {rate:,} Hz" for rate, count in self.rates.most_common(5))
+        raise DataError(
+            f"the sounds in {shown(self.path)} have several rates ({several}): say which one the model was trained on: "
+            f"--rate {max(self.rates)} on the command line, lloydmax.sounds(path, rate={max(self.rates)}) in Python"
+        )
+
+    @property
+    def others(self) -> int:
+        """Files that are resampled."""
+        return self.rates.total() - self.rates[self.rate]
+
+    @property
+    def length(self) -> int:
+        """Samples of every input."""
+        return max(1, int((_SECONDS if self.seconds is None else self.seconds) * self.rate))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -38,15 +120,10 @@ class Sounds(Dataset[Tensor]):
         """Sound ``index``, float32 ``(length,)`` or ``(1, length)``.
 
         Raises:
-            DataError: it cannot be read, is empty, or has another rate.
+            DataError: it cannot be read, is empty, or has another rate and nothing is there that resamples it.
         """
         file = self.files[index]
-        values, rate = _read(file)
-        if rate != self.rate:
-            raise DataError(
-                f"{shown(file)} has {rate:,} Hz, and {self.rate:,} are wanted: convert it, as in "
-                f"ffmpeg -i IN -ar {self.rate} OUT"
-            )
+        values = _read(file, self.rate, self.length)
         if not len(values):
             raise DataError(f"{shown(file)} is empty")
         wave = torch.from_numpy(np.resize(values, self.length))
@@ -55,8 +132,9 @@ class Sounds(Dataset[Tensor]):
         return wave if self.flat else wave[None]
 
     def describe(self) -> str:
-        """One line for people: how many sounds, from where, and how they are cut."""
-        return f"{len(self):,} sounds from {self.path}, {self.length / self.rate:g} s at {self.rate:,} Hz"
+        """One line for people: how many sounds, from where, how they are cut, and how many are resampled."""
+        told = f" ({self.others:,} of other rates resampled)" if self.others else ""
+        return f"{len(self):,} sounds from {self.path}, {self.length / self.rate:g} s at {self.rate:,} Hz{told}"
 
 
 def sounds(
@@ -64,37 +142,29 @@ def sounds(
     rate: int | None = None,
     seconds: float | None = None,
     *,
-    flat: bool = False,
-    normalize: bool = False,
+    flat: bool | None = None,
+    normalize: bool | None = None,
+    skip_bad: float = MOST,
 ) -> Sounds:
-    """The sounds in a folder, at any depth, sorted by path: their beginnings, as one channel; short ones are repeated.
+    """The sounds in a folder, at any depth, sorted by path: their beginnings, as one channel; short ones are repeated,
+    and those of other rates resampled (soxr).
 
     Args:
         path: the folder.
-        rate: samples in a second that all files have; ``None``: that of the first.
+        rate: samples in a second that the model takes; ``None``: what its folder says, else that of the files, which
+            must be one.
         seconds: of each; ``None``: 3.
-        flat: whether an input is ``(length,)``, as models of transformers take it, not ``(1, length)``.
-        normalize: whether each gets mean 0 and variance 1.
+        flat: whether an input is ``(length,)``, not ``(1, length)``; ``None``: as the model takes it.
+        normalize: whether each gets mean 0 and variance 1; ``None``: what the folder of the model says.
+        skip_bad: share of the files that may be left out because they cannot be read; one may be in any case.
 
     Raises:
-        DataError: soundfile is missing, there is no sound, or an argument is out of range.
+        DataError: there is no sound, or an argument is out of range.
     """
-    rate = _read(sound_files(Path(path))[0])[1] if rate is None else whole("rate", rate, DataError)
-    length = int(number("seconds", _SECONDS if seconds is None else seconds, DataError, above=True) * rate)
-    return Sounds(Path(path), rate, max(1, length), flat, normalize)
-
-
-def sounds_for(path: Path, model: nn.Module, flat: bool) -> Sounds:
-    """The same as a model takes them: with the rate, and the scaling, that the folder which it comes from says."""
-    name = getattr(model, "name_or_path", None)
-    try:
-        said: Any = json.loads((Path(name or "") / PROCESSOR).read_text(encoding="utf-8")) if name else {}
-    except (OSError, ValueError):
-        said = {}
-    rate = said.get("sampling_rate") if isinstance(said, dict) else None
-    return sounds(
-        path, rate if isinstance(rate, int) else None, flat=flat, normalize=bool(rate and said.get("do_normalize"))
-    )
+    rate = None if rate is None else whole("rate", rate, DataError)
+    seconds = None if seconds is None else number("seconds", seconds, DataError, above=True)
+    skip_bad = number("skip_bad", skip_bad, DataError, most=1.0)
+    return Sounds(Path(path), rate, seconds, flat, normalize, skip_bad)
 
 
 def are_sounds(path: Path) -> bool:
@@ -124,14 +194,38 @@ def _below(folder: Path) -> list[Path]:
     ]
 
 
-def _read(file: Path) -> tuple[np.ndarray[Any, Any], int]:
-    """All channels as one, float32 ``(samples,)``, and the samples in a second."""
+def _read(file: Path, rate: int, length: int) -> Array:
+    """Its first ``length`` samples at this rate, if it has so many, all channels as one, float32 ``(samples,)``."""
+
+    def opened(soundfile: Any, path: Path) -> tuple[Array, int]:
+        with soundfile.SoundFile(path) as sound:
+            frames = math.ceil(length * sound.samplerate / rate)
+            return sound.read(frames, dtype="float32", always_2d=True).mean(1), int(sound.samplerate)
+
+    values, own = _reading(file, opened)
+    return values if own == rate or not len(values) else _resampled(file, values, own, rate)
+
+
+def _resampled(file: Path, values: Array, own: int, rate: int) -> Array:
+    try:
+        import soxr
+    except ImportError as error:
+        raise DataError(f"{shown(file)} has {own:,} Hz, and {rate:,} are wanted. {_CURE.format(rate)}") from error
+    found: Array = soxr.resample(values, own, rate)
+    return found
+
+
+def _reading(file: Path, read: Callable[[Any, Path], Any]) -> Any:
+    """What a function gives for soundfile and a file.
+
+    Raises:
+        DataError: soundfile is missing, or the file cannot be read.
+    """
     try:
         import soundfile
     except ImportError as error:
-        raise DataError(f'{shown(file)}: sounds are read by soundfile: pip install "lloydmax[sounds]"') from error
+        raise DataError(f"{shown(file)}: sounds are read by soundfile: {_EXTRA}") from error
     try:
-        values, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        return read(soundfile, file)
     except Exception as error:
         raise DataError(f"{shown(file)} cannot be read as a sound: {printable(str(error), 200)}") from error
-    return values.mean(1), int(rate)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lloydmax.format import coding, packing
-from lloydmax.format.sizes import predicted_size
+from lloydmax.format.sizes import Uncompressed, predicted_size
 from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan, PlannedParameter
 
@@ -80,6 +80,7 @@ class Sizing:
     def __init__(self, model: nn.Module, plan: Plan, fitted: Fitted) -> None:
         self.model = _varied(model, plan) if plan.recipe.recover else model
         self.budget, self.fitted = plan.predicted_bytes, fitted
+        self._uncompressed: dict[str, Uncompressed] = {}
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
         self._coding = plan.recipe.storage.codes
@@ -144,7 +145,7 @@ class Sizing:
     def _file_bytes(self, plan: Plan, codebooks: Mapping[str, Codebook]) -> int:
         streams = {name: self._stream(plan.parameters[name], held) for name, held in codebooks.items()}
         stored = {name: p.with_centroids(codebooks[name].k).record() for name, p in plan.parameters.items()}
-        return predicted_size(self.model, stored, plan.recipe.data(), plan.recipe.storage, streams)
+        return predicted_size(self.model, stored, plan.recipe.data(), plan.recipe.storage, streams, self._uncompressed)
 
     def _stream(self, p: PlannedParameter, codebook: Codebook) -> int:
         key = p.name, f"{p.quantizer} {p.options.model_dump_json()}"

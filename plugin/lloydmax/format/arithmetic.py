@@ -2,8 +2,9 @@
 
 An integer is a few decisions between 0 and 1: whether it is 0, its sign, how many bits its magnitude has, and these
 from the highest on. Each decision has a node, and a node the probability of a 1, which every decision moves by the
-inverse of their number (Krichevsky and Trofimov 1981). Mixed, the probability of small magnitudes is that of four
-nodes, chosen by the magnitudes that the row and the column had, put together by a gated linear network (Mahoney 2005).
+inverse of their number (Krichevsky and Trofimov 1981). Mixed, the probability of small magnitudes is that of six nodes,
+chosen by the magnitudes that the row and the column had and by the neighbours in the kernel, or in a matrix in row and
+column, put together by a gated linear network (Mahoney 2005).
 The probabilities drive a range coder (Martin 1979). All is exact in integers: one sequence has one stream.
 ``README.md`` has every number; the native core does the same, see ``native/arithmetic.c``.
 """
@@ -21,7 +22,10 @@ Integers = npt.NDArray[np.int32]
 
 _LENGTHS, _MODELLED = 25, 8
 _SIDE = _LENGTHS << _MODELLED
-_SHORT, _NODES, _BUCKETS, _COLUMNS = 5, 64, 128, 1 << 16
+_SHORT, _NODES, _COLUMNS = 5, 64, 1 << 16
+_COLUMN, _BOTH, _NEIGHBOURS, _SLOPE = 64, 128, 256, 256 + 25
+_ALL_SETS, _NEAR = _SLOPE + 15 * 16, 6
+_WEIGHTS = [18000, 12000, 12000, 12000, 12000, 12000]
 _TOP, _SLOW, _FAST = 1791, 1023, 255
 _LEAST, _GREATEST = 64, 65536 - 64
 """Probabilities of a decision, of 65536."""
@@ -72,6 +76,12 @@ def _learned(state: int, bit: int, limit: int) -> int:
     return p << 10 | (count + (count < limit))
 
 
+def _level(value: int, scaled: int, mean: int, shift: int, steps: int) -> int:
+    """Which of ``2 * steps + 1`` levels a value has: 0, or how large it is beside a mean, on a logarithmic scale."""
+    above = 1 + max(0, min(steps - 1, (_logarithm(scaled) - mean + _NEAR) >> shift))
+    return steps + (-above if value < 0 else above if value else 0)
+
+
 class PythonCoder:
     """The twin of :class:`~lloydmax.native.ArithmeticCoder`."""
 
@@ -83,16 +93,17 @@ class PythonCoder:
         self._out = bytearray()
         self._held, self._waiting = 0, 0
         self._tree = [_HALF] * (2 + 2 * _SIDE)
-        self._sets = [_HALF] * (3 * _BUCKETS * _NODES if mixed else 0)
-        self._weights = [[3 << 13, 1 << 14, 1 << 14, 1 << 14] for _ in range(_NODES)]
+        self._sets = [_HALF] * (_ALL_SETS * _NODES if mixed else 0)
+        self._weights = [_WEIGHTS for _ in range(_NODES)]
         self._mean, self._seen = 256, 0
-        self._down = dict[int, int]()
-        self._places = (0, 0, 0)
+        self._down, self._last = dict[int, int](), dict[int, int]()
+        self._places: tuple[int, ...] = ()
         self.rows(0)
 
-    def rows(self, columns: int) -> None:
+    def rows(self, columns: int, kernel: int = 1, line: int = 1) -> None:
         """See there, as for the others."""
         self._columns, self._column, self._row, self._along = columns, 0, 0, self._mean
+        self._kernel, self._line, self._left, self._corner = kernel, line, 0, 0
 
     def encode(self, values: Integers) -> None:
         """Add integers of magnitudes below 2**25."""
@@ -155,23 +166,18 @@ class PythonCoder:
             self._tree[plain] = _learned(state, bit, _SLOW)
             return bit
         stretched, weights, sets = _stretched(), self._weights[known], self._sets
-        first, second, third = (place + known for place in self._places)
-        inputs = (
-            stretched[state >> 20],
-            stretched[sets[first] >> 20],
-            stretched[sets[second] >> 20],
-            stretched[sets[third] >> 20],
-        )
+        places = [place + known for place in self._places]
+        inputs = [stretched[state >> 20], *(stretched[sets[place] >> 20] for place in places)]
         total = sum(weight * value for weight, value in zip(weights, inputs, strict=True)) >> 16
         p = _squash(max(-_TOP, min(_TOP, total)))
         bit = self._decide(bit, p)
         error = (bit << 16) - p
         self._weights[known] = [
-            max(-_MOST_WEIGHT, min(_MOST_WEIGHT, weight + ((value * error) >> 17)))
+            max(-_MOST_WEIGHT, min(_MOST_WEIGHT, weight + ((value * error) >> 15)))
             for weight, value in zip(weights, inputs, strict=True)
         ]
         self._tree[plain] = _learned(state, bit, _SLOW)
-        for place in (first, second, third):
+        for place in places:
             sets[place] = _learned(sets[place], bit, _FAST)
         return bit
 
@@ -179,13 +185,8 @@ class PythonCoder:
         at = self._column & (_COLUMNS - 1)
         if self._mixed:
             if self._row == 0 and self._column < _COLUMNS:
-                self._down[at] = self._mean
-            row, column = _logarithm(self._along), _logarithm(self._down[at])
-            self._places = (
-                row * _NODES,
-                (_BUCKETS + column) * _NODES,
-                (2 * _BUCKETS + row + column) * _NODES,
-            )
+                self._down[at], self._last[at] = self._mean, 0
+            self._places = self._chosen(self._last[at], self._down[at])
         magnitude, found = abs(value), 0
         if self._node(int(magnitude != 0), 0, 0):
             side = self._node(int(value < 0), 1, 1)
@@ -208,7 +209,36 @@ class PythonCoder:
             magnitude = 0
         if self._mixed:
             self._learn_magnitude(at, min(magnitude, 255) << 8)
+            self._go_on(at, max(-255, min(255, found)))
         return found
+
+    def _chosen(self, above: int, down: int) -> tuple[int, ...]:
+        """Where the sets begin for the next integer, by the means of its row and column and by its neighbours."""
+        left, corner = self._left, self._corner
+        row, column, mean = _logarithm(self._along), _logarithm(down), _logarithm(self._mean)
+        if self._kernel > 1:
+            up, tap = self._column - self._line, self._column % self._kernel
+            inner, lower = tap % self._line > 0, tap >= self._line
+            left = left if inner else 0
+            above = self._last[up & (_COLUMNS - 1)] if lower else 0
+            corner = self._last[(up - 1) & (_COLUMNS - 1)] if inner and lower else 0
+        slope = 3 * left + 3 * above - 2 * corner
+        neighbours = _level(left, abs(left) << 8, mean, 2, 2) * 5 + _level(above, abs(above) << 8, mean, 2, 2)
+        sets = (
+            row,
+            _COLUMN + column,
+            _BOTH + row + column,
+            _NEIGHBOURS + neighbours,
+            _SLOPE + _level(slope, abs(slope) << 6, mean, 1, 7) * 16 + (column >> 2),
+        )
+        return tuple(each * _NODES for each in sets)
+
+    def _go_on(self, at: int, value: int) -> None:
+        self._corner, self._left, self._last[at] = self._last[at], value, value
+        self._column += 1
+        if self._column == self._columns:
+            self._column, self._row, self._along = 0, self._row + 1, self._mean
+            self._left = self._corner = 0
 
     def _near(self, node: int, length: int) -> int:
         """A node that contexts know, or -1."""
@@ -223,6 +253,3 @@ class PythonCoder:
         self._along += (magnitude >> shift) - (self._along >> shift)
         shift = 1 if row < 2 else 2 if row < 6 else 3
         self._down[at] += (magnitude >> shift) - (self._down[at] >> shift)
-        self._column += 1
-        if self._column == self._columns:
-            self._column, self._row, self._along = 0, row + 1, self._mean

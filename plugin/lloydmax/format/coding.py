@@ -12,8 +12,12 @@ from torch import Tensor
 from lloydmax.format import arithmetic, packing
 from lloydmax.format.packing import Bytes, Codes
 
-_MIXED, _WORTH = 1 << 22, 0.998
-"""Codes for which probabilities are mixed, at most; and the share of the bytes that pays for three times the work."""
+_MIXED, _WORTH, _PROMISING = 1 << 22, 0.998, 0.999
+"""Codes for which probabilities are mixed, at most; the share of the bytes that pays for three times the work; and
+the share, of the first block of larger parameters, that makes it worth a try."""
+
+WORTH_THREADS = 1 << 20
+"""Codes from which several threads code the parameters of a file."""
 
 
 def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
@@ -40,7 +44,8 @@ def encode(codes: Tensor, bits: int, coding: str) -> bytes:
 
 def _arithmetic(codes: Tensor, room: int) -> bytes | None:
     """The codes less the most frequent one, as :mod:`lloydmax.format.arithmetic` codes integers; in rows, of which the
-    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %.
+    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %, and some in
+    the first block of them.
 
     Args:
         codes: integers from 0 on, any shape.
@@ -53,17 +58,34 @@ def _arithmetic(codes: Tensor, room: int) -> bytes | None:
     flat = packing.flattened(codes)
     if not flat.size:
         return None
-    most, columns = int(np.bincount(flat).argmax()), flat.size // codes.shape[0] if codes.dim() else 1
-    best = None
-    for mixed in (False, True) if flat.size <= _MIXED else (False,):
+    most = int(np.bincount(flat).argmax())
+
+    def coded(some: Codes, mixed: bool) -> bytes | None:
         coder = arithmetic.coder(mixed, room=room)
-        coder.rows(columns)
-        for start in range(0, flat.size, packing.BLOCK):
-            coder.encode(flat[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
-        made = coder.end()
-        if made is not None and (best is None or len(made) < _WORTH * len(best)):
-            best = _varint(2 * most + mixed) + made
-    return best
+        coder.rows(*_rows(tuple(codes.shape)))
+        for start in range(0, some.size, packing.BLOCK):
+            coder.encode(some[start : start + packing.BLOCK].astype(np.int32) - np.int32(most))
+        return coder.end()
+
+    first = flat[: packing.BLOCK]
+    tried = flat.size <= _MIXED
+    if tried and first.size < flat.size:
+        tried = _shorter(coded(first, True), coded(first, False), _PROMISING)
+    plain, mixed = coded(flat, False), coded(flat, True) if tried else None
+    taken = _shorter(mixed, plain, _WORTH)
+    made = mixed if taken else plain
+    return None if made is None else _varint(2 * most + taken) + made
+
+
+def _shorter(one: bytes | None, other: bytes | None, share: float) -> bool:
+    return one is not None and (other is None or len(one) < share * len(other))
+
+
+def _rows(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Codes of a row, which is one index of the first axis, of a kernel, which has all axes but the first two, and of a
+    line, which has the last axis, in a row; 1 where there are no kernels."""
+    kernel = math.prod(shape[2:])
+    return math.prod(shape[1:]), kernel, shape[-1] if kernel > 1 else 1
 
 
 def _varint(number: int) -> bytes:
@@ -71,9 +93,9 @@ def _varint(number: int) -> bytes:
     return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
 
-def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iterator[Codes]:
-    """Codes of an arithmetic stream, see :func:`lloydmax.format.packing.unpack`, block by block; of rows of so many."""
-    head, size = 0, 0
+def _arithmetic_blocks(data: Bytes, bits: int, shape: tuple[int, ...]) -> Iterator[Codes]:
+    """Codes of an arithmetic stream, see :func:`lloydmax.format.packing.unpack`, block by block; of this shape."""
+    head, size, count = 0, 0, math.prod(shape)
     for size, group in enumerate(data[:4].tolist(), start=1):
         head |= (group & 127) << 7 * (size - 1)
         if group < 128:
@@ -84,7 +106,7 @@ def _arithmetic_blocks(data: Bytes, bits: int, count: int, columns: int) -> Iter
         raise ValueError(f"{len(data)} bytes cannot hold {count} codes")
     most = head >> 1
     coder = arithmetic.coder(bool(head & 1), data[size:])
-    coder.rows(columns)
+    coder.rows(*_rows(shape))
     for start in range(0, count, packing.BLOCK):
         found = coder.decode(min(packing.BLOCK, count - start)) + np.int32(most)
         if int(found.min()) < 0 or int(found.max()) >> bits:
@@ -108,5 +130,5 @@ def blocks(data: Bytes, coding: str, bits: int, shape: tuple[int, ...]) -> Itera
     """
     count = math.prod(shape)
     if coding == "arithmetic":
-        return _arithmetic_blocks(data, bits, count, count // shape[0] if shape else 1)
+        return _arithmetic_blocks(data, bits, shape)
     return (packing.entropy_blocks if coding == "entropy" else packing.unpack_blocks)(data, bits, count)

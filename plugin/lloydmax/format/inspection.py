@@ -6,9 +6,10 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lloydmax.format import limits
+from lloydmax.format import coding, limits
 from lloydmax.format.reader import File, naming
 from lloydmax.runtime.text import new_table, printable, render, size
+from lloydmax.runtime.threads import shared_out
 
 _ROWS = 500
 """Parameters that are printed; :meth:`Inspection.to_dict` has all."""
@@ -135,8 +136,10 @@ def verify(path: str | os.PathLike[str], limit: int | None = None) -> Inspection
     with naming(path), File(path, limit) as file:
         for name in file.document.parameters:
             file.check_centroids(name)
-            for _ in file.codes(name):
-                pass
+        shared_out(
+            lambda name: sum(block.size for block in file.codes(name)), list(file.document.parameters),
+            lambda name: file.document.parameters[name].layout.codes, coding.WORTH_THREADS,
+        )  # fmt: skip
         odd = [name for name in file.document.plain(file.entries) if not file.is_finite(name)]
         return replace(_inspection(path, file), not_finite=tuple(odd))
 

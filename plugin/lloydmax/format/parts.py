@@ -17,8 +17,8 @@ from lloydmax.codebook.grid import even
 from lloydmax.errors import CheckpointError
 from lloydmax.format.document import STORAGE, Document
 from lloydmax.format.record import ParameterRecord
-from lloydmax.format.rounding import exact, in_steps, narrows, rows_of, takes_int8, target
-from lloydmax.format.steps import Steps, encode, shared
+from lloydmax.format.rounding import exact, fineness, in_steps, narrows, rows_of, takes_int8, target
+from lloydmax.format.steps import FINE, Steps, encode, shared
 from lloydmax.format.tensor_table import DTYPES, Entry, constant, file_order
 from lloydmax.network.folding import folded
 from lloydmax.network.merging import merge_norms
@@ -78,20 +78,23 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
     if chosen["norms"] == "merged":
         merge_norms(model)
     levels = model.levels if isinstance(model, Int8Model) else {}  # evenly spaced, and so they have to stay
+    stepped = chosen["floats"] == "fixed"
+    fine = fineness(value for _, value in held(model) if isinstance(value, Codebook)) if stepped else FINE
     for name, value in held(model):
         if name not in levels:
-            round_value(value, chosen)
+            round_value(value, chosen, fine)
     for module in model.modules():
         if isinstance(module, CodesHolder):
             module.set_cache(module.cached)
 
 
-def round_value(value: Tensor | Codebook, storage: Mapping[str, str]) -> None:
-    """Bring a tensor, or the centroids of a codebook, in place to the values that a file with this storage holds."""
+def round_value(value: Tensor | Codebook, storage: Mapping[str, str], fine: int = FINE) -> None:
+    """Bring a tensor, or the centroids of a codebook, in place to the values that a file with this storage holds;
+    ``fine`` as for :func:`lloydmax.format.steps.rounded`."""
     tensor, dtype = target(value, storage)
     if isinstance(value, Codebook) and takes_int8(value, storage):
         tensor.copy_(integers.rounded(rows_of(value)).view(tensor.shape))
-    elif (stepped := in_steps(value, storage)) is not None:
+    elif (stepped := in_steps(value, storage, fine)) is not None:
         tensor.copy_(stepped)
     elif tensor.dtype != dtype and narrows(tensor, dtype):
         tensor.copy_(tensor.to(dtype))

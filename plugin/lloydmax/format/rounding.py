@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from lloydmax.codebook.grid import even
 from lloydmax.format import steps
 from lloydmax.format.record import FLOATS
 
+_BELOW = 2
+"""Bits by which the steps of floats are finer than the codes, nearly."""
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
 
 
@@ -64,7 +67,18 @@ def rows_of(codebook: Codebook) -> Tensor:
     return codebook.centroids.detach().reshape(-1, codebook.layout.values)
 
 
-def in_steps(value: Tensor | Codebook, storage: Mapping[str, str]) -> Tensor | None:
+def fineness(codebooks: Iterable[Codebook]) -> int:
+    """How finely floats are rounded beside these codebooks, see :func:`lloydmax.format.steps.rounded`: where codes take
+    more bits, their errors are smaller, and those of floats have to stay below them."""
+    weights, bits = 0, 0.0
+    for book in codebooks:
+        members = book.member_counts().reshape(-1, book.k).sum(0).double()
+        weights += math.prod(book.shape)
+        bits += float((members * (members.sum() / members.clamp(min=1)).log2()).sum())
+    return max(steps.FINE, math.ceil(bits / max(weights, 1)) + _BELOW)
+
+
+def in_steps(value: Tensor | Codebook, storage: Mapping[str, str], fine: int = steps.FINE) -> Tensor | None:
     """The tensor, or the centroids, rounded to steps where ``storage`` wants them so: parameters, not buffers, in which
     models look things up. ``None``: they are not for steps."""
     if storage["floats"] != "fixed":
@@ -73,7 +87,7 @@ def in_steps(value: Tensor | Codebook, storage: Mapping[str, str]) -> Tensor | N
         free = value.centroids.dtype == torch.float32 and even(value) is None
         columns = value.k if value.layout.block == 1 else 0
         return steps.rounded(value.centroids, columns) if free else None
-    return steps.rounded(value) if isinstance(value, nn.Parameter) and value.dtype == torch.float32 else None
+    return steps.rounded(value, fine=fine) if isinstance(value, nn.Parameter) and value.dtype == torch.float32 else None
 
 
 def takes_int8(codebook: Codebook, storage: Mapping[str, str]) -> bool:

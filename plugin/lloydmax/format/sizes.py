@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ _GZIP_BLOCK = 1 << 24
 """Bytes that one thread compresses."""
 _THREADS = 4
 """Of gzip, which releases the interpreter lock."""
+
+Uncompressed = tuple[Entry, Literal["constant", "float32", "as it is"]]
+"""Of a tensor without a codebook: its entry, and what the document says of it."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def predicted_size(
     recipe: Mapping[str, Any] | None = None,
     storage: Storage | Mapping[str, str] | None = None,
     streams: Mapping[str, int] | None = None,
+    known: dict[str, Uncompressed] | None = None,
 ) -> int:
     """Size of the file before anything is compressed: exact but for what fitting and training change.
 
@@ -157,6 +161,8 @@ def predicted_size(
         recipe: that the file will keep.
         storage: as for :func:`lloydmax.save`.
         streams: expected bytes of entropy-coded codes, by the names of ``parameters``; the others count as packed.
+        known: entries of tensors that stay as they are, which are the same for the same model and storage; those that
+            are missing are put there.
 
     Raises:
         CheckpointError: a name that the model does not have, or unknown storage options.
@@ -173,7 +179,9 @@ def predicted_size(
         raise CheckpointError(f"the model has no parameter {unknown[0]!r}")
     document = new_document(compressed, tied, kept, model, chosen)
     stepped = chosen["floats"] == "fixed" and chosen["layout"] == "tight"
-    norms = mergeable(model) if chosen["norms"] == "merged" else {}
+    known = {} if known is None else known
+    merges = chosen["norms"] == "merged" and not known.keys() >= values.keys() - compressed.keys()
+    norms = mergeable(model) if merges else {}
     entries: list[Entry] = []
     for name, value in values.items():
         if (parameter := compressed.get(name)) is not None:
@@ -185,17 +193,29 @@ def predicted_size(
                 codebook = steps.expected_table(codebook, parameter.layout.centroids, parameter.dtype == "float32")
             entries += codebook, codes
             continue
-        tensor, dtype = target(value, chosen)
-        entry = Entry.of(name, ordinary(name, tensor))
-        if (same := _constant(name, tensor, chosen, norms)) is not None:
-            document.constants[name] = entry = same
-        elif stepped and isinstance(tensor, nn.Parameter) and (expected := steps.expected(entry, tensor)) is not None:
-            entry = expected
-        elif narrows(tensor, dtype):
-            document.floats[name] = "float32"
-            entry = Entry(name, DTYPES[dtype], entry.shape)
+        if name not in known:
+            known[name] = _uncompressed(name, value, chosen, norms, stepped)
+        entry, form = known[name]
+        if form == "constant":
+            document.constants[name] = entry
+        elif form == "float32":
+            document.floats[name] = form
         entries.append(entry)
     return file_size(document, entries)
+
+
+def _uncompressed(
+    name: str, value: Tensor | Codebook, chosen: Mapping[str, str], norms: Collection[str], stepped: bool
+) -> Uncompressed:
+    tensor, dtype = target(value, chosen)
+    entry = Entry.of(name, ordinary(name, tensor))
+    if (same := _constant(name, tensor, chosen, norms)) is not None:
+        return same, "constant"
+    if stepped and isinstance(tensor, nn.Parameter) and (expected := steps.expected(entry, tensor)) is not None:
+        return expected, "as it is"
+    if narrows(tensor, dtype):
+        return Entry(name, DTYPES[dtype], entry.shape), "float32"
+    return entry, "as it is"
 
 
 def _constant(name: str, tensor: Tensor, storage: Mapping[str, str], norms: Collection[str]) -> Entry | None:

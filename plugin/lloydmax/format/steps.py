@@ -24,7 +24,7 @@ Numbers = npt.NDArray[np.int64]
 
 FEWEST, MOST = 8, 1 << 16
 """Values of a tensor that may be so stored: fewer save nothing, more are weights."""
-_FINE, _BETWEEN, _TABLE = 6, 4, 10
+FINE, _BETWEEN, _TABLE = 6, 4, 10
 """Bits of the usual magnitude of floats, of the distance of centroids, and of their magnitude, of which an error is
 shared by all their weights, and so does not average out."""
 _LARGEST = 1 << 18
@@ -79,12 +79,12 @@ def _finest(values: npt.NDArray[np.float64]) -> int:
 
 
 @torch.no_grad()
-def rounded(tensor: Tensor, columns: int = 0) -> Tensor | None:
+def rounded(tensor: Tensor, columns: int = 0, fine: int = FINE) -> Tensor | None:
     """A float32 tensor in steps; ``None``: it has too few or too many values, or too different ones.
 
-    The step is a power of two: for values at most 1/64 of their usual magnitude, the square of the mean square root, so
-    that few large values do not make it coarse; for ``columns`` sorted centroids at most 1/16 of their mean distance
-    and 1/1024 of their root mean square, in the row in which these are least.
+    The step is a power of two: for values at most ``2 ** -fine`` of their usual magnitude, the square of the mean
+    square root, so that few large values do not make it coarse; for ``columns`` sorted centroids at most 1/16 of their
+    mean distance and 1/1024 of their root mean square, in the row in which these are least.
     """
     if not FEWEST <= tensor.numel() <= MOST or not bool(torch.isfinite(tensor).all()):
         return None
@@ -95,7 +95,7 @@ def rounded(tensor: Tensor, columns: int = 0) -> Tensor | None:
         least = torch.minimum(spans * 2.0**-_BETWEEN, rows.square().mean(1).sqrt() * 2.0**-_TABLE)
         step = float(least[least > 0].amin()) if bool((least > 0).any()) else 0.0
     else:
-        step = float(values.abs().sqrt().mean()) ** 2 * 2.0**-_FINE
+        step = float(values.abs().sqrt().mean()) ** 2 * 2.0**-fine
     if step < 2.0 ** (_LEAST + 1):
         return None
     exponent = int(np.floor(np.log2(step)))

@@ -7,35 +7,62 @@ enum {
     SIDE = LENGTHS << MODELLED,        /* nodes of the tree for one sign */
     SHORT = 5,                         /* lengths of the magnitudes that contexts know */
     NODES = 64,                        /* of those */
-    SETS = 4,                          /* contexts: none, row, column, both */
-    BUCKETS = 128,
+    SETS = 6,                          /* contexts: none, row, column, both, neighbours, slope and column */
+    ROW = 0,                           /* where their sets of nodes begin */
+    COLUMN = 64,
+    BOTH = 128,
+    NEIGHBOURS = 256,
+    SLOPE = NEIGHBOURS + 25,
+    ALL_SETS = SLOPE + 15 * 16,
     COLUMNS = 1 << 16,
+    NEAR = 6,                          /* quarters of an octave by which a level begins below the mean */
+    PLAIN_WEIGHT = 18000,
+    WEIGHT = 12000,
     TOP = 1791,                        /* the logistic scale: 256 to the unit */
     LEAST = 64,                        /* probability of a decision, of 65536 */
     SLOW = 1023,
     FAST = 255,
+    COUNT = 1023,                      /* of a node, below its probability */
+    MOST_WEIGHT = 1 << 20,
 };
 
 _Static_assert((-1 >> 1) == -1, "shifts to the right keep the sign");
 
+/* The range coder in its stream. */
 typedef struct {
     uint64_t low, range, code;
     int64_t place, length, waiting; /* in the stream; bytes that wait for a carry */
     const uint8_t *data;
     uint8_t *out;
-    int64_t columns, column, row;
-    uint32_t mean, along, seen; /* magnitudes: of all, of the row; how many */
-    int32_t held, mixed;
+    int32_t held;
+} Stream;
+
+/* Where the next integer is: in its row, in kernels of so many integers and lines of these; the means of magnitudes: of all,
+   of so many of them, and of the row; and what was before it, within 255. */
+typedef struct {
+    int64_t columns, column, row, kernel, line, tap, place;
+    uint32_t all, seen, along;
+    int32_t left, corner;
+} Means;
+
+typedef struct {
+    Stream stream;
+    Means means;
+    int32_t mixed;
+    uint32_t near[NODES]; /* of the tree, where contexts know the place, too */
     int32_t weights[NODES][SETS];
     uint32_t tree[2 + 2 * SIDE];
-    uint32_t sets[SETS - 1][BUCKETS][NODES];
+    uint32_t sets[ALL_SETS][NODES];
     uint32_t down[COLUMNS];
+    int16_t last[COLUMNS]; /* of each column */
 } Coder;
 
 /* From -7 on, in halves. */
 static const int32_t LOGISTIC[15] = {60,   98,   162,  267,  439,   720,   1179, 1921,
                                      3108, 4971, 7812, 11953, 17625, 24743, 32768};
+static uint16_t squashed[2 * TOP + 1]; /* of -TOP, .. TOP */
 static int16_t stretched[4096];
+static uint32_t rates[SLOW + 1];
 
 static int32_t squash(int32_t x) {
     int32_t at = MIN(TOP, x < 0 ? -x : x), from = TOP + 1 - at, step = from >> 7, rest = from & 127;
@@ -47,154 +74,223 @@ static int32_t squash(int32_t x) {
 /* Once, before anything is coded. */
 void lm_make_tables(void) {
     int32_t next = 0;
-    for (int32_t x = -TOP; x <= TOP; x++)
+    for (int32_t x = -TOP; x <= TOP; x++) {
+        squashed[x + TOP] = (uint16_t)squash(x);
         for (int32_t p = squash(x) >> 4; next <= p; next++)
             stretched[next] = (int16_t)x;
+    }
     for (; next < 4096; next++)
         stretched[next] = TOP;
+    for (uint32_t count = 0; count <= SLOW; count++)
+        rates[count] = 131072 / (2 * count + 3);
 }
 
-static inline void learn(uint32_t *state, int bit, uint32_t limit) {
-    uint32_t p = *state >> 10, count = *state & 1023;
-    uint64_t rate = 131072 / (2 * count + 3);
-    if (bit)
-        p += (uint32_t)((((uint64_t)0x3fffff - p) * rate) >> 16);
-    else
-        p -= (uint32_t)(((uint64_t)p * rate) >> 16);
-    *state = p << 10 | (count + (count < limit));
-}
-
-static void shift_low(Coder *coder) {
-    if (coder->low < (uint64_t)0xff << 32 || coder->low >= (uint64_t)1 << 40) {
-        int carry = (int)(coder->low >> 40);
-        for (int32_t byte = coder->held; coder->waiting >= 0; coder->waiting--, byte = 0xff) {
-            if (coder->place >= 0 && coder->place < coder->length)
-                coder->out[coder->place] = (uint8_t)(byte + carry);
-            coder->place++;
+static void shift_low(Stream *s) {
+    if (s->low < (uint64_t)0xff << 32 || s->low >= (uint64_t)1 << 40) {
+        int carry = (int)(s->low >> 40);
+        for (int32_t byte = s->held; s->waiting >= 0; s->waiting--, byte = 0xff) {
+            if (s->place >= 0 && s->place < s->length)
+                s->out[s->place] = (uint8_t)(byte + carry);
+            s->place++;
         }
-        coder->held = (int32_t)(coder->low >> 32 & 0xff);
-        coder->waiting = -1;
+        s->held = (int32_t)(s->low >> 32 & 0xff);
+        s->waiting = -1;
     }
-    coder->waiting++;
-    coder->low = (coder->low & 0xffffffff) << 8;
+    s->waiting++;
+    s->low = (s->low & 0xffffffff) << 8;
 }
 
 /* One decision, of this probability (of 65536) for a 1. */
-static inline int decide(Coder *coder, int decodes, int bit, uint32_t p) {
-    uint64_t bound = (coder->range >> 16) * p;
+static ALWAYS_INLINE int decide(Stream *s, const int decodes, int bit, uint32_t p) {
+    uint64_t bound = (s->range >> 16) * p;
     if (decodes)
-        bit = coder->code < bound;
+        bit = s->code < bound;
     if (bit) {
-        coder->range = bound;
+        s->range = bound;
     } else {
-        coder->range -= bound;
+        s->range -= bound;
         if (decodes)
-            coder->code -= bound;
+            s->code -= bound;
         else
-            coder->low += bound;
+            s->low += bound;
     }
-    while (coder->range < (uint64_t)1 << 32) {
-        coder->range <<= 8;
+    while (s->range < (uint64_t)1 << 32) {
+        s->range <<= 8;
         if (decodes) {
-            coder->code = coder->code << 8 | (coder->place < coder->length ? coder->data[coder->place] : 0);
-            coder->place++;
+            s->code = s->code << 8 | (s->place < s->length ? s->data[s->place] : 0);
+            s->place++;
         } else {
-            shift_low(coder);
+            shift_low(s);
         }
     }
     return bit;
 }
 
-static inline uint32_t sure(uint32_t state) {
+static ALWAYS_INLINE uint32_t sure(uint32_t state) {
     int32_t p = (int32_t)(state >> 16);
     return (uint32_t)MAX(LEAST, MIN(65536 - LEAST, p));
-}
-
-/* A decision at a node: of the tree, and of what contexts know (or -1). */
-static inline int node(Coder *coder, int decodes, int bit, uint32_t *plain, int known, uint32_t *const *places) {
-    if (!coder->mixed || known < 0) {
-        bit = decide(coder, decodes, bit, sure(*plain));
-        learn(plain, bit, SLOW);
-        return bit;
-    }
-    int32_t inputs[SETS], *weights = coder->weights[known];
-    int64_t sum = 0;
-    inputs[0] = stretched[*plain >> 20];
-    for (int set = 1; set < SETS; set++)
-        inputs[set] = stretched[places[set - 1][known] >> 20];
-    for (int set = 0; set < SETS; set++)
-        sum += (int64_t)weights[set] * inputs[set];
-    sum >>= 16;
-    int32_t p = squash((int32_t)MAX(-TOP, MIN(TOP, sum)));
-    bit = decide(coder, decodes, bit, (uint32_t)p);
-    int32_t error = (bit << 16) - p;
-    for (int set = 0; set < SETS; set++) {
-        int64_t weight = weights[set] + (((int64_t)inputs[set] * error) >> 17);
-        weights[set] = (int32_t)MAX(-(1 << 20), MIN(1 << 20, weight));
-    }
-    learn(plain, bit, SLOW);
-    for (int set = 1; set < SETS; set++)
-        learn(&places[set - 1][known], bit, FAST);
-    return bit;
 }
 
 /* Four times the binary logarithm, nearly. */
 static inline uint32_t logarithm(uint32_t mean) {
     uint32_t length = 2, value = mean + 4;
+#if defined(__GNUC__)
+    length = 31 - (uint32_t)__builtin_clz(value);
+#else
     for (uint32_t rest = value >> 3; rest; rest >>= 1)
         length++;
+#endif
     return MIN(63, (length - 2) * 4 + (value >> (length - 2) & 3));
 }
 
-static inline int32_t integer(Coder *coder, int decodes, int32_t value) {
-    uint32_t *places[SETS - 1] = {0, 0, 0}, *down = &coder->down[coder->column & (COLUMNS - 1)];
-    if (coder->mixed) {
-        if (coder->row == 0 && coder->column < COLUMNS)
-            *down = coder->mean;
-        uint32_t row = logarithm(coder->along), column = logarithm(*down);
-        places[0] = coder->sets[0][row];
-        places[1] = coder->sets[1][column];
-        places[2] = coder->sets[2][row + column];
+/* A node after a decision. Seen from the other side, a probability only ever shrinks. */
+static ALWAYS_INLINE uint32_t learnt(uint32_t state, int bit, uint32_t limit) {
+    uint32_t count = state & COUNT, side = bit ? ~(uint32_t)COUNT : 0;
+    uint64_t seen = (state ^ side) & ~(uint32_t)COUNT;
+    uint32_t less = (uint32_t)(seen * rates[count] >> 26) << 10;
+    return (((uint32_t)seen - less) ^ side) | (count + (count < limit));
+}
+
+/* A decision at a node of the tree alone. */
+static ALWAYS_INLINE int alone(Stream *s, const int decodes, int bit, uint32_t *plain) {
+    bit = decide(s, decodes, bit, sure(*plain));
+    *plain = learnt(*plain, bit, SLOW);
+    return bit;
+}
+
+/* Which of 2 * steps + 1 levels a value has: 0, or how large it is beside a mean of 1 / 256, on a logarithmic scale. */
+static ALWAYS_INLINE int32_t level(int32_t value, uint32_t scaled, int32_t mean, int shift, int32_t steps) {
+    int32_t above = ((int32_t)logarithm(scaled) - mean + NEAR) >> shift;
+    above = 1 + MAX(0, MIN(steps - 1, above));
+    return steps + (value < 0 ? -above : value ? above : 0);
+}
+
+/* A decision at a place that contexts know: of its nodes in the tree, and in the sets that they choose. */
+static ALWAYS_INLINE int blended(Stream *s, const int decodes, int bit, int32_t *RESTRICT weights, uint32_t *RESTRICT tree,
+                                 uint32_t (*RESTRICT sets)[NODES], const uint32_t *chosen, int place) {
+    uint32_t *nodes[SETS] = {tree, &sets[chosen[0]][place], &sets[chosen[1]][place], &sets[chosen[2]][place],
+                             &sets[chosen[3]][place], &sets[chosen[4]][place]};
+    int32_t inputs[SETS];
+    int64_t sum = 0;
+    for (int set = 0; set < SETS; set++) {
+        inputs[set] = stretched[*nodes[set] >> 20];
+        sum += (int64_t)weights[set] * inputs[set];
     }
-    uint32_t magnitude = value < 0 ? 0u - (uint32_t)value : (uint32_t)value;
-    int32_t found = 0;
-    if (node(coder, decodes, magnitude != 0, &coder->tree[0], 0, places)) {
-        int side = node(coder, decodes, value < 0, &coder->tree[1], 1, places), length = 0;
-        uint32_t *tree = coder->tree + 2 + side * SIDE;
-        int short_side = 2 + side * 31;
-        while (length < LENGTHS - 1 && node(coder, decodes, magnitude >> (length + 1) != 0, &tree[length << MODELLED],
-                                            length < SHORT ? short_side + length : -1, places))
-            length++;
-        uint32_t prefix = 1;
-        int short_node = short_side + SHORT + (1 << length) - 1 - length - 1;
-        for (int bit = length - 1; bit >= 0; bit--) {
-            int given = (int)(magnitude >> bit & 1);
-            if (length - 1 - bit < MODELLED)
-                given = node(coder, decodes, given, &tree[length << MODELLED | prefix],
-                             length < SHORT ? short_node + (int)prefix : -1, places);
-            else
-                given = decide(coder, decodes, given, 32768);
-            prefix = prefix << 1 | (uint32_t)given;
+    int32_t p = squashed[MAX(-TOP, MIN(TOP, sum >> 16)) + TOP];
+    bit = decide(s, decodes, bit, (uint32_t)p);
+    int32_t error = (bit << 16) - p;
+    for (int set = 0; set < SETS; set++) {
+        int32_t weight = weights[set] + ((inputs[set] * error) >> 15);
+        weights[set] = MAX(-MOST_WEIGHT, MIN(MOST_WEIGHT, weight));
+        *nodes[set] = learnt(*nodes[set], bit, set ? FAST : SLOW);
+    }
+    return bit;
+}
+
+/* One integer, with the sets that contexts chose. */
+static ALWAYS_INLINE int32_t integer(Coder *coder, Stream *s, const int decodes, const int mixed, int32_t value,
+                                     const uint32_t *chosen) {
+#define NODE(bit, known, place, node)                                                                                        \
+    (mixed && (known)                                                                                                        \
+         ? blended(s, decodes, bit, coder->weights[place], coder->near + (place), coder->sets, chosen, place)                \
+         : alone(s, decodes, bit, coder->tree + (node)))
+    uint32_t magnitude = value < 0 ? 0u - (uint32_t)value : (uint32_t)value, prefix = 1;
+    if (!NODE(magnitude != 0, 1, 0, 0))
+        return 0;
+    int side = NODE(value < 0, 1, 1, 1), place = 2 + side * 31, node = 2 + side * SIDE, length = 0;
+    while (length < LENGTHS - 1 && NODE(magnitude >> (length + 1) != 0, length < SHORT, place + length, node + (length << MODELLED)))
+        length++;
+    place += SHORT + (1 << length) - 1 - length - 1;
+    node += length << MODELLED;
+    for (int bit = length - 1; bit >= 0; bit--) {
+        int given = (int)(magnitude >> bit & 1);
+        if (length - 1 - bit < MODELLED)
+            given = NODE(given, length < SHORT, place + (int)prefix, node + (int)prefix);
+        else
+            given = decide(s, decodes, given, 32768);
+        prefix = prefix << 1 | (uint32_t)given;
+    }
+#undef NODE
+    return side ? -(int32_t)prefix : (int32_t)prefix;
+}
+
+/* The sets for the next integer, by the means of its row and column and by its neighbours. */
+static ALWAYS_INLINE void choose(const Coder *coder, const Means *m, int32_t above, uint32_t down, uint32_t *chosen) {
+    int32_t left = m->left, corner = m->corner, mean = (int32_t)logarithm(m->all);
+    uint32_t row = logarithm(m->along), column = logarithm(down);
+    if (m->kernel > 1) {
+        int64_t up = m->column - m->line;
+        int inner = m->place > 0, lower = m->tap >= m->line;
+        left = inner ? left : 0;
+        above = lower ? coder->last[up & (COLUMNS - 1)] : 0;
+        corner = inner && lower ? coder->last[(up - 1) & (COLUMNS - 1)] : 0;
+    }
+    int32_t slope = 3 * left + 3 * above - 2 * corner;
+    chosen[0] = ROW + row;
+    chosen[1] = COLUMN + column;
+    chosen[2] = BOTH + row + column;
+    chosen[3] = NEIGHBOURS + (uint32_t)(level(left, (uint32_t)abs(left) << 8, mean, 2, 2) * 5 +
+                                        level(above, (uint32_t)abs(above) << 8, mean, 2, 2));
+    chosen[4] = SLOPE + (uint32_t)level(slope, (uint32_t)abs(slope) << 6, mean, 1, 7) * 16 + (column >> 2);
+}
+
+/* So many integers: of `values`, or into `found`. */
+static ALWAYS_INLINE void integers_of(Coder *coder, const int decodes, const int mixed, const int32_t *values, int32_t *found,
+                                      int64_t count) {
+    Stream s = coder->stream;
+    Means m = coder->means;
+    for (int64_t at = 0; at < count; at++) {
+        int64_t here = m.column & (COLUMNS - 1);
+        uint32_t *down = &coder->down[here], chosen[SETS - 1] = {0};
+        int32_t above = 0;
+        if (mixed) {
+            if (m.row == 0 && m.column < COLUMNS) {
+                *down = m.all;
+                coder->last[here] = 0;
+            }
+            above = coder->last[here];
+            choose(coder, &m, above, *down, chosen);
         }
-        found = side ? -(int32_t)prefix : (int32_t)prefix;
-        magnitude = prefix;
-    }
-    if (coder->mixed) {
-        uint32_t seen = MIN(magnitude, 255) << 8;
-        uint32_t shift = coder->seen < 2 ? 1 : coder->seen < 6 ? 2 : coder->seen < 30 ? 4 : coder->seen < 254 ? 6 : 8;
-        coder->mean += (seen >> shift) - (coder->mean >> shift);
-        coder->seen += coder->seen < 254;
-        shift = coder->column < 2 ? 2 : coder->column < 14 ? 3 : 4;
-        coder->along += (seen >> shift) - (coder->along >> shift);
-        shift = coder->row < 2 ? 1 : coder->row < 6 ? 2 : 3;
-        *down += (seen >> shift) - (*down >> shift);
-        if (++coder->column == coder->columns) {
-            coder->column = 0;
-            coder->row++;
-            coder->along = coder->mean;
+        int32_t value = integer(coder, &s, decodes, mixed, decodes ? 0 : values[at], chosen);
+        if (decodes)
+            found[at] = value;
+        if (mixed) {
+            uint32_t seen = (uint32_t)MIN(value < 0 ? -value : value, 255) << 8;
+            uint32_t shift = m.seen >= 254 ? 8 : m.seen >= 30 ? 6 : m.seen >= 6 ? 4 : m.seen >= 2 ? 2 : 1;
+            m.all += (seen >> shift) - (m.all >> shift);
+            m.seen += m.seen < 254;
+            shift = m.column >= 14 ? 4 : m.column >= 2 ? 3 : 2;
+            m.along += (seen >> shift) - (m.along >> shift);
+            shift = m.row >= 6 ? 3 : m.row >= 2 ? 2 : 1;
+            *down += (seen >> shift) - (*down >> shift);
+            m.corner = above;
+            m.left = MAX(-255, MIN(255, value));
+            coder->last[here] = (int16_t)m.left;
+            if (++m.place == m.line)
+                m.place = 0;
+            if (++m.tap == m.kernel)
+                m.tap = 0;
+            if (++m.column == m.columns) {
+                m.column = m.place = m.tap = 0;
+                m.row++;
+                m.along = m.all;
+                m.left = m.corner = 0;
+            }
         }
     }
-    return found;
+    coder->stream = s;
+    coder->means = m;
+}
+
+static void integers(Coder *coder, int decodes, const int32_t *values, int32_t *found, int64_t count) {
+    if (decodes && coder->mixed)
+        integers_of(coder, 1, 1, values, found, count);
+    else if (decodes)
+        integers_of(coder, 1, 0, values, found, count);
+    else if (coder->mixed)
+        integers_of(coder, 0, 1, values, found, count);
+    else
+        integers_of(coder, 0, 0, values, found, count);
 }
 
 /* Bytes of a coder. */
@@ -203,57 +299,58 @@ EXPORT int64_t lm_arithmetic_size(void) { return sizeof(Coder); }
 /* Begin: to encode into `out` of this length, or to decode `data` of it. */
 EXPORT void lm_arithmetic_begin(Coder *coder, int decodes, int mixed, const uint8_t *data, uint8_t *out, int64_t length) {
     memset(coder, 0, offsetof(Coder, down));
-    coder->range = ((uint64_t)1 << 40) - 1;
+    Stream *s = &coder->stream;
+    s->range = ((uint64_t)1 << 40) - 1;
+    s->data = data;
+    s->out = out;
+    s->length = length;
+    s->place = decodes ? 0 : -1;
     coder->mixed = mixed;
-    coder->data = data;
-    coder->out = out;
-    coder->length = length;
-    coder->place = decodes ? 0 : -1;
-    coder->mean = 256;
-    for (; decodes && coder->place < 5; coder->place++)
-        coder->code = coder->code << 8 | (coder->place < length ? data[coder->place] : 0);
+    coder->means.all = 256;
+    for (; decodes && s->place < 5; s->place++)
+        s->code = s->code << 8 | (s->place < length ? data[s->place] : 0);
     for (int at = 0; at < 2 + 2 * SIDE; at++)
         coder->tree[at] = 1u << 31;
-    for (int at = 0; mixed && at < (SETS - 1) * BUCKETS * NODES; at++)
-        coder->sets[at / (BUCKETS * NODES)][at / NODES % BUCKETS][at % NODES] = 1u << 31;
+    for (int set = 0; mixed && set < ALL_SETS; set++)
+        for (int at = 0; at < NODES; at++)
+            coder->sets[set][at] = 1u << 31;
+    for (int at = 0; at < NODES; at++)
+        coder->near[at] = 1u << 31;
     for (int at = 0; at < NODES; at++)
         for (int set = 0; set < SETS; set++)
-            coder->weights[at][set] = set ? 1 << 14 : 3 << 13;
+            coder->weights[at][set] = set ? WEIGHT : PLAIN_WEIGHT;
 }
 
-/* What follows are rows of so many integers. */
-EXPORT void lm_arithmetic_rows(Coder *coder, int64_t columns) {
-    coder->columns = columns;
-    coder->column = coder->row = 0;
-    coder->along = coder->mean;
+/* What follows are rows of so many integers, in kernels of so many and lines of these. */
+EXPORT void lm_arithmetic_rows(Coder *coder, int64_t columns, int64_t kernel, int64_t line) {
+    Means *m = &coder->means;
+    m->columns = columns, m->kernel = kernel, m->line = line;
+    m->column = m->row = m->tap = m->place = 0;
+    m->left = m->corner = 0;
+    m->along = m->all;
 }
 
-EXPORT void lm_arithmetic_encode(Coder *coder, const int32_t *values, int64_t count) {
-    for (int64_t at = 0; at < count; at++)
-        integer(coder, 0, values[at]);
-}
+EXPORT void lm_arithmetic_encode(Coder *coder, const int32_t *values, int64_t count) { integers(coder, 0, values, NULL, count); }
 
-EXPORT void lm_arithmetic_decode(Coder *coder, int32_t *values, int64_t count) {
-    for (int64_t at = 0; at < count; at++)
-        values[at] = integer(coder, 1, 0);
-}
+EXPORT void lm_arithmetic_decode(Coder *coder, int32_t *values, int64_t count) { integers(coder, 1, NULL, values, count); }
 
 /* Encoding ends: the length of the stream, which may be more than there is room for. */
 EXPORT int64_t lm_arithmetic_end(Coder *coder) {
+    Stream *s = &coder->stream;
     for (int bits = 40; bits >= 0; bits -= 8) {
-        uint64_t mask = ((uint64_t)1 << bits) - 1, value = (coder->low + mask) & ~mask;
-        if (value < coder->low + coder->range) {
-            coder->low = value;
+        uint64_t mask = ((uint64_t)1 << bits) - 1, value = (s->low + mask) & ~mask;
+        if (value < s->low + s->range) {
+            s->low = value;
             break;
         }
     }
     for (int at = 0; at < 6; at++)
-        shift_low(coder);
-    int64_t length = MAX(0, coder->place);
-    while (length && length <= coder->length && !coder->out[length - 1])
+        shift_low(s);
+    int64_t length = MAX(0, s->place);
+    while (length && length <= s->length && !s->out[length - 1])
         length--;
     return length;
 }
 
 /* Decoding ends: whether the stream does, too. */
-EXPORT int lm_arithmetic_done(const Coder *coder) { return coder->place >= coder->length; }
+EXPORT int lm_arithmetic_done(const Coder *coder) { return coder->stream.place >= coder->stream.length; }

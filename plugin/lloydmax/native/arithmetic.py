@@ -34,9 +34,10 @@ class ArithmeticCoder:
             address(self._coder), data is not None, mixed, address(given), address(taken), size(len(self._stream))
         )
 
-    def rows(self, columns: int) -> None:
-        """What follows are rows of so many integers."""
-        ready().lm_arithmetic_rows(address(self._coder), size(columns))
+    def rows(self, columns: int, kernel: int = 1, line: int = 1) -> None:
+        """What follows are rows of so many integers, made of kernels of so many, these of lines of so many; kernels of
+        one are none, and the rows themselves the lines."""
+        ready().lm_arithmetic_rows(address(self._coder), size(columns), size(kernel), size(line))
 
     def encode(self, values: Integers) -> None:
         """Add integers of magnitudes below 2**25."""

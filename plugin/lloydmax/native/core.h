@@ -25,6 +25,12 @@
 #endif
 #endif
 
+#if defined(__GNUC__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE __forceinline
+#endif
+
 #if defined(_WIN32) && defined(__clang__)
 #undef EXPORT
 #define EXPORT __declspec(dllexport)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from lloydmax.data.profile import MOST_PLACES, Profile
 from lloydmax.network.kinds import Kinds
 from lloydmax.network.outputs import AskedOutputs, OutputPath
 from lloydmax.recipe.lines import LinedData
@@ -106,7 +107,8 @@ class Storage(Section):
         default="float32",
         description="of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 "
         "(`float16`) or 2^-8 (`bfloat16`) stays float32. `fixed`: parameters and centroids are whole numbers of a "
-        "step, at most 1/64 of their usual magnitude (centroids: 1/1024); buffers as with `float16`.",
+        "step, at most 1/64 of their usual magnitude, and half of that for each bit above 4 that codes take "
+        "(centroids: 1/1024); buffers as with `float16`.",
     )
 
     codes: Literal["packed", "entropy", "arithmetic"] = Field(
@@ -177,16 +179,39 @@ class Synthesize(Section):
 
     deviation: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="the same.")
 
+    means: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=MOST_PLACES,
+        description="in place of `mean`: of the places along the last axis that is so long, such as the coefficients "
+        "of a sound.",
+    )
+
+    deviations: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="with `means`: the same, or a single one for all places.",
+    )
+
     def given(self) -> Wanted:
         """The same for those who make them."""
         shape = None if self.shape is None else tuple(self.shape)
-        return Wanted(self.samples, self.kind, shape, self.below, self.mean, self.deviation)
+        profile = None if self.means is None else Profile(tuple(self.means), tuple(self.deviations or ()))
+        return Wanted(self.samples, self.kind, shape, self.below, self.mean, self.deviation, profile)
 
     @model_validator(mode="after")
     def _of_a_shape(self) -> Synthesize:
-        told = next((name for name in ("below", "mean", "deviation") if getattr(self, name) is not None), None)
+        names = ("below", "mean", "deviation", "means", "deviations")
+        told = next((name for name in names if getattr(self, name) is not None), None)
         if told is not None and self.shape is None:
             raise ValueError(f"'{told}' is of an input of a 'shape', which is missing")
+        if (self.means is None) is not (self.deviations is None):
+            raise ValueError("'means' and 'deviations' are given together")
+        if self.means is not None and self.deviations is not None and self.shape is not None:
+            if len(self.means) not in self.shape:
+                raise ValueError(f"'means' has {len(self.means)} numbers, as no axis of 'shape' has places")
+            if len(self.deviations) not in (1, len(self.means)):
+                raise ValueError(f"'deviations' has {len(self.deviations)} numbers: give 1, or {len(self.means)}")
         return self
 
 

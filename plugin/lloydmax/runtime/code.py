@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 _CACHED = 1 << 12
 """Code objects that are known at a time."""
 _OURS = ("lloydmax", "lloydmax_strategies")
+_FOLDERS = frozenset(("site-packages", "dist-packages"))
+"""What folders of installed packages are called."""
 _LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
 _NO_CODE = frozenset((
     "__annotations__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__orig_bases__", "__parameters__",
@@ -58,8 +60,10 @@ VERSION = version(_OURS[0]) or "unknown"
 
 
 def _is_installed(place: str) -> bool:
+    """Whether packages are installed there: of this Python, of the user, or of another environment on the path."""
     path = Path(place).resolve()
-    return any(path.is_relative_to(Path(sysconfig.get_path(kind)).resolve()) for kind in ("purelib", "platlib"))
+    own = (Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib"))
+    return not _FOLDERS.isdisjoint(path.parts) or any(map(path.is_relative_to, own))
 
 
 @functools.lru_cache(_CACHED)

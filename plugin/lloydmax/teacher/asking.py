@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lloydmax.data.batch import Batch, map_leaves
 from lloydmax.data.inputs import Inputs
 from lloydmax.data.natural import Form
+from lloydmax.data.profile import Profile, only_shapes, profile_of
 from lloydmax.errors import ModelError
 from lloydmax.network.guard import guarded
 from lloydmax.network.trees import output_tensors
@@ -27,6 +28,8 @@ _WIDE = 7
 """Sides of the smallest map that a convolution should see: less is nothing but edges."""
 _VAIN, _HEAVY = 3, 1 << 26
 """Sizes that are tried after one that fits, and values within the network, from which on no larger size is tried."""
+_WEIGHTS = 256
+"""Of a model, for each place of a profile."""
 _NAMED = ("input_ids", "pixel_values", "input_values", "input_features")
 """What the inputs of some libraries are called."""
 _DECODER = "decoder_input_ids"
@@ -86,6 +89,7 @@ class Wanted:
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.
+        profile: of real numbers, in place of these.
     """
 
     samples: int = 64
@@ -94,6 +98,7 @@ class Wanted:
     below: int | None = None
     mean: float | None = None
     deviation: float | None = None
+    profile: Profile | None = None
 
 
 def asked(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = None) -> Asked | None:
@@ -144,7 +149,7 @@ def _best(model: nn.Module, tries: Sequence[Asked]) -> Asked | None:
 
 def _of_recipe(model: nn.Module, wanted: Wanted, shape: tuple[int, ...]) -> Asked | None:
     tables = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    real = Form(shape, channels(model, shape), mean=wanted.mean, deviation=wanted.deviation)
+    real = Form(shape, channels(model, shape), mean=wanted.mean, deviation=wanted.deviation, profile=wanted.profile)
     numbers = numbered(wanted.below or min(tables, default=BYTES), shape)
     short = replace(numbers, dtype=torch.int32)
     for form in [numbers, short] if wanted.below is not None else [real, numbers, short]:
@@ -164,6 +169,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> Asked | None:
     examples = examples.map(lambda tensor: tensor.detach().cpu())
     telling = [t for t in examples.tensors() if t.ndim and not t.is_floating_point() and not _is_plain(t)]
     told = {**{f"{number}": value for number, value in enumerate(examples.args)}, **examples.kwargs}
+    weights = sum(parameter.numel() for parameter in model.parameters())
     masks = {id(value) for name, value in told.items() if "mask" in name and isinstance(value, Tensor)}
 
     def form(tensor: Tensor) -> Any:
@@ -171,8 +177,7 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> Asked | None:
             return tensor
         if tensor.is_floating_point():
             form = Form(tuple(tensor.shape[1:]), channels(model, tuple(tensor.shape[1:])), dtype=tensor.dtype)
-            deviation, mean = torch.std_mean(tensor.double(), correction=0)
-            return form if not deviation > 0 else replace(form, mean=float(mean), deviation=float(deviation))
+            return _like(form, tensor, weights)
         if telling and not any(tensor is each for each in telling):
             return tensor
         return Form(tuple(tensor.shape[1:]), None, tensor.max().clamp(min=0) + 1, tensor.dtype)
@@ -184,6 +189,18 @@ def _of_examples(model: nn.Module, example_inputs: Any) -> Asked | None:
     wider = _ranged(model, found)
     tries = [found] if wider is None else [wider, found]
     return next((each for each in tries if _seen(model, each).runs), None)
+
+
+def _like(form: Form, examples: Tensor, weights: int) -> Form:
+    """The form with what examples tell of their values. Profiles are of what has no colours, and so short that a recipe
+    with them is small beside the weights."""
+    if only_shapes(examples):
+        return form
+    coloured = form.pictures and form.width > 1
+    if not coloured and (profile := profile_of(examples, weights // _WEIGHTS)) is not None:
+        return replace(form, profile=profile)
+    deviation, mean = torch.std_mean(examples.double(), correction=0)
+    return replace(form, mean=float(mean), deviation=float(deviation))
 
 
 def _is_plain(numbers: Tensor) -> bool:

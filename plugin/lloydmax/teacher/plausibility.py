@@ -168,8 +168,9 @@ def _untrained(teacher: nn.Module) -> str:
     if not fresh:
         return ""
     return (
-        f"{type(teacher).__name__} looks untrained: {what}. Were the weights forgotten (--weights on the command line, "
-        "load_state_dict in Python)?"
+        f"{type(teacher).__name__} looks untrained: {what}. Were the weights forgotten (load_state_dict in Python; on "
+        "the command line --weights, or what loads them: --model-args '{\"pretrained\": true}' of timm, "
+        '\'{"weights": "DEFAULT"}\' of torchvision)?'
     )
 
 
@@ -177,10 +178,11 @@ def _norms(model: nn.Module) -> Iterator[bool]:
     """Of every normalization with weights or statistics, whether it is as it was made."""
     for module in model.modules():
         if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
-            ones = [getattr(module, name, None) for name in ("weight", "running_var")]
+            weight, variance = (getattr(module, name, None) for name in ("weight", "running_var"))
             zeros = [getattr(module, name, None) for name in ("bias", "running_mean")]
-            if any(tensor is not None for tensor in ones):
-                yield all(_is(tensor, 1) for tensor in ones) and all(_is(tensor, 0) for tensor in zeros)
+            if weight is not None or variance is not None:
+                made = _is(weight, 1) or _is(weight, 0)  # zero: at the end of a residual block, as timm makes it
+                yield made and _is(variance, 1) and all(_is(tensor, 0) for tensor in zeros)
 
 
 def _as_drawn(layer: nn.Module) -> bool:

@@ -1,4 +1,5 @@
-"""How large the values of made inputs are: as the first batch norm, examples or the first layer tell."""
+"""How large the values of made inputs are: as the first batch norm, examples or the first layer tell; examples only
+where the model stands such inputs, for many are noise that shows the shape."""
 
 from __future__ import annotations
 
@@ -36,8 +37,12 @@ _GOLDEN = 0.618
 """Step through loudness: any few samples in a row have all of it."""
 _TAILS = (1.75, 2.5)
 """Deviations of the logarithms of powers."""
+_TAILED = (0.1, 2.0)
+"""Means, in deviations, of what may be powers."""
 _NOISE, _UNSTEADY = 0.03, 3.0
 """Noise in the weights, in their root mean squares; how many times as much as in the best kind it may do."""
+_UNLIKE = 10.0
+"""How many times as much it may do in inputs that are like examples, if it does more than other inputs do."""
 _TOLD, _RIDGE = 2.5, 0.1
 """Standard errors from 0 of a mean that biases tell; share of the mean square of a row in a regression on rows."""
 _USUAL = 0.5
@@ -58,23 +63,43 @@ def scaled(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -
     """
     if alone and tracked(model) and (found := _by_norm(model, form, raw, call)) is not None:
         return found
-    if form.mean is not None and form.deviation is not None:
-        made = raw * form.deviation + form.mean
-        if not form.pictures and form.mean > form.deviation / 10:
-            made[1::2] = (_powers(raw) * form.deviation)[1::2]
-        return made
+    told = _like_examples(form, raw)
+    if told is not None and not alone:
+        return told
+    kinds = _asked(model, form, raw, call, alone)
+    if not alone:
+        return _in_turn(kinds)
+    if told is not None and _stands(model, told, kinds, call):
+        return told
+    return _in_turn(_steady(model, kinds, call))
+
+
+def _like_examples(form: Form, raw: Tensor) -> Tensor | None:
+    """Values like those that were told of; ``None``: none were."""
+    if form.profile is not None:
+        mean, deviation = form.profile.along(form.shape)
+    elif form.mean is not None and form.deviation is not None:
+        mean, deviation = torch.tensor(form.mean), torch.tensor(form.deviation)
+    else:
+        return None
+    made = raw * deviation + mean
+    if not form.pictures and _TAILED[0] < float(mean.mean()) / float(deviation.mean()) < _TAILED[1]:
+        made[1::2] = (_powers(raw) * deviation)[1::2]
+    return made
+
+
+def _asked(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -> list[Tensor]:
+    """Kinds of values of a size that the first layer asks for."""
     wanted, mean = _by_first_layer(model, form, raw, call) if alone else (1.0, torch.zeros(()))
     if form.pictures and wanted >= _LARGE:
-        return _bright(raw) * _BYTES
+        return [_bright(raw) * _BYTES]
     if form.pictures and wanted <= _NORMAL:
         bright = _SPREAD < float(mean.mean()) < 1 - _SPREAD
-        kinds = [_bright(raw)] if bright else [raw, _bright(raw)]
-    else:
-        loud = 2 ** (2 * (_GOLDEN * torch.arange(len(raw)) % 1) - 1)
-        sizes = wanted * loud.reshape(-1, *(1,) * (raw.dim() - 1))
-        wave = form.width == 1 and math.prod(form.shape) == max(form.shape, default=1)
-        kinds = [raw * sizes + mean, *([] if wave else [_powers(raw) * sizes + mean])]
-    return _in_turn(_steady(model, kinds, call) if alone else kinds)
+        return [_bright(raw)] if bright else [raw, _bright(raw)]
+    loud = 2 ** (2 * (_GOLDEN * torch.arange(len(raw)) % 1) - 1)
+    sizes = wanted * loud.reshape(-1, *(1,) * (raw.dim() - 1))
+    wave = form.width == 1 and math.prod(form.shape) == max(form.shape, default=1)
+    return [raw * sizes + mean, *([] if wave else [_powers(raw) * sizes + mean])]
 
 
 def _bright(raw: Tensor) -> Tensor:
@@ -104,14 +129,26 @@ def _steady(model: nn.Module, kinds: Sequence[Tensor], call: Call) -> list[Tenso
     samples: a network stands noise best where it was trained."""
     if len(kinds) < 2:
         return [*kinds]
+    shares = _shares(model, kinds, call)
+    return [kind for kind, share in zip(kinds, shares, strict=True) if share <= _UNSTEADY * min(shares)]
+
+
+def _stands(model: nn.Module, told: Tensor, kinds: Sequence[Tensor], call: Call) -> bool:
+    """Whether the model stands noise in its weights about as well where it gets such inputs as where it gets others."""
+    share, *others = _shares(model, [told, *kinds], call)
+    return share <= max(1.0, _UNLIKE * min(others))
+
+
+def _shares(model: nn.Module, kinds: Sequence[Tensor], call: Call) -> list[float]:
+    """How much noise in the weights changes the outputs for each kind, as a share of how they differ between
+    samples."""
     generator, noisy = Generator().manual_seed(0), own(model)
     with torch.no_grad():
         for parameter in noisy.parameters():
             if parameter.dim() > 1 and parameter.is_floating_point():
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 parameter.add_(noise * _NOISE * parameter.square().mean().sqrt())
-        shares = [_change(_outputs(model, call(kind[:_FEW])), _outputs(noisy, call(kind[:_FEW]))) for kind in kinds]
-    return [kind for kind, share in zip(kinds, shares, strict=True) if share <= _UNSTEADY * min(shares)]
+        return [_change(_outputs(model, call(kind[:_FEW])), _outputs(noisy, call(kind[:_FEW]))) for kind in kinds]
 
 
 def _change(outputs: Sequence[Tensor], others: Sequence[Tensor]) -> float:

@@ -92,8 +92,8 @@ class Latents:
 
     Args:
         student: its codebook parametrizations get a second one, until :meth:`remove`.
-        original: holds the weights from before the fit under the same names, where the latent weights start; ``None``:
-            they start from the decoded ones.
+        original: holds the weights from before the fit under the same names, where the latent weights start that choose
+            the codes that are there, see :func:`choosing`; ``None``: all start from the decoded ones.
         kind: of the second parametrization.
 
     Raises:
@@ -119,7 +119,9 @@ class Latents:
                 found = weights.get(name)
                 fits = found is not None and tuple(found.shape) == holder.layout.shape
                 held = holder.holding(centroids)
-                start = suited(held, found.to(centroids.device)) if found is not None and fits else held.dequantize()
+                start = held.dequantize()
+                if found is not None and fits:
+                    start = choosing(held, suited(held, found.to(centroids.device)))
                 through = kind(start.detach().float(), holder, centroids)
                 self._learned[id(holder)] = _Learned(holder, centroids, through)
             kept: nn.ModuleList = module.parametrizations[leaf]  # type: ignore[index, assignment]
@@ -192,6 +194,18 @@ class Latents:
         for held in self._lists:
             del held[len(held) - 1]
         self._lists = []
+
+
+def choosing(codebook: Codebook, weight: Tensor) -> Tensor:
+    """The weight, with the decoded value wherever it would choose another centroid than its code has: codes that make
+    up for each other's errors (``reconstruct``) are not the nearest ones, and would be lost in the first step.
+
+    Args:
+        codebook: of the weight.
+        weight: float32, in its shape.
+    """
+    decoded = codebook.dequantize()
+    return torch.where(codebook.reassigned(weight).dequantize() == decoded, weight, decoded.to(weight.dtype))
 
 
 def _bits(counts: Tensor) -> float:

@@ -47,8 +47,9 @@ class TrainingOptions(ViewOptions, WeightingOptions, LoopOptions):
     codes: Literal["fixed", "learn", "anneal"] = Field(
         default="fixed",
         description="`fixed`, or `learn`: behind the codes of every trained codebook stand latent weights, from "
-        "before the fit, which learn by the straight-through estimator and choose their codes again after every step; "
-        "where the recipe says `bits`, the price of a bit counts, and the entropy of all codes stays what it is. "
+        "before the fit where these choose the codes that are there, which learn by the straight-through estimator and "
+        "choose their codes again after every step; where the recipe says `bits`, the price of a bit counts, and the "
+        "entropy of all codes stays what it is. "
         "`anneal`: the same, but for 85 % of the steps the network computes with mixtures of the two centroids next "
         "to each latent weight, which harden (Cho et al. 2022, DKM); not for vectors.",
     )

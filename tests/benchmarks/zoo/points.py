@@ -4,7 +4,9 @@
 
 The base is what ``recipe_for`` makes with data at effort 0. *Layers*: the score with the original's weights back in one
 layer, the others as they are. *Levers*: the score of the same recipe with one thing changed, at the same bytes but for
-the last lever, which shows what one bit more buys. Cells are kept in ``--folder`` as ``run.py`` keeps its own.
+the last lever, which shows what one bit more buys. *Damage*: the distance of the outputs from the original's on test
+inputs, as a share of that of one answer to all of them; finer than the score. Cells are kept in ``--folder`` as
+``run.py`` keeps its own.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from typing import Any
 
 import lloydmax
 import torch
+from lloydmax.data import unlabelled
+from lloydmax.teacher.agreement import Comparison
+from lloydmax.teacher.judge import Judge
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -77,6 +82,7 @@ LEVERS: dict[str, tuple[float, float, Callable[[Recipe], Recipe]]] = {
     "300 steps, no features": (0, 1.0, _distill(features=0.0)),
     "300 steps, no views": (0, 1.0, _distill(augment=[], mixup=0.0, cutmix=0.0)),
     "900 steps": (0, 3.0, lambda recipe: recipe),
+    "3,000 steps": (0, 10.0, lambda recipe: recipe),
     "one bit more": (1, 0.0, lambda recipe: recipe),
 }
 """Title -> bits more, effort, and what is changed in the recipe that ``recipe_for`` makes for them."""
@@ -86,6 +92,12 @@ def made(loaded: Loaded, bits: float, effort: float, change: Callable[[Recipe], 
     """The student of a changed recipe."""
     recipe = change(lloydmax.recipe_for(loaded.model, bits, loaded.inputs, effort).data())
     return lloydmax.compress(loaded.model, recipe, loaded.inputs, progress=False)
+
+
+def damage(loaded: Loaded, student: nn.Module) -> float:
+    """The distance from the original's outputs on test inputs, as a share of that of one answer to all of them."""
+    judge = Judge(Comparison(loaded.model, unlabelled(loaded.test, loaded.model), len(loaded.test)))
+    return judge.damage(student).mean
 
 
 def restored(student: nn.Module, original: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
@@ -117,6 +129,7 @@ def layers(loaded: Loaded, bits: int) -> dict[str, Any]:
     return {
         "original": loaded.measure(loaded.model),
         "score": before,
+        "damage": damage(loaded, student),
         "layers": [[layer, size / every, win] for win, layer, size in wins],
     }
 
@@ -131,7 +144,8 @@ def pulled(loaded: Loaded, bits: int, title: str) -> dict[str, Any]:
         return {"refused": str(refusal)[:300]}
     seconds = round(time.process_time() - start, 1)
     share = 8 * result.report.bytes.file / weights(loaded.model)
-    return {"score": loaded.measure(result.model), "bits": round(share, 3), "compression": seconds}
+    told = {"score": loaded.measure(result.model), "damage": damage(loaded, result.model)}
+    return told | {"bits": round(share, 3), "compression": seconds}
 
 
 def cells(network: str, bits: int, loaded: Loaded | None, parts: Sequence[str]) -> dict[str, Cell]:
@@ -161,18 +175,27 @@ def table(store: Store, network: str, bits: int) -> str:
     def gain(score: float) -> str:
         return f"{100 * score:+.1f}" if percent else f"{score:+.3f}"
 
-    title = f"{network} at {bits} bits: {told(base['score'])} of {told(base['original'])}"
+    def left(figures: dict[str, Any]) -> str:
+        return f"{figures['damage']:.4f}" if "damage" in figures else ""
+
+    title = f"{network} at {bits} bits: {told(base['score'])} of {told(base['original'])}, damage {left(base)}"
     rows = [
-        [f"`{layer}` as it was ({100 * share:.0f} % of the weights)", gain(win), "", ""]
+        [f"`{layer}` as it was ({100 * share:.0f} % of the weights)", gain(win), "", "", ""]
         for layer, share, win in base["layers"][:LAYERS]
     ]
     found = {title: figures for title, figures in there.items() if "score" in figures}
     for lever, figures in sorted(found.items(), key=lambda item: -item[1]["score"]):
         rows.append(
-            [lever, gain(figures["score"] - base["score"]), f"{figures['bits']:.2f}", f"{figures['compression']:.0f}"]
+            [
+                lever,
+                gain(figures["score"] - base["score"]),
+                left(figures),
+                f"{figures['bits']:.2f}",
+                f"{figures['compression']:.0f}",
+            ]
         )
     refused = [f"Refused: {lever} ({figures['refused']})." for lever, figures in there.items() if "refused" in figures]
-    return "\n\n".join([markdown(title, ["changed", "wins", "bits", "CPU seconds"], rows), *refused])
+    return "\n\n".join([markdown(title, ["changed", "wins", "damage", "bits", "CPU seconds"], rows), *refused])
 
 
 PARTS = ("layers", "levers")

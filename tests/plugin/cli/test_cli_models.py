@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 from lloydmax.cli.models import ModelError, build
 from torch import nn
 
@@ -15,6 +16,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A stand-in for timm, which knows one network."""
     made = ModuleType("timm")
     made.is_model = lambda name: name == "tiny"  # type: ignore[attr-defined]
+    made.list_models = lambda: ["tiny", "tinier_a", "tinier_b"]  # type: ignore[attr-defined]
     made.create_model = lambda name, num_classes=5: nn.Linear(3, num_classes)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "timm", made)
     return made
@@ -29,4 +31,17 @@ def test_timm_makes_networks_by_their_names(timm: ModuleType) -> None:
 def test_a_name_that_is_not_there_is_told_with_those_that_are(timm: ModuleType) -> None:
     with pytest.raises(ModelError, match="timm has no 'tinny'") as told:
         build("timm:tinny", None, {})
+    assert "did you mean 'tiny'?" in str(told.value)
+    with pytest.raises(ModelError, match="did you mean 'tinier_a', 'tinier_b'"):
+        build("timm:tinier", None, {})
+    with pytest.raises(ModelError, match="has no 'zzz'") as told:
+        build("timm:zzz", None, {})
     assert "create_model" in str(told.value) and "__" not in str(told.value)
+    with pytest.raises(ModelError, match="package.module:callable, here torch.nn:Flatten"):
+        build("torch.nn.Flatten", None, {})
+
+
+def test_what_a_model_draws_is_the_same_each_time(timm: ModuleType) -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(build("timm:tiny", None, {}).weight, build("timm:tiny", None, {}).weight)
+    assert torch.equal(before, torch.get_rng_state())

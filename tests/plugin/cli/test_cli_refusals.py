@@ -72,6 +72,7 @@ def refused(*arguments: str, status: int = 2, model: str = "NeverRun") -> str:
         ([*COMPRESS, "--out", "no/m.safetensors"], "the folder .*no does not exist"),
         ([*COMPRESS, "--out", "file/m.safetensors"], "does not exist|Not a directory"),
         ([*COMPRESS, "--out", "folder"], "is a directory"),
+        ([*COMPRESS, "--out", "new.pt"], "compress writes a .safetensors file.*lloydmax export"),
         ([*COMPRESS, "--out", "new/"], "folder's name"),
         pytest.param([*COMPRESS, "--out", "/proc/m.safetensors"], "no file can be made in /proc", marks=LINUX),
         pytest.param([*COMPRESS, "--out", "/dev/full"], "not an ordinary file", marks=LINUX),

@@ -36,7 +36,9 @@ def test_a_folder_is_read_in_one_length(folder: Path) -> None:
     assert sounds(folder, 800, 0.5, flat=True)[1].shape == (400,)
 
 
-def test_the_folder_of_a_model_says_rate_and_scaling(folder: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_model_says_rate_and_scaling(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = net()
     model.name_or_path = str(tmp_path / "model")
     (tmp_path / "model").mkdir()
@@ -45,8 +47,46 @@ def test_the_folder_of_a_model_says_rate_and_scaling(folder: Path, tmp_path: Pat
     first = unlabelled(folder, model).first(1).args[0]
     assert float(first.mean()) == pytest.approx(0, abs=1e-4) and float(first.var()) == pytest.approx(1, abs=1e-2)
     file.write_text(json.dumps({"sampling_rate": 16000}))
-    with pytest.raises(DataError, match=r"0\.wav has 800 Hz, and 16,000 are wanted: convert it"):
+    monkeypatch.setattr(sound_files, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"4 of the 4 sounds in .* another rate than 16,000 Hz\. soxr resamples: "):
         unlabelled(folder, model)
+
+
+def tone(rate: int) -> np.ndarray:
+    return np.sin(2 * np.pi * 100 * np.arange(2 * rate) / rate)
+
+
+def test_several_rates_are_asked_about_or_resampled(tmp_path: Path) -> None:
+    for number, rate in enumerate((8000, 16000, 16000)):
+        soundfile.write(tmp_path / f"{number}.wav", tone(rate), rate)
+    with pytest.raises(DataError, match=r"several rates \(2 of 16,000 Hz, 1 of 8,000 Hz\).*--rate 16000"):
+        unlabelled(tmp_path, net())
+    pytest.importorskip("soxr")
+    source = unlabelled(sounds(tmp_path, 8000, 1, flat=True), net())
+    assert source.describe() == f"3 sounds from {tmp_path}, 1 s at 8,000 Hz (2 of other rates resampled)"
+    batch = source.first(3).args[0]
+    assert batch.shape == (3, 8000)
+    assert float((batch - torch.from_numpy(tone(8000)[:8000])).abs()[:, 400:-400].max()) < 0.01
+
+
+def test_no_more_of_a_long_sound_is_read_than_needed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    usual = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, frames, **more: read.append(frames) or usual(self, frames, **more)
+    )
+    assert sounds(folder, seconds=0.25)[3].shape == (1, 200) and read == [200]
+
+
+def test_more_may_be_left_out(folder: Path) -> None:
+    (folder / "8.wav").write_bytes(b"RIFF")
+    (folder / "9.wav").write_bytes(b"RIFF")
+    source = unlabelled(folder, net())
+    with pytest.raises(DataError, match=r"--skip-bad 34%, skip_bad=0\.34 of lloydmax\.sounds"):
+        list(source.batches(8))
+    source = unlabelled(sounds(folder, skip_bad=0.34), net())
+    with pytest.warns(UserWarning, match="2 of 6 samples left out"):
+        assert sum(len(indices) for indices, _ in source.batches(8)) == 4
 
 
 def test_what_is_no_sound(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +97,9 @@ def test_what_is_no_sound(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no sounds in"):
         sounds(tmp_path / "none")
+    with pytest.raises(DataError, match="none of the 1 sounds"):
+        (tmp_path / "none" / "1.wav").write_bytes(b"RIFF")
+        unlabelled(tmp_path / "none", net())
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(DataError, match=r"pip install \"lloydmax\[sounds\]\""):
-        sound_files._read(folder / "0.wav")
+        sound_files._read(folder / "0.wav", 800, 9)

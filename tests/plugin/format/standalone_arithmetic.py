@@ -18,20 +18,25 @@ class Arithmetic:
         self.range, self.code = (1 << 40) - 1, int.from_bytes(data[:5].ljust(5, b"\0"), "big")
         self.nodes: dict[Any, tuple[int, int]] = {}
         self.weights: dict[Any, list[int]] = {}
-        self.mean, self.seen, self.sets = 256, 0, (0, 0, 0)
+        self.mean, self.seen, self.sets = 256, 0, (0, 0, 0, 0, 0)
         self.down: dict[int, int] = {}
 
-    def read(self, count: int, columns: int = 0) -> np.ndarray:
-        """So many integers, in rows."""
-        found, row, column = [], 0, 0
-        for _ in range(count):
-            if column == 0:
-                along = self.mean
+    def read(self, count: int, columns: int = 0, kernel: int = 1, line: int = 1) -> np.ndarray:
+        """So many integers, in rows, kernels and lines."""
+        found, row, column, along = [], 0, 0, 0
+        kernel, line = (kernel, line) if kernel > 1 else (count, columns or count)
+        for at in range(count):
+            along = along if column else self.mean
             if row == 0 and column < 65536:
                 self.down[column] = self.mean
             low = column % 65536
             of_row, of_column = _log(along), _log(self.down[low])
-            self.sets = of_row, of_column, of_row + of_column
+            inner, lower = at % line > 0, at % kernel >= line
+            there = ((inner, 1), (lower, line), (inner and lower, line + 1))
+            left, above, corner = (max(-255, min(255, found[at - back])) if one else 0 for one, back in there)
+            slope = _level(3 * left + 3 * above - 2 * corner, 64, 1, 7, self.mean)
+            beside = 5 * _level(left, 256, 2, 2, self.mean) + _level(above, 256, 2, 2, self.mean)
+            self.sets = of_row, of_column, of_row + of_column, beside, 16 * slope + (of_column >> 2)
             found.append(self._integer())
             seen = 256 * min(255, abs(found[-1]))
             self.mean = _moved(self.mean, seen, _rate(self.seen, {2: 1, 6: 2, 30: 4, 254: 6}, 8))
@@ -48,9 +53,8 @@ class Arithmetic:
         while length < 24 and self._decision((negative, "length", length), length < 5):
             length += 1
         for bit in range(length):
-            prefix = 2 * prefix + (
-                self._decision((negative, length, prefix), length < 5) if bit < 8 else self._bit(32768)
-            )
+            key = negative, length, prefix
+            prefix = 2 * prefix + (self._decision(key, length < 5) if bit < 8 else self._bit(32768))
         return -prefix if negative else prefix
 
     def _decision(self, key: Any, known: bool) -> int:
@@ -61,10 +65,10 @@ class Arithmetic:
             bit = self._bit(min(65472, max(64, nodes[0][0] >> 6)))
         else:
             inputs = [STRETCH[chance >> 10] for chance, _ in nodes]
-            weights = self.weights.get(key, [24576, 16384, 16384, 16384])
+            weights = self.weights.get(key, [18000] + 5 * [12000])
             p = _squash(min(1791, max(-1791, sum(map(int.__mul__, weights, inputs)) >> 16)))
             bit = self._bit(p)
-            moved = (w + (s * (65536 * bit - p) >> 17) for w, s in zip(weights, inputs, strict=True))
+            moved = (w + (s * (65536 * bit - p) >> 15) for w, s in zip(weights, inputs, strict=True))
             self.weights[key] = [min(1 << 20, max(-(1 << 20), weight)) for weight in moved]
         for (one, limit), (chance, count) in zip(keys, nodes, strict=True):
             rate = 131072 // (2 * count + 3)
@@ -88,6 +92,11 @@ def _rate(number: int, rates: dict[int, int], last: int) -> int:
 
 def _moved(mean: int, seen: int, rate: int) -> int:
     return mean + (seen >> rate) - (mean >> rate)
+
+
+def _level(value: int, factor: int, shift: int, steps: int, mean: int) -> int:
+    r = max(0, min(steps - 1, (_log(factor * abs(value)) - _log(mean) + 6) >> shift))
+    return steps + (r + 1 if value > 0 else -r - 1 if value else 0)
 
 
 def _log(mean: int) -> int:

@@ -216,8 +216,8 @@ def _weight(about: dict[str, Any], codebook: Stored, codes: Stored) -> Stored:
     apart = [matrices, shape[0] // matrices, *shape[1:]] if shape else [matrices, 1]
     centroids = _converted(_centroids(about, codebook, -(-channels // each) * runs), about["dtype"])
     _expect(codes.dtype == "U8" and codes.array.ndim == 1, "the codes are not bytes")
-    first = shape[0] if block == 1 and shape else channels
-    read = {"entropy": _entropy, "packed": _packed, "arithmetic": partial(_arithmetic, columns=count // first)}
+    held = shape if block == 1 else [channels, count // channels]
+    read = {"entropy": _entropy, "packed": _packed, "arithmetic": partial(_arithmetic, shape=held)}
     indices = read[about["coding"]](codes.array.tobytes(), (k - 1).bit_length(), count)
     _expect(count == 0 or int(indices.max()) < k, "a code without a centroid")
     own = (np.arange(channels) // each)[:, None] * runs + np.arange(count // channels) // (run or count)
@@ -283,11 +283,11 @@ def _packed(data: bytes, width: int, count: int) -> np.ndarray:
     return _bits(data, width, count) if width else np.zeros(count, int)
 
 
-def _arithmetic(data: bytes, width: int, count: int, columns: int) -> np.ndarray:
+def _arithmetic(data: bytes, width: int, count: int, shape: list[int]) -> np.ndarray:
     size = next(at for at, byte in enumerate(data[:4], start=1) if byte < 128)
     head = sum((byte & 127) << 7 * at for at, byte in enumerate(data[:size]))
     coder = Arithmetic(data[size:], bool(head & 1))
-    codes = coder.read(count, columns) + (head >> 1)
+    codes = coder.read(count, math.prod(shape[1:]), math.prod(shape[2:]), (shape or [1])[-1]) + (head >> 1)
     _expect(coder.place >= len(data) - size and int(codes.min()) >= 0, "codes that are none")
     return codes
 

@@ -12,33 +12,34 @@ from lloydmax.format.arithmetic import PythonCoder
 CODERS = [PythonCoder, *([native.ArithmeticCoder] if native.active() else [])]
 
 
-def stream(kind, values, columns, mixed, room=1 << 16):
+def stream(kind, values, columns, mixed, room=1 << 16, kernel=(1, 1)):
     made = kind(mixed, room=room)
     for part in np.array_split(values, 2):
-        made.rows(columns)
+        made.rows(columns, *kernel)
         made.encode(part)
     return made.end()
 
 
-def back(kind, data, count, columns, mixed):
+def back(kind, data, count, columns, mixed, kernel=(1, 1)):
     made = kind(mixed, np.frombuffer(data, np.uint8))
     found = []
     for part in np.array_split(np.zeros(count), 2):
-        made.rows(columns)
+        made.rows(columns, *kernel)
         found.append(made.decode(part.size))
     return np.concatenate(found), made.done()
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (9, 3), (2, 1), (18, 18)])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("spread", [0.02, 1.0, 40.0, 3e6])
-def test_every_coder_gives_the_same_bytes_and_the_integers_again(mixed, spread):
+def test_every_coder_gives_the_same_bytes_and_the_integers_again(mixed, spread, kernel):
     chance = np.random.default_rng(0)
     rows = np.exp(chance.standard_normal((20, 1)))
-    values = (chance.standard_normal((20, 17)) * rows * spread).clip(1 - (1 << 25), (1 << 25) - 1).astype(np.int32)
-    streams = {stream(kind, values.reshape(-1), 17, mixed) for kind in CODERS}
+    values = (chance.standard_normal((20, 18)) * rows * spread).clip(1 - (1 << 25), (1 << 25) - 1).astype(np.int32)
+    streams = {stream(kind, values.reshape(-1), 18, mixed, kernel=kernel) for kind in CODERS}
     (data,) = streams
     for kind in CODERS:
-        found, done = back(kind, data, values.size, 17, mixed)
+        found, done = back(kind, data, values.size, 18, mixed, kernel)
         assert np.array_equal(found, values.reshape(-1)) and done
 
 
@@ -78,6 +79,22 @@ def test_codes_take_their_entropy_at_most_or_less_in_rows_that_differ(k):
         assert np.array_equal(found, grid.reshape(-1)) and found.dtype == packing.dtype_of(bits)
 
 
+@pytest.mark.skipif(not native.active(), reason="the twin takes long")
+@pytest.mark.parametrize("shape", [(64, 64, 3, 3), (32, 16, 11), (16, 8, 3, 5, 5), (256, 144)])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_codes_that_are_like_their_neighbours_take_less(shape, axis):
+    chance = np.random.default_rng(3)
+    weights = chance.standard_normal(shape)
+    for one in range(1, shape[axis]):
+        before, here = (np.take(weights, place, axis) for place in (one - 1, one))
+        np.moveaxis(weights, axis, 0)[one] = 0.8 * before + 0.6 * here
+    grid = np.clip(np.round(weights * 2 + 7), 0, 15).astype(np.uint8)
+    codes, mixed = torch.from_numpy(grid), torch.from_numpy(chance.permutation(grid.reshape(-1)).reshape(shape))
+    alike = axis == -1 or len(shape) != 3  # in kernels of one line, nothing is above
+    here, there = (len(coding.encode(one, 4, "arithmetic")) for one in (codes, mixed))
+    assert here < 0.95 * there if alike else here < 1.005 * there
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
 def test_streams_of_other_codes_are_refused(shape):
     codes = torch.tensor([4] * int(np.prod(shape)), dtype=torch.uint8).reshape(shape)
@@ -105,3 +122,27 @@ def test_the_logistic_function_rises_and_has_a_reverse():
     table = arithmetic._stretched()
     assert len(table) == 4096 and sorted(table) == table and table[0] == -table[-1] == -arithmetic._TOP
     assert all(abs((arithmetic._squash(x) >> 4) - at) <= 4 for at, x in enumerate(table) if 8 < at < 4088)
+
+
+@pytest.mark.skipif(not native.active(), reason="the twin takes long")
+@pytest.mark.parametrize("unlike", [False, True])
+def test_probabilities_are_mixed_where_the_first_block_promises_something(unlike, monkeypatch):
+    chance, encoded = np.random.default_rng(3), {False: 0, True: 0}
+    scale = np.exp(chance.standard_normal((1024, 1))) if unlike else 1.0
+    grid = np.clip(np.round(chance.standard_normal((1024, 512)) * scale + 4), 0, 7).astype(np.uint8)
+
+    def counting(mixed, room):
+        made = native.ArithmeticCoder(mixed, room=room)
+        encode = made.encode
+
+        def counted(values):
+            encoded[mixed] += values.size
+            encode(values)
+
+        made.encode = counted
+        return made
+
+    monkeypatch.setattr(arithmetic, "coder", counting)
+    data = coding.encode(torch.from_numpy(grid), 3, "arithmetic")
+    assert data[0] & 1 == unlike
+    assert encoded[True] == packing.BLOCK + unlike * grid.size

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from lloydmax import Codebook
+from lloydmax.checkpoint import round_floats
+from lloydmax.codebook.layout import code_dtype
 from lloydmax.errors import CheckpointError
 from lloydmax.format import steps
 from lloydmax.format.steps import Steps
 from lloydmax.format.tensor_table import Entry
+from lloydmax.student.attachment import attach
+from torch import nn
 
 CHANCE = torch.Generator().manual_seed(0)
 
@@ -34,6 +41,19 @@ def test_rounding_twice_is_rounding_once_and_close(tensor, columns):
         most = float(torch.minimum(spans / 32, tensor.square().mean(1).sqrt() / 2048).amin())
     assert 0 < float((rounded - tensor).abs().max()) <= most
     assert torch.equal(Steps.of(rounded).tensor(torch.float32), rounded.reshape(-1))
+
+
+@pytest.mark.parametrize(("bits", "fine"), [(3, 6), (4, 6), (5, 7), (8, 10)])
+def test_floats_are_finer_where_codes_are(bits, fine):
+    torch.manual_seed(0)
+    model = nn.Linear(64, 256)
+    codes = (torch.arange(model.weight.numel()) % (1 << bits)).view(model.weight.shape)
+    attach(model, "weight", Codebook(torch.arange(float(1 << bits)), codes.to(code_dtype(1 << bits))))
+    before = model.bias.detach().clone()
+    round_floats(model, {"floats": "fixed", "codes": "arithmetic", "layout": "tight"})
+    step = float(before.abs().sqrt().mean()) ** 2 * 2.0**-fine
+    assert (model.bias - before).abs().max() <= step / 2
+    assert Steps.of(model.bias.detach()).exponent == math.floor(math.log2(step))
 
 
 @pytest.mark.parametrize(

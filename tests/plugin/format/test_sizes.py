@@ -35,6 +35,20 @@ def test_sizes_are_those_of_the_files(small_net, tmp_path, storage):
     assert 0 < found.overhead < found.bytes
 
 
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda s: f"{s['floats']}-{s['codes']}")
+def test_what_is_known_of_floats_is_asked_once(small_net, storage, monkeypatch):
+    known = {}
+    for centroids in (2, 8, 16):
+        rules = {name: (centroids, granularity) for name, (_, granularity) in SMALL.items()}
+        wanted = parameters(compressed(small_net, rules, storage), rules)
+        asked = predicted_size(small_net, wanted, None, storage)
+        assert predicted_size(small_net, wanted, None, storage, known=known) == asked
+        monkeypatch.setattr(sizes_module, "_uncompressed", None)  # is not asked again
+        assert predicted_size(small_net, wanted, None, storage, known=known) == asked
+        monkeypatch.undo()
+    assert known.keys() == small_net.state_dict().keys() - SMALL.keys()
+
+
 def test_predicted_size_with_ties(text_net, tmp_path):
     model = compressed(text_net, TEXT)
     wanted = parameters(model, TEXT)

@@ -15,8 +15,11 @@ import torch
 from lloydmax.data import unlabelled
 from lloydmax.data.sources import ArraySource
 from lloydmax.recovery.steps import open_source
+from lloydmax.runtime import code
+from lloydmax.runtime.description import Description
 from lloydmax.runtime.digest import model_fingerprint
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -181,3 +184,27 @@ def test_contents_are_made_once_in_a_call(tmp_path: Path, monkeypatch: pytest.Mo
     for calls, cache in ((1, None), (2, lloydmax.Cache())):
         lloydmax.compress(Net().eval(), recipe, torch.ones(6, 8), progress=False, workdir=tmp_path, cache=cache)
         assert len(made) == calls
+
+
+def test_a_traced_model_is_known_by_its_code_and_weights_wherever_torch_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = {"purelib": "/elsewhere", "platlib": "/elsewhere"}  # torch of another environment on the path
+    monkeypatch.setattr(code.sysconfig, "get_path", lambda kind: elsewhere[kind])
+    code.library.cache_clear()
+    looked_into: list[object] = []
+    complex_ = Description._complex
+    monkeypatch.setattr(
+        Description, "_complex", lambda found, value: looked_into.append(value) or complex_(found, value)
+    )
+    try:
+        first = model_fingerprint(symbolic_trace(Net()))
+        assert len(looked_into) < 1000  # not into torch itself
+        assert model_fingerprint(symbolic_trace(Net())) == first
+        other, weights = symbolic_trace(Net()), symbolic_trace(Net())
+        node = next(node for node in other.graph.nodes if node.op == "call_function")
+        node.target = torch.add
+        other.recompile()
+        with torch.no_grad():
+            weights.get_parameter("out.bias")[0] += 1
+        assert len({first, model_fingerprint(other), model_fingerprint(weights)}) == 3
+    finally:
+        code.library.cache_clear()

@@ -59,6 +59,50 @@ def test_without_batch_norm_examples_or_the_first_layer_tell_the_scale() -> None
         assert 0.2 < (lstm[0](values(lstm, Wanted(16))[0]) - lstm[0].bias).std() < 1.5
 
 
+def test_examples_tell_each_coefficient_and_the_recipe_has_it() -> None:
+    scale, mean = torch.tensor([20.0, 3.0, 1.0, 0.3]), torch.tensor([-40.0, 0.0, 2.0, 0.0])
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, (10, 4)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 64)
+    )
+    examples = mean + scale * torch.randn(2, 1, 49, 4, generator=torch.Generator().manual_seed(0))
+    recipe = lloydmax.recipe_for(model, 6, example_inputs=examples)
+    told = recipe.data()["synthesize"]
+    assert len(told["means"]) == len(told["deviations"]) == 4 and "mean" not in told
+    assert recipe.synthesize is not None
+    for made in values(model, recipe.synthesize.given()):
+        found = made.movedim(3, 0).flatten(1)
+        assert bool(((found.mean(1) - mean).abs() < scale).all())
+        assert bool(((found.std(1) / scale).log().abs() < 0.4).all())
+
+
+def test_examples_that_only_show_the_shape_do_no_harm() -> None:
+    """A network for values far from 0 and large, with an example of plain noise."""
+    torch.manual_seed(0)
+    mean = 30 + 5 * torch.randn(24)
+    model = nn.Sequential(nn.Linear(24, 64), nn.Tanh(), nn.Linear(64, 8))
+    with torch.no_grad():
+        model[0].weight /= 10
+        model[0].bias.copy_(-model[0].weight @ mean)
+    without = values(model, Wanted(16, shape=(24,)))[0]
+    assert torch.equal(values(model, Wanted(16), torch.randn(2, 24) / 100)[0], without)
+    real = values(model, Wanted(16), mean + 4 * torch.randn(8, 24))[0]
+    assert not torch.equal(real, without) and (real.mean(0) - mean).abs().mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"means": [0.0, 1.0]}, "'means' and 'deviations' are given together"),
+        ({"means": [0.0, 1.0], "deviations": [1.0]}, "'means' has 2 numbers, as no axis of 'shape' has places"),
+        ({"means": [0.0, 1.0, 2.0], "deviations": [1.0, 2.0]}, "'deviations' has 2 numbers: give 1, or 3"),
+    ],
+)
+def test_profiles_that_do_not_fit_are_refused(small_net: SmallNet, told: dict[str, object], said: str) -> None:
+    recipe = lloydmax.recipe_for(small_net, 6).data()
+    with pytest.raises(lloydmax.RecipeError, match=said):
+        lloydmax.Recipe.load(recipe | {"synthesize": {"shape": [3, 12, 12]} | told})
+
+
 def test_biases_of_the_first_layer_tell_the_mean() -> None:
     torch.manual_seed(0)
     mean = 20 + 3 * torch.randn(24)
