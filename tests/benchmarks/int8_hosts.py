@@ -89,7 +89,7 @@ def _trained(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A network, inputs for its thresholds, and pictures to compare on."""
     if name == "demo":
         return lloydmax.demo.network(), lloydmax.demo.silhouettes(), lloydmax.demo.test_set()[0]
-    loaded = next(network for network in NETWORKS if network.name == name).load()
+    loaded = NETWORKS[name].load()
     return loaded.model, loaded.inputs, loaded.test
 
 

@@ -136,8 +136,9 @@ def subject(model: nn.Module, example_inputs: Any, dynamic: bool) -> Subject:
     for name, module in model.named_modules():
         if isinstance(module, Int8Model):
             raise ExportError(
-                f"{name or type(module).__name__} runs on int8 kernels of torch.ao, which no exported file holds; "
-                "compress without 'activations:' to export it"
+                f"{name or type(module).__name__} runs on int8 kernels, which lloydmax.export does not write: compress "
+                "with activations: {host: own}, then torch.export.export(model, (x,)) is its program, and "
+                "torch.onnx.export(program) the ONNX file of it, or compress without 'activations:'"
             )
     try:
         check_state(model)

@@ -19,9 +19,9 @@ def absent(host: str, distributions: tuple[str, ...], extra: str, error: ImportE
         error: what its import said.
     """
     held = next((f"{host} {version}" for name in distributions if (version := _version(name))), None)
-    run = f'run: pip install --upgrade "lloydmax[{extra}]"'
+    run = f'run: pip install "lloydmax[{extra}]"'
     if held is None:
-        return IntegrationError(f'{host} is not installed; run: pip install "lloydmax[{extra}]"')
+        return IntegrationError(f"{host} is not installed; {run}")
     if any(name in str(error) for name in _LEGACY):
         return IntegrationError(
             f"{held} imports torch.ao.quantization, which this PyTorch does not have ({error}): take a PyTorch that "

@@ -46,6 +46,16 @@ def traced(tracer: fx.Tracer, tree: nn.Module, concrete_args: dict[str, Any] | N
     return tracer.graph
 
 
+def reshaped(graph: fx.Graph) -> fx.Graph:
+    """The same graph, in place, with ``x.view(sizes)`` as ``x.reshape(sizes)``: integer kernels choose an order of
+    values in memory, of which ``view`` may have none to give."""
+    for node in graph.nodes:
+        sizes = not node.kwargs and not any(isinstance(argument, torch.dtype) for argument in node.args)
+        if node.op == "call_method" and node.target == "view" and sizes:
+            node.target = "reshape"
+    return graph
+
+
 def forget_graphs() -> None:
     """Let go of what torch keeps of graphs that are gone: for tracebacks the source of every graph module that there
     was, and for symbolic shapes, as keys of caches, all that an export knew of them. No one misses anything: caches

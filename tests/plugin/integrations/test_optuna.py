@@ -101,7 +101,7 @@ def test_an_absent_extra_is_named(module: str, extra: str, monkeypatch: pytest.M
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(IntegrationError, match=rf"pip install 'lloydmax\[{extra}\]'"):
+    with pytest.raises(IntegrationError, match=rf'pip install "lloydmax\[{extra}\]"'):
         PruneTrial(None) if module == "optuna" else search_space(Recipe.load(RECIPE))
 
 

@@ -189,3 +189,24 @@ def test_what_only_this_host_takes() -> None:
     model = lloydmax.compress(same, recipe("own"), x, progress=False).model
     with torch.no_grad():
         assert float((model(x) - same(x)).norm() / same(x).norm()) < 0.05
+
+
+class Viewed(nn.Module):
+    """The usual way to flatten, which has no strides for what kernels give in channels-last order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.fc = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.c(x)), 2)
+        return self.fc(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("host", ["own", "fx"])
+def test_views_of_what_kernels_give(host: str) -> None:
+    torch.manual_seed(0)
+    model, x = Viewed().eval(), torch.randn(32, 3, 10, 10)
+    made = lloydmax.compress(model, recipe(host), x, progress=False).model
+    with torch.no_grad():
+        assert float((made(x) - model(x)).norm() / model(x).norm()) < 0.05

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from lloydmax.errors import IntegrationError
-from lloydmax.network.tracing import traced
+from lloydmax.network.tracing import reshaped, traced
 from lloydmax.runtime import machine
 from lloydmax.runtime.quiet import quiet
 from lloydmax.runtime.seeding import OwnGenerator, undrawn
@@ -76,7 +76,8 @@ def _prepared(model: nn.Module, mapping: QConfigMapping) -> fx.GraphModule:
     """What ``prepare_qat_fx`` gives, traced so that no other thread notices."""
     tracer, backend = QuantizationTracer([], []), backend_config()
     swap_functional(model)
-    graph = fx.GraphModule(model.eval(), undrawn(partial(traced, tracer, model)))  # what is run in evaluation mode
+    ran = reshaped(undrawn(partial(traced, tracer, model.eval())))  # in evaluation mode
+    graph = fx.GraphModule(model, ran)
     try:
         with OwnGenerator(), quiet(bars=False):
             fused = fuse(graph.train(), True, FuseCustomConfig(), backend)

@@ -52,6 +52,8 @@ class _Conversion:
                 point.replace_all_uses_with(self._inserted(point, Dequantize(self.grids[point]), self.integers[point]))
             self.graph.graph.erase_node(point)
         self.graph.graph.eliminate_dead_code()
+        for node in self.graph.graph.nodes:
+            node.type = None  # an annotation that is a string cannot be pickled with torch 2.12
         self.graph.graph.lint()
         made = fx.GraphModule(self.graph, self.graph.graph)
         made.graph.owning_module = None  # nothing circular, so that it is gone as soon as nobody holds it

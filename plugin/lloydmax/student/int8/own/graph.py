@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-from lloydmax.network.tracing import traced
+from lloydmax.network.tracing import reshaped, traced
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import undrawn
 from lloydmax.student.int8.hosts import untraceable
@@ -26,7 +26,7 @@ def fake_quantized(
     refuse(model, weights)
     where = {"device": device_of(model)}
     try:
-        graph = fx.GraphModule(model, undrawn(partial(traced, fx.Tracer(), model)))
+        graph = fx.GraphModule(model, reshaped(undrawn(partial(traced, fx.Tracer(), model))))
         layers = {weight.name.rpartition(".")[0]: weight for weight in weights.values()}
         nodes = [node for node in graph.graph.nodes if node.op == "call_module" and node.target in layers]
         place(graph, nodes, partial(Threshold, bits, scheme, weights=False, factory_kwargs=where))
