@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
@@ -22,6 +24,7 @@ from lloydmax.network.parameters import unfit
 from lloydmax.network.private import private
 from lloydmax.network.written import written
 from lloydmax.recipe.recipe import Recipe
+from lloydmax.recovery.options import LoopOptions
 from lloydmax.recovery.steps import open_source
 from lloydmax.runtime.arguments import number
 from lloydmax.runtime.modes import device_of, evaluating, own_modes
@@ -33,13 +36,16 @@ from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
 _MANY_BITS = 7  # above it entropy-coded codes gain from more of them
-_LOOK = 32
+_LOOK, _AT_ONCE = 32, 4
+"""Inputs that are looked at, and those of one pass: with no gradient they take less memory than a training of one."""
 _LOOKED_AT, _POSITIONS = 128, 1 << 14  # inputs, and positions in them, by which codes are chosen anew
 _CAREFUL = {"damping": 0.3, "bias": False}
 """How far codes follow made inputs that may be unlike real ones, which go together otherwise and have other means:
 a quarter of what they see is white (tests/benchmarks/careful.py compares)."""
 _MATCHED, _PLACES = 64, 1 << 12  # inputs, and places of their outputs, by which means and deviations are matched
 _STEPS, _BATCH = 300, 32
+_CHOOSING, _SHARE = 16, 0.25
+"""Inputs by which the best state of training is chosen at least, and the share of few inputs that these are at most."""
 _RATE, _COARSE = 1e-3, 4  # above so many bits the learning rate falls with the distance of the centroids
 _MOST_EFFORT = 1e6
 _STORAGE = {"floats": "fixed", "codes": "arithmetic", "norms": "merged", "layout": "tight"}
@@ -189,12 +195,15 @@ def _is_large(layer: Layer, leaf: str, held: Tensor, writes: Collection[str]) ->
 
 
 def _training(model: nn.Module, source: Source, asked: AskedOutputs, steps: int, rate: float) -> dict[str, Any]:
-    outputs, batch = trial(model, source, asked), source.first(_LOOK).to(device_of(model))
+    outputs, batch = replace(trial(model, source, asked), at_most=_AT_ONCE), source.first(_LOOK).to(device_of(model))
     with evaluating(model):
-        found = outputs.of(batch.run(model), batch)
+        few = next(part for _, part in outputs.parts(torch.arange(len(batch)), batch))
+        found = outputs.of(few.run(model), few)
     step: dict[str, Any] = {"step": "distill", "loss": _loss(outputs, found), "features": 10.0}
     step |= {"codes": "learn", "codes_lr": rate, "lr": rate, "relative_lr": True, "optimizer": "adam"}
     step |= {"steps": steps, "batch_size": _BATCH}
+    few = min(_SHARE, round(_CHOOSING / len(source), 3))
+    step |= {"held_out": few} if few > LoopOptions.model_fields["held_out"].default else {}
     return step | views(model, outputs, batch)
 
 

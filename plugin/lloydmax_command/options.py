@@ -36,8 +36,11 @@ def model_options(command: Command, required: bool = True) -> Command:
 
 
 def data_options(command: Command) -> Command:
-    """Options that say how to read a folder of images or sounds."""
+    """Options that say how to read images, sounds and texts."""
     for option in (
+        click.option(
+            "--tokenizer", metavar="FOLDER|FILE|MODULE:FUNCTION", help="Of texts; default: that in the model's folder."
+        ),
         click.option("--seconds", type=float, help="Of each sound; default: 3."),
         click.option("--rate", type=AT_LEAST_ONE, metavar="HZ", help="Of sounds, resampled; default: the model's."),
         click.option("--skip-bad", metavar="SHARE", help="Of the files that may be unreadable; default 1%."),
@@ -58,7 +61,7 @@ def data_options(command: Command) -> Command:
 
 DATA = (
     "a folder of images or sounds; .npy, .npz, .safetensors; tables, .csv, .tsv, .parquet; texts, "
-    ".txt, .jsonl or a folder of them, for a model in a folder with its tokenizer; datasets:NAME[:SPLIT], of "
+    ".txt, .jsonl or a folder of them; datasets:NAME[:SPLIT], of "
     "Hugging Face; or synthesize:COUNT (images made from the model's batch norms)."
 )
 

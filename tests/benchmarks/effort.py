@@ -48,10 +48,17 @@ def _mobilenet() -> tuple[nn.Module, Tensor]:
     return mobilenet_v3_small(num_classes=10).eval(), silhouettes.expand(-1, 3, -1, -1).contiguous()
 
 
+def _lite() -> tuple[nn.Module, Tensor]:
+    from published.lite import crops, network
+
+    return network(), crops(500, 0)
+
+
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "demo ResNet": _demo,
     "digit CNN, untrained": _digits,
     "MobileNetV3-Small, untrained, 28 x 28": _mobilenet,
+    "EfficientNet-Lite0, 500 photographs of 128 x 128": _lite,
 }
 
 

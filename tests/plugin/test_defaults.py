@@ -40,6 +40,12 @@ def test_the_closer_the_centroids_the_slower_they_learn(small_net: SmallNet, pic
     assert all(step["lr"] == step["codes_lr"] for step in made.values())
 
 
+def test_few_inputs_choose_the_best_state_by_more_of_them(small_net: SmallNet, pictures: Tensor) -> None:
+    many = pictures.repeat(4, 1, 1, 1)
+    given = {count: steps(lloydmax.recipe_for(small_net, 2, many[:count]))["distill"] for count in (32, 96, 384)}
+    assert [step.get("held_out") for step in given.values()] == [0.25, 0.167, None]
+
+
 def test_many_centroids_are_trained_and_kept_in_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10)), torch.randn(64, 64)

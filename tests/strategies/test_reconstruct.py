@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,19 @@ def test_without_correlations_every_weight_takes_the_nearest() -> None:
     factors = Factors(torch.eye(40).double().expand(2, 40, 40) * torch.arange(1, 41), 0.01)
     nearest = (weight[..., None] - table).abs().argmin(-1)
     assert torch.equal(feedback(weight, factors, table).long(), nearest)
+
+
+def test_moments_are_let_go_of_without_a_search_for_garbage() -> None:
+    factors = Factors(torch.eye(12).double()[None], 0.01)
+    held = weakref.ref(factors.upper)
+    gc.collect()
+    gc.disable()
+    try:
+        feedback(torch.randn(1, 8, 12), factors, torch.linspace(-2, 2, 5))
+        del factors
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def compress(
     if read is not None and given_none and (needy := needs_data(read)):
         raise click.UsageError(f"{needy[0]} needs unlabelled inputs: give --data")
     inputs, reference = (data_of(path, teacher, pictures) for path in (data, reference_data))
-    texts = {"tokenizer": tokenizer_of(model)}
+    texts = {"tokenizer": tokenizer_of(model, pictures.tokenizer)}
     read = read or propose(reference if inputs is None else inputs, effort, **texts)
     more: dict[str, Any] = {"seed": seed, "workdir": workdir, "max_time": limit, "max_memory": most}
     with progress(quiet, log_json) as shown:
@@ -106,7 +106,7 @@ def recipe(
     teacher = build_model(model, weights, model_args, device)
     quiet_plan(teacher, recipe_for(teacher, bits))
     inputs = data_of(data, teacher, pictures)
-    made = recipe_for(teacher, bits, inputs, effort, tokenizer=tokenizer_of(model))
+    made = recipe_for(teacher, bits, inputs, effort, tokenizer=tokenizer_of(model, pictures.tokenizer))
     made.save(out)
     show({"written": out, "recipe": made.data()}, f"Written: {out}", as_json)
 
@@ -147,7 +147,7 @@ def search(
         "estimate": not measure,
         "seed": seed,
         "workdir": workdir,
-        "tokenizer": tokenizer_of(model),
+        "tokenizer": tokenizer_of(model, pictures.tokenizer),
     }
     found: Sweep | SearchResult | SearchCurve
     try:
@@ -252,7 +252,7 @@ def compare(
     check_outputs({"--out": out}, given | {f"the file {path}": path for path in files})
     original = None if model is None else build_model(model, weights, model_args, device)
     inputs = data_of(data, original, pictures)
-    tokenizer = None if model is None else tokenizer_of(model)
+    tokenizer = None if model is None else tokenizer_of(model, pictures.tokenizer)
     found = compare_files(files, original, inputs, samples=samples, limit=limit, tokenizer=tokenizer)
     if out is not None:
         found.to_html(out)
@@ -287,6 +287,6 @@ def demo(out: str, quiet: bool, log_json: bool, as_json: bool) -> None:
     show(result.to_dict(), str(result), as_json)
 
 
-def _first(data: str | None, spec: str, model: Any, *how: Any) -> Any:
+def _first(data: str | None, spec: str, model: Any, how: Pictures) -> Any:
     """The first two inputs of what a path names."""
-    return first_batch(data_of(data, model, *how), model, tokenizer_of(spec))
+    return first_batch(data_of(data, model, how), model, tokenizer_of(spec, how.tokenizer))

@@ -36,13 +36,13 @@ def evaluate(
             raise click.UsageError("--data-fitness takes sets of inputs, as in: --data-fitness photos/ drawings.npy")
         teacher = build_model(model, weights, model_args, device)
         given = {name: data_of(name, teacher, pictures) for name in sets}
-        _rank(given, teacher, samples, tokenizer_of(model), as_json)
+        _rank(given, teacher, samples, tokenizer_of(model, pictures.tokenizer), as_json)
         return
     if sets or student is None or data is None:
         raise click.UsageError("give --student and --data, or --data-fitness and sets of inputs")
     teacher = build_model(model, weights, model_args, device)
     small = checkpoint.load(student, copied(teacher), limit)
-    source = unlabelled(data_of(data, teacher, pictures), teacher, tokenizer=tokenizer_of(model))
+    source = unlabelled(data_of(data, teacher, pictures), teacher, tokenizer=tokenizer_of(model, pictures.tokenizer))
     outputs = trial(teacher, source, asked_of(small))
     comparison = Comparison(teacher, source, len(source) if samples is None else samples, key=outputs)
     found = comparison.measure(small, tokens=True)

@@ -112,10 +112,41 @@ def folder_of(spec: str) -> ModelFolder | None:
     return model_folder(Path(spec)) if Path(spec).is_dir() else None
 
 
-def tokenizer_of(spec: str) -> Any:
-    """The tokenizer in the folder of a model; ``None`` where there is none."""
+def tokenizer_of(spec: str, named: str | None = None) -> Any:
+    """The tokenizer that is named, or the one in the folder of a model; ``None`` where there is none.
+
+    Args:
+        spec: the model.
+        named: a folder with a tokenizer of transformers, a ``tokenizer.json``, or ``package.module:function`` from a
+            text to token numbers.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    if named is not None:
+        return _named_tokenizer(named)
     folder = folder_of(spec)
     return None if folder is None else folder.tokenizer()
+
+
+def _named_tokenizer(named: str) -> Any:
+    name, _, attribute = named.partition(":")
+    _search_here()
+    try:
+        if Path(named).is_dir():
+            found = importlib.import_module("lloydmax.integrations.transformers.tokens").tokenizer_in(named)
+        elif Path(named).is_file():
+            found = importlib.import_module("tokenizers").Tokenizer.from_file(named)
+        else:
+            found = getattr(importlib.import_module(name), attribute) if attribute else None
+    except Exception as error:
+        raise ModelError(f"--tokenizer {named!r}: {printable(f'{type(error).__name__}: {error}', 500)}") from error
+    if found is None:
+        raise ModelError(
+            f"--tokenizer {named!r}: not a folder with a tokenizer of transformers, nor a tokenizer.json, nor "
+            "package.module:function"
+        )
+    return found
 
 
 def source_of(spec: str) -> str | None:

@@ -20,13 +20,13 @@ from lloydmax.data.picture_array import are_pictures, opened
 from lloydmax.data.preparation import Preparation, preparation
 from lloydmax.runtime.modes import evaluating
 
-OPTIONS = ("size", "resize", "crop", "interpolation", "mean", "std", "skip_bad", "rate", "seconds")
-"""Of the commands that read pictures and sounds."""
+OPTIONS = ("size", "resize", "crop", "interpolation", "mean", "std", "skip_bad", "rate", "seconds", "tokenizer")
+"""Of the commands that read data."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The options of a command that say how pictures and sounds are read, and what else tells it."""
+    """The options of a command that say how pictures, sounds and texts are read, and what else tells it."""
 
     size: str | None = None
     resize: int | None = None
@@ -37,6 +37,7 @@ class Pictures:
     skip_bad: str | None = None
     rate: int | None = None
     seconds: float | None = None
+    tokenizer: str | None = None
     model: str = ""
     model_args: str | None = None
     weights: str | None = None

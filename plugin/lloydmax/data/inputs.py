@@ -36,6 +36,8 @@ _BY_PRODUCTS = frozenset(
     ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "num_truncated_tokens", "idx")
 )
 """What tokenizers and datasets give beside the inputs, and a ``forward`` that takes anything does not want."""
+_SAMPLES = {"input_values": 1, "input_features": 2, "pixel_values": 3}
+"""Axes of one sample, by the name that transformers gives an input."""
 _COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text")
 """Whose first position is the one after the number of the padding token."""
 _FEW = 3
@@ -199,6 +201,11 @@ class Inputs:
     def takes(self, name: str) -> bool:
         """Whether ``forward`` names this input (labels only if it cannot be called without them)."""
         return name in self.names and (name in self.required or not is_label(name))
+
+    def is_sample(self, item: Any) -> bool:
+        """Whether a mapping holds one sample, not a batch, by what transformers calls its inputs."""
+        named = [name for name in _SAMPLES if self.takes(name)] if isinstance(item, Mapping) else []
+        return any(name in item and np.ndim(item[name]) == _SAMPLES[name] for name in named)
 
     def _from_mapping(self, item: Mapping[Any, Any]) -> Batch:
         inputs = {key: value for key, value in item.items() if key in self.required or not is_label(key)}

@@ -56,9 +56,10 @@ def unlabelled(
 
     Args:
         data: a DataLoader or other iterable of batches (tensors, arrays, tuples, lists or dicts; labels are
-            ignored; a list or tuple of tensors is a list of batches), a dataset, a tensor, an array or a dict
-            of these (first axis: samples), a path (a folder of pictures or sounds,
-            ``.npy``, ``.npz``, ``.safetensors``, ``.csv``, ``.tsv``, ``.parquet``), or a source, which is returned as
+            ignored; a list or tuple of tensors is a list of batches, and so is one of dicts, but for samples as
+            transformers has them: ``pixel_values`` of three axes and the like), a dataset, a tensor, an array or a
+            dict of these (first axis: samples), a path (a folder of pictures or sounds, ``.npy``, ``.npz``,
+            ``.safetensors``, ``.csv``, ``.tsv``, ``.parquet``), or a source, which is returned as
             it is. Of models that take tokens also texts (in
             any iterable, :func:`texts`, a ``.txt`` or ``.jsonl`` file or a folder of these), lists of token numbers,
             and what a tokenizer gives, one by one or in batches. A loader's sampler, ``collate_fn`` and workers are
@@ -131,6 +132,8 @@ def _opened(data: Any, model: nn.Module, inputs: Inputs, workdir: str | os.PathL
         if isinstance(data, (list, tuple)):
             if data and inputs.sequences.has(data[0]):
                 return _sequences(data, inputs, workdir, seed)
+            if data and inputs.is_sample(data[0]):
+                return DatasetSource(data, inputs, seed=seed, deterministic=True)
             return spool(_batches(data, inputs), f"a {name}", inputs.padding, workdir=workdir)
         with undisturbed(seed):
             if isinstance(data, IterableDataset):

@@ -100,7 +100,7 @@ class Sounds(Dataset[Tensor]):
         several = ", ".join(f"{count:,} of {rate:,} Hz" for rate, count in self.rates.most_common(5))
         raise DataError(
             f"the sounds in {shown(self.path)} have several rates ({several}): say which one the model was trained on: "
-            f"--rate {max(self.rates)} on the command line, lloydmax.sounds(path, rate={max(self.rates)}) in Python"
+            "--rate HZ on the command line, lloydmax.sounds(path, rate=HZ) in Python; the others are resampled"
         )
 
     @property

@@ -20,7 +20,7 @@ TEXT_KEYS = ("text", "sentence", "content", "document")
 """Names of columns that hold texts, where none is named."""
 NO_TOKENIZER = (
     "the data are texts, and no tokenizer was given: write compress(model, recipe, data, tokenizer=tokenizer), such as "
-    "transformers.AutoTokenizer.from_pretrained(folder)"
+    "transformers.AutoTokenizer.from_pretrained(folder); on the command line --tokenizer FOLDER"
 )
 _MASK, _TYPES = "attention_mask", "token_type_ids"
 

@@ -62,18 +62,20 @@ class Subject:
         Raises:
             UntraceableError: the model cannot be traced.
         """
+        failure: Exception | None = None
         try:
-            return self._traced(nullcontext(self.model), most)
-        except Exception as error:
-            failure = error
-        try:
-            return self._traced(known_numbers(self.model), most or _MANY)
-        except Exception as error:
-            if _OF_VALUES in str(failure):
-                failure = error
-        raise UntraceableError(
-            f"torch.export cannot trace {type(self.model).__name__}: {first_line(failure)}"
-        ) from failure
+            for how, size in ((nullcontext, most), (known_numbers, most or _MANY)):
+                try:
+                    return self._traced(how(self.model), size)
+                except Exception as error:
+                    if failure is None or _OF_VALUES in str(failure):
+                        failure = error
+            assert failure is not None
+            raise UntraceableError(
+                f"torch.export cannot trace {type(self.model).__name__}: {first_line(failure)}"
+            ) from failure
+        finally:
+            failure = None  # it knows this frame, and that all that called it, with what they hold
 
     def _traced(self, how: AbstractContextManager[nn.Module], most: int | None) -> ExportedProgram:
         shapes = ShapesCollection()

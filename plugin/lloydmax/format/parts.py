@@ -79,7 +79,7 @@ def round_floats(model: nn.Module, storage: Storage | Mapping[str, str] | None =
         merge_norms(model)
     levels = model.levels if isinstance(model, Int8Model) else {}  # evenly spaced, and so they have to stay
     stepped = chosen["floats"] == "fixed"
-    fine = fineness(value for _, value in held(model) if isinstance(value, Codebook)) if stepped else FINE
+    fine = fineness(value for _, value in held(model)) if stepped else FINE
     for name, value in held(model):
         if name not in levels:
             round_value(value, chosen, fine)

@@ -14,8 +14,8 @@ from lloydmax.codebook.grid import even
 from lloydmax.format import steps
 from lloydmax.format.record import FLOATS
 
-_BELOW = 2
-"""Bits by which the steps of floats are finer than the codes, nearly."""
+_LEAST = 5
+"""Bits of floats, at least."""
 _TOLERANCE = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}
 
 
@@ -67,15 +67,33 @@ def rows_of(codebook: Codebook) -> Tensor:
     return codebook.centroids.detach().reshape(-1, codebook.layout.values)
 
 
-def fineness(codebooks: Iterable[Codebook]) -> int:
-    """How finely floats are rounded beside these codebooks, see :func:`lloydmax.format.steps.rounded`: where codes take
-    more bits, their errors are smaller, and those of floats have to stay below them."""
-    weights, bits = 0, 0.0
-    for book in codebooks:
-        members = book.member_counts().reshape(-1, book.k).sum(0).double()
-        weights += math.prod(book.shape)
-        bits += float((members * (members.sum() / members.clamp(min=1)).log2()).sum())
-    return max(steps.FINE, math.ceil(bits / max(weights, 1)) + _BELOW)
+def fineness(values: Iterable[Tensor | Codebook]) -> int:
+    """How finely the floats of a model are rounded, see :func:`lloydmax.format.steps.rounded`.
+
+    A bit of each costs as much as a bit of as many codes, and divides its error by four: what errors they may make, as
+    a share of those of the weights, is as large as their number as a share of the weights'.
+    """
+    weights, floats, bits = 0, 1, 0.0
+    for value in values:
+        if isinstance(value, Codebook):
+            weights += math.prod(value.shape)
+            bits += math.prod(value.shape) * _precision(value)
+        elif isinstance(value, nn.Parameter) and value.numel() <= steps.MOST:
+            floats += value.numel()
+    return max(_LEAST, math.ceil(bits / weights + math.log2(weights / floats) / 2)) if weights else steps.FINE
+
+
+def _precision(book: Codebook) -> float:
+    """Bits that weights have, nearly: binary logarithm of their magnitude over their error, by what lies between
+    centroids, plus a quarter; of blocks the entropy."""
+    if book.block > 1 or book.k == 1:
+        return book.entropy
+    table, order = book.centroids.detach().double().reshape(-1, book.k).sort(1)
+    members = book.member_counts().reshape(-1, book.k).gather(1, order).double()
+    gaps = table.diff(dim=1)
+    widths = (torch.cat([gaps[:, :1], gaps], 1) + torch.cat([gaps, gaps[:, -1:]], 1)) / 2
+    noise, signal = float((members * widths.square()).sum()) / 12, float((members * table.square()).sum())
+    return max(0.0, math.log2(signal / noise) / 2 + 0.25) if noise and signal else 0.0
 
 
 def in_steps(value: Tensor | Codebook, storage: Mapping[str, str], fine: int = steps.FINE) -> Tensor | None:

@@ -11,6 +11,7 @@ import pluggy
 
 from lloydmax.errors import PluginError
 from lloydmax.hooks import hookspecs, registry
+from lloydmax.runtime.memory import give_back
 from lloydmax.runtime.seeding import seeded as seeded
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Events:
     @contextmanager
     def stage(self, stage: str, total: int | None = None) -> Iterator[dict[str, Any]]:
         """A timed stage; put what it measured into the dict that it yields. A stage within a stage is reported, too;
-        its time is that of the outer one."""
+        its time is that of the outer one. What it freed is given back to the system."""
         metrics: dict[str, Any] = {}
         managers = (registry.manager(), self._local)
         for manager in managers:
@@ -94,6 +95,7 @@ class Events:
         try:
             yield metrics
         finally:
+            give_back()
             seconds = time.perf_counter() - started
             self._open -= 1
             if not self._open:

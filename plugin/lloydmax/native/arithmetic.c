@@ -1,5 +1,8 @@
 /* Signed integers as an adaptive arithmetic code. The twin, and what each number means, are in format/arithmetic.py. */
 #include "core.h"
+#if CORE_X86
+#include <immintrin.h>
+#endif
 
 enum {
     LENGTHS = 25,                      /* of magnitudes, in bits */
@@ -15,6 +18,7 @@ enum {
     SLOPE = NEIGHBOURS + 25,
     ALL_SETS = SLOPE + 15 * 16,
     COLUMNS = 1 << 16,
+    WEIGHTS = 8,                       /* of SETS, and room for a vector */
     NEAR = 6,                          /* quarters of an octave by which a level begins below the mean */
     PLAIN_WEIGHT = 18000,
     WEIGHT = 12000,
@@ -50,7 +54,7 @@ typedef struct {
     Means means;
     int32_t mixed;
     uint32_t near[NODES]; /* of the tree, where contexts know the place, too */
-    int32_t weights[NODES][SETS];
+    int32_t weights[NODES][WEIGHTS];
     uint32_t tree[2 + 2 * SIDE];
     uint32_t sets[ALL_SETS][NODES];
     uint32_t down[COLUMNS];
@@ -165,55 +169,6 @@ static ALWAYS_INLINE int32_t level(int32_t value, uint32_t scaled, int32_t mean,
     return steps + (value < 0 ? -above : value ? above : 0);
 }
 
-/* A decision at a place that contexts know: of its nodes in the tree, and in the sets that they choose. */
-static ALWAYS_INLINE int blended(Stream *s, const int decodes, int bit, int32_t *RESTRICT weights, uint32_t *RESTRICT tree,
-                                 uint32_t (*RESTRICT sets)[NODES], const uint32_t *chosen, int place) {
-    uint32_t *nodes[SETS] = {tree, &sets[chosen[0]][place], &sets[chosen[1]][place], &sets[chosen[2]][place],
-                             &sets[chosen[3]][place], &sets[chosen[4]][place]};
-    int32_t inputs[SETS];
-    int64_t sum = 0;
-    for (int set = 0; set < SETS; set++) {
-        inputs[set] = stretched[*nodes[set] >> 20];
-        sum += (int64_t)weights[set] * inputs[set];
-    }
-    int32_t p = squashed[MAX(-TOP, MIN(TOP, sum >> 16)) + TOP];
-    bit = decide(s, decodes, bit, (uint32_t)p);
-    int32_t error = (bit << 16) - p;
-    for (int set = 0; set < SETS; set++) {
-        int32_t weight = weights[set] + ((inputs[set] * error) >> 15);
-        weights[set] = MAX(-MOST_WEIGHT, MIN(MOST_WEIGHT, weight));
-        *nodes[set] = learnt(*nodes[set], bit, set ? FAST : SLOW);
-    }
-    return bit;
-}
-
-/* One integer, with the sets that contexts chose. */
-static ALWAYS_INLINE int32_t integer(Coder *coder, Stream *s, const int decodes, const int mixed, int32_t value,
-                                     const uint32_t *chosen) {
-#define NODE(bit, known, place, node)                                                                                        \
-    (mixed && (known)                                                                                                        \
-         ? blended(s, decodes, bit, coder->weights[place], coder->near + (place), coder->sets, chosen, place)                \
-         : alone(s, decodes, bit, coder->tree + (node)))
-    uint32_t magnitude = value < 0 ? 0u - (uint32_t)value : (uint32_t)value, prefix = 1;
-    if (!NODE(magnitude != 0, 1, 0, 0))
-        return 0;
-    int side = NODE(value < 0, 1, 1, 1), place = 2 + side * 31, node = 2 + side * SIDE, length = 0;
-    while (length < LENGTHS - 1 && NODE(magnitude >> (length + 1) != 0, length < SHORT, place + length, node + (length << MODELLED)))
-        length++;
-    place += SHORT + (1 << length) - 1 - length - 1;
-    node += length << MODELLED;
-    for (int bit = length - 1; bit >= 0; bit--) {
-        int given = (int)(magnitude >> bit & 1);
-        if (length - 1 - bit < MODELLED)
-            given = NODE(given, length < SHORT, place + (int)prefix, node + (int)prefix);
-        else
-            given = decide(s, decodes, given, 32768);
-        prefix = prefix << 1 | (uint32_t)given;
-    }
-#undef NODE
-    return side ? -(int32_t)prefix : (int32_t)prefix;
-}
-
 /* The sets for the next integer, by the means of its row and column and by its neighbours. */
 static ALWAYS_INLINE void choose(const Coder *coder, const Means *m, int32_t above, uint32_t down, uint32_t *chosen) {
     int32_t left = m->left, corner = m->corner, mean = (int32_t)logarithm(m->all);
@@ -234,64 +189,43 @@ static ALWAYS_INLINE void choose(const Coder *coder, const Means *m, int32_t abo
     chosen[4] = SLOPE + (uint32_t)level(slope, (uint32_t)abs(slope) << 6, mean, 1, 7) * 16 + (column >> 2);
 }
 
-/* So many integers: of `values`, or into `found`. */
-static ALWAYS_INLINE void integers_of(Coder *coder, const int decodes, const int mixed, const int32_t *values, int32_t *found,
-                                      int64_t count) {
-    Stream s = coder->stream;
-    Means m = coder->means;
-    for (int64_t at = 0; at < count; at++) {
-        int64_t here = m.column & (COLUMNS - 1);
-        uint32_t *down = &coder->down[here], chosen[SETS - 1] = {0};
-        int32_t above = 0;
-        if (mixed) {
-            if (m.row == 0 && m.column < COLUMNS) {
-                *down = m.all;
-                coder->last[here] = 0;
-            }
-            above = coder->last[here];
-            choose(coder, &m, above, *down, chosen);
-        }
-        int32_t value = integer(coder, &s, decodes, mixed, decodes ? 0 : values[at], chosen);
-        if (decodes)
-            found[at] = value;
-        if (mixed) {
-            uint32_t seen = (uint32_t)MIN(value < 0 ? -value : value, 255) << 8;
-            uint32_t shift = m.seen >= 254 ? 8 : m.seen >= 30 ? 6 : m.seen >= 6 ? 4 : m.seen >= 2 ? 2 : 1;
-            m.all += (seen >> shift) - (m.all >> shift);
-            m.seen += m.seen < 254;
-            shift = m.column >= 14 ? 4 : m.column >= 2 ? 3 : 2;
-            m.along += (seen >> shift) - (m.along >> shift);
-            shift = m.row >= 6 ? 3 : m.row >= 2 ? 2 : 1;
-            *down += (seen >> shift) - (*down >> shift);
-            m.corner = above;
-            m.left = MAX(-255, MIN(255, value));
-            coder->last[here] = (int16_t)m.left;
-            if (++m.place == m.line)
-                m.place = 0;
-            if (++m.tap == m.kernel)
-                m.tap = 0;
-            if (++m.column == m.columns) {
-                m.column = m.place = m.tap = 0;
-                m.row++;
-                m.along = m.all;
-                m.left = m.corner = 0;
-            }
-        }
-    }
-    coder->stream = s;
-    coder->means = m;
+#define PATH_NAME(name) name##_portable
+#define TARGET
+#define ISA 0
+#include "arithmetic.h"
+#undef PATH_NAME
+#undef TARGET
+#undef ISA
+
+#if CORE_X86
+#define PATH_NAME(name) name##_avx2
+#define TARGET __attribute__((target("avx2")))
+#define ISA 2
+
+/* Four nodes (or two) after a decision, of which the first has a limit of its own. */
+TARGET static ALWAYS_INLINE void learn_avx2(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d, int bit, int64_t limit) {
+    const __m256i counts = _mm256_set1_epi64x(COUNT), side = _mm256_set1_epi64x(bit ? ~(uint32_t)COUNT : 0);
+    __m128i low = _mm_insert_epi32(_mm_cvtsi32_si128((int)*a), (int)*b, 2), high = low;
+    if (c)
+        high = _mm_insert_epi32(_mm_cvtsi32_si128((int)*c), (int)*d, 2);
+    __m256i states = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1), count = _mm256_and_si256(states, counts);
+    __m256i seen = _mm256_andnot_si256(counts, _mm256_xor_si256(states, side));
+    __m256 odd = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_add_epi32(count, count), _mm256_set1_epi32(3)));
+    __m256i rate = _mm256_cvttps_epi32(_mm256_div_ps(_mm256_set1_ps(131072), odd)); /* exact: never near a whole number */
+    seen = _mm256_sub_epi32(seen, _mm256_slli_epi64(_mm256_srli_epi64(_mm256_mul_epu32(seen, rate), 26), 10));
+    count = _mm256_sub_epi32(count, _mm256_cmpgt_epi32(_mm256_setr_epi64x(limit, FAST, FAST, FAST), count));
+    states = _mm256_or_si256(_mm256_xor_si256(seen, side), count);
+    low = _mm256_castsi256_si128(states), high = _mm256_extracti128_si256(states, 1);
+    *a = (uint32_t)_mm_cvtsi128_si32(low), *b = (uint32_t)_mm_extract_epi32(low, 2);
+    if (c)
+        *c = (uint32_t)_mm_cvtsi128_si32(high), *d = (uint32_t)_mm_extract_epi32(high, 2);
 }
 
-static void integers(Coder *coder, int decodes, const int32_t *values, int32_t *found, int64_t count) {
-    if (decodes && coder->mixed)
-        integers_of(coder, 1, 1, values, found, count);
-    else if (decodes)
-        integers_of(coder, 1, 0, values, found, count);
-    else if (coder->mixed)
-        integers_of(coder, 0, 1, values, found, count);
-    else
-        integers_of(coder, 0, 0, values, found, count);
-}
+#include "arithmetic.h"
+#define INTEGERS(...) (lm_path >= AVX2 ? integers_avx2 : integers_portable)(__VA_ARGS__)
+#else
+#define INTEGERS(...) integers_portable(__VA_ARGS__)
+#endif
 
 /* Bytes of a coder. */
 EXPORT int64_t lm_arithmetic_size(void) { return sizeof(Coder); }
@@ -330,9 +264,13 @@ EXPORT void lm_arithmetic_rows(Coder *coder, int64_t columns, int64_t kernel, in
     m->along = m->all;
 }
 
-EXPORT void lm_arithmetic_encode(Coder *coder, const int32_t *values, int64_t count) { integers(coder, 0, values, NULL, count); }
+EXPORT void lm_arithmetic_encode(Coder *coder, const int32_t *values, int64_t count) {
+    INTEGERS(coder, 0, values, NULL, count);
+}
 
-EXPORT void lm_arithmetic_decode(Coder *coder, int32_t *values, int64_t count) { integers(coder, 1, NULL, values, count); }
+EXPORT void lm_arithmetic_decode(Coder *coder, int32_t *values, int64_t count) {
+    INTEGERS(coder, 1, NULL, values, count);
+}
 
 /* Encoding ends: the length of the stream, which may be more than there is room for. */
 EXPORT int64_t lm_arithmetic_end(Coder *coder) {

@@ -73,23 +73,27 @@ def trace(model: nn.Module) -> fx.Graph:
     """
     shared = {id(t): t for t in chain(model.parameters(), model.buffers())}
     failure: Exception | None = None
-    for owners_whole, childless_whole in ((False, False), (True, False), (True, True)):
-        skeleton = copy.deepcopy(model, dict(shared))
-        with evaluation_mode(skeleton), torch.no_grad():
-            try:
-                tracer = _Tracer(owners_whole, childless_whole)
-                return undrawn(partial(traced, tracer, skeleton, _defaults(skeleton)))
-            except Exception as error:
-                failure = error
-            finally:  # what torch.fx has seen refers to itself, and would keep the tensors until garbage is collected
-                for module in skeleton.modules():
-                    module._parameters.clear()
-                    module._buffers.clear()
-    reason = str(failure).partition("\n")[0] or type(failure).__name__
-    raise RecoveryError(
-        f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic run, "
-        "in which inputs have no values: a forward method that branches on them has to be split, or the step left out"
-    ) from failure
+    try:
+        for owners_whole, childless_whole in ((False, False), (True, False), (True, True)):
+            skeleton = copy.deepcopy(model, dict(shared))
+            with evaluation_mode(skeleton), torch.no_grad():
+                try:
+                    tracer = _Tracer(owners_whole, childless_whole)
+                    return undrawn(partial(traced, tracer, skeleton, _defaults(skeleton)))
+                except Exception as error:
+                    failure = error
+                finally:  # what torch.fx has seen refers to itself, and would keep the tensors
+                    for module in skeleton.modules():
+                        module._parameters.clear()
+                        module._buffers.clear()
+        reason = str(failure).partition("\n")[0] or type(failure).__name__
+        raise RecoveryError(
+            f"{type(model).__name__} cannot be traced: {reason}. Which layer feeds which is told from one symbolic "
+            "run, in which inputs have no values: a forward method that branches on them has to be split, or the step "
+            "left out"
+        ) from failure
+    finally:
+        failure = None  # it knows this frame, and that all that called it, with what they hold
 
 
 def conv_bn_pairs(model: nn.Module) -> list[tuple[str, str]]:

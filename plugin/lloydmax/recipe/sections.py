@@ -107,7 +107,7 @@ class Storage(Section):
         default="float32",
         description="of centroids and of all that is not compressed. A tensor that would lose more than 2^-10 "
         "(`float16`) or 2^-8 (`bfloat16`) stays float32. `fixed`: parameters and centroids are whole numbers of a "
-        "step, at most 1/64 of their usual magnitude, and half of that for each bit above 4 that codes take "
+        "step, at most 1/32 of their usual magnitude, and finer where centroids are close or floats few "
         "(centroids: 1/1024); buffers as with `float16`.",
     )
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lloydmax.errors import RecoveryError
+from lloydmax.errors import DataError, RecoveryError
 from lloydmax.hooks import registry
 from lloydmax.network.outputs import Outputs
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan
-from lloydmax.runtime.memory import in_use
+from lloydmax.runtime.memory import in_use, there_is
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.text import size
-from lloydmax.teacher.cost import Cost, cost
+from lloydmax.teacher.cost import Cost, cost, held
 from lloydmax.teacher.judge import MOST_JUDGED
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _PIECE = 1 << 16
 """Weights by which the time of a fit is told."""
 _STEADY = 1 << 26
 """Bytes to which memory in use is rounded up, so that the same call divides batches alike."""
+
+_SHARE, _USUAL = 0.7, 64
+"""Of the memory that there is, what a run takes where no limit is given; and inputs of a batch at most."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +166,16 @@ def looked_ahead(
         outputs: how they are read; ``None``: there are no inputs.
         events: where it is told.
         limit: of the time.
-        max_memory: bytes; ``None``: no limit.
+        max_memory: bytes; ``None``: as much as the machine has, if that is too little for a usual batch.
 
     Raises:
         RecoveryError: the limit of memory is too low.
     """
+    source, unseen = sources
+    if max_memory is None and source is not None and outputs is not None:
+        outputs = _within_machine(teacher, source, outputs)
     if max_memory is None and not events.asked_for("lloydmax_expected"):
         return outputs
-    source, unseen = sources
     each = None if source is None or outputs is None else cost(teacher, source, outputs)
     judged = min(MOST_JUDGED, 0 if unseen is None else len(unseen))
     counted = 0 if source is None else len(source)
@@ -180,3 +185,17 @@ def looked_ahead(
     found = ahead.expected(outputs)
     events.expected(min(found.seconds, limit.left), found.bytes)
     return outputs
+
+
+def _within_machine(teacher: nn.Module, source: Source, outputs: Outputs) -> Outputs:
+    """Outputs that are read of so few samples at once that the memory that there is does, which changes nothing for
+    most models. What is in use does not count: on one machine the same call divides batches alike."""
+    there = there_is(device_of(teacher))
+    if there is None:
+        return outputs
+    try:
+        each = max(1, int(_BESIDE * held(teacher, source, outputs)))
+    except (DataError, RecoveryError):  # a model that does not take a single sample
+        return outputs
+    room = int(_SHARE * there) - 4 * _COPIES * sum(p.numel() for p in teacher.parameters())
+    return outputs if _USUAL * each <= room else replace(outputs, at_most=1 << max(1, room // each).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""How much memory is in use."""
+"""How much memory is in use, and how much there is; what is free goes back to the system."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ _USUAL = 1 << 29
 """Bytes of Python and torch, where the system does not tell."""
 
 
+def give_back() -> None:
+    """Give the system what the C library keeps of freed memory: only GNU's keeps much, and only that can be asked."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def in_use(device: torch.device) -> int:
     """Bytes that this process needs now: on a CUDA device what torch has allocated there, else its resident memory,
     after what is free in it was given back."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    with suppress(OSError, AttributeError, TypeError):  # of the C library of GNU alone
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -30,3 +35,15 @@ def in_use(device: torch.device) -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return _USUAL
+
+
+def there_is(device: torch.device) -> int | None:
+    """Bytes that a CUDA device has, or this machine (of what its control group may have); ``None``: it is not told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)

@@ -80,8 +80,12 @@ def _seen(batch: Batch, view: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def _answers(model: nn.Module, outputs: Outputs, batch: Batch) -> list[Tensor]:
-    found = outputs.read(batch.run(model), batch)
-    return [_answer(tensor, leaf) for tensor, leaf in zip(found, outputs.leaves, strict=True)]
+    """In parts, as ``outputs`` says how many samples a model may be run on at once."""
+    found: list[list[Tensor]] = [[] for _ in outputs.leaves]
+    for _, part in outputs.parts(torch.arange(len(batch)), batch):
+        for tensor, leaf, kept in zip(outputs.read(part.run(model), part), outputs.leaves, found, strict=True):
+            kept.append(_answer(tensor, leaf))
+    return [torch.cat(kept) for kept in found]
 
 
 def _answer(tensor: Tensor, leaf: Leaf) -> Tensor:

@@ -40,6 +40,14 @@ class Cost:
     held: int
 
 
+def held(teacher: nn.Module, source: Source, outputs: Outputs) -> int:
+    """Bytes that stay of one input between forward and backward pass; the teacher is run forward on one input."""
+    batch = source.first(1).to(device_of(teacher), channels_last=True)
+    with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher), _kept(teacher) as kept:
+        watched(lambda: outputs.of(batch.run(teacher), batch), 0)
+    return sum(kept.values())
+
+
 def cost(teacher: nn.Module, source: Source, outputs: Outputs) -> Cost:
     """Run the teacher forward and backward on a few inputs; it is left as it was, and nothing is drawn."""
 
@@ -55,6 +63,24 @@ def cost(teacher: nn.Module, source: Source, outputs: Outputs) -> Cost:
 
 
 def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -> Cost:
+    with evaluation_mode(teacher), torch.no_grad():
+        batch.run(teacher)  # the first time takes longer
+        forward = _seconds(batch, lambda: batch.run(teacher))
+    with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher) as parameters:
+        with _kept(teacher) as kept:
+            began = time.perf_counter()
+            found = outputs.of(batch.run(teacher), batch)
+        loss = torch.stack([one.float().square().mean() for one in found if one.requires_grad])
+        torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+        _wait(batch)
+        both = time.perf_counter() - began
+    count = len(batch)
+    return Cost(read / count, forward / count, both / count, sum(kept.values()) // count)
+
+
+@contextmanager
+def _kept(teacher: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of what a pass inside keeps for the backward pass, by its place; the teacher's own tensors do not count."""
     kept: dict[int, int] = {}
     own = {tensor.untyped_storage().data_ptr() for tensor in (*teacher.parameters(), *teacher.buffers())}
 
@@ -64,19 +90,8 @@ def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with evaluation_mode(teacher), torch.no_grad():
-        batch.run(teacher)  # the first time takes longer
-        forward = _seconds(batch, lambda: batch.run(teacher))
-    with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher) as parameters:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            began = time.perf_counter()
-            found = outputs.of(batch.run(teacher), batch)
-        loss = torch.stack([one.float().square().mean() for one in found if one.requires_grad])
-        torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
-        _wait(batch)
-        both = time.perf_counter() - began
-    count = len(batch)
-    return Cost(read / count, forward / count, both / count, sum(kept.values()) // count)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 @contextmanager

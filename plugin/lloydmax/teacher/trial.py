@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ _USUAL = 64
 """Samples of a batch as the steps read them, for models that cannot take so few."""
 _TELLING, _TELLING_VALUES = 32, 1 << 24
 """Samples, and values, from which it is told what the outputs are."""
+_AT_ONCE = 4
+"""Samples of one pass then."""
 _VOCABULARY, _TOLD = 1 << 12, 1 << 21
 """Classes that are very many, and values of such an output from which it is told what it is."""
 _OTHERS = (1, 4, 8, 10, 16, 32, 100, 128)
@@ -84,20 +87,35 @@ def _tried(model: nn.Module, source: Source, asked: AskedOutputs) -> Outputs:
             first = _run(model, usual)
         except DataError:
             raise (_of_one_size(model, source) if is_vague(refused) else None) or refused from refused.__cause__
-        return _of_kinds(_told(_guessed(first, asked, len(usual)), first, mask, asked, usual), model, usual, first)
+        found = _told(_guessed(first, asked, len(usual)), first, mask, asked, usual)
+        return _of_kinds(found, model, first, _without_padding(found, first, usual))
     found = _told(_found(first, second, asked), first, mask, asked, many)
     size = min(_TELLING, max(_MANY, _TELLING_VALUES // max(tensor.numel() for tensor in found.read(first, many))))
-    if size == _MANY:
-        return _of_kinds(found, model, many, first)
-    more = source.first(size)
-    try:
-        return _of_kinds(found, model, more, _run(model, more))
-    except (DataError, RecoveryError):
-        return _of_kinds(found, model, many, first)
+    if size > _MANY:
+        with suppress(DataError, RecoveryError):
+            return _of_kinds(found, model, first, _of_more(found, model, source.first(size)))
+    return _of_kinds(found, model, first, _without_padding(found, first, many))
 
 
-def _of_kinds(found: Outputs, model: nn.Module, inputs: Batch, output: Any) -> Outputs:
-    """The same outputs, in parts that tell one kind of thing each."""
+def _of_more(found: Outputs, model: nn.Module, inputs: Batch) -> list[Tensor]:
+    """What counts in the outputs for these inputs, run a few at a time: for want of memory, no training takes less."""
+    few = replace(found, at_most=_AT_ONCE).parts(torch.arange(len(inputs)), inputs)
+    every = [_without_padding(found, _run(model, part), part) for _, part in few]
+    outputs = list(zip(*every, strict=True))
+    if any(not part.dim() or part.shape[1:] != parts[0].shape[1:] for parts in outputs for part in parts):
+        return _without_padding(found, _run(model, inputs), inputs)
+    return [torch.cat(parts) for parts in outputs]
+
+
+def _of_kinds(found: Outputs, model: nn.Module, output: Any, tensors: list[Tensor]) -> Outputs:
+    """The same outputs, in parts that tell one kind of thing each.
+
+    Args:
+        found: they.
+        model: the teacher.
+        output: what it returned.
+        tensors: what counts in that, or in what it returned for more inputs, without padding.
+    """
     known, asked = vocabularies_of(model), found.asked
     for one in asked.named:
         path = one.place.path
@@ -106,7 +124,7 @@ def _of_kinds(found: Outputs, model: nn.Module, inputs: Batch, output: Any) -> O
                 f"{asked.at('kinds')}: the model's output has no tensor {path!r}; it has {described(output)}"
             )
     leaves: list[Leaf] = []
-    for leaf, tensor in zip(found.leaves, _without_padding(found, output, inputs), strict=True):
+    for leaf, tensor in zip(found.leaves, map(_first, tensors), strict=True):
         said = [one for one in asked.named if one.place.covers(written(leaf.path))]
         try:
             leaves += kinds(leaf, tensor, known, said)
@@ -121,8 +139,7 @@ def _without_padding(found: Outputs, output: Any, inputs: Batch) -> list[Tensor]
     """Positions ``(N, T, C)`` that are no padding, as ``(positions, 1, C)``: all axes stay where they are."""
     whole = found.read(output, inputs)
     pairs = zip(whole, found.unpadded(whole, inputs), strict=True)
-    every = [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
-    return [_first(tensor) for tensor in every]
+    return [tensor.unsqueeze(1) if tensor.dim() < padded.dim() else tensor for padded, tensor in pairs]
 
 
 def _first(tensor: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ _CONSTANT, _TINY = 1e-6, 1e-30
 """Variance, relative to the squared mean and absolute, below which a channel counts as constant: its slope is 1."""
 _MOST = 4.0
 """How far a codebook may be scaled."""
+_PIECE = 1 << 24
+"""Values that are taken in at once: they are copied a few times."""
 
 
 class Pair:
@@ -25,10 +27,15 @@ class Pair:
     def add(self, wanted: Tensor, found: Tensor) -> None:
         """Take in one batch of the original and of the layer, ``(channels, n)`` (merged as by Chan et al. 1979). Where
         a router gave one of them more, the first of these count."""
-        count = min(wanted.shape[1], found.shape[1])
-        if not count:
+        columns = min(wanted.shape[1], found.shape[1])
+        if not columns:
             return
-        both = torch.stack([wanted[:, :count], found[:, :count]])
+        most = max(1, _PIECE // len(wanted))
+        for one, other in zip(wanted[:, :columns].split(most, 1), found[:, :columns].split(most, 1), strict=True):
+            self._add(one, other)
+
+    def _add(self, wanted: Tensor, found: Tensor) -> None:
+        count, both = wanted.shape[1], torch.stack([wanted, found])
         mean = both.mean(2, keepdim=True)
         both = both - mean
         squares = both.square().sum(2, dtype=torch.float64)

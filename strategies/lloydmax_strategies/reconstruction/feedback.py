@@ -8,6 +8,7 @@ choice. The output error of a weight's error is ``e H e^T``, ``H`` the second mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from lloydmax.extend import code_dtype
@@ -112,26 +113,37 @@ def _of_rows(weight: Tensor, factors: Factors, choice: Choice, given: Tensor | N
     given = None if given is None else given.mT.contiguous()[group, order]
     codes = torch.empty(left.shape, dtype=code_dtype(choice.k), device=left.device)
 
-    def done(start: int, end: int) -> None:
-        """Columns, whose errors then take the place of their weights: one half, what the other half is to make up for,
-        and that half."""
-        if end - start == 1:
-            values = left[:, start]
-            chosen = choice.made(values, start)
-            if given is not None:
-                chosen = torch.where(given[:, start] < 0, chosen, given[:, start])
-            codes[:, start] = chosen
-            values.sub_(choice.decoded(chosen)).div_(upper[:, start, start, None])
-            return
-        middle = (start + end) // 2
-        done(start, middle)
-        left[:, middle:end].baddbmm_(upper[:, start:middle, middle:end].mT, left[:, start:middle], alpha=-1)
-        done(middle, end)
-
-    done(0, left.shape[1])
+    _Columns(left, codes, upper, choice, given).done(0, left.shape[1])
     found = torch.empty_like(codes)
     found[group, order] = codes
     return found.mT
+
+
+class _Columns(NamedTuple):
+    """Of some rows, in the order in which they are done: what is left of the weights, codes, and what these follow."""
+
+    left: Tensor
+    codes: Tensor
+    upper: Tensor
+    choice: Choice
+    given: Tensor | None
+
+    def done(self, start: int, end: int) -> None:
+        """Columns, whose errors then take the place of their weights: one half, what the other half is to make up for,
+        and that half."""
+        left, upper, given = self.left, self.upper, self.given
+        if end - start == 1:
+            values = left[:, start]
+            chosen = self.choice.made(values, start)
+            if given is not None:
+                chosen = torch.where(given[:, start] < 0, chosen, given[:, start])
+            self.codes[:, start] = chosen
+            values.sub_(self.choice.decoded(chosen)).div_(upper[:, start, start, None])
+            return
+        middle = (start + end) // 2
+        self.done(start, middle)
+        left[:, middle:end].baddbmm_(upper[:, start:middle, middle:end].mT, left[:, start:middle], alpha=-1)
+        self.done(middle, end)
 
 
 def output_errors(error: Tensor, moments: Tensor) -> Tensor:

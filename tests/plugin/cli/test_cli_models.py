@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from lloydmax.cli.models import ModelError, build
+from lloydmax.cli.models import ModelError, build, tokenizer_of
 from torch import nn
 
 
@@ -45,3 +46,15 @@ def test_what_a_model_draws_is_the_same_each_time(timm: ModuleType) -> None:
     before = torch.get_rng_state()
     assert torch.equal(build("timm:tiny", None, {}).weight, build("timm:tiny", None, {}).weight)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_tokenizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_of_texts.py").write_text(
+        "def letters(text):\n    return [ord(letter) % 128 for letter in text]\n"
+    )
+    assert tokenizer_of("torch.nn:Linear", "mine_of_texts:letters")("ab") == [97, 98]
+    for wrong in ("nowhere", "mine_of_texts:words", str(tmp_path)):
+        with pytest.raises(ModelError, match="--tokenizer"):
+            tokenizer_of("torch.nn:Linear", wrong)
+    assert tokenizer_of("torch.nn:Linear") is None

@@ -111,3 +111,39 @@ def test_a_list_of_fewer_pictures_than_samples():
 
     with pytest.raises(DataError, match="made 1 rows of 4 samples"):
         list(unlabelled(DataLoader(list(PICTURES), 4, collate_fn=first), Saying()).batches(4))
+
+
+class Hears(nn.Module):
+    def forward(self, input_values):
+        return input_values
+
+
+class HearsFeatures(nn.Module):
+    def forward(self, input_features):
+        return input_features.flatten(1)
+
+
+class Sees(nn.Module):
+    def forward(self, pixel_values):
+        return pixel_values.flatten(1)
+
+
+@pytest.mark.parametrize("model", [Hears(), HearsFeatures(), Sees()])
+@pytest.mark.parametrize("kind", [torch.as_tensor, Tensor.numpy, Tensor.tolist])
+def test_samples_as_transformers_has_them_are_no_batches(model, kind):
+    name, shape = {
+        Hears: ("input_values", (30,)),
+        HearsFeatures: ("input_features", (4, 6)),
+        Sees: ("pixel_values", (3, 4, 5)),
+    }[type(model)]
+    values = torch.rand(6, *shape)
+    samples = unlabelled([{name: kind(value), "labels": 1} for value in values], model)
+    assert len(samples) == 6 and torch.equal(samples.first(6).kwargs[name], values)
+    batches = unlabelled([{name: values[:4]}, {name: values[4:]}], model)
+    assert len(batches) == 6 and torch.equal(batches.first(6).kwargs[name], values)
+
+
+def test_a_sample_of_another_length_is_left_out_and_named():
+    source = unlabelled([{"input_values": torch.rand(30 + 5 * (at == 7))} for at in range(300)], Hears())
+    with pytest.warns(UserWarning, match="35"):
+        list(source.batches(64))

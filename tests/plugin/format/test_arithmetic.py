@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from lloydmax import native
 from lloydmax.format import arithmetic, coding, packing
 from lloydmax.format.arithmetic import PythonCoder
+from lloydmax.native.library import ready
 
-CODERS = [PythonCoder, *([native.ArithmeticCoder] if native.active() else [])]
+
+class PortableCoder(native.ArithmeticCoder):
+    """The core on its portable path."""
+
+    def encode(self, values):
+        with portable():
+            super().encode(values)
+
+    def decode(self, count):
+        with portable():
+            return super().decode(count)
+
+
+@contextmanager
+def portable():
+    taken = ready().lm_path_taken()
+    ready().lm_take_path(0)
+    yield
+    ready().lm_take_path(taken)
+
+
+CODERS = [PythonCoder, *([native.ArithmeticCoder, PortableCoder] if native.active() else [])]
 
 
 def stream(kind, values, columns, mixed, room=1 << 16, kernel=(1, 1)):
@@ -41,6 +65,13 @@ def test_every_coder_gives_the_same_bytes_and_the_integers_again(mixed, spread, 
     for kind in CODERS:
         found, done = back(kind, data, values.size, 18, mixed, kernel)
         assert np.array_equal(found, values.reshape(-1)) and done
+
+
+def test_coders_agree_when_the_counts_of_nodes_are_at_their_limits():
+    values = (np.random.default_rng(0).random(2500) < 0.02).astype(np.int32)
+    streams = {stream(kind, values, 0, True) for kind in CODERS}
+    (data,) = streams
+    assert all(np.array_equal(back(kind, data, values.size, 0, True)[0], values) for kind in CODERS)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

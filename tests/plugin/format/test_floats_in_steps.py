@@ -43,12 +43,16 @@ def test_rounding_twice_is_rounding_once_and_close(tensor, columns):
     assert torch.equal(Steps.of(rounded).tensor(torch.float32), rounded.reshape(-1))
 
 
-@pytest.mark.parametrize(("bits", "fine"), [(3, 6), (4, 6), (5, 7), (8, 10)])
-def test_floats_are_finer_where_codes_are(bits, fine):
+@pytest.mark.parametrize(("bits", "fine"), [(1, 5), (3, 7), (4, 8), (5, 9), (8, 12)])
+def test_floats_are_finer_where_centroids_are_closer(bits, fine):
     torch.manual_seed(0)
     model = nn.Linear(64, 256)
     codes = (torch.arange(model.weight.numel()) % (1 << bits)).view(model.weight.shape)
-    attach(model, "weight", Codebook(torch.arange(float(1 << bits)), codes.to(code_dtype(1 << bits))))
+    attach(
+        model,
+        "weight",
+        Codebook(torch.arange(float(1 << bits)) - ((1 << bits) - 1) / 2, codes.to(code_dtype(1 << bits))),
+    )
     before = model.bias.detach().clone()
     round_floats(model, {"floats": "fixed", "codes": "arithmetic", "layout": "tight"})
     step = float(before.abs().sqrt().mean()) ** 2 * 2.0**-fine

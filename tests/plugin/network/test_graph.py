@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import lloydmax
 import pytest
@@ -185,3 +187,37 @@ def test_the_demo_network() -> None:
 def test_graph_modules_are_traced() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     assert conv_bn_pairs(torch.fx.symbolic_trace(layers)) == [("0", "1")]
+
+
+class _Second(nn.Module):
+    """Traced at the second try: a module inside decides by values."""
+
+    class _Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x * self.scale) if x.sum() > 0 else x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = self._Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_a_try_that_failed_keeps_nothing_of_its_callers() -> None:
+    def call() -> weakref.ref[Tensor]:
+        held = torch.ones(3)
+        trace(_Second())
+        return weakref.ref(held)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()

@@ -14,7 +14,7 @@ from lloydmax.network.outputs import AskedOutputs
 from lloydmax.network.private import private
 from lloydmax.recovery import expected
 from lloydmax.runtime.memory import in_use
-from lloydmax.teacher.cost import cost
+from lloydmax.teacher.cost import cost, held
 from lloydmax.teacher.trial import trial
 from torch import Tensor, nn
 
@@ -82,3 +82,24 @@ def test_memory_in_use() -> None:
     before = in_use(torch.device("cpu"))
     held = torch.ones(2**25)
     assert 2**26 < in_use(torch.device("cpu")) - before < 2**29 and held[0] == 1
+
+
+def test_batches_fit_the_machine_where_no_limit_is_given(
+    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = private(small_net)
+    source = unlabelled(pictures, model)
+    each = int(1.15 * held(model, source, trial(model, source, AskedOutputs())))
+    beside = 40 * sum(p.numel() for p in small_net.parameters())
+    rows: set[int] = set()
+    small_net.head.register_forward_hook(lambda _, __, out: rows.add(len(out)))
+    runs = []
+    for there in (None, beside + 64 * each + 1, beside + 5 * each, 1):
+        monkeypatch.setattr(expected, "there_is", lambda device, there=there: there and int(there / 0.7) + 1)
+        rows.clear()
+        runs.append((lloydmax.compress(small_net, RECIPE, pictures, progress=False), set(rows)))
+    (one, free), (other, enough), (_, few), (_, none) = runs
+    assert enough - {1} == free and STEP["batch_size"] in free
+    assert max(few - {2}) == 4 and max(none - {2}) == 1
+    for (name, mine), other_one in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        assert torch.equal(mine, other_one), name

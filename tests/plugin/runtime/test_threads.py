@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import lloydmax
 import pytest
 import torch
+from lloydmax.format import coding
 from lloydmax.runtime.threads import shared_out
+from torch import nn
 
 
 @pytest.fixture
@@ -45,3 +48,20 @@ def test_the_largest_begin_first_and_the_first_failure_in_order_is_raised(two_th
 
 def test_nothing_to_do_is_done():
     assert shared_out(str, [], len, 0) == []
+
+
+def test_files_are_the_same_by_one_thread_and_by_two(two_threads, tmp_path, monkeypatch):
+    def made():
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)))
+
+    result = lloydmax.compress(made(), {"quantize": [{"layers": "all", "centroids": 4}]}, progress=False)
+    files = []
+    for worth in (1, 1 << 30):
+        monkeypatch.setattr(coding, "WORTH_THREADS", worth)
+        result.save(tmp_path / str(worth))
+        files.append((tmp_path / str(worth)).read_bytes())
+        assert lloydmax.verify(tmp_path / str(worth)).bytes == len(files[-1])
+        loaded = lloydmax.load(tmp_path / "1", made())
+        assert torch.equal(loaded(torch.ones(2, 16)), result.model(torch.ones(2, 16)))
+    assert files[0] == files[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import lloydmax
 import pytest
@@ -92,3 +93,27 @@ def test_recipes_hold_them(net: type[nn.Module], flips: bool) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), net(), nn.Linear(10, 1024), nn.Linear(1024, 10)).eval()
     (step,) = (s for s in lloydmax.recipe_for(model, 8, COARSE).recover if s.step == "distill")
     assert ("flip" in step.options["augment"]) == flips
+
+
+class Counted(Colours):
+    """Keeps how many inputs it was given at once."""
+
+    given: ClassVar[list[int]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.given.append(len(x))
+        return super().forward(x)
+
+
+def test_what_is_asked_in_parts_is_answered_as_at_once() -> None:
+    model = Colours().eval()
+    outputs = trial(model, unlabelled(COARSE, model))
+    whole, parts = (moved(model, replace(outputs, at_most=most), Batch((COARSE[:30],))) for most in (None, 4))
+    assert whole == pytest.approx(parts, rel=1e-4) and whole["resized_crop"] > 0
+
+
+def test_a_recipe_takes_no_more_memory_than_a_run() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Counted(), nn.Linear(10, 1024), nn.Linear(1024, 10)).eval()
+    Counted.given.clear()
+    lloydmax.recipe_for(model, 8, COARSE)
+    assert sum(Counted.given) > 96 and max(Counted.given) <= 4, Counted.given

@@ -212,9 +212,9 @@ def test_runs_share_a_trial_by_their_cache(monkeypatch: pytest.MonkeyPatch) -> N
     source = unlabelled(torch.randn(8, 4), net)
     for _ in range(2):
         trial(net, source, cache=cache)
-    assert len(calls) == 3, "two sizes, and a batch that tells what the outputs are"
+    assert len(calls) == 4, "two sizes, and 8 samples, 4 at once, that tell what the outputs are"
     trial(net, source, AskedOutputs(classes=None), cache)
-    assert len(calls) == 6
+    assert len(calls) == 8
 
 
 def test_every_source_is_tried() -> None:
