@@ -63,29 +63,26 @@ def scaled(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -
     """
     if alone and tracked(model) and (found := _by_norm(model, form, raw, call)) is not None:
         return found
-    told = _like_examples(form, raw)
-    if told is not None and not alone:
-        return told
-    kinds = _asked(model, form, raw, call, alone)
+    told, asked = _like_examples(form, raw), _asked(model, form, raw, call, alone)
     if not alone:
-        return _in_turn(kinds)
-    if told is not None and _stands(model, told, kinds, call):
-        return told
-    return _in_turn(_steady(model, kinds, call))
+        return _in_turn(told or asked)
+    shares = _shares(model, [*told, *asked], call) if len(told) + len(asked) > 1 else [0.0]
+    ours, others = shares[: len(told)], shares[len(told) :]
+    if told and min(ours) <= max(1.0, _UNLIKE * min(others)):
+        return _in_turn(_steady(told, ours))
+    return _in_turn(_steady(asked, others))
 
 
-def _like_examples(form: Form, raw: Tensor) -> Tensor | None:
-    """Values like those that were told of; ``None``: none were."""
+def _like_examples(form: Form, raw: Tensor) -> list[Tensor]:
+    """Kinds of values like those that were told of; none where nothing was."""
     if form.profile is not None:
         mean, deviation = form.profile.along(form.shape)
     elif form.mean is not None and form.deviation is not None:
         mean, deviation = torch.tensor(form.mean), torch.tensor(form.deviation)
     else:
-        return None
-    made = raw * deviation + mean
-    if not form.pictures and _TAILED[0] < float(mean.mean()) / float(deviation.mean()) < _TAILED[1]:
-        made[1::2] = (_powers(raw) * deviation)[1::2]
-    return made
+        return []
+    tailed = not form.pictures and _TAILED[0] < float(mean.mean()) / float(deviation.mean()) < _TAILED[1]
+    return [raw * deviation + mean, *([_powers(raw) * deviation] if tailed else [])]
 
 
 def _asked(model: nn.Module, form: Form, raw: Tensor, call: Call, alone: bool) -> list[Tensor]:
@@ -124,19 +121,10 @@ def _in_turn(kinds: Sequence[Tensor]) -> Tensor:
     return made
 
 
-def _steady(model: nn.Module, kinds: Sequence[Tensor], call: Call) -> list[Tensor]:
-    """Those kinds for which noise in the weights changes the outputs little, as a share of how they differ between
-    samples: a network stands noise best where it was trained."""
-    if len(kinds) < 2:
-        return [*kinds]
-    shares = _shares(model, kinds, call)
+def _steady(kinds: Sequence[Tensor], shares: Sequence[float]) -> list[Tensor]:
+    """Those kinds for which noise in the weights changes the outputs little: a network stands noise best where it was
+    trained."""
     return [kind for kind, share in zip(kinds, shares, strict=True) if share <= _UNSTEADY * min(shares)]
-
-
-def _stands(model: nn.Module, told: Tensor, kinds: Sequence[Tensor], call: Call) -> bool:
-    """Whether the model stands noise in its weights about as well where it gets such inputs as where it gets others."""
-    share, *others = _shares(model, [told, *kinds], call)
-    return share <= max(1.0, _UNLIKE * min(others))
 
 
 def _shares(model: nn.Module, kinds: Sequence[Tensor], call: Call) -> list[float]:
