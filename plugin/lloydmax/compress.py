@@ -136,6 +136,6 @@ def compress(
         with run.opened(data, reference_data, progress, listeners):
             original, plan = run.plan()
             student, plan = run.fit(original, plan)
-            run.recover(student)
+            run.recover(student, plan)
             student, plan = run.best(student, original, plan)
             return Result(*run.assemble(student, original, replace(plan, outputs=run.told())))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
@@ -46,7 +47,7 @@ from lloydmax.report.report import Report
 from lloydmax.report.score import Evaluate, scored
 from lloydmax.runtime.cache import Cache
 from lloydmax.runtime.digest import model_fingerprint
-from lloydmax.student.attachment import codebooks
+from lloydmax.student.attachment import attached, codebooks, released
 from lloydmax.student.student import Student
 from lloydmax.teacher.agreement import Agreement, Comparison
 from lloydmax.teacher.finite import LOOKED_AT, look
@@ -160,7 +161,7 @@ class Run:
         self.stages.append(self.measure("compressed", student.model))
         return student
 
-    def recover(self, student: Student) -> None:
+    def recover(self, student: Student, plan: Plan) -> None:
         """The steps after the fit, each kept, so that the run can go on after a kill."""
         self.recovery.traces = traces = Traces((self.data, self.reference, self.history))
         kept = KeptSteps(self.workdir, b"" if self.workdir is None else self._identity(student), traces)
@@ -182,8 +183,26 @@ class Run:
                     self.said.append({"step": step[0], "stopped": "interrupted", **self.history.take(step[0])})
                     warnings.warn(kept.interrupted(step[0]), stacklevel=3)
                     break
-                if number < len(self.late) or student.finished_as is not None:
+                steps_to_come = number < len(self.late)
+                if steps_to_come and said.get("kept", True) and not getattr(step[1], "keeps_codes", False):
+                    keeping.now = None if self._resize(student, plan) else keeping.now
+                if steps_to_come or student.finished_as is not None:
                     self.stages.append(self.measure(step[0], student.model, keeping.now))
+
+    def _resize(self, student: Student, plan: Plan) -> bool:
+        """Whether a step made codes so dear that some give way to cheaper ones, as they would in the end: the steps to
+        come can make up for that now."""
+        original, held = self.recovery.original, codebooks(student.model)
+        if self.recipe.bits is None or original is None or not any(book.price for book in held.values()):
+            return False
+        model = sealed(released(own(student.model), {}), plan)
+        weights = {name: original.get_parameter(name).detach() for name in plan.parameters}
+        within(model, plan.predicted_bytes, accountings, weights)
+        found = codebooks(model)
+        dear = [one for one in attached(student.model) if not torch.equal(held[one.name].codes, found[one.name].codes)]
+        for one in dear:
+            one.weight.recode(found[one.name])
+        return bool(dear)
 
     def best(self, student: Student, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
         """The student, or if recovery left it with more damage, the spared codebooks and what settles them."""
@@ -195,7 +214,7 @@ class Run:
         self.late = [step for step in self.late if getattr(step[1], "keeps_codes", False)]
         self.student = None  # is used up
         student = self._student(original, self.spare.plan, as_planned(original, self.spare.plan))
-        self.recover(student)
+        self.recover(student, self.spare.plan)
         return student, self.spare.plan
 
     def measure(self, stage: str, model: nn.Module, known: Agreement | None = None) -> Stage:

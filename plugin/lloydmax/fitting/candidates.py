@@ -115,7 +115,7 @@ def chosen(
     layers, gated = layers_of(model, plan, importances, rates), by_gate(model, plan, importances)
     if gated is None:
         importances.clear()
-    sizing, room = Sizing(model, plan, fitted), 8.0 * plan.room(model)
+    sizing, room = Sizing(model, plan, fitted, changed), 8.0 * plan.room(model)
     ways = _ways(layers, plan, blind)
     name, first = next(ways)
     family = prices(name, plan, first)

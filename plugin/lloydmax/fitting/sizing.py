@@ -29,6 +29,8 @@ _NEARLY = (-0.02, 0.01)
 _FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
+_LOST = 0.25
+"""Of what contexts spare, what they spare no longer where recovery changes codes, at most in nearly all layers."""
 _LARGE = 1 << 20
 """Codes of a parameter beyond which it is told once whether matches make their stream shorter."""
 _ALIKE = 1.1
@@ -75,15 +77,16 @@ class Sizing:
         model: the original.
         plan: with that size.
         fitted: fits the codebooks of a plan.
+        changed: whether recovery changes codes.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, fitted: Fitted) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, fitted: Fitted, changed: bool = False) -> None:
         self.model = _varied(model, plan) if plan.recipe.recover else model
         self.budget, self.fitted = plan.predicted_bytes, fitted
         self._uncompressed: dict[str, Uncompressed] = {}
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
-        self._coding = plan.recipe.storage.codes
+        self._coding, self._lost = plan.recipe.storage.codes, _LOST * changed
         self._measured: dict[tuple[str, str], tuple[float, int]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
@@ -170,6 +173,7 @@ class Sizing:
         known, size = self._measured.get(kind, (0.0, 0))
         if not known / _ALIKE <= entropy <= known * _ALIKE:
             known, size = entropy, len(coding.encode(codes, bits, self._coding))
+            size += round(self._lost * max(0.0, entropy - size))
             self._measured[kind] = known, size
         return round(size * entropy / known)
 

@@ -82,13 +82,14 @@ def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -
 def _kept(teacher: nn.Module) -> Iterator[dict[int, int]]:
     """Bytes of what a pass inside keeps for the backward pass, by its place; the teacher's own tensors do not count."""
     kept: dict[int, int] = {}
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*teacher.parameters(), *teacher.buffers())}
+    every = (*teacher.parameters(), *teacher.buffers())
+    own = {tensor.untyped_storage().data_ptr() for tensor in every if tensor.layout == torch.strided}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own graph holds would never be let go of
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         yield kept
