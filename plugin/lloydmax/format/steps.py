@@ -111,7 +111,7 @@ def rounded(tensor: Tensor, columns: int = 0, fine: int = FINE) -> Tensor | None
 def coarser(tensor: Tensor) -> Tensor | None:
     """The tensor as whole numbers of twice its step; ``None`` where it is not in steps, or nothing would be left."""
     found = Steps.of(tensor)
-    if found is None or not (numbers := np.rint(found.numbers / 2)).any():
+    if found is None or not (numbers := np.rint(found.numbers / 2) + 0.0).any():  # no negative zeros
         return None
     halves = torch.from_numpy(numbers).reshape(tensor.shape)
     return torch.ldexp(halves, torch.tensor(found.exponent + 1)).to(tensor)

@@ -8,7 +8,7 @@ import lloydmax
 import pytest
 import torch
 from conftest import SmallNet, TextNet
-from lloydmax import BudgetError
+from lloydmax import BudgetError, demo
 from lloydmax.fitting.sizing import _varied
 from lloydmax.network.private import private
 from torch import Tensor, nn
@@ -83,3 +83,15 @@ def test_a_model_is_varied_without_memory_for_what_gets_codebooks() -> None:
     assert varied[0].weight.data_ptr() == model[0].weight.data_ptr()
     assert varied[1].weight.data_ptr() != model[1].weight.data_ptr() and len(varied[1].weight.unique()) == 2
     assert len(model[1].weight.unique()) == 1
+
+
+def test_what_reconstruction_makes_too_large_gives_way_before_the_next_step() -> None:
+    """The demo's network at 2 bits: its codes lose some of what contexts spared when they are chosen anew."""
+    data = demo.silhouettes()[:96]
+    recipe = lloydmax.recipe_for(demo.network(), 2, data, effort=0)
+    result = lloydmax.compress(demo.network(), recipe, data, progress=False)
+    divergence = {stage.name: stage.agreement.kl for stage in result.report.stages if stage.agreement}
+    assert divergence["renormalize"] is not None and divergence["compressed"] is not None
+    assert divergence["renormalize"] < 0.5 * divergence["compressed"]
+    asked = 2 / 8 * sum(p.numel() for p in demo.network().parameters())
+    assert 0.97 * asked < result.report.bytes.file <= asked

@@ -109,6 +109,8 @@ def test_steps_of_twice_the_size() -> None:
     assert values is not None
     larger = steps.coarser(values)
     assert larger is not None and len(larger.unique()) < len(values.unique())
+    ones = steps.coarser(torch.arange(-3.0, 6.0))
+    assert ones is not None and Steps.of(ones) is not None, "a negative zero is not stored in steps"
     step = 2.0 ** Steps.of(values).exponent
     assert (larger - values).abs().max() <= step and bool((larger / (2 * step) % 1 == 0).all())
     assert steps.coarser(torch.randn(64, generator=torch.Generator().manual_seed(0)) * torch.pi) is None

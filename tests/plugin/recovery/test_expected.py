@@ -92,14 +92,14 @@ def test_batches_fit_the_machine_where_no_limit_is_given(
     each = int(1.15 * held(model, source, trial(model, source, AskedOutputs())))
     beside = 40 * sum(p.numel() for p in small_net.parameters())
     rows: set[int] = set()
-    small_net.head.register_forward_hook(lambda _, __, out: rows.add(len(out)))
+    small_net.head.register_forward_hook(lambda _, __, out: rows.add(len(out)) if torch.is_grad_enabled() else None)
     runs = []
     for there in (None, beside + 64 * each + 1, beside + 5 * each, 1):
         monkeypatch.setattr(expected, "there_is", lambda device, there=there: there and int(there / 0.7) + 1)
         rows.clear()
         runs.append((lloydmax.compress(small_net, RECIPE, pictures, progress=False), set(rows)))
     (one, free), (other, enough), (_, few), (_, none) = runs
-    assert enough - {1} == free and STEP["batch_size"] in free
-    assert max(few - {2}) == 4 and max(none - {2}) == 1
+    assert enough - {1} == free and max(free) == STEP["batch_size"]
+    assert max(few) == 4 and max(none) == 1
     for (name, mine), other_one in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
         assert torch.equal(mine, other_one), name
