@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lloydmax.format import coding, packing
 from lloydmax.format.sizes import Uncompressed, predicted_size
+from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own
 from lloydmax.plan.plan import Plan, PlannedParameter
 
@@ -29,8 +30,8 @@ _NEARLY = (-0.02, 0.01)
 _FULL, _FINER, _HALVINGS = 0.98, 2.0, 5
 """Share of the size below which single parameters get more bits, how many at most, and how often that is halved."""
 
-_LOST = 0.25
-"""Of what contexts spare, what they spare no longer where recovery changes codes, at most in nearly all layers."""
+_LOST = 0.2
+"""Of what contexts spare, what they spare no longer in codes that recovery chooses, at most as a rule."""
 _LARGE = 1 << 20
 """Codes of a parameter beyond which it is told once whether matches make their stream shorter."""
 _ALIKE = 1.1
@@ -86,8 +87,8 @@ class Sizing:
         self._uncompressed: dict[str, Uncompressed] = {}
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
-        self._coding, self._lost = plan.recipe.storage.codes, _LOST * changed
-        self._measured: dict[tuple[str, str], tuple[float, int]] = {}  # entropy in bytes, and bytes of the stream
+        self._coding, self._changed = plan.recipe.storage.codes, changed
+        self._measured: dict[tuple[str, str], tuple[float, float]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
     def most(self) -> float:
@@ -155,7 +156,7 @@ class Sizing:
         if key not in self._streams:
             codes, bits = codebook.codes, codebook.bits
             if self._coding == "arithmetic":
-                size = self._arithmetic((p.name, p.granularity), codes, bits)
+                size = self._arithmetic(p, codebook)
             elif p.name in self._plain:
                 size = packing.plain_bytes(codes, bits)
             else:
@@ -166,16 +167,32 @@ class Sizing:
             self._streams[key] = size if codes.numel() == all_codes else round(size * all_codes / codes.numel())
         return self._streams[key]
 
-    def _arithmetic(self, kind: tuple[str, str], codes: Tensor, bits: int) -> int:
-        """Bytes of a stream that takes long to make: made for one number of bits, and for others by the entropy."""
-        counts = torch.bincount(codes.reshape(-1).int()).double()
-        entropy = float(torch.special.entr(counts / counts.sum()).sum() / math.log(2) / 8 * codes.numel()) + 1
-        known, size = self._measured.get(kind, (0.0, 0))
+    def _arithmetic(self, p: PlannedParameter, codebook: Codebook) -> int:
+        """Bytes of a stream that takes long to make: made for one number of bits, and for others by the entropy. Where
+        recovery changes codes, contexts spare less: as in codes of weights that are as far off as these codes,
+        but at least four fifths."""
+        kind, entropy = (p.name, p.granularity), _entropy(codebook)
+        known, size = self._measured.get(kind, (0.0, 0.0))
         if not known / _ALIKE <= entropy <= known * _ALIKE:
-            known, size = entropy, len(coding.encode(codes, bits, self._coding))
-            size += round(self._lost * max(0.0, entropy - size))
+            known, size = entropy, float(self._encoded(codebook))
+            if self._changed:
+                weight = weight_of(self.model, p.name).detach().float()
+                noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+                error = (codebook.dequantize().float().reshape(weight.shape) - weight).square().mean().sqrt()
+                moved = codebook.reassigned(noise.mul_(error).add_(weight))
+                lost = self._encoded(moved) * entropy / _entropy(moved) - size
+                size += max(0.0, min(lost, _LOST * (entropy - size)))
             self._measured[kind] = known, size
         return round(size * entropy / known)
+
+    def _encoded(self, codebook: Codebook) -> int:
+        return len(coding.encode(codebook.codes, codebook.bits, self._coding))
+
+
+def _entropy(codebook: Codebook) -> float:
+    """Of all codes, in bytes, and one more."""
+    counts = torch.bincount(codebook.codes.reshape(-1).int()).double()
+    return float(torch.special.entr(counts / counts.sum()).sum() / math.log(2) / 8 * codebook.codes.numel()) + 1
 
 
 def _varied(model: nn.Module, plan: Plan) -> nn.Module:
