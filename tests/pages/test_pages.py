@@ -30,6 +30,8 @@ ALL = [Page.read(name) for name in PAGES]
 HOUSE = ROOT / "plugin"
 MOST_LINES = 450
 """Of README.md: what a person reads in one sitting."""
+LONGEST_LINE = 125
+"""Of README.md, but for tables and blocks."""
 NEEDS = {
     "neural_compressor": r"neural_compressor",
     "torchao": r"\btorchao\.",
@@ -187,6 +189,11 @@ def test_scripts_that_are_named_exist(page: Page) -> None:
 
 def test_the_readme_is_one_sittings_reading() -> None:
     assert len(ALL[0].text.splitlines()) <= MOST_LINES
+
+
+def test_the_readmes_prose_fits_an_editor() -> None:
+    prose = re.sub(r"^```.*?^```$", "", ALL[0].text, flags=re.MULTILINE | re.DOTALL)
+    assert not [line for line in prose.splitlines() if len(line) > LONGEST_LINE and not line.startswith("|")]
 
 
 def test_the_recipe_reference_is_up_to_date() -> None:
