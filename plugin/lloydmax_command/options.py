@@ -28,7 +28,7 @@ def model_options(command: Command, required: bool = True) -> Command:
             "--model",
             required=required,
             metavar="MODULE:CALLABLE|FOLDER",
-            help="What builds the model, such as torchvision.models:resnet18 or timm:resnet18; or its folder.",
+            help="What builds the model: torchvision.models:resnet18, timm:resnet18, mine.py:net; or its folder.",
         ),
     ):
         command = option(command)

@@ -92,7 +92,9 @@ def compress(
 
 def _recipe_or_bits(recipe: str | None, bits: float | None) -> Recipe | None:
     """The recipe, or ``None`` where bits are given instead."""
-    if (recipe is None) == (bits is None):
+    if recipe is not None and bits is not None:
+        raise click.UsageError("--recipe and --bits each say how to compress: leave one out; a recipe may hold bits")
+    if recipe is None and bits is None:
         raise click.UsageError("give --recipe, or --bits for a recipe made for this model, such as: --bits 4")
     return None if recipe is None else recipe_of(recipe)
 

@@ -26,6 +26,7 @@ from lloydmax.runtime.files import check_writable
 from lloydmax.runtime.text import quoted
 from lloydmax.teacher.synthesis import synthesize
 
+_ARGUMENTS = '{"num_classes": 10}'
 _SYNTHESIZE = "synthesize:"
 _NAMED = 10
 """Files or folders that are named in a message."""
@@ -111,7 +112,9 @@ def build_model(spec: str, weights: str | None, arguments: str | None, device: s
     try:
         keywords = json.loads(arguments) if arguments else {}
     except json.JSONDecodeError as error:
-        raise click.UsageError(f"--model-args is not JSON: {error}") from None
+        raise click.UsageError(f"--model-args is not JSON: {error}; write it as '{_ARGUMENTS}'") from None
+    if not isinstance(keywords, dict):
+        raise click.UsageError(f"--model-args names arguments, such as '{_ARGUMENTS}'; {quoted(arguments)} does not")
     return build(spec, weights, keywords, device)
 
 

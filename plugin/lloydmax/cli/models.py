@@ -6,7 +6,7 @@ import importlib
 import sys
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,8 +28,9 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
     """Build a model, load its weights, put it in evaluation mode.
 
     Args:
-        spec: ``package.module:callable``; the current folder is on the import path. The callable may also be a
-            module object, and of timm the name of a network: ``timm:resnet18``. Or the folder of a model, see
+        spec: ``package.module:callable`` or ``file.py:callable``; the current folder is on the import path. The
+            callable may also be a module object, and of timm the name of a network: ``timm:resnet18``. Or the folder
+            of a model, see
             :mod:`lloydmax.integrations.folders`. What it draws at random is the same each time.
         weights: a file for :func:`lloydmax.cli.weights.load_weights`; ``None``: as built.
         arguments: keyword arguments of the callable.
@@ -42,19 +43,17 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
         if weights is not None:
             raise ModelError(f"--weights {weights}: the folder {spec} has the weights of its model: leave it out")
         return _on(folder.model(arguments), device)
-    name, _, attribute = spec.partition(":")
+    name, attribute = _parts(spec)
     if not attribute:
-        package, _, last = spec.rpartition(".")
-        example = f"here {package}:{last}" if package and "/" not in spec else "for example torchvision.models:resnet50"
-        raise ModelError(
-            f"--model {spec!r}: no folder has this name, and no callable: write the folder of a model, or "
-            f"package.module:callable, {example}"
-        )
-    _search_here()
+        raise ModelError(f"--model {spec!r}: {_meant(spec)}")
     try:
-        module = importlib.import_module(name)
+        module = _module(name)
     except ImportError as error:
         raise ModelError(f"--model {spec!r}: {error}") from None
+    except Exception as error:
+        raise ModelError(
+            f"--model {spec!r}: importing {name} failed: {printable(f'{type(error).__name__}: {error}', 500)}"
+        ) from error
     found = _found(module, attribute)
     if found is None:
         hint = _near(module, attribute)
@@ -67,13 +66,52 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
             f"--model {spec!r}: calling it failed: {printable(f'{type(error).__name__}: {error}', 500)}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"--model {spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"--model {spec!r} gives what is of type {type(model).__name__}, not a torch.nn.Module")
     for name, parameter in network(model).named_parameters():
         if kind := not_dense(parameter):
             raise ModelError(f"--model {spec!r}: {name} is {kind}")
     if weights is not None:
         load_weights(model, Path(weights))
     return _on(model.eval(), device)
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    """The module, by name or file, and what of it builds the model; a colon in a path belongs to the path."""
+    name, colon, attribute = spec.rpartition(":")
+    return (name, attribute) if colon and not Path(spec).exists() else (spec, "")
+
+
+def _meant(spec: str) -> str:
+    """What a person may have meant by what is neither a folder nor a callable, in words."""
+    if (path := Path(spec)).is_file() and path.suffix == ".py":
+        return f"this is a file of code: say what in it builds the model: {spec}:NAME"
+    if path.is_file():
+        return (
+            f"this is a file, and weights alone are not a model: name what builds it, as package.module:callable or "
+            f"file.py:callable, and give --weights {spec}"
+        )
+    package, _, last = spec.rpartition(".")
+    example = f"here {package}:{last}" if package and "/" not in spec else "for example torchvision.models:resnet50"
+    return (
+        "no folder has this name, and no callable: write the folder of a model, or package.module:callable, "
+        f"{example}, or file.py:callable"
+    )
+
+
+def _module(name: str) -> ModuleType:
+    """A module by its name, or by its file, which then finds what lies beside it."""
+    _search_here()
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        return importlib.import_module(name)
+    folder = str(path.parent.absolute())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = spec_from_file_location(path.stem, path.absolute())
+    assert spec is not None and spec.loader is not None, "of every .py"
+    module = sys.modules[path.stem] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _found(module: ModuleType, attribute: str) -> Any:
@@ -87,6 +125,9 @@ def _found(module: ModuleType, attribute: str) -> Any:
 def _near(module: ModuleType, attribute: str) -> str:
     """Names of a module that are like one that it lacks, in words."""
     known = [name for name in dir(module) if not name.startswith("_")]
+    inside = [one.__name__ for one in vars(module).values() if isinstance(one, ModuleType) and hasattr(one, attribute)]
+    if below := [name for name in inside if name.startswith(f"{module.__name__}.")]:
+        return f"; did you mean {below[0]}:{attribute}?"
     if module.__name__ == "timm":
         known += (networks := module.list_models())
         if longer := [name for name in networks if name.startswith(attribute)]:
@@ -130,15 +171,14 @@ def tokenizer_of(spec: str, named: str | None = None) -> Any:
 
 
 def _named_tokenizer(named: str) -> Any:
-    name, _, attribute = named.partition(":")
-    _search_here()
+    name, attribute = _parts(named)
     try:
         if Path(named).is_dir():
             found = importlib.import_module("lloydmax.integrations.transformers.tokens").tokenizer_in(named)
         elif Path(named).is_file():
             found = importlib.import_module("tokenizers").Tokenizer.from_file(named)
         else:
-            found = getattr(importlib.import_module(name), attribute) if attribute else None
+            found = getattr(_module(name), attribute) if attribute else None
     except Exception as error:
         raise ModelError(f"--tokenizer {named!r}: {printable(f'{type(error).__name__}: {error}', 500)}") from error
     if found is None:
@@ -155,7 +195,10 @@ def source_of(spec: str) -> str | None:
         return spec
     _search_here()
     with suppress(Exception):  # what cannot be found is told by build
-        found = find_spec(spec.partition(":")[0])
+        name, _ = _parts(spec)
+        if Path(name).is_file():
+            return name
+        found = find_spec(name)
         return found.origin if found is not None and found.has_location else None
     return None
 

@@ -121,7 +121,9 @@ def _read(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # to open a pipe would wait for ever
             raise ValueError("it is a directory" if path.is_dir() else "it is not an ordinary file")
-        if path.is_file() and not path.stat().st_size:
+        if not path.exists():
+            raise ValueError("there is no such file")
+        if not path.stat().st_size:
             raise ValueError("the file is empty")
         if path.name.endswith(_INDEX):
             return _sharded(path)
