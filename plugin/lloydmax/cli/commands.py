@@ -83,9 +83,11 @@ def compress(
     with progress(quiet, log_json) as shown:
         result = compress_model(teacher, read, inputs, reference, **more, **texts, **shown)
     target.write(result, {} if bits is None else {"bits": bits, "effort": effort})
-    if report_path is not None:
-        result.report.to_json(report_path)
-    show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
+    try:
+        if report_path is not None:
+            result.report.to_json(report_path)
+    finally:  # the model is there, and what took so long to measure is told
+        show(result.report.to_dict() | {"path": out}, f"{result.report}\n\nWritten: {out}", as_json)
     if any(step.get("stopped") == "interrupted" for step in result.report.recovery):
         sys.exit(1)
 

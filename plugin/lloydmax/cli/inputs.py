@@ -124,6 +124,8 @@ def data_of(path: str | None, model: Any, how: Pictures) -> Any:
         return None
     if path.startswith(_SYNTHESIZE):
         return _synthesized(path.removeprefix(_SYNTHESIZE), model, how.side)
+    if "://" in path:
+        raise DataError(f"{path}: lloydmax reads no addresses: download it, unpack it, and give the file or folder")
     if path.startswith(PREFIX):
         rows = named_set(path.removeprefix(PREFIX))
         column = picture_column(rows)

@@ -24,6 +24,10 @@ from lloydmax.runtime.text import printable
 __all__ = ["ModelError", "build", "folder_of", "source_of", "tokenizer_of"]
 
 
+_LIBRARIES = ("torchvision.models", "timm")
+"""Whose networks may be meant by their names alone."""
+
+
 def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], device: str = "cpu") -> nn.Module:
     """Build a model, load its weights, put it in evaluation mode.
 
@@ -78,7 +82,7 @@ def build(spec: str, weights: str | Path | None, arguments: dict[str, Any], devi
 def _parts(spec: str) -> tuple[str, str]:
     """The module, by name or file, and what of it builds the model; a colon in a path belongs to the path."""
     name, colon, attribute = spec.rpartition(":")
-    return (name, attribute) if colon and not Path(spec).exists() else (spec, "")
+    return (name, attribute) if colon and not Path(spec).exists() and "/" not in attribute else (spec, "")
 
 
 def _meant(spec: str) -> str:
@@ -91,11 +95,22 @@ def _meant(spec: str) -> str:
             f"file.py:callable, and give --weights {spec}"
         )
     package, _, last = spec.rpartition(".")
-    example = f"here {package}:{last}" if package and "/" not in spec else "for example torchvision.models:resnet50"
+    name = spec.rpartition("/")[2]
+    if known := [f"{library}:{name}" for library in _LIBRARIES if _makes(library, name)]:
+        example = f"here {' or '.join(known)}"
+    else:
+        example = f"here {package}:{last}" if package and "/" not in spec else "for example torchvision.models:resnet50"
     return (
-        "no folder has this name, and no callable: write the folder of a model, or package.module:callable, "
-        f"{example}, or file.py:callable"
+        "no folder has this name, and no callable: write the folder of a model (those of a hub have to be downloaded "
+        f"first), or package.module:callable, {example}, or file.py:callable"
     )
+
+
+def _makes(library: str, name: str) -> bool:
+    """Whether a library that is installed makes a network of this name."""
+    with suppress(Exception):
+        return _found(importlib.import_module(library), name) is not None
+    return False
 
 
 def _module(name: str) -> ModuleType:

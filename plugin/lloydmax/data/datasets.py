@@ -18,6 +18,7 @@ from lloydmax.data.sound_files import Sounds
 from lloydmax.data.sources import EXAMPLES, Source, chunks, guarded, said, same_bytes, shapes
 from lloydmax.errors import DataError
 from lloydmax.runtime.seeding import on_own_states, watched
+from lloydmax.runtime.text import counted
 
 PROBED_SAMPLES = 16
 """Samples that are read twice, to see whether a dataset is deterministic."""
@@ -94,7 +95,7 @@ class DatasetSource(Source):
 
     def describe(self) -> str:
         """One line for people."""
-        return self._description or f"{len(self):,} samples of {type(self.dataset).__name__}, {self._what}"
+        return self._description or f"{counted(len(self), 'samples')} of {type(self.dataset).__name__}, {self._what}"
 
     def state(self) -> dict[str, Any]:
         """With the generator that seeds workers, where these may draw."""

@@ -20,6 +20,7 @@ _NAMED = 5
 USUAL_NAMES = ("images", "x", "data", "inputs", "input")
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def read_arrays(path: Path, inputs: Inputs) -> Any:
@@ -37,6 +38,8 @@ def read_arrays(path: Path, inputs: Inputs) -> Any:
         raise DataError(f"there is no file or folder {shown(path)}")
     if suffix in TABLE_SUFFIXES:
         return read_table(path, inputs)
+    if suffix in _ARCHIVES:
+        raise DataError(f"{shown(path)} is an archive: unpack it and give the folder")
     if suffix not in ARRAY_SUFFIXES:
         raise DataError(
             f"{shown(path)} is not a kind of file that can be read: give a folder of pictures or one of "

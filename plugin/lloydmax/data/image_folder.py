@@ -17,6 +17,7 @@ from lloydmax.data.picture_files import check_sides, find, reason, regular, unre
 from lloydmax.data.preparation import Preparation, preparation, told
 from lloydmax.errors import DataError
 from lloydmax.runtime.arguments import number
+from lloydmax.runtime.text import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,7 +75,7 @@ class ImageFolder(Dataset[Tensor]):
     def describe(self) -> str:
         """One line for people: how many pictures, from where, and how they are prepared."""
         kind = "images" if self.channels == 3 else "grayscale images"
-        return f"{len(self):,} {kind} from {self.path}, {told(self.prepare)}"
+        return f"{counted(len(self), kind)} from {self.path}, {told(self.prepare)}"
 
 
 def images(

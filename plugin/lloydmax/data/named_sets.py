@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from lloydmax.data.image_folder import flattened
 from lloydmax.data.preparation import told
 from lloydmax.errors import DataError
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import counted, printable
 
 PREFIX = "datasets:"
 """Of a name, as in ``datasets:imdb`` and ``datasets:cifar10:test``."""
@@ -40,7 +40,7 @@ class PictureRows(Dataset[Tensor]):
 
     def describe(self) -> str:
         """One line for people: how many pictures, from where, and how they are prepared."""
-        return f"{len(self):,} images in {self.column!r} of the set, {told(self.prepare)}"
+        return f"{counted(len(self), 'images')} in {self.column!r} of the set, {told(self.prepare)}"
 
 
 def named_set(name: str) -> Any:

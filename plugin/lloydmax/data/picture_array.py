@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lloydmax.data.preparation import told
 from lloydmax.errors import DataError
 from lloydmax.runtime.files import shown
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import counted, printable
 
 _GREY, _COLOUR = 3, 4
 """Axes of grey pictures, and of those with channels, first or last."""
@@ -56,7 +56,7 @@ class PictureArray(Dataset[Tensor]):
 
     def describe(self) -> str:
         """One line for people: how many pictures, from where, and how they are prepared."""
-        return f"{len(self):,} images from {self.path}, {told(self.prepare)}"
+        return f"{counted(len(self), 'images')} from {self.path}, {told(self.prepare)}"
 
 
 def opened(path: Path) -> Any:

@@ -24,7 +24,7 @@ from lloydmax.data.picture_files import SUFFIXES as PICTURES
 from lloydmax.errors import DataError
 from lloydmax.runtime.arguments import number, whole
 from lloydmax.runtime.files import shown
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import counted, printable
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
@@ -134,7 +134,9 @@ class Sounds(Dataset[Tensor]):
     def describe(self) -> str:
         """One line for people: how many sounds, from where, how they are cut, and how many are resampled."""
         told = f" ({self.others:,} of other rates resampled)" if self.others else ""
-        return f"{len(self):,} sounds from {self.path}, {self.length / self.rate:g} s at {self.rate:,} Hz{told}"
+        return (
+            f"{counted(len(self), 'sounds')} from {self.path}, {self.length / self.rate:g} s at {self.rate:,} Hz{told}"
+        )
 
 
 def sounds(

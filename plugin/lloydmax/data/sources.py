@@ -21,7 +21,7 @@ from lloydmax.errors import DataError
 from lloydmax.runtime.description import Description
 from lloydmax.runtime.modes import device_of
 from lloydmax.runtime.seeding import watched
-from lloydmax.runtime.text import printable
+from lloydmax.runtime.text import counted, printable
 
 _LONGEST = 500
 """Characters of what the user's own code said that are shown."""
@@ -317,7 +317,7 @@ class ArraySource(Source):
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self._samples:,} samples {self._origin}, {self._what}"
+        return f"{counted(self._samples, 'samples')} {self._origin}, {self._what}"
 
     def contents(self) -> bytes:
         """See :meth:`Source.contents`."""

@@ -165,6 +165,10 @@ def _problems(refused: Refused, document: LinedData) -> RecipeError:
 def ready(source: str | Path | dict[str, Any]) -> str | Path | dict[str, Any]:
     """The path of a ready recipe, if ``source`` is the name of one."""
     if isinstance(source, str) and re.fullmatch(r"[\w-]{1,100}", source):
-        ready = Path(str(importlib.resources.files("lloydmax.recipes").joinpath(f"{source}.yaml")))
+        try:
+            folder = importlib.resources.files("lloydmax.recipes")
+        except ModuleNotFoundError:  # of a copy that is not installed
+            return source
+        ready = Path(str(folder.joinpath(f"{source}.yaml")))
         return ready if ready.is_file() and not Path(source).exists() else source
     return source

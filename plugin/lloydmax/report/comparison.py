@@ -84,6 +84,11 @@ class FileComparison:
         """The compressed parameters of any file."""
         return list(dict.fromkeys(name for file in self.files for name in file.layers))
 
+    def names(self) -> list[str]:
+        """What the files are called: their names without an ending, or where these are alike their paths."""
+        short = [Path(file.path).name.removesuffix(".safetensors") for file in self.files]
+        return short if len(set(short)) == len(short) else [file.path for file in self.files]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         plain: dict[str, Any] = files.plain(asdict(self))
@@ -147,8 +152,8 @@ def _files_table(comparison: FileComparison) -> Table:
     shown = _shown(comparison)
     for name, _ in shown:
         table.add_column(name, justify="right")
-    for run, file in enumerate(comparison.files):
-        table.add_row(charts.LETTERS[run], file.path, *(texts[run] for _, texts in shown))
+    for run, name in enumerate(comparison.names()):
+        table.add_row(charts.LETTERS[run], name, *(texts[run] for _, texts in shown))
     return table
 
 
@@ -184,7 +189,7 @@ def _differs(layer: ComparedLayer | None) -> str:
 
 
 def _page(comparison: FileComparison) -> str:
-    names = [Path(file.path).name for file in comparison.files]
+    names = comparison.names()
     heads = "".join(f"<th scope=col>{tables.badge(run)}{escape(name)}</th>" for run, name in enumerate(names))
     rows = "".join(
         f"<tr><th scope=row class=word>{name[:1].upper() + name[1:]}{''.join(f'<td>{text}' for text in texts)}"

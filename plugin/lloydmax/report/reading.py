@@ -60,7 +60,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ReportError(f"{shown(path)}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{shown(path)} is not JSON: {printable(str(error))}") from None
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ReportError(f"{shown(path)} is not JSON: {printable(reason)}") from None
     if not isinstance(data, dict):
         raise ReportError(f"{shown(path)} holds no JSON object, but {type(data).__name__}")
     return data

@@ -100,7 +100,7 @@ def render(*tables: RenderableType) -> str:
 
 def _narrow(table: Any, width: int) -> None:
     """Leave out columns until the others have room, and say which."""
-    left_out = []
+    known, left_out = [column.header for column in table.columns], []
     for name in table.spare:
         if sum(map(_room, table.columns)) + 1 <= width:
             break
@@ -110,7 +110,7 @@ def _narrow(table: Any, width: int) -> None:
     for index, column in enumerate(table.columns):
         column._index = index
     if left_out:
-        said = f"A wider terminal also shows: {', '.join(left_out)}"
+        said = f"A wider terminal also shows: {', '.join(sorted(left_out, key=known.index))}"
         table.caption = said if table.caption is None else f"{table.caption}\n{said}"
 
 
@@ -142,6 +142,11 @@ def duration(seconds: float) -> str:
         return f"{max(1, count):.0f} second{'s' * (max(1, count) != 1)}"
     minutes = seconds / 60
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+
+
+def counted(number: int, things: str) -> str:
+    """A number of things, ``1 image`` or ``1,200 images``, from the plural."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

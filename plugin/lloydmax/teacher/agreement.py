@@ -158,6 +158,7 @@ class Comparison:
         if not decisions:
             return Agreement(None, None, mse, done, damage, alike, apart)
         of_tokens = None if meter is None else meter.figures(device)
+        kl = max(kl, 0.0)  # which rounding can take below
         return Agreement(same / decisions, kl / decisions, mse, done, damage, alike, apart, of_tokens)
 
     @cached_property

@@ -6,6 +6,7 @@ What an output tells of places moves with the picture, so the answers are compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,8 @@ def _answer(tensor: Tensor, leaf: Leaf) -> Tensor:
 
 
 def _distance(before: list[Tensor], after: list[Tensor]) -> float:
+    if len(before[0]) < 2:
+        return math.inf  # nothing to compare with
     shares = [0.0]
     for old, new in zip(before, after, strict=True):
         apart = 2 * float(old.var(0).sum())

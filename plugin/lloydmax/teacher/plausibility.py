@@ -18,6 +18,7 @@ from lloydmax.network.outputs import Outputs
 from lloydmax.runtime.cache import Cache, number
 from lloydmax.runtime.modes import device_of, evaluating
 from lloydmax.runtime.seeding import seeded
+from lloydmax.runtime.text import counted
 
 LOOKED_AT = 64
 """Samples of the one forward pass."""
@@ -143,9 +144,10 @@ def distance(norm: _BatchNorm, moments: Moments) -> float:
 def _few(source: Source, trains: str | None) -> str:
     if trains is None or len(source) >= FEW or source.first(1).whole:
         return ""
+    many = counted(len(source), "samples")
     return (
-        f"{trains!r} trains on only {len(source)} samples ({source.describe()}): give at least {FEW}, better some "
-        "hundreds; unlabelled inputs of another domain serve, too"
+        f"{trains!r} trains on only {many} ({source.describe()}): give at least {FEW}, better some hundreds; "
+        "unlabelled inputs of another domain serve, too"
     )
 
 

@@ -41,6 +41,12 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(timm: ModuleType) 
     assert "create_model" in str(told.value) and "__" not in str(told.value)
     with pytest.raises(ModelError, match="package.module:callable, here torch.nn:Flatten"):
         build("torch.nn.Flatten", None, {})
+    with pytest.raises(ModelError, match="here timm:tiny, or file.py:callable"):
+        build("hub/tiny", None, {})
+    with pytest.raises(
+        ModelError, match="those of a hub have to be downloaded first.*here torchvision.models:resnet18"
+    ):
+        build("https://example.org/models/resnet18", None, {})
     with pytest.raises(ModelError, match=re.escape("did you mean torch.nn:Flatten?")):
         build("torch:Flatten", None, {})
 

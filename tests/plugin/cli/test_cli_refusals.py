@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from conftest import SmallNet
 from lloydmax import demo
+from lloydmax.errors import OutputError
 from lloydmax_command import main
 from torch import Tensor, nn
 
@@ -196,3 +197,32 @@ def test_the_source_of_the_model_is_not_replaced(work: Path) -> None:
         result = CliRunner().invoke(main, [arguments[0], "--model", "own_network:NeverRun", *arguments[1:]])
         assert result.exit_code == 2 and "own_network.py is also --model, which it would replace" in result.output
     assert source.read_text() == "from conftest import NeverRun"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--recipe", "r.yaml", "--bits", "4", "--out", "m.safetensors"], "leave one out"),
+        (["--bits", "4", "--out", "m.safetensors", "--model-args", "[3]"], "names arguments, such as"),
+        (["--bits", "4", "--out", "m.safetensors", "--model-args", "{width: 3}"], "not JSON: .* write it as"),
+        (["--bits", "4", "--out", "m.safetensors", "--data", "https://example.org/a.zip"], "reads no addresses"),
+    ],
+)
+def test_misunderstandings_are_one_line(work: Path, arguments: list[str], said: str) -> None:
+    assert re.search(said, refused("compress", *arguments))
+
+
+def test_a_report_without_room_costs_nothing_else(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while the model is compressed: model and figures are there, and the error says what is not."""
+
+    def full(path: object, data: object) -> None:
+        raise OutputError(f"{path}: no space left on device")
+
+    monkeypatch.setattr("lloydmax.report.report.files.write_json", full)
+    torch.save(SmallNet().state_dict(), "w.pt")
+    done = CliRunner().invoke(
+        main, ["compress", "--model", "conftest:SmallNet", "--weights", "w.pt", "--recipe", "r.yaml", "--data", "d.npy",
+               "--out", "m.safetensors", "--report", "m.json"]
+    )  # fmt: skip
+    assert done.exit_code == 2 and "Written: m.safetensors" in done.stdout and Path("m.safetensors").is_file()
+    assert done.stderr.strip().endswith("lloydmax: m.json: no space left on device")

@@ -71,6 +71,7 @@ def test_files_of_several_arrays(tmp_path, suffix):
 
 def test_unusable_files_and_data(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"1")
+    (tmp_path / "x.tar.gz").write_bytes(b"1")
     (tmp_path / "bad.npy").write_bytes(b"not numpy")
     (tmp_path / "bad.npz").write_bytes(b"not numpy")
     (tmp_path / "bad.safetensors").write_bytes(b"short")
@@ -80,6 +81,7 @@ def test_unusable_files_and_data(tmp_path):
     for data, words in [
         (tmp_path / "missing", "no file or folder"),
         (tmp_path / "missing.npy", "no file or folder"),
+        (tmp_path / "x.tar.gz", "is an archive: unpack it"),
         (tmp_path / "x.pt", r"not a kind of file.*\.npy, \.npz, \.safetensors"),
         (tmp_path / "bad.npy", "bad.npy cannot be read"),
         (tmp_path / "bad.npz", "bad.npz cannot be read"),

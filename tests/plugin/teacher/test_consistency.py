@@ -81,6 +81,13 @@ def test_places_move_with_the_picture() -> None:
     assert far["flip"] > 0.35 and "flip" not in options.get("augment", []), "dark on the left is bright on the left"
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_picture_tells_of_no_view() -> None:
+    """There is no other to compare with: crops hold a part of the same, mirrors may hold another thing."""
+    assert found(Colours())[1]["augment"] == ["resized_crop", "flip"]
+    assert found(Colours(), COARSE[:1])[1]["augment"] == ["resized_crop"]
+
+
 def test_nothing_but_pictures_has_views() -> None:
     net = nn.Linear(6, 4)
     outputs = trial(net, unlabelled(drawn(8, 6), net))
