@@ -74,7 +74,7 @@ def layer_table(report: Figures) -> Table:
 
 def tried_table(report: Figures) -> Table:
     """What was compared, and what of it is in the model."""
-    table = new_table(title=f"Tried, and judged by the outputs on {report.measured_on}")
+    table = new_table(title=f"Tried, and judged by the outputs on {report.measured_on}", spare=("what",))
     for name in ("what", "way"):
         table.add_column(name)
     table.add_column("damage", justify="right")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import shutil
 import sys
 import textwrap
@@ -109,14 +110,33 @@ def _narrow(table: Any, width: int) -> None:
         table.columns = [column for column in table.columns if column not in found]
     for index, column in enumerate(table.columns):
         column._index = index
+    _fold_names(table, width)
     if left_out:
         said = f"A wider terminal also shows: {', '.join(sorted(left_out, key=known.index))}"
         table.caption = said if table.caption is None else f"{table.caption}\n{said}"
 
 
+def _fold_names(table: Any, width: int) -> None:
+    """Break long names between their parts, where one column of them shares the width with others."""
+    names = [column for column in table.columns if not column.no_wrap and column.overflow == "fold"]
+    room = width - 1 - sum(_room(column) for column in table.columns if column not in names) - 3
+    if len(names) == 1 and room > 0:
+        names[0]._cells = [_folded(cell, room) for cell in names[0].cells]
+
+
+def _folded(name: str, room: int) -> str:
+    """A name in lines, which end after its dots, slashes or underscores as far as these are near enough."""
+    lines = [""]
+    for part in re.findall(r"[^./_]*[./_]?", name):
+        if len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)
+
+
 def _room(column: Any) -> int:
     """Characters that a column takes, with its frame: of long names some lines."""
-    longest = max(len(text) for text in (column.header, *column.cells))
+    longest = max(len(line) for text in (column.header, *column.cells) for line in text.split("\n"))
     return 3 + (longest if column.no_wrap else min(longest, _NAME))
 
 

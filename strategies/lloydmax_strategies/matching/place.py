@@ -88,7 +88,7 @@ class Place:
         if shifts := [one for found, _ in moved for one in found]:
             square = torch.cat(shifts).square().mean()
             usual = torch.cat([one for _, found in moved for one in found]).mean()
-            self.moved = float((square / usual.clamp(min=1e-30)).sqrt())
+            self.moved = float((square / usual).sqrt()) if usual > 0 else 0.0  # of one input there is no deviation
 
     def _both(
         self, stage: Stage, twin: nn.Module, seen: Iterable[Seen], known: list[Products]
