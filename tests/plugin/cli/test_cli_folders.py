@@ -95,6 +95,19 @@ def test_a_file_is_written_where_its_name_says_so(place: Path, tmp_path: Path) -
     assert same(lloydmax.load(out, seeded(llama)), student())
 
 
+def test_a_folder_without_a_tokenizer_is_asked_for_one(place: Path, tmp_path: Path) -> None:
+    """transformers makes one of the model's kind, to which all words are the same."""
+    bert = hf.BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    hf.BertForSequenceClassification(bert).save_pretrained(tmp_path / "bert")
+    given = ("--model", tmp_path / "bert", "--recipe", place / "recipe.yaml", "--data", place / "corpus.txt", "--quiet")
+    refused = _run("compress", *given, "--out", tmp_path / "out")
+    assert refused.exit_code == 2 and "--tokenizer FOLDER" in refused.output and not (tmp_path / "out").exists()
+    taken = _run("compress", *given, "--out", tmp_path / "out", "--tokenizer", place / "model")
+    assert taken.exit_code == 0, taken.output
+
+
 @pytest.mark.parametrize(
     ("out", "said"), [("full", "is not empty"), ("file", "is a file"), ("none/where/closed", "Permission|no file")]
 )

@@ -9,8 +9,10 @@ from lloydmax.integrations.transformers.host import AutoTokenizer
 
 
 def tokenizer_in(folder: str | os.PathLike[str]) -> Any:
-    """The tokenizer that a folder, or the name of a model, has; ``None`` where it has none."""
+    """The tokenizer that a folder, or the name of a model, has; ``None`` where it has none, also where transformers
+    makes one of the model's kind that knows no words."""
     try:
-        return AutoTokenizer.from_pretrained(os.fspath(folder))
+        found = AutoTokenizer.from_pretrained(os.fspath(folder))
+        return found if len(found) > len(found.all_special_tokens) else None
     except Exception:  # whatever transformers raises for what is not there; texts as data are refused then
         return None
