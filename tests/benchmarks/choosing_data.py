@@ -1,6 +1,7 @@
 """Which unlabelled data to give, and how many: what ``recipe_for`` makes of each set.
 
-    python tests/benchmarks/choosing_data.py [--bits 2.5] [--effort 0] [--folder DIR] [--sets NAME,NAME] [--done]
+    python tests/benchmarks/choosing_data.py [--bits 2.5] [--effort 0] [--counts 8 32 128] [--folder DIR]
+                                              [--sets NAME,NAME] [--done]
 
 The demo's ResNet for clothes in grey, 28 x 28, compressed by what ``lloydmax compress --bits`` runs, with 8 to 128
 inputs of each set. "Clothes" is the network's own domain: half of the test pictures; accuracy and agreement are on the
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("choosing-data"))
     parser.add_argument("--bits", type=float, default=2.5)
     parser.add_argument("--effort", type=float, default=0.0)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--sets", help="comma-separated beginnings of names")
     parser.add_argument("--done", action="store_true", help="print what the folder has, run nothing")
     asked = parser.parse_args()
@@ -116,15 +118,15 @@ def main() -> None:
         if asked.sets and not name.startswith(tuple(asked.sets.split(","))):
             continue
         try:
-            rows.append([name, *(told(cell(name, count, asked.bits, asked.effort)) for count in COUNTS)])
+            rows.append([name, *(told(cell(name, count, asked.bits, asked.effort)) for count in asked.counts)])
         except MissingPictures as missing:
             print(f"{name}: {missing}")
     nothing = Cell("data", {"set": "none", "count": 0, "bits": asked.bits, "effort": asked.effort},
                    partial(measured, None, asked.bits, asked.effort))  # fmt: skip
-    rows.append(["none", told(nothing), *["" for _ in COUNTS[1:]]])
+    rows.append(["none", told(nothing), *["" for _ in asked.counts[1:]]])
     pictures, classes, answers = tested()
     print(f"The original: {100 * float((answers == classes).float().mean()):.1f} % on {len(pictures):,} pictures")
-    heads = ["accuracy / agreement (%) with", *(f"{count} inputs" for count in COUNTS)]
+    heads = ["accuracy / agreement (%) with", *(f"{count} inputs" for count in asked.counts)]
     print(markdown(f"{asked.bits:g} bits a weight, effort {asked.effort:g}", heads, rows))
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
 
