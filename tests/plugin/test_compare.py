@@ -85,6 +85,18 @@ def test_the_command_prints_and_draws(files: list[Path], tmp_path: Path) -> None
     assert all(f">{layer['bytes']:,}" in page for file in said["files"] for layer in file["layers"].values())
 
 
+def test_bits_of_a_layer_are_those_that_its_report_shows(tmp_path: Path) -> None:
+    """Few weights: the codebook counts."""
+    net = torch.nn.Sequential(torch.nn.Linear(8, 12))
+    result = lloydmax.compress(net, {"quantize": [{"layers": "all", "centroids": 12}]}, progress=False)
+    result.save(tmp_path / "net.safetensors")
+    found = lloydmax.compare([tmp_path / "net.safetensors"], net)
+    (layer,), (shown,) = result.report.layers, found.files[0].layers.values()
+    assert shown.bits == layer.file_bits == 8 * layer.bytes / 96 > layer.bits
+    rows = [line for text in (result.report, found) for line in str(text).splitlines() if "0.weight" in line]
+    assert len(rows) == 2 and all(f" {layer.file_bits:.3g} " in row for row in rows), rows
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -108,7 +108,7 @@ def _columns(reports: Sequence[Figures], curves: DamageCurves | None) -> list[Co
         made += [
             Column(f"{mark}centroids", "" if one else "wide", run, _centroids),
             Column(f"{mark}shared by", "wide", run, _shared_by),
-            Column(f"{mark}bits", "wide", run, lambda layer: (layer.bits, f"{layer.bits:.3g}")),
+            Column(f"{mark}bits", "wide", run, lambda layer: (layer.file_bits, f"{layer.file_bits:.3g}")),
             Column(f"{mark}bytes", "", run, lambda layer: (layer.bytes, f"{layer.bytes:,}"), bar=True),
             Column(f"{mark}error (%)", "", run, _error),
         ]

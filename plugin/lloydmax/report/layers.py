@@ -69,6 +69,11 @@ class LayerReport:
     weights: Histogram
     block: int = 1
 
+    @property
+    def file_bits(self) -> float:
+        """Bits of the file for each weight, codes and codebooks: what tables show."""
+        return 8 * self.bytes / math.prod(self.shape)
+
 
 def layer_reports(plan: Plan, weights: dict[str, Tensor], held: dict[str, Codebook], sizes: Sizes) -> list[LayerReport]:
     """One :class:`LayerReport` for each planned parameter.

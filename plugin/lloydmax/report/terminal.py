@@ -61,7 +61,7 @@ def layer_table(report: Figures) -> Table:
             "x".join(map(str, layer.shape)),
             str(layer.centroids),
             layer.granularity,
-            f"{layer.bits:.3g}",
+            f"{layer.file_bits:.3g}",
             f"{layer.bytes:,}",
             "exact" if math.isinf(layer.snr) else f"{layer.snr:.1f}",
             "yes" if layer.trained else "no",

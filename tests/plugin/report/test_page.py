@@ -43,7 +43,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     page = written(tmp_path, plain())
     assert "Not measured: this run had no data" in page and "No step ran" in page
     assert "were trained" not in page and "Agreement</dt>" not in page
-    assert ">8 × 4<" in page and "each a vector of 4 weights" in page and ">0.75<" in page
+    assert ">8 × 4<" in page and "each a vector of 4 weights" in page and ">4.75<" in page, "24 + 128 bytes"
     assert "&lt;/script&gt;&lt;b&gt;&amp;" in page and "</script><b>" not in page
     assert "encoder_<wbr>block_<wbr>" in page
 
