@@ -174,8 +174,8 @@ class _Page:
     def _layers(self) -> str:
         note = (
             "Select a heading to sort, a name to see its weights. Centroids are the values that the weights of a layer "
-            "share; bits are those of the file for one weight. Error: how far the weights are from the original ones, as a share of their size; training may move "
-            "weights away so that answers come closer."
+            "share; bits are those of the file for one weight. Error: how far the weights are from the original ones, "
+            "as a share of their size; training may move weights away so that answers come closer."
         )
         made = layers(self.reports, self.curves, drawn=self._drawn())
         return section("Layers", note, made)
