@@ -38,7 +38,6 @@ from lloydmax.recovery.steps import (
     recover,
     recovery_steps,
     running,
-    settling,
 )
 from lloydmax.report.figures import Answer, Stage
 from lloydmax.report.harm import warn_of_harm, warn_of_size
@@ -87,7 +86,6 @@ class Run:
         steps = recovery_steps(self.recipe)
         self.early = [step for step in steps if getattr(step[1], "before_fit", False)]
         self.late = steps[len(self.early) :]
-        self.settling = [quick for step in self.late if (quick := settling(step)) is not None]
         self.history = History()
         with running(self.teacher, self.seed, progress, [*listeners, self.history, self.limit]) as self.events:
             self.data, self.reference = (
@@ -142,7 +140,7 @@ class Run:
 
     def fit(self, original: nn.Module, plan: Plan) -> tuple[Student, Plan]:
         """The student with its codebooks, and the plan of what these are."""
-        judge = None if self.judge is None else Settled(self.judge, self.recovery, original, self.settling).damage
+        judge = None if self.judge is None else Settled(self.judge, self.recovery, original, self.late).judged
         changed = not all(getattr(step, "keeps_codes", False) for _, step in self.late)
         given = (self.source, self.events, self.cache, judge, changed, self.outputs, self.limit)
         choice, found = fit_best(original, plan, *given)

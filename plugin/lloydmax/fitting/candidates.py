@@ -16,12 +16,13 @@ from lloydmax.fitting.price import Layer, Rates, alike, layers_of, prices, usual
 from lloydmax.fitting.sizing import ROUNDS, Family, Fitted, Sized, Sizing
 from lloydmax.network.parameters import weight_of
 from lloydmax.plan.plan import Plan
-from lloydmax.teacher.judge import Damage
+from lloydmax.teacher.judge import Damage, Judged
 
 if TYPE_CHECKING:
     from lloydmax.codebook.codebook import Codebook
 
-Judging = Callable[["dict[str, Codebook]"], Damage]
+Judging = Callable[["dict[str, Codebook]", bool], Judged]
+"""The damage of codebooks, of which it is told whether all their bits have a price."""
 
 _TEMPER = 2 / 3
 """Power of importance x mean square: where errors are large the damage grows more slowly than the squared error, from
@@ -57,7 +58,7 @@ class Spare:
 
     Attributes:
         name: of :class:`Tried`.
-        plan: whose codes have no price, so that recovery that changes codes would make the file larger.
+        plan: for codes that stay as they are.
         damage: of the outputs.
     """
 
@@ -155,7 +156,7 @@ WHOLE = "each parameter as a whole"
 """The way to spend bits where nothing is known of the inputs."""
 
 
-Entry = tuple[Family, Sized, Damage]
+Entry = tuple[Family, Sized, Judged]
 
 
 class _Contest:
@@ -180,15 +181,15 @@ class _Contest:
     @property
     def decided(self) -> bool:
         """Whether no other candidate can do better."""
-        return self._best()[2].nothing
+        return self._best()[2].done.nothing
 
     def result(self) -> Choice:
         """The best of them, of the right size, and the spare if another one is best where codes stay as they are."""
-        best = self._best()
+        best = self._best(damage=lambda judged: judged.settled)
         priced = [entry for entry in self._entries if entry[0].priced] if self._changed else self._entries
         taken = self._best(priced)
-        tried = tuple(Tried("codebooks", one.name, damage.mean, one is taken[0]) for one, _, damage in self._entries)
-        spare = None if taken is best else Spare(best[0].name, self._sized(best).plan, best[2])
+        tried = tuple(Tried("codebooks", one.name, each.done.mean, one is taken[0]) for one, _, each in self._entries)
+        spare = None if taken is best else Spare(best[0].name, self._sized(best).plan, best[2].settled)
         return Choice(self._sized(taken).plan, tried, spare)
 
     def _sized(self, entry: Entry) -> Sized:
@@ -202,23 +203,26 @@ class _Contest:
         over = 8 * (sized.size - self._sizing.most) / self._weights
         factor = 4.0 ** min(max(over, -_NEAR), _OVER)
         factor = math.inf if self._starves(sized) else factor
-        damage = self._judge(sized.codebooks).times(factor)
-        self._entries.append((family, replace(sized, codebooks={}), damage))
+        judged = self._judge(sized.codebooks, family.priced).times(factor)
+        self._entries.append((family, replace(sized, codebooks={}), judged))
 
     def _starves(self, sized: Sized) -> bool:
         """Whether zeros would be nearer to the weights of some parameter."""
         model = self._sizing.model
         return any(codebook.starves(weight_of(model, name)) for name, codebook in sized.codebooks.items())
 
-    def _best(self, entries: Sequence[Entry] = ()) -> Entry:
+    def _best(
+        self, entries: Sequence[Entry] = (), damage: Callable[[Judged], Damage] = lambda judged: judged.done
+    ) -> Entry:
         """The least damage, of those that spare every output where the candidate without importances does; the first
         one unless another is clearly better."""
         entries = entries or self._entries
-        usual = next((damage for family, _, damage in entries if family.name == WHOLE), None)
+        usual = next((damage(judged) for family, _, judged in entries if family.name == WHOLE), None)
         best, least = entries[0], math.inf
         for entry in entries:
-            if usual is not None and not entry[2].spares_all(usual):
+            done = damage(entry[2])
+            if usual is not None and not done.spares_all(usual):
                 continue
-            if entry[2].mean < (_CLEARLY if least < math.inf else 1.0) * least:
-                best, least = entry, entry[2].mean
+            if done.mean < (_CLEARLY if least < math.inf else 1.0) * least:
+                best, least = entry, done.mean
         return best

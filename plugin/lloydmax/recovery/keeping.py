@@ -12,41 +12,51 @@ from torch import nn
 
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.hooks.events import Events
-from lloydmax.hooks.protocols import Recovery
-from lloydmax.network.parameters import weight_of
+from lloydmax.hooks.protocols import Recovery, RecoveryStep
 from lloydmax.network.private import own
 from lloydmax.recovery.resume import load_student, student_state
-from lloydmax.recovery.steps import NamedStep
-from lloydmax.student.attachment import attached
+from lloydmax.recovery.steps import NamedStep, settling, untrained
+from lloydmax.student.attachment import attach_all, attached
 from lloydmax.teacher.agreement import Agreement
-from lloydmax.teacher.judge import Damage, Judge
+from lloydmax.teacher.judge import Judge, Judged
 
 
 class Settled:
-    """What codebooks do to a model, after the steps that only settle it.
+    """What codebooks do to a model, after the steps that only settle it; and, where made inputs judge, which tell
+    little of codebooks alone, after those that do not train.
 
     Args:
         judge: of the damage.
         recovery: what the steps work with.
         original: what the codebooks were fitted to; not changed.
-        steps: that are quick, see :func:`~lloydmax.recovery.steps.settling`.
+        steps: after the fit.
     """
 
     def __init__(self, judge: Judge, recovery: Recovery, original: nn.Module, steps: Sequence[NamedStep]) -> None:
-        self._judge, self._recovery, self._original, self._steps = judge, recovery, original, steps
+        self._judge, self._recovery, self._original = judge, recovery, original
+        self._settling, self._untrained = settling(steps), untrained(steps) if judge.guesses else []
 
-    def damage(self, found: Mapping[str, Codebook]) -> Damage:
-        """Of the model with these codebooks."""
-        student = own(self._original)
-        with torch.no_grad():
-            for name, codebook in found.items():
-                weight = weight_of(student, name)
-                for rows, part in codebook.parts():
-                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
-        recovery = replace(self._recovery, student=student, original=self._original, events=Events())
-        for _, step in self._steps:
-            step.run(recovery)
-        return self._judge.damage(student)
+    def judged(self, found: Mapping[str, Codebook], priced: bool) -> Judged:
+        """Of the model with these codebooks; steps that change codes do not run where not all bits have a price."""
+        student = self._student(found)
+        for step in self._settling:
+            self._run(step, student)
+        settled = done = self._judge.damage(student)
+        if self._untrained and priced:
+            student = self._student(found)
+            for step in self._untrained:
+                self._run(step, student)
+                now = self._judge.damage(student)
+                done = now if now.mean < done.mean and self._judge.tells(now) else done
+        return Judged(settled, done)
+
+    def _student(self, found: Mapping[str, Codebook]) -> nn.Module:
+        student = own(self._original).eval().requires_grad_(False)
+        attach_all(student, found)
+        return student
+
+    def _run(self, step: RecoveryStep, student: nn.Module) -> None:
+        step.run(replace(self._recovery, student=student, original=self._original, events=Events()))
 
 
 class Keeping:

@@ -40,8 +40,8 @@ from lloydmax.teacher.trial import tried
 
 _FIRST = 8
 """Inputs of the first forward pass of a host's prepared model."""
-_SETTLED = 32
-"""Inputs by which a step that settles is run to compare codebooks."""
+_FEW = {"samples": 32, "rows": 4096}
+"""Options of a step that is run to compare codebooks: at most so many."""
 _SPENT = "backward through the graph a second time"
 """What torch says of a tensor whose history is used up."""
 
@@ -73,14 +73,22 @@ def recovery_steps(recipe: Recipe) -> list[NamedStep]:
     return [(step.step, registry.make("step", step.step, step.options, RecoveryError)) for step in recipe.recover]
 
 
-def settling(step: NamedStep) -> NamedStep | None:
-    """The step with few inputs, if it only takes up what clustering shifts as a whole: codebooks are then compared with
-    it, not without; else ``None``."""
-    name, made = step
-    if not getattr(made, "settles", False):
-        return None
-    options = made.options  # type: ignore[attr-defined]
-    return name, type(made)(options.model_copy(update={"samples": min(options.samples, _SETTLED)}))
+def settling(steps: Sequence[NamedStep]) -> list[RecoveryStep]:
+    """Those that only take up what clustering shifts as a whole, with few inputs: codebooks are compared with them."""
+    return [_with_few(step) for _, step in steps if getattr(step, "settles", False)]
+
+
+def untrained(steps: Sequence[NamedStep]) -> list[RecoveryStep]:
+    """All those that do not train, with few inputs; none where no other than those that settle is among them."""
+    found = [step for _, step in steps if not hasattr(getattr(step, "options", None), "epochs")]
+    return [] if all(getattr(step, "settles", False) for step in found) else [_with_few(step) for step in found]
+
+
+def _with_few(step: Any) -> RecoveryStep:
+    options = getattr(step, "options", None)
+    given = ((name, getattr(options, name, None), most) for name, most in _FEW.items())
+    fewer = {name: min(value, most) for name, value, most in given if value is not None}
+    return type(step)(options.model_copy(update=fewer)) if options is not None and fewer else step
 
 
 def needs_data(recipe: Recipe) -> list[str]:

@@ -27,6 +27,8 @@ _WORSE = 1.5
 """How much worse one output may become where others become better."""
 _NOTHING = 1e-6
 """Of the damage of one answer to all inputs: what is left then is that of the last digits of half floats."""
+_FAR = 4.0
+"""Times the damage of one answer to all made inputs: beyond, they tell nothing of real ones."""
 _LEAST = 1e-12
 """Of the damage of one answer to all inputs: outputs that never change are not divided by zero."""
 
@@ -66,6 +68,23 @@ class Damage:
         return Damage(tuple(one * factor for one in self.each))
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What codebooks do to the outputs.
+
+    Attributes:
+        settled: as they are.
+        done: after steps that change codes, as far as these were run and make it better; else the same.
+    """
+
+    settled: Damage
+    done: Damage
+
+    def times(self, factor: float) -> Judged:
+        """Both larger or smaller."""
+        return Judged(self.settled.times(factor), self.done.times(factor))
+
+
 class Judge:
     """Compares students with one teacher, output by output.
 
@@ -91,11 +110,16 @@ class Judge:
         """The damage that :meth:`measured` tells."""
         return self._damage(agreement.apart)
 
-    def tells(self, damage: Damage) -> bool:
-        """Whether that a student is better on these inputs tells of others: not on made ones to which it answers no
-        more like the teacher than one answer to all of them would, unless they are words, which hold all there is."""
+    @property
+    def guesses(self) -> bool:
+        """Whether the inputs are made, and of real numbers: words hold all there is."""
         source = self.comparison.source
-        return damage.mean < 1 or not source.made or not any(t.is_floating_point() for t in source.first(1).tensors())
+        return source.made and any(tensor.is_floating_point() for tensor in source.first(1).tensors())
+
+    def tells(self, damage: Damage) -> bool:
+        """Whether that a student is better on these inputs tells of others: not on made ones to which its answers are
+        far worse than one answer to all of them."""
+        return damage.mean < _FAR or not self.guesses
 
     def _damage(self, apart: Sequence[float]) -> Damage:
         if self._usual is None:

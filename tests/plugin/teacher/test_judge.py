@@ -52,7 +52,7 @@ def test_made_inputs_that_say_nothing_tell_nothing(made: bool, tokens: bool, tel
     source = unlabelled(torch.randint(9, (8, 5)) if tokens else torch.randn(8, 8), teacher)
     source.made = made
     judge = Judge(Comparison(teacher, source))
-    assert judge.tells(Damage((0.5,))) and judge.tells(Damage((1.5,))) == tells
+    assert judge.tells(Damage((3.9,))) and judge.tells(Damage((4.1,))) == tells
 
 
 def test_one_output_may_not_pay_for_another() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lloydmax
 import pytest
 import torch
 from conftest import SmallNet
 from lloydmax import DataError
+from lloydmax.extend import Recovery
 from lloydmax.network.batch_norm import Moments
 from lloydmax.teacher import made as made_inputs
 from lloydmax.teacher.asking import Wanted
 from lloydmax.teacher.made import sources
+from lloydmax_strategies.reconstruct import Reconstruct
 from lloydmax_strategies.renormalize import Renormalize
 from torch import Tensor, nn
 
@@ -186,14 +190,32 @@ def test_a_shape_that_does_not_fit_is_told_with_its_line(small_net: SmallNet) ->
         lloydmax.Recipe.load(recipe | {"synthesize": {"below": 4}})
 
 
-def test_codebooks_are_compared_with_the_step_that_settles_them(
+def test_codebooks_are_compared_with_the_steps_that_do_not_train(
     small_net: SmallNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Made inputs tell little of codebooks alone; even grids and k-means, whose bits have no price, only settle."""
     recipe = lloydmax.recipe_for(small_net, 6).data()
     recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
-    ran: list[nn.Module] = []
-    run = Renormalize.run
-    monkeypatch.setattr(Renormalize, "run", lambda step, recovery: ran.append(recovery.student) or run(step, recovery))
+    ran: dict[type, list[nn.Module]] = {Renormalize: [], Reconstruct: []}
+    for step, students in ran.items():
+
+        def run(self: Any, recovery: Recovery, students: Any = students, run: Any = step.run) -> Any:
+            students.append(recovery.student)
+            return run(self, recovery)
+
+        monkeypatch.setattr(step, "run", run)
     tried = lloydmax.compress(small_net, recipe, progress=False).report.tried
     compared = [one for one in tried if one.what == "codebooks"]
-    assert len(ran) == len({id(student) for student in ran}) == len(compared) + 1 > 2  # the last is the step itself
+    priced = [one for one in compared if "channel" not in one.name]
+    assert len(ran[Reconstruct]) == len({id(student) for student in ran[Reconstruct]}) == len(priced) + 1 > 3
+    assert len(ran[Renormalize]) == len(compared) + len(priced) + 1, "the last is the step itself"
+
+
+def test_data_tell_enough_of_codebooks_that_are_settled(
+    small_net: SmallNet, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, ran = lloydmax.recipe_for(small_net, 6, pictures, effort=0), list[nn.Module]()
+    run = Reconstruct.run
+    monkeypatch.setattr(Reconstruct, "run", lambda step, recovery: ran.append(recovery.student) or run(step, recovery))
+    lloydmax.compress(small_net, recipe, pictures, progress=False)
+    assert len(ran) == 1
