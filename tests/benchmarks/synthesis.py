@@ -29,7 +29,7 @@ Make = Callable[[Loaded, int], Tensor]
 
 
 def noise(loaded: Loaded, count: int) -> Tensor:
-    """As the recipe's ``synthesize`` makes it."""
+    """As the recipe's ``synthesize`` makes ``kind: natural``."""
     source, _ = made.sources(loaded.model, Wanted(samples=count), loaded.inputs[:8])
     return next(iter(source.batches(count)))[1].args[0]
 
@@ -41,9 +41,10 @@ def matched(loaded: Loaded, count: int, **options: Any) -> Tensor:
 
 KINDS: dict[str, Make] = {
     "noise like pictures": noise,
-    "10 steps": partial(matched, steps=10),
-    "20 steps": matched,
-    "40 steps": partial(matched, steps=40),
+    "4 steps": partial(matched, steps=4),
+    "8 steps": matched,
+    "16 steps": partial(matched, steps=16),
+    "8 steps, of a class each, smooth": partial(matched, classes=0.1, total_variation=0.01),
     "real inputs": lambda loaded, count: loaded.inputs[:count],
 }
 

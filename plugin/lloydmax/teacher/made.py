@@ -1,5 +1,5 @@
-"""Inputs for a model without data: noise of two kinds, scaled as its first batch norm or examples tell, or texts that
-it writes itself."""
+"""Inputs for a model without data: noise of two kinds, scaled as its first batch norm or examples tell, pictures that
+match all its batch norms, or texts that it writes itself."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Generator, Tensor, nn
 from lloydmax.data import Source
 from lloydmax.data.batch import Batch
 from lloydmax.data.inputs import Inputs
-from lloydmax.data.natural import values_of
+from lloydmax.data.natural import Form, values_of
 from lloydmax.data.sources import ArraySource
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
+from lloydmax.network.batch_norm import tracked
+from lloydmax.runtime.modes import evaluation_mode
 from lloydmax.teacher.asking import Asked, Kind, Wanted, asked
+from lloydmax.teacher.matched import TOGETHER, Call, Matching, matched
 from lloydmax.teacher.scaling import scaled
 from lloydmax.teacher.texts import texts, writes
 
-OTHER: dict[Kind, Kind] = {"natural": "noise", "noise": "natural", "written": "written"}
+OTHER: dict[Kind, Kind] = {"natural": "noise", "matched": "noise", "noise": "natural", "written": "written"}
 """The kind on which what was made with a kind is judged: nothing is nearer to texts than others that a model wrote."""
 MOST_VALUES = 1 << 26
 """Of all samples together; where a sample is large, fewer are made."""
@@ -52,28 +55,39 @@ def sources(
                 f"no inputs can be made for {type(model).__name__}: it takes none of those that its first layers ask "
                 "for; pass data=..., or example_inputs=... of the shape and dtype that it takes"
             )
-        kind = "natural" if wanted.kind == "written" and not writes(model, found) else wanted.kind
+        kind = wanted.kind if wanted.kind in possible(model, found) else "natural"
         made = []
         for number, each in enumerate((kind, OTHER[kind])):
             count = max(2, min(wanted.samples >> number, MOST_VALUES // max(1, _values(found))))
-            batch = _made(model, found, count, each, 2 * seed + number)
-            made.append(ArraySource(batch, Inputs(model), f"made without data ({each})"))
+            moved = events if kind == "matched" else None
+            batch = _made(model, found, count, each, 2 * seed + number, moved)
+            named = f"{each}, matched" if moved and each != kind else each
+            made.append(ArraySource(batch, Inputs(model), f"made without data ({named})"))
             made[-1].made = True
             events.step("make inputs", number + 1, 2)
     return made[0], made[1]
+
+
+def possible(model: nn.Module, found: Asked) -> list[Kind]:
+    """The kinds of inputs that can be made for a model, the one that is most like real ones first."""
+    kinds: list[Kind] = ["natural", "noise"]
+    if writes(model, found):
+        return ["written", *kinds]
+    pictures = found.only is not None and found.only.below is None and found.only.pictures
+    return ["matched", *kinds] if pictures and tracked(model) else kinds
 
 
 def _values(found: Asked) -> int:
     return sum(torch.Size(form.shape).numel() for form in found.forms)
 
 
-def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int) -> Batch:
-    """A batch of this kind, scaled."""
+def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int, moved: Events | None) -> Batch:
+    """A batch of this kind, scaled, and moved as all batch norms tell, where this is to be reported."""
     generator, forms = Generator().manual_seed(seed % 2**63), found.forms
     if kind == "written":
         ids = texts(model, found, samples, generator)
         return found.filled(lambda form: ids, samples)
-    values = [values_of(form, samples, generator, structured=kind == "natural") for form in forms]
+    values = [values_of(form, samples, generator, structured=kind != "noise") for form in forms]
     real = [place for place, form in enumerate(forms) if form.below is None]
     for place in real:
 
@@ -82,5 +96,23 @@ def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int) -
             return found.filled(lambda form: next(given)[: len(few)], len(few))
 
         values[place] = scaled(model, forms[place], values[place], call, alone=len(real) == 1)
+        if moved is not None:
+            values[place] = _matched(model, forms[place], values[place], call, generator, moved)
     every = iter(values)
     return found.filled(lambda form: next(every), samples)
+
+
+def _matched(model: nn.Module, form: Form, values: Tensor, call: Call, generator: Generator, events: Events) -> Tensor:
+    """The same pictures, moved some at a time."""
+    how = Matching()
+    parts = form.split(values).tensor_split(-(-len(values) // TOGETHER))
+    total = how.steps * len(parts)
+    made = []
+    with evaluation_mode(model), events.stage("synthesize", total=total):
+        for place, part in enumerate(parts):
+
+            def told(step: int, gap: float, before: int = place * how.steps) -> None:
+                events.step("synthesize", before + step, total, {"gap": gap})
+
+            made.append(matched(model, part, lambda few: call(form.joined(few)), how, generator, told))
+    return form.joined(torch.cat(made))
