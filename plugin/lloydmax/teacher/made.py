@@ -3,6 +3,8 @@ match all its batch norms, or texts that it writes itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from lloydmax.hooks.events import Events
 from lloydmax.network.batch_norm import tracked
 from lloydmax.runtime.modes import evaluation_mode
 from lloydmax.teacher.asking import Asked, Kind, Wanted, asked
-from lloydmax.teacher.matched import TOGETHER, Call, Matching, matched
+from lloydmax.teacher.matched import Call, Matching, matched, together
 from lloydmax.teacher.scaling import scaled
 from lloydmax.teacher.texts import texts, writes
 
@@ -34,6 +36,7 @@ def sources(
     example_inputs: Any = None,
     seed: int = 0,
     events: Events | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> tuple[Source, Source]:
     """Made inputs for a model, and half as many of the other kind, on which is judged what was done with them.
 
@@ -43,6 +46,7 @@ def sources(
         example_inputs: see :func:`~lloydmax.teacher.asking.asked`.
         seed: of all values.
         events: where progress is reported.
+        enough: asked again and again while pictures are matched: whether to end there.
 
     Raises:
         DataError: it cannot be told what the model takes.
@@ -59,9 +63,9 @@ def sources(
         made = []
         for number, each in enumerate((kind, OTHER[kind])):
             count = max(2, min(wanted.samples >> number, MOST_VALUES // max(1, _values(found))))
-            moved = events if kind == "matched" else None
-            batch = _made(model, found, count, each, 2 * seed + number, moved)
-            named = f"{each}, matched" if moved and each != kind else each
+            match = partial(_matched, events=events, enough=enough) if kind == "matched" else None
+            batch = _made(model, found, count, each, 2 * seed + number, match)
+            named = f"{each}, matched" if match and each != kind else each
             made.append(ArraySource(batch, Inputs(model), f"made without data ({named})"))
             made[-1].made = True
             events.step("make inputs", number + 1, 2)
@@ -81,8 +85,10 @@ def _values(found: Asked) -> int:
     return sum(torch.Size(form.shape).numel() for form in found.forms)
 
 
-def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int, moved: Events | None) -> Batch:
-    """A batch of this kind, scaled, and moved as all batch norms tell, where this is to be reported."""
+def _made(
+    model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int, match: Callable[..., Tensor] | None
+) -> Batch:
+    """A batch of this kind, scaled, and moved by ``match``."""
     generator, forms = Generator().manual_seed(seed % 2**63), found.forms
     if kind == "written":
         ids = texts(model, found, samples, generator)
@@ -96,23 +102,35 @@ def _made(model: nn.Module, found: Asked, samples: int, kind: Kind, seed: int, m
             return found.filled(lambda form: next(given)[: len(few)], len(few))
 
         values[place] = scaled(model, forms[place], values[place], call, alone=len(real) == 1)
-        if moved is not None:
-            values[place] = _matched(model, forms[place], values[place], call, generator, moved)
+        if match is not None:
+            values[place] = match(model, forms[place], values[place], call, generator)
     every = iter(values)
     return found.filled(lambda form: next(every), samples)
 
 
-def _matched(model: nn.Module, form: Form, values: Tensor, call: Call, generator: Generator, events: Events) -> Tensor:
-    """The same pictures, moved some at a time."""
-    how = Matching()
-    parts = form.split(values).tensor_split(-(-len(values) // TOGETHER))
+def _matched(
+    model: nn.Module,
+    form: Form,
+    values: Tensor,
+    call: Call,
+    generator: Generator,
+    events: Events,
+    enough: Callable[[], bool],
+) -> Tensor:
+    """The same pictures, moved some at a time as all batch norms tell."""
+    how, made, pictures = Matching(), [], form.split(values)
+
+    def joined(few: Tensor) -> Batch:
+        return call(form.joined(few))
+
+    with evaluation_mode(model):
+        parts = pictures.tensor_split(-(-len(pictures) // together(model, pictures[:1], joined)))
     total = how.steps * len(parts)
-    made = []
     with evaluation_mode(model), events.stage("synthesize", total=total):
         for place, part in enumerate(parts):
 
             def told(step: int, gap: float, before: int = place * how.steps) -> None:
                 events.step("synthesize", before + step, total, {"gap": gap})
 
-            made.append(matched(model, part, lambda few: call(form.joined(few)), how, generator, told))
+            made.append(matched(model, part, joined, how, generator, told, enough))
     return form.joined(torch.cat(made))

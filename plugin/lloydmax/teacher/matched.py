@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,13 @@ from lloydmax.network.batch_norm import listening, statistics_gap
 from lloydmax.network.outputs import class_axis
 from lloydmax.network.trees import output_tensors
 from lloydmax.runtime.modes import device_of
+from lloydmax.teacher.cost import kept_between
 
 _BETAS = (0.5, 0.9)
 """Of Adam, for few steps."""
 
-TOGETHER = 32
-"""Pictures whose statistics are matched together, where nothing else is said."""
+_TOGETHER, _FEWEST, _ROOM = 32, 8, 1 << 31
+"""Pictures whose statistics are matched together: fewer where they would take more bytes than this, but some."""
 
 Call = Callable[[Tensor], Batch]
 Tell = Callable[[int, float], None]
@@ -50,7 +52,22 @@ class Matching:
     output: str | int | None = None
 
 
-def matched(model: nn.Module, start: Tensor, call: Call, how: Matching, generator: Generator, tell: Tell) -> Tensor:
+def together(model: nn.Module, picture: Tensor, call: Call) -> int:
+    """How many pictures like this ``(1, channels, height, width)`` are matched together; the model is run once."""
+    with torch.enable_grad(), kept_between(model) as kept:
+        passed(model, call(picture.to(device_of(model)).requires_grad_()), None)
+    return min(_TOGETHER, max(_FEWEST, _ROOM // max(1, sum(kept.values()))))
+
+
+def matched(
+    model: nn.Module,
+    start: Tensor,
+    call: Call,
+    how: Matching,
+    generator: Generator,
+    tell: Tell,
+    enough: Callable[[], bool] = lambda: False,
+) -> Tensor:
     """One batch of pictures ``(N, channels, height, width)``, moved together; on the CPU.
 
     Args:
@@ -60,12 +77,13 @@ def matched(model: nn.Module, start: Tensor, call: Call, how: Matching, generato
         how: they are moved.
         generator: of flips, shifts and classes.
         tell: hears every step, and how far the statistics are off.
+        enough: asked before every step: whether to end there.
     """
     images = start.detach().to(device_of(model), memory_format=torch.channels_last).requires_grad_()
     wanted = torch.rand(len(start), generator=generator).to(images.device)
     optimizer = torch.optim.Adam([images], how.lr * float(start.std(correction=0)), _BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.steps)
-    for step in range(1, how.steps + 1):
+    for step in takewhile(lambda _: not enough(), range(1, how.steps + 1)):
         gap, scores = passed(model, call(_moved(images, generator)), how.output)
         loss = gap + how.total_variation * _roughness(images) if how.total_variation else gap
         if how.classes and scores is not None:
