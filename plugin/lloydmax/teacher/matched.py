@@ -113,13 +113,15 @@ def passed(model: nn.Module, batch: Batch, output: str | int | None) -> tuple[Te
 
 
 def _moved(images: Tensor, generator: Generator) -> Tensor:
-    """The batch, half of the times flipped, and rolled by up to an eighth of its sides."""
+    """The batch, rolled by up to an eighth of its sides, and half of the times flipped, which grey oblongs are not: they
+    may be sounds."""
     flip, *where = torch.rand(3, generator=generator).tolist()
     shifts = []
     for length, share in zip(images.shape[-2:], where, strict=True):
         most = length // 8
         shifts.append(int(share * (2 * most + 1)) - most)
-    return torch.roll(images.flip(-1) if flip < 0.5 else images, shifts, (-2, -1))
+    sounds = images.shape[1] == 1 and images.shape[2] != images.shape[3]
+    return torch.roll(images.flip(-1) if flip < 0.5 and not sounds else images, shifts, (-2, -1))
 
 
 def _roughness(images: Tensor) -> Tensor:
