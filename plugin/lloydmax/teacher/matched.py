@@ -113,8 +113,8 @@ def passed(model: nn.Module, batch: Batch, output: str | int | None) -> tuple[Te
 
 
 def _moved(images: Tensor, generator: Generator) -> Tensor:
-    """The batch, rolled by up to an eighth of its sides, and half of the times flipped, which grey oblongs are not: they
-    may be sounds."""
+    """The batch, rolled by up to an eighth of its sides, and half of the times flipped, but grey oblongs, which may be
+    sounds."""
     flip, *where = torch.rand(3, generator=generator).tolist()
     shifts = []
     for length, share in zip(images.shape[-2:], where, strict=True):
