@@ -124,7 +124,10 @@ def _matched(
         return call(form.joined(few))
 
     with evaluation_mode(model):
-        parts = pictures.tensor_split(-(-len(pictures) // together(model, pictures[:1], joined)))
+        at_once = together(model, pictures[:1], joined)
+    if not at_once:
+        return values
+    parts = pictures.tensor_split(-(-len(pictures) // at_once))
     total = how.steps * len(parts)
     with evaluation_mode(model), events.stage("synthesize", total=total):
         for place, part in enumerate(parts):

@@ -53,9 +53,16 @@ class Matching:
 
 
 def together(model: nn.Module, picture: Tensor, call: Call) -> int:
-    """How many pictures like this ``(1, channels, height, width)`` are matched together; the model is run once."""
-    with torch.enable_grad(), kept_between(model) as kept:
-        passed(model, call(picture.to(device_of(model)).requires_grad_()), None)
+    """How many pictures like this ``(1, channels, height, width)`` are matched together; the model is run once. 0: what
+    reaches its batch norms has no gradients, or nothing does."""
+    one = picture.detach().to(device_of(model)).requires_grad_()
+    try:
+        with torch.enable_grad(), kept_between(model) as kept:
+            torch.autograd.grad(passed(model, call(one), None)[0], one)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return 0
     return min(_TOGETHER, max(_FEWEST, _ROOM // max(1, sum(kept.values()))))
 
 
@@ -68,7 +75,8 @@ def matched(
     tell: Tell,
     enough: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """One batch of pictures ``(N, channels, height, width)``, moved together; on the CPU.
+    """One batch of pictures ``(N, channels, height, width)``, moved together; on the CPU. Those that it starts with
+    where numbers become infinite.
 
     Args:
         model: the teacher, in evaluation mode; must have batch norms with running statistics.
@@ -92,7 +100,8 @@ def matched(
         optimizer.step()
         schedule.step()
         tell(step, float(gap.detach()))
-    return images.detach().cpu()
+    found = images.detach().cpu()
+    return found if bool(found.isfinite().all()) else start
 
 
 def passed(model: nn.Module, batch: Batch, output: str | int | None) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import lloydmax
 import pytest
 import torch
@@ -67,8 +70,36 @@ def test_matched_pictures_have_the_statistics_of_all_batch_norms(small_net: Smal
     )
 
 
-def test_what_cannot_be_matched_is_natural() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+class Forward(torch.autograd.Function):
+    """An operator without a backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+
+class Steps(nn.Module):
+    """Whole numbers."""
+
+    def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(x)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [nn.ReLU()],
+        [nn.BatchNorm2d(4), Steps(Forward.apply), nn.BatchNorm2d(4)],
+        [Steps(lambda x: x.detach().round()), nn.BatchNorm2d(4)],
+    ],
+    ids=["no batch norm", "no backward pass", "no gradients"],
+)
+def test_what_cannot_be_matched_is_natural(after: list[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *after).eval()
     kinds = ("natural", "matched", "written")
     natural, *others = (values(model, Wanted(4, kind, (3, 12, 12)))[0] for kind in kinds)
     assert all(torch.equal(natural, other) for other in others)
