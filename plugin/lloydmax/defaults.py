@@ -31,7 +31,7 @@ from lloydmax.runtime.modes import device_of, evaluating, own_modes
 from lloydmax.runtime.seeding import seeded
 from lloydmax.teacher.asking import Asked, Wanted, asked
 from lloydmax.teacher.consistency import views
-from lloydmax.teacher.texts import writes
+from lloydmax.teacher.made import possible
 from lloydmax.teacher.trial import trial
 
 _CENTROIDS, _MANY_CENTROIDS = 256, 1024  # a lookup table of Core ML has at most 256
@@ -154,7 +154,8 @@ def _synthesize(model: nn.Module, found: Asked) -> dict[str, Any]:
     """What the recipe says of inputs that are made."""
     form = found.only
     made: dict[str, Any] = {"samples": Wanted.samples}
-    made |= {"kind": "written"} if writes(model, found) else {}
+    kind = possible(model, found)[0]
+    made |= {"kind": kind} if kind != Wanted.kind else {}
     if form is None:
         return made
     told: dict[str, Any] = {"shape": list(form.shape), "mean": form.mean, "deviation": form.deviation}

@@ -95,7 +95,9 @@ class Run:
             self.fingerprint = None if self.workdir is None else model_fingerprint(self.teacher)
             held = Held(self.data, self.reference, self.reference or self.data)
             if self.data is None and self.recipe.synthesize is not None:
-                self.data, other = made_inputs(self.teacher, self.recipe, self.example_inputs, self.seed, self.events)
+                self.data, other = made_inputs(
+                    self.teacher, self.recipe, self.example_inputs, self.seed, self.events, self.limit
+                )
                 held = Held(self.data, self.reference, self.reference or other)
             learns = bool(steps or needs_data(self.recipe))
             held = held.apart(self.teacher, self.recipe, data is not None, learns, self.seed, self.cache, self.events)

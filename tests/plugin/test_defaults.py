@@ -90,7 +90,7 @@ def test_embeddings_are_not_taken_for_classes() -> None:
 
 def test_without_data_inputs_are_made_and_nothing_is_trained(small_net: SmallNet) -> None:
     recipe = lloydmax.recipe_for(small_net, 20)
-    assert recipe.data()["synthesize"] == {"samples": 64, "shape": [3, 32, 32]}
+    assert recipe.data()["synthesize"] == {"kind": "matched", "samples": 64, "shape": [3, 32, 32]}
     assert list(steps(recipe)) == ["reconstruct", "renormalize"]
     assert {rule.importance for rule in recipe.quantize} == {"fisher"}
     as_given = lloydmax.recipe_for(small_net, 20, example_inputs=2 + torch.randn(4, 3, 12, 12))

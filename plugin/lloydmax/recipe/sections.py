@@ -151,10 +151,11 @@ class Synthesize(Section):
         "made on which the agreement is measured.",
     )
 
-    kind: Literal["natural", "noise", "written"] = Field(
+    kind: Literal["natural", "matched", "noise", "written"] = Field(
         default="natural",
         description="`natural`: pictures of things in front of each other, sounds with harmonics, words as often as in "
-        "texts; `noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely; "
+        "texts; `matched`: pictures of things, moved until the batch norms get the statistics that they keep; "
+        "`noise`: few things on regions, noise with the spectrum of sounds, words that are all as likely; "
         "`written`: texts that the model itself writes, token by token, where it is a language model, else `natural`.",
     )
 

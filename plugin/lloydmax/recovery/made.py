@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +13,20 @@ from lloydmax.data.inputs import Inputs
 from lloydmax.data.sources import ArraySource
 from lloydmax.errors import DataError
 from lloydmax.hooks.events import Events
+from lloydmax.hooks.time_limit import TimeLimit
 from lloydmax.plan.plan import Plan
 from lloydmax.recipe.recipe import Recipe
 from lloydmax.teacher import made
 from lloydmax.teacher.asking import Wanted
 
+_SHARE = 0.3
+"""Of the time of a run, what goes into its inputs at most."""
 _PLACES, _FEW = 4, 4096
 """Places for each input of the widest layer: fewer tell too little of how its inputs go together, more do not."""
 
 
 def made_inputs(
-    teacher: nn.Module, recipe: Recipe, example_inputs: Any, seed: int, events: Events
+    teacher: nn.Module, recipe: Recipe, example_inputs: Any, seed: int, events: Events, limit: TimeLimit
 ) -> tuple[Source | None, Source | None]:
     """Inputs of two kinds as a recipe asks for them; ``None`` where it does not.
 
@@ -32,7 +36,8 @@ def made_inputs(
     if recipe.synthesize is None:
         return None, None
     try:
-        return made.sources(teacher, recipe.synthesize.given(), example_inputs, seed, events)
+        over = partial(limit.share(_SHARE, "make inputs"), "pictures are less like those of the training")
+        return made.sources(teacher, recipe.synthesize.given(), example_inputs, seed, events, over)
     except DataError as error:
         raise DataError(f"{recipe.at('synthesize')}: {error}") from None
 

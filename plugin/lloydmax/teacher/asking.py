@@ -74,7 +74,7 @@ class Asked:
         return Asked(self.filled(lambda form: other if form is one else form))
 
 
-Kind = Literal["natural", "noise", "written"]
+Kind = Literal["natural", "matched", "noise", "written"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ class Wanted:
     Attributes:
         samples: at most; fewer where they are large.
         kind: ``natural``: pictures of things, sounds with harmonics, words as often as in texts; ``noise``: few
-            things on regions, noise with the spectrum of sounds, words that are all as likely. ``written``: by the
-            model itself where it is a language model, else ``natural``.
+            things on regions, noise with the spectrum of sounds, words that are all as likely. ``matched``: pictures of
+            things, moved until the batch norms get the statistics that they keep, ``written``: by the model itself;
+            where it has no such norms, or is no language model, ``natural``.
         shape: of one sample of the only input; ``None``: not told.
         below: whole numbers, less than this.
         mean, deviation: of real numbers.

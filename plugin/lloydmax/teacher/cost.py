@@ -43,7 +43,7 @@ class Cost:
 def held(teacher: nn.Module, source: Source, outputs: Outputs) -> int:
     """Bytes that stay of one input between forward and backward pass; the teacher is run forward on one input."""
     batch = source.first(1).to(device_of(teacher), channels_last=True)
-    with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher), _kept(teacher) as kept:
+    with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher), kept_between(teacher) as kept:
         watched(lambda: outputs.of(batch.run(teacher), batch), 0)
     return sum(kept.values())
 
@@ -67,7 +67,7 @@ def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -
         batch.run(teacher)  # the first time takes longer
         forward = _seconds(batch, lambda: batch.run(teacher))
     with evaluation_mode(teacher), torch.enable_grad(), _learning(teacher) as parameters:
-        with _kept(teacher) as kept:
+        with kept_between(teacher) as kept:
             began = time.perf_counter()
             found = outputs.of(batch.run(teacher), batch)
         loss = torch.stack([one.float().square().mean() for one in found if one.requires_grad])
@@ -79,7 +79,7 @@ def _measured(teacher: nn.Module, batch: Batch, outputs: Outputs, read: float) -
 
 
 @contextmanager
-def _kept(teacher: nn.Module) -> Iterator[dict[int, int]]:
+def kept_between(teacher: nn.Module) -> Iterator[dict[int, int]]:
     """Bytes of what a pass inside keeps for the backward pass, by its place; the teacher's own tensors do not count."""
     kept: dict[int, int] = {}
     every = (*teacher.parameters(), *teacher.buffers())

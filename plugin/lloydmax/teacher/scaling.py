@@ -230,7 +230,7 @@ def _by_norm(model: nn.Module, form: Form, raw: Tensor, call: Call) -> Tensor | 
     optimizer = torch.optim.Adam([mix, shift], _RATE)
     for _ in range(_STEPS):
         found = gap(mixed(few))
-        if found is None or not torch.isfinite(found):
+        if found is None or not torch.isfinite(found) or not found.requires_grad:
             return None
         mix.grad, shift.grad = torch.autograd.grad(found, [mix, shift])
         optimizer.step()

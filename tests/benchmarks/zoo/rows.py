@@ -42,7 +42,7 @@ def weights(model: nn.Module) -> int:
     return sum(value.numel() for value in [*model.parameters(), *large])
 
 
-def ours(loaded: Loaded, bits: int, data: Tensor | None, effort: float, **given: Any) -> Made:
+def ours(loaded: Loaded, bits: float, data: Tensor | None, effort: float, **given: Any) -> Made:
     """What ``recipe_for`` makes: a file of at most so many bits a weight."""
     recipe = lloydmax.recipe_for(loaded.model, bits, data, effort, **given)
     return _saved(lloydmax.compress(loaded.model, recipe, data, progress=False))
@@ -57,15 +57,15 @@ def noise(inputs: Tensor) -> Tensor:
     return torch.randn(inputs.shape, generator=generator) * inputs.std() + inputs.mean()
 
 
-def plain(loaded: Loaded, bits: int) -> Made:
+def plain(loaded: Loaded, bits: float) -> Made:
     """k-means alone, ``2 ** bits`` centroids for each output channel, codes entropy coded."""
-    return _plain(loaded, 2**bits, "channel")
+    return _plain(loaded, round(2**bits), "channel")
 
 
-def plain_fitting(loaded: Loaded, bits: int) -> Made:
+def plain_fitting(loaded: Loaded, bits: float) -> Made:
     """The same with as many centroids as a file of so many bits a weight has room for, for each output channel; where
     there is no room for two, for each tensor."""
-    sizes = sorted({max(2, 2 ** (bits + 1) * part // 8) for part in range(1, 9)})
+    sizes = sorted({max(2, int(2 ** (bits + 1) * part / 8)) for part in range(1, 9)})
     for granularity in ("channel", "tensor"):
         fitting: list[Made] = []
         low, high = 0, len(sizes)
@@ -89,15 +89,15 @@ def _plain(loaded: Loaded, centroids: int, granularity: str) -> Made:
     return _saved(lloydmax.compress(loaded.model, alone, progress=False))
 
 
-def peer(loaded: Loaded, bits: int, name: str) -> Made:
-    """A peer, as ``accuracy_at_size.py`` runs it and counts its bytes."""
-    packed = peers.PEERS[name].run(copy.deepcopy(loaded.model), bits, loaded.inputs[:2])
+def peer(loaded: Loaded, bits: float, name: str) -> Made:
+    """A peer with whole bits a code, as ``accuracy_at_size.py`` runs it and counts its bytes."""
+    packed = peers.PEERS[name].run(copy.deepcopy(loaded.model), int(bits), loaded.inputs[:2])
     return Made(installed(copy.deepcopy(loaded.model), packed), packed.bytes)
 
 
-def rtn(loaded: Loaded, bits: int) -> Made:
-    """Rounding to the nearest of an even grid for each output channel, and its scale."""
-    rounded = {}
+def rtn(loaded: Loaded, bits: float) -> Made:
+    """Rounding to the nearest of an even grid of whole bits for each output channel, and its scale."""
+    rounded, bits = {}, int(bits)
     for name, weight in loaded.model.state_dict().items():
         if weight.is_floating_point() and weight.dim() > 1 and weight.numel() >= SMALLEST:
             most = 2 ** (bits - 1)
@@ -109,7 +109,7 @@ def rtn(loaded: Loaded, bits: int) -> Made:
     return Made(installed(copy.deepcopy(loaded.model), packed), packed.bytes)
 
 
-ROWS: dict[str, tuple[str, Callable[[Loaded, int], Made]]] = {
+ROWS: dict[str, tuple[str, Callable[[Loaded, float], Made]]] = {
     "none": ("no data", lambda loaded, bits: ours(loaded, bits, None, 1.0)),
     "made": ("inputs made", lambda loaded, bits: ours(loaded, bits, None, 1.0, example_inputs=loaded.inputs[:2])),
     "noise": ("noise as data", lambda loaded, bits: ours(loaded, bits, noise(loaded.inputs), 0.0)),

@@ -37,14 +37,14 @@ ALIKE = {True: 0.01, False: 0.002}
 """Shares that differ by less are alike; other scores, by less than this share of the better one."""
 
 
-def cells(network: str, bits: Sequence[int], rows: Sequence[str], loaded: Loaded | None) -> list[Cell]:
+def cells(network: str, bits: Sequence[float], rows: Sequence[str], loaded: Loaded | None) -> list[Cell]:
     """Of a network; they run only where it is loaded."""
 
     def original() -> dict[str, Any]:
         assert loaded is not None
         return {"score": loaded.measure(loaded.model), "weights": weights(loaded.model)}
 
-    def compressed(row: str, size: int) -> dict[str, Any]:
+    def compressed(row: str, size: float) -> dict[str, Any]:
         assert loaded is not None
         start = time.process_time()
         try:
@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None, known: dict[str, Network] = NETWORK
     """Run what is missing, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=_names(known), default=list(known))
-    parser.add_argument("--bits", type=lambda text: [int(part) for part in text.split(",")], default=[4, 3, 2])
+    parser.add_argument("--bits", type=lambda text: [_bits(part) for part in text.split(",")], default=[4, 3, 2])
     parser.add_argument("--rows", type=_names(ROWS), default=list(ROWS))
     parser.add_argument("--folder", type=Path, default=Path("build/zoo"), help="of the cells")
     parser.add_argument("--list", action="store_true", help="tell the networks and whether they are there, run nothing")
@@ -100,6 +100,12 @@ def main(words: Sequence[str] | None = None, known: dict[str, Network] = NETWORK
         print(tables(store, {name: known[name] for name in given.networks}, given.bits, given.rows))
 
 
+def _bits(text: str) -> float:
+    """Whole numbers stay whole, also in the names of cells."""
+    bits = float(text)
+    return int(bits) if bits.is_integer() else bits
+
+
 def _names(known: Any) -> Any:
     def read(text: str) -> list[str]:
         names = text.split(",")
@@ -111,7 +117,7 @@ def _names(known: Any) -> Any:
     return read
 
 
-def tables(store: Store, networks: dict[str, Network], bits: Sequence[int], rows: Sequence[str]) -> str:
+def tables(store: Store, networks: dict[str, Network], bits: Sequence[float], rows: Sequence[str]) -> str:
     """For each number of bits a table, and where lloydmax is behind."""
     parts = []
     for size in bits:

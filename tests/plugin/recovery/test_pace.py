@@ -102,3 +102,18 @@ def test_a_step_that_tells_its_progress_is_ended(small_net: SmallNet) -> None:
 def test_what_is_no_time_is_refused(small_net: SmallNet, given: Any) -> None:
     with pytest.raises(RecipeError, match=r"max_time (is seconds|must be a number above 0)"):
         lloydmax.compress(small_net, RECIPE, max_time=given)
+
+
+def test_pictures_are_matched_as_long_as_there_is_time(small_net: SmallNet) -> None:
+    def made(seconds: float) -> tuple[int, tuple[str, ...]]:
+        watch = Watch()
+        pictures = {"kind": "matched", "samples": 16, "shape": [3, 12, 12]}
+        recipe = {"quantize": [{"layers": "all", "centroids": 4}], "synthesize": pictures}
+        limit = TimeLimit(seconds, watch)
+        report = lloydmax.compress(small_net, recipe, progress=False, listeners=[watch], max_time=limit).report
+        return watch.taken.get("synthesize", 0), report.notes
+
+    whole, notes = made(math.inf)
+    assert whole > 8 and not any("max_time" in note for note in notes)
+    few, notes = made(20)
+    assert 0 < few < 8 and any("make inputs: pictures are less like" in note for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lloydmax
@@ -47,6 +48,63 @@ def test_the_first_batch_norm_tells_means_and_mixture_of_the_channels(small_net:
     found = Moments.of(made).mean_and_variance()
     assert bool(((found[0] - bright.flatten()).abs() < 20).all()) and bool((found[1].sqrt() < 120).all())
     assert torch.corrcoef(made.movedim(1, 0).flatten(1)).min() > 0.2
+
+
+def test_matched_pictures_have_the_statistics_of_all_batch_norms(small_net: SmallNet) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = nn.functional.interpolate(torch.randn(256, 3, 5, 5, generator=generator), 20, mode="bilinear") + 0.5
+    for norm in (small_net.bn1, small_net.bn2):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        small_net.train()(x)
+    model = small_net.eval()
+    found = {kind: sources(model, Wanted(32, kind, (3, 20, 20))) for kind in ("natural", "matched")}
+    distances = {
+        kind: [lloydmax.data_fitness(model, {"it": s})[0].distance for s in two] for kind, two in found.items()
+    }
+    assert all(ours < 0.5 * theirs for ours, theirs in zip(distances["matched"], distances["natural"], strict=True))
+    assert [source.describe().split("(")[1].split(")")[0] for source in found["matched"]] == [
+        "matched",
+        "noise, matched",
+    ]
+    assert torch.equal(
+        values(model, Wanted(32, "matched", (3, 20, 20)))[0], next(iter(found["matched"][0].batches(32)))[1].args[0]
+    )
+
+
+class Forward(torch.autograd.Function):
+    """An operator without a backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+
+class Steps(nn.Module):
+    """Whole numbers."""
+
+    def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(x)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [nn.ReLU()],
+        [nn.BatchNorm2d(4), Steps(Forward.apply), nn.BatchNorm2d(4)],
+        [Steps(lambda x: x.detach().round()), nn.BatchNorm2d(4)],
+    ],
+    ids=["no batch norm", "no backward pass", "no gradients"],
+)
+def test_what_cannot_be_matched_is_natural(after: list[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *after).eval()
+    kinds = ("natural", "matched", "written")
+    natural, *others = (values(model, Wanted(4, kind, (3, 12, 12)))[0] for kind in kinds)
+    assert all(torch.equal(natural, other) for other in others)
 
 
 def test_without_batch_norm_examples_or_the_first_layer_tell_the_scale() -> None:
@@ -173,7 +231,7 @@ def test_the_agreement_says_that_it_was_measured_on_made_inputs(small_net: Small
     recipe = lloydmax.recipe_for(small_net, 6).data()
     recipe["synthesize"] |= {"samples": 8, "shape": [3, 12, 12]}
     first, again = (lloydmax.compress(small_net, recipe, progress=False) for _ in range(2))
-    assert (first.report.measured_on or "").startswith("4 samples made without data (noise)")
+    assert (first.report.measured_on or "").startswith("4 samples made without data (noise, matched)")
     assert first.report.stages[-1].agreement is not None and first.report.recovery[0]["samples"] == 8
     pairs = zip(*(lloydmax.codebooks(found.model).values() for found in (first, again)), strict=True)
     assert all(torch.equal(one.codes, other.codes) for one, other in pairs)
