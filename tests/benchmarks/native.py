@@ -1,6 +1,6 @@
 """What the native core costs: whole networks against coremltools, small layers, packing, products from codes.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/native.py [networks] [fitting] [packing] [running]
+    OMP_NUM_THREADS=1 python tests/benchmarks/native.py [networks] [fitting] [packing] [loading] [running]
 
 Times are process CPU time on one thread. Networks have torchvision's shapes and weights drawn from Student's t with 5
 degrees of freedom, as trained ones nearly are; ours is the whole of ``lloydmax.compress`` without data, theirs the
@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -102,6 +103,26 @@ def packed() -> None:
         print(f"{bits} bits, million codes a second:", *speeds, flush=True)
 
 
+def loading() -> None:
+    """A network of 102 MB from its file, by coding; of the last, rows and columns differ, so that contexts pay."""
+    plain = network("resnet50")
+    varied, generator = copy.deepcopy(plain), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in varied.parameters():
+            for axis in range(2 if parameter.dim() > 1 else 0):
+                shape = [size if place == axis else 1 for place, size in enumerate(parameter.shape)]
+                parameter.mul_((torch.randn(shape, generator=generator) / 2).exp())
+    with tempfile.TemporaryDirectory() as folder:
+        for model, codes in ((plain, "packed"), (plain, "entropy"), (plain, "arithmetic"), (varied, "arithmetic")):
+            file = Path(folder) / "model.safetensors"
+            recipe = {"quantize": [{"layers": "all", "centroids": 16}], "storage": {"codes": codes}}
+            lloydmax.compress(model, recipe, progress=False).save(file)
+            with torch.device("meta"):
+                empty = torchvision.models.resnet50()
+            spent = least(lambda: lloydmax.load(file, copy.deepcopy(empty)))  # noqa: B023
+            print(f"{codes}: {file.stat().st_size:,} bytes, loaded in {spent:.2f} s", flush=True)
+
+
 def running() -> None:
     library, best = ready(), ready().lm_path_taken()
     for path in range(best, 0, -1):
@@ -149,7 +170,7 @@ def main() -> None:
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
     )
     print(f"{flags.split(':')[-1].strip()}, core: {native.path()}, torch {torch.__version__}")
-    parts = {"networks": networks, "fitting": fitting, "packing": packed, "running": running}
+    parts = {"networks": networks, "fitting": fitting, "packing": packed, "loading": loading, "running": running}
     for name, part in parts.items():
         if len(sys.argv) == 1 or name in sys.argv[1:]:
             part()

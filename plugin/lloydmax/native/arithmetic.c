@@ -202,23 +202,26 @@ static ALWAYS_INLINE void choose(const Coder *coder, const Means *m, int32_t abo
 #define TARGET __attribute__((target("avx2")))
 #define ISA 2
 
-/* Four nodes (or two) after a decision, of which the first has a limit of its own. */
-TARGET static ALWAYS_INLINE void learn_avx2(uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d, int bit, int64_t limit) {
-    const __m256i counts = _mm256_set1_epi64x(COUNT), side = _mm256_set1_epi64x(bit ? ~(uint32_t)COUNT : 0);
-    __m128i low = _mm_insert_epi32(_mm_cvtsi32_si128((int)*a), (int)*b, 2), high = low;
-    if (c)
-        high = _mm_insert_epi32(_mm_cvtsi32_si128((int)*c), (int)*d, 2);
-    __m256i states = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1), count = _mm256_and_si256(states, counts);
-    __m256i seen = _mm256_andnot_si256(counts, _mm256_xor_si256(states, side));
+/* The six nodes of a decision after it, of which the first has a limit of its own. */
+TARGET static ALWAYS_INLINE void learn_avx2(uint32_t *const *nodes, int bit) {
+    const __m256i counts = _mm256_set1_epi32(COUNT), side = _mm256_set1_epi32(bit ? ~COUNT : 0);
+    const __m256i limits = _mm256_setr_epi32(SLOW, FAST, FAST, FAST, FAST, FAST, FAST, FAST);
+    __m128i low = _mm_insert_epi32(_mm_cvtsi32_si128((int)*nodes[0]), (int)*nodes[1], 1);
+    __m128i middle = _mm_insert_epi32(_mm_cvtsi32_si128((int)*nodes[2]), (int)*nodes[3], 1);
+    __m128i high = _mm_insert_epi32(_mm_cvtsi32_si128((int)*nodes[4]), (int)*nodes[5], 1);
+    __m256i states = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi64(low, middle)), high, 1);
+    __m256i count = _mm256_and_si256(states, counts), seen = _mm256_andnot_si256(counts, _mm256_xor_si256(states, side));
     __m256 odd = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_add_epi32(count, count), _mm256_set1_epi32(3)));
     __m256i rate = _mm256_cvttps_epi32(_mm256_div_ps(_mm256_set1_ps(131072), odd)); /* exact: never near a whole number */
-    seen = _mm256_sub_epi32(seen, _mm256_slli_epi64(_mm256_srli_epi64(_mm256_mul_epu32(seen, rate), 26), 10));
-    count = _mm256_sub_epi32(count, _mm256_cmpgt_epi32(_mm256_setr_epi64x(limit, FAST, FAST, FAST), count));
+    __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(seen, rate), 26);
+    __m256i other = _mm256_srli_epi64(_mm256_mul_epu32(_mm256_srli_epi64(seen, 32), _mm256_srli_epi64(rate, 32)), 26);
+    seen = _mm256_sub_epi32(seen, _mm256_slli_epi32(_mm256_blend_epi32(even, _mm256_slli_epi64(other, 32), 0xAA), 10));
+    count = _mm256_sub_epi32(count, _mm256_cmpgt_epi32(limits, count));
     states = _mm256_or_si256(_mm256_xor_si256(seen, side), count);
     low = _mm256_castsi256_si128(states), high = _mm256_extracti128_si256(states, 1);
-    *a = (uint32_t)_mm_cvtsi128_si32(low), *b = (uint32_t)_mm_extract_epi32(low, 2);
-    if (c)
-        *c = (uint32_t)_mm_cvtsi128_si32(high), *d = (uint32_t)_mm_extract_epi32(high, 2);
+    *nodes[0] = (uint32_t)_mm_cvtsi128_si32(low), *nodes[1] = (uint32_t)_mm_extract_epi32(low, 1);
+    *nodes[2] = (uint32_t)_mm_extract_epi32(low, 2), *nodes[3] = (uint32_t)_mm_extract_epi32(low, 3);
+    *nodes[4] = (uint32_t)_mm_cvtsi128_si32(high), *nodes[5] = (uint32_t)_mm_extract_epi32(high, 1);
 }
 
 #include "arithmetic.h"

@@ -15,14 +15,13 @@ TARGET static ALWAYS_INLINE int PATH_NAME(blended)(Stream *s, const int decodes,
     int32_t p = squashed[MAX(-TOP, MIN(TOP, sum >> 16)) + TOP];
     bit = decide(s, decodes, bit, (uint32_t)p);
     int32_t error = (bit << 16) - p;
-#if ISA == 2 /* nodes lie in lanes of 64 bits */
+#if ISA == 2
     const __m256i most = _mm256_set1_epi32(MOST_WEIGHT), least = _mm256_set1_epi32(-MOST_WEIGHT);
     __m256i moved = _mm256_setr_epi32(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], 0, 0);
     moved = _mm256_srai_epi32(_mm256_mullo_epi32(moved, _mm256_set1_epi32(error)), 15);
     moved = _mm256_add_epi32(moved, _mm256_loadu_si256((const __m256i *)weights));
     _mm256_storeu_si256((__m256i *)weights, _mm256_max_epi32(_mm256_min_epi32(moved, most), least));
-    learn_avx2(nodes[0], nodes[1], nodes[2], nodes[3], bit, SLOW);
-    learn_avx2(nodes[4], nodes[5], NULL, NULL, bit, FAST);
+    learn_avx2(nodes, bit);
 #else
     for (int set = 0; set < SETS; set++) {
         int32_t weight = weights[set] + ((inputs[set] * error) >> 15);

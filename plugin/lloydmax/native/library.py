@@ -18,7 +18,7 @@ PATHS = ("portable", "avx2", "avx512", "avx512vbmi")
 SWITCH = "LLOYDMAX_NATIVE"
 """Of the environment: ``0`` for the twins; the name of a path, to take none above it; the file of another build."""
 
-_VERSION = 4
+_VERSION = 5
 """Of the functions of the core, see ``dispatch.c``."""
 
 
@@ -44,7 +44,7 @@ def core() -> ctypes.CDLL | None:
                 )
                 continue
             found.lm_take_path(PATHS.index(wanted) if wanted in PATHS else len(PATHS))
-            for counting in (found.lm_fit_rows, found.lm_scan, found.lm_price, found.lm_evenly):
+            for counting in (found.lm_fit_rows, found.lm_scan, found.lm_price, found.lm_evenly, found.lm_parts):
                 counting.restype = ctypes.c_int64
             found.lm_solve.restype = ctypes.c_double
             return found

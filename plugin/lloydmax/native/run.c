@@ -23,10 +23,17 @@ enum {
     STRIDE = SLICE + 80,     /* between rows of decoded weights: past their ends, and not all in one set of the cache */
     MOST_ROWS = 24,          /* of a tile */
     PIXELS = 256,            /* that share a decoded weight */
+    LINES = 16,              /* of inputs that are laid out in turns */
     PANELS = PIXELS * SLICE, /* floats of inputs that are laid out at once */
-    SUM_ROOM = 8 * PIXELS,
-    ROOM = PANELS + MOST_ROWS * STRIDE + SUM_ROOM + 16
+    SQUARES = 128,           /* of 2 x 2 pixels, that share a turned kernel: see run_winograd.h */
+    DEPTH = 64,              /* channels of a square that are summed before it turns back */
+    KERNELS = 32,            /* that are turned at once */
+    BETWEEN = 16 * DEPTH + 16,
+    SUM_ROOM = 6 * 16 * SQUARES,
+    ROOM = PANELS + MOST_ROWS * BETWEEN + SUM_ROOM + 16
 };
+
+_Static_assert(16 * DEPTH * SQUARES <= PANELS && STRIDE <= BETWEEN && 8 * PIXELS <= SUM_ROOM, "there is room for both ways");
 
 static const float NOTHING = 0;
 
@@ -48,17 +55,43 @@ struct table {
 };
 
 /* What a kernel sees: at pixel (i, j) and offset (a, b), input (i stride - padding + a dilation, ..); 0 outside. `step`: of the
-   input in memory, from a channel, row and column to the next. */
+   input in memory, from a channel, row and column to the next; `next`: to the next image. */
 struct image {
     const float *x;
-    int64_t size[2], kernel[2], stride[2], padding[2], dilation[2], out[2], channel, step[2];
+    int64_t size[2], kernel[2], stride[2], padding[2], dilation[2], out[2], channel, step[2], next, images;
 };
 
-/* Where a row of a weight and a pixel meet: y[row * step + pixel * next]. */
+/* Where a row of a weight and a pixel of an image meet: y[image * image + row * step + pixel * next]. */
 struct output {
     float *y;
-    int64_t step, next;
+    int64_t image, step, next;
 };
+
+/* Squares of 2 x 2 outputs side by side: where the first is, and its place among those at hand. */
+struct run {
+    int64_t image, row, column, length, at;
+};
+
+/* Squares of all images. */
+static int64_t squares(const struct image *s) { return s->images * ((s->out[0] + 1) / 2) * ((s->out[1] + 1) / 2); }
+
+/* Whether a convolution is sooner done by squares. */
+static int by_squares(const struct image *s, int64_t rows, int64_t channels) {
+    int plain = 1;
+    for (int i = 0; i < 2; i++)
+        plain &= s->kernel[i] == 3 && s->stride[i] == 1 && s->dilation[i] == 1;
+    return plain && rows >= 16 && channels >= 8 && squares(s) >= 16;
+}
+
+static int runs_of(const struct image *s, int64_t from, int64_t count, struct run *runs) {
+    int64_t high = (s->out[0] + 1) / 2, wide = (s->out[1] + 1) / 2;
+    int many = 0;
+    for (int64_t at = 0; at < count; at += runs[many++].length) {
+        int64_t square = from + at, column = square % wide, row = square / wide;
+        runs[many] = (struct run){row / high, row % high, column, MIN(count - at, wide - column), at};
+    }
+    return many;
+}
 
 #if defined(__GNUC__)
 typedef float four __attribute__((vector_size(16)));
@@ -85,6 +118,17 @@ static inline four load_four(const float *p) {
     return v;
 }
 static inline void store_four(float *p, four v) { memcpy(p, &v, sizeof v); }
+static inline four less_four(four a, four b) { return add_four(a, times_four(b, load_four((float[4]){-1, -1, -1, -1}))); }
+static inline four picked_four(four a, four b, int first, int by) {
+    float all[8];
+    store_four(all, a), store_four(all + 4, b);
+    return load_four((float[4]){all[first], all[first + by], all[first + 2 * by], all[first + 3 * by]});
+}
+static inline four zipped_four(four a, four b, int first) {
+    float left[4], right[4];
+    store_four(left, a), store_four(right, b);
+    return load_four((float[4]){left[first], right[first], left[first + 1], right[first + 1]});
+}
 static inline four all_four(float value) {
     float each[4] = {value, value, value, value};
     return load_four(each);
@@ -236,30 +280,45 @@ EXPORT int lm_integers(const float *x, const uint8_t *planes, const float *table
 #endif
 }
 
-/* A convolution, or a product with many vectors. `shape`: of one image the steps of channel, row and column; then in pairs size,
-   kernel, stride, padding, dilation, out; then the images and their step, the groups, the channels of each, and of the output the
-   steps of image, row of the weight and pixel. Of each group rows begin to end - 1, and pixels first to last - 1, are done.
-   Returns 0 where there is no memory. */
-EXPORT int lm_convolve(const float *x, const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width,
-                       int64_t shared, const float *bias, const int64_t *shape, int64_t begin, int64_t end, int64_t first,
-                       int64_t last, float *y) {
-    const int64_t *pair = shape + 3, *rest = shape + 15;
-    struct image s = {.channel = shape[0], .step = {shape[1], shape[2]}};
+static struct image image_of(const int64_t *shape) {
+    const int64_t *pair = shape + 3;
+    struct image s = {.channel = shape[0], .step = {shape[1], shape[2]}, .images = shape[15], .next = shape[16]};
     for (int i = 0; i < 2; i++) {
         s.size[i] = pair[i], s.kernel[i] = pair[2 + i], s.stride[i] = pair[4 + i], s.padding[i] = pair[6 + i];
         s.dilation[i] = pair[8 + i], s.out[i] = pair[10 + i];
     }
-    int64_t images = rest[0], groups = rest[2], each = rows / groups;
+    return s;
+}
+
+/* Parts of a convolution that threads may share, see below: pixels of an image, or squares of all. */
+EXPORT int64_t lm_parts(const int64_t *shape, int64_t rows) {
+    struct image s = image_of(shape);
+    return by_squares(&s, rows / shape[17], shape[18]) ? squares(&s) : s.out[0] * s.out[1];
+}
+
+/* A convolution, or a product with many vectors. `shape`: of one image the steps of channel, row and column; then in pairs size,
+   kernel, stride, padding, dilation, out; then the images and their step, the groups, the channels of each, and of the output the
+   steps of image, row of the weight and pixel. Of each group rows begin to end - 1, and parts first to last - 1, are done.
+   Returns 0 where there is no memory. */
+EXPORT int lm_convolve(const float *x, const uint8_t *planes, const float *tables, int64_t k, int64_t rows, int64_t width,
+                       int64_t shared, const float *bias, const int64_t *shape, int64_t begin, int64_t end, int64_t first,
+                       int64_t last, float *y) {
+    struct image s = image_of(shape);
+    int64_t groups = shape[17], channels = shape[18], each = rows / groups, images = s.images;
+    int turned = by_squares(&s, each, channels);
     float *room = malloc(ROOM * sizeof(float));
     if (!room)
         return 0;
     float *aligned = room + (16 - (uintptr_t)room / sizeof(float) % 16) % 16;
     struct coded w = weight(planes, tables, k, rows, width, shared);
-    for (int64_t image = 0; image < images; image++)
+    for (int64_t image = 0; image < (turned ? 1 : images); image++)
         for (int64_t g = 0; g < groups; g++) {
-            struct output out = {y + image * rest[4], rest[5], rest[6]};
-            s.x = x + image * rest[1] + g * rest[3] * s.channel;
-            RUN(rows_times_image)(&w, &s, bias, g * each + begin, g * each + end, first, last, aligned, &out);
+            struct output out = {y + image * shape[19], shape[19], shape[20], shape[21]};
+            s.x = x + image * s.next + g * channels * s.channel;
+            if (turned)
+                RUN(rows_times_squares)(&w, &s, bias, g * each + begin, g * each + end, first, last, aligned, &out);
+            else
+                RUN(rows_times_image)(&w, &s, bias, g * each + begin, g * each + end, first, last, aligned, &out);
         }
     free(room);
     return 1;

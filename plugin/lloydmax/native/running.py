@@ -29,8 +29,8 @@ _SHARED = 1 << 20
 """Products from which threads share them."""
 _PEAK = 32.0
 """Over the root mean square of the inputs: with a larger one the others have too few bits to be held to 1e-3."""
-_PIXELS = 64
-"""Of a tile; threads share an image by so many."""
+_PARTS = 64
+"""Pixels, or squares of them, of a tile; threads share an image by so many."""
 
 
 P = ParamSpec("P")
@@ -219,6 +219,9 @@ def convolve_codes(
 ) -> Tensor:  # fmt: skip
     """``F.conv2d`` with a weight of codes, zeros around the input.
 
+    Kernels of 3 x 3 in steps of one run by squares of 2 x 2 outputs (Winograd 1980): an input that is not finite spoils
+    all outputs of the squares that see it.
+
     Args:
         input: ``(images, channels, height, width)``, float32, in any order of memory.
         planes: the codes ``(rows, channels / groups * kernel)``, closed by :func:`close_codes`.
@@ -284,24 +287,27 @@ def _convolved(
 ) -> None:  # fmt: skip
     """What ``lm_convolve`` does, by threads that share the pixels of an image, or else the rows."""
     held, plan = _held(planes, tables, rows, width, shared), (ctypes.c_int64 * len(shape))(*shape)
-    pixels, each = shape[13] * shape[14], rows // shape[17]
+    parts, each = ready().lm_parts(plan, size(rows)), rows // shape[17]
     bias = None if bias is None else bias.contiguous()
-    by_pixels = pixels >= 2 * _PIXELS * torch.get_num_threads()
+    by_parts = parts >= 2 * _PARTS * torch.get_num_threads()
 
     def product(begin: int, end: int) -> int:
-        parts = (0, each, begin, end) if by_pixels else (begin, end, 0, pixels)
+        shares = (0, each, begin, end) if by_parts else (begin, end, 0, parts)
         done: int = ready().lm_convolve(
             address(None) if input.numel() == 0 else ctypes.c_void_p(input.data_ptr()), *held, address(bias), plan,
-            *map(size, parts), ctypes.c_void_p(output.data_ptr()),
+            *map(size, shares), ctypes.c_void_p(output.data_ptr()),
         )  # fmt: skip
         return done
 
     if output.numel() and not all(
         _divided(
-            _PIXELS if by_pixels else 24, pixels if by_pixels else each, pixels * shape[15] * rows * width, product
+            _PARTS if by_parts else 24,
+            parts if by_parts else each,
+            shape[13] * shape[14] * shape[15] * rows * width,
+            product,
         )
     ):
-        raise MemoryError("no 600 kB for the inputs of a product from codes")
+        raise MemoryError("no 700 kB for the inputs of a product from codes")
 
 
 def _held(planes: Tensor, tables: Tensor, rows: int, width: int, shared: int) -> tuple[object, ...]:

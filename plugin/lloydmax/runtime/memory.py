@@ -14,10 +14,34 @@ _USUAL = 1 << 29
 """Bytes of Python and torch, where the system does not tell."""
 
 
+_KEPT = 1 << 26
+"""Bytes that may be kept: to give them back, and to get them again, takes longer than small networks do."""
+_least: int | None = None
+"""Resident memory when something was given back last, or less."""
+
+
 def give_back() -> None:
-    """Give the system what the C library keeps of freed memory: only GNU's keeps much, and only that can be asked."""
+    """Give the system what the C library keeps of freed memory, once the process has grown by :data:`_KEPT`."""
+    global _least
+    now = _resident()
+    if now is None or _least is None or now - _least >= _KEPT:
+        _trim()
+        _least = _resident()
+    else:
+        _least = min(_least, now)
+
+
+def _trim() -> None:
+    """Only GNU's library keeps much, and only that can be asked."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident() -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def in_use(device: torch.device) -> int:
@@ -25,10 +49,9 @@ def in_use(device: torch.device) -> int:
     after what is free in it was given back."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    give_back()
-    with suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    _trim()
+    if (resident := _resident()) is not None:
+        return resident
     with suppress(ImportError):
         import resource
 

@@ -79,13 +79,13 @@ CODES_LEAST = 1 << 12
 """Weights from which a product from codes is worth a call of the core."""
 CODES_NEEDS = (
     f"at least {CODES_LEAST:,} weights, a code for each, output channels along the first axis (of GPT-2's Conv1D, the "
-    "last), at least 8 of them in each group, one codebook or scale for all weights of a channel (not weights:N), at "
-    "most 256 float32 centroids, on the CPU"
+    "last), at least 32 of them in each of several groups, one codebook or scale for all weights of a channel (not "
+    "weights:N), at most 256 float32 centroids, on the CPU"
 )
 FAST_TOLERANCE = 1e-3
 """Largest relative error of a product in integers."""
-FEWEST_ROWS = 8
-"""Output channels of a group of a convolution that are worth a product from codes."""
+FEWEST_ROWS = 32
+"""Output channels of each of several groups of a convolution that are worth a product from codes."""
 _MOST_WATCHED = 64
 """Inputs of a call whose products in integers are compared."""
 _watched: ContextVar[dict[int, float] | None] = ContextVar("watched", default=None)
@@ -198,7 +198,7 @@ def convolution(
         return None
     if input.dim() not in (axes + 1, axes + 2) or input.shape[-axes - 1] != layout.shape[1] * groups:
         return None
-    if layout.outputs < groups * FEWEST_ROWS or 0 in input.shape:
+    if (groups > 1 and layout.outputs < groups * FEWEST_ROWS) or 0 in input.shape:
         return None
     kernel = layout.shape[2:]
     steps, spread = _each(stride, axes), _each(dilation, axes)

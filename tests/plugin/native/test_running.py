@@ -92,6 +92,11 @@ CONVOLUTIONS = [
     (1, 70, 1, 26, (8, 9), (1, 1), (1, 1), (0, 0), (1, 1)),
     (1, 40, 1, 13, (30, 30), (3, 3), (1, 1), (1, 1), (1, 1)),
     (1, 2, 1, 3, (2, 2), (2, 2), (3, 3), (3, 3), (1, 1)),
+    # by squares of outputs: just enough of them, cut at the edges, several images, channels in two parts, groups
+    (1, 8, 1, 30, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (3, 70, 1, 17, (9, 31), (3, 3), (1, 1), (0, 2), (1, 1)),
+    (2, 150, 2, 40, (13, 5), (3, 3), (1, 1), (1, 3), (1, 1)),
+    (1, 9, 1, 16, (40, 37), (3, 3), (1, 1), (1, 1), (1, 1)),
 ]
 
 
@@ -116,12 +121,14 @@ def test_convolutions_are_those_with_the_decoded_weight(case: tuple[Any, ...], p
 def test_results_do_not_depend_on_the_number_of_threads(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "_SHARED", 1)
     closed, table, _ = _weight(99, 1100, 16, 3)
+    squares, tables, _ = _weight(70, 990, 16, 1)
     picture, input, before = torch.randn(2, 110, 30, 30), torch.randn(batch, 1100), torch.get_num_threads()
 
     def all_of_them() -> list[Tensor]:
         convolved = native.convolve_codes(picture, closed, table, 99, 33, None, (2, 5), (1, 1), (1, 1), (1, 1), 1)
+        squared = native.convolve_codes(picture, squares, tables, 70, 70, None, (3, 3), (1, 1), (1, 1), (1, 1), 1)
         linear = [native.linear_codes(input, closed, table, 99, 33, fast) for fast in (False, True)]
-        return [convolved, *linear, native.decode_codes(None, closed, table, 99, 1100, 33)]
+        return [convolved, squared, *linear, native.decode_codes(None, closed, table, 99, 1100, 33)]
 
     try:
         torch.set_num_threads(1)
