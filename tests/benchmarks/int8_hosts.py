@@ -1,6 +1,6 @@
 """Who makes an int8 model: agreement with the float network, and time against it; about 5 minutes on one core.
 
-    python tests/benchmarks/int8_hosts.py [agreement | speed | compiled [network ...] | saturation]
+    python tests/benchmarks/int8_hosts.py [agreement | speed | compiled [network ...] | saturation | where]
 
 The demo's network and those of the zoo are trained: their agreement is measured on test pictures; the demo's thresholds
 are initialized from silhouettes of another domain. ResNet-18 and MobileNet-v2 have random weights: only their time
@@ -134,6 +134,23 @@ def _compare(names: tuple[str, ...], made: Callable[[nn.Module, Tensor], list[An
         print(f"{name:<16} " + " ".join(f"{ratio:>13.2f}x" for ratio in ratios), flush=True)
 
 
+@torch.no_grad()
+def where() -> None:
+    """The operators that ResNet-18 spends its time in, of both hosts, in ms a run."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18().eval()
+    x = torch.randn(8, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    for host in ("fx", "own"):
+        run = _own_or_fx(model, x, host)
+        run(x), run(x)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            for _ in range(PAIRS):
+                run(x)
+        spent = sorted(profiled.key_averages(), key=lambda one: -one.self_cpu_time_total)[:8]
+        told = ", ".join(f"{one.key} {one.self_cpu_time_total / PAIRS / 1000:.1f}" for one in spent)
+        print(f"{host}: {told}", flush=True)
+
+
 def saturation() -> None:
     """The kernels of oneDNN as a machine without VNNI has them, in processes that forbid that instruction."""
     print("\nagreement without VNNI (ONEDNN_MAX_CPU_ISA=AVX512_CORE), the demo's network, one scale a channel")
@@ -161,5 +178,6 @@ if __name__ == "__main__":
     else:
         print(", ".join(f"{name} {value}" for name, value in environment().items()))
         parts = {"agreement": agreements, "speed": speed, "compiled": compiled, "saturation": saturation}
+        parts["where"] = where
         for part in sys.argv[1:2] or parts:
             parts[part]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,5 +43,6 @@ def check_weight(weight: Tensor, importance: Tensor | None = None) -> None:
         )
     if importance.shape != weight.shape:
         raise FitError(f"importance has shape {tuple(importance.shape)}, the weight {tuple(weight.shape)}")
-    if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.any()):
+    least, most = (float(limit) for limit in importance.aminmax())
+    if not (least >= 0 and 0 < most < math.inf):
         raise FitError("importance must be finite, non-negative and not zero everywhere")

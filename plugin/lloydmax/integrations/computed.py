@@ -24,13 +24,25 @@ def refuse_computed(model: nn.Module, plan: Plan, host: str) -> None:
         if name not in plan.parameters:
             continue
         layer, _, leaf = name.rpartition(".")
-        module = model.get_submodule(layer)
-        where = f"model.{layer}" if layer else "model"
-        if hasattr(module, "parametrizations"):
-            cure = f"torch.nn.utils.parametrize.remove_parametrizations({where}, {leaf!r})"
-        else:
-            cure = _CURES.get(how, f"torch.nn.utils.prune.remove({{layer}}, {leaf!r})").format(layer=where)
-        raise IntegrationError(
-            f"{name} is computed by {how}, and {host} needs an ordinary parameter: call {cure} first, or use "
-            "lloydmax.compress, which bakes it"
-        )
+        raise _refusal(model.get_submodule(layer), f"model.{layer}" if layer else "model", name, leaf, how, host)
+
+
+def refuse_computed_in(module: nn.Module, leaf: str, host: str) -> None:
+    """The same of a module whose name is not known.
+
+    Raises:
+        IntegrationError: see :func:`refuse_computed`.
+    """
+    if (how := computed(module).get(leaf)) is not None:
+        raise _refusal(module, "layer", f"the {leaf} of a {type(module).__name__}", leaf, how, host)
+
+
+def _refusal(module: nn.Module, where: str, name: str, leaf: str, how: str, host: str) -> IntegrationError:
+    if hasattr(module, "parametrizations"):
+        cure = f"torch.nn.utils.parametrize.remove_parametrizations({where}, {leaf!r})"
+    else:
+        cure = _CURES.get(how, f"torch.nn.utils.prune.remove({{layer}}, {leaf!r})").format(layer=where)
+    return IntegrationError(
+        f"{name} is computed by {how}, and {host} needs an ordinary parameter: call {cure} first, or use "
+        "lloydmax.compress, which bakes it"
+    )

@@ -32,6 +32,9 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> Any:
     kind = type(module)
     state = module.__getstate__() if _is_plain(kind) and "__deepcopy__" not in vars(module) else None
     if type(state) is not dict:
+        if not hasattr(module, "__deepcopy__"):  # what is inside of it is plain for the most part
+            for child in module.children():
+                _module(child, memo)
         return copy.deepcopy(module, memo)
     memo.setdefault(id(memo), []).append(state)  # alive as long as identities in the memo are those of its values
     made = memo[id(module)] = kind.__new__(kind)

@@ -10,7 +10,7 @@ from threading import Barrier
 
 import lloydmax
 import pytest
-from lloydmax.integrations.inc import CodebookConfig
+from lloydmax.integrations.inc import CodebookConfig, tuning
 from neural_compressor.torch.quantization import RTNConfig, TuningConfig, autotune, quantize
 from torch import nn
 
@@ -56,3 +56,23 @@ def test_what_is_expanded_inside_of_another_run_is_not_part_of_it(small_net: nn.
         warnings.simplefilter("error")
         autotune(small_net, TuningConfig(config_set=[RTNConfig(use_layer_wise=False)]), eval_fn=evaluate)
         gc.collect()
+
+
+def test_trials_look_into_their_model_once_until_it_is_another(
+    small_net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bytes] = []
+    real = tuning.model_fingerprint
+    monkeypatch.setattr(tuning, "model_fingerprint", lambda model: looked.append(real(model)) or looked[-1])
+    measured = 0
+
+    def measure(model: nn.Module) -> float:
+        nonlocal measured
+        measured += 1
+        if measured == 4:  # the original, and three trials
+            next(small_net.parameters()).data.add_(1.0)
+        return 1.0
+
+    config = CodebookConfig(centroids=[2, 3, 4, 5])
+    autotune(small_net, TuningConfig(config_set=[config], tolerable_loss=-1), eval_fn=measure)
+    assert len(looked) == 2 and looked[0] != looked[1]

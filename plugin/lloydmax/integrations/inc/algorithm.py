@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,8 +26,9 @@ from lloydmax.integrations.inc.layer import LayerConfig
 from lloydmax.integrations.inc.others import feeding, with_others
 from lloydmax.integrations.inc.run import Run, run_of
 from lloydmax.integrations.inc.whole import compressed
-from lloydmax.runtime.cache import bytes_of, number
-from lloydmax.runtime.digest import model_fingerprint
+from lloydmax.network.copying import deep_copy
+from lloydmax.network.parameters import model_bytes
+from lloydmax.runtime.cache import number
 from lloydmax.runtime.modes import own_modes
 
 _MappingOfLayers = Mapping[tuple[str, str], Any]
@@ -98,9 +98,11 @@ def _quantize(
 ) -> nn.Module:
     cache = None if watch is None else run.cache
     others = [other.to_dict() for other in run.others]
-    key = ("model", watch and number(watch), cache and model_fingerprint(model), repr((run.config.to_dict(), others)))
+    if cache is not None and run.config.trials is not None:
+        run.fingerprint = run.config.trials.fingerprint(model)
+    key = ("model", watch and number(watch), run.fingerprint, repr((run.config.to_dict(), others)))
     if cache is not None and (known := cache.find(key)) is not None:
-        return copy.deepcopy(known)
+        return deep_copy(known)
     calibrate = None if run_fn is None else functools.partial(_call, run_fn, run_args)
     with seeded(run.recipe.seed, model):
         source, reference = (_source(given, run, model) for given in _data(run.config.data, run_fn, run_args))
@@ -119,8 +121,8 @@ def _quantize(
         run_fn, run_args = feeding(source), None
     student = with_others(student, run.others, run_fn, run_args, example_inputs)
     if cache is not None:
-        kept = copy.deepcopy(student)
-        cache.put(key, kept, bytes_of(kept))
+        kept = deep_copy(student)
+        cache.put(key, kept, model_bytes(kept))
     return _told(student)
 
 

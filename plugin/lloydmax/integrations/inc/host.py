@@ -63,12 +63,12 @@ def asking(kind: type[T]) -> T | None:
 
 def tuning() -> dict[str, Any]:
     """What INC's ``autotune`` works with where this thread is inside of it, to be read only: ``tuning_monitor`` with
-    the baseline and the results, and ``eval_fn``; else nothing."""
+    the baseline and the results, ``eval_fn``, and the ``model`` whose copies are tried; else nothing."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "autotune" and frame.f_globals.get("__name__") == _AUTOTUNE:
             names = _names(frame)
-            return {name: names[name] for name in ("tuning_monitor", "eval_fn") if name in names}
+            return {name: names[name] for name in ("tuning_monitor", "eval_fn", "model") if name in names}
         frame = frame.f_back
     return {}
 

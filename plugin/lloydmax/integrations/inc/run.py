@@ -25,7 +25,7 @@ from lloydmax.plan.plan import Plan, warn_of
 from lloydmax.recovery.preparation import finished, gradients, prepare
 from lloydmax.recovery.steps import needs_data, recover, recovery_steps, tried_for
 from lloydmax.runtime.cache import Cache
-from lloydmax.runtime.digest import fingerprint
+from lloydmax.runtime.digest import fingerprint, told
 
 
 class Run:
@@ -67,6 +67,7 @@ class Run:
         self.events = Events()
         self.captured: Captured | None = None
         self.teacher: nn.Module | None = None
+        self.fingerprint: bytes | None = None
         if not self.whole:
             warn_of(self.plan)
         if self.steps and not self.whole:
@@ -113,7 +114,9 @@ class Run:
 
     def prepare(self, model: nn.Module, source: Source | None = None) -> None:
         """Turn the model into the student; collect the inputs that it is called with, if recovery needs any."""
-        prepare(model, self.plan, fit(model, self.plan, source, self.events, self.cache))
+        with told(self.fingerprint, model):
+            found = fit(model, self.plan, source, self.events, self.cache)
+        prepare(model, self.plan, found)
         if (self.needs or self.others) and source is None:
             self.captured = Captured(model)
 
@@ -152,8 +155,9 @@ class Run:
                 original=self.teacher,
                 outputs=tried_for(self.steps, self.teacher, (source, reference), self.recipe.asked_outputs, self.cache),
             )
-            for figures in recover(recovery, self.steps):
-                logger.info("codebook: %s", figures)
+            with told(self.fingerprint, self.teacher):
+                for figures in recover(recovery, self.steps):
+                    logger.info("codebook: %s", figures)
         return self.dressed(finished(model, self.plan, self.gradients))
 
     def dressed(self, student: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lloydmax.errors import IntegrationError, RecoveryError
+from lloydmax.integrations.given import refuse_unchangeable
 from lloydmax.network import folding
 from lloydmax.network.layers import layers_of
 from lloydmax.student.attachment import codebooks
@@ -68,9 +69,10 @@ def except_codebooks(config: Any, model: nn.Module) -> Any:
 
 
 def refuse_graphs(model: Any) -> None:
-    """Refuse anything but a model with layers."""
+    """Refuse anything but a model whose layers can be changed."""
     if not isinstance(model, nn.Module):
         raise IntegrationError(f"CodebookConfig needs a torch.nn.Module, not a {type(model).__name__}")
+    refuse_unchangeable(model, "Intel Neural Compressor")
     exported = isinstance(model, torch.fx.GraphModule) and not any(la.numbered for la in layers_of(model))
     if exported or getattr(model, "_exported", False):
         raise IntegrationError(

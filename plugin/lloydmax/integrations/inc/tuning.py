@@ -10,9 +10,12 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from lloydmax.errors import IntegrationError
 from lloydmax.integrations.inc.host import BaseConfig, TuningMonitor, tuning
 from lloydmax.runtime.cache import Cache
+from lloydmax.runtime.digest import fingerprint, model_fingerprint
 
 _live_cache: weakref.ref[Cache] | None = None
 _LOWER_IS_BETTER = re.compile(
@@ -85,6 +88,14 @@ class Trials:
         tried = monitor.tuning_config.config_set
         members = tried if isinstance(tried, list) else [tried]
         return any(self._source is one for member in members for one in getattr(member, "config_list", [member]))
+
+    def fingerprint(self, model: nn.Module) -> bytes:
+        """Of the copy that a trial was given: looked into once for all copies of the same values, made while nobody
+        gives the attributes of INC's original others."""
+        original = tuning().get("model", model)
+        held = tuple((id(one), *map(id, vars(one).values())) for one in original.modules())
+        key = ("fingerprint", held, fingerprint((*model.parameters(), *model.buffers())))
+        return self.cache.get(key, lambda: model_fingerprint(model))
 
 
 def watch(trials: Trials | None) -> Watch | None:

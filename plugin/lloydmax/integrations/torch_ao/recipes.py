@@ -8,17 +8,18 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from lloydmax.errors import IntegrationError, PlanMismatchError
 from lloydmax.integrations.computed import refuse_computed
+from lloydmax.integrations.given import refuse_unchangeable
 from lloydmax.integrations.torch_ao.int8 import mismatch, quantized_weight
 from lloydmax.integrations.torch_ao.qconfig import codebook_qconfig
-from lloydmax.network.given import network
 from lloydmax.plan.plan import Plan, PlannedParameter, quiet_plan, warn_of
 from lloydmax.plan.reduced_range import reduced
 from lloydmax.recipe.checks import refuse_bits
@@ -66,30 +67,36 @@ def apply_recipe(
             ``torch.ao.quantization`` cannot do: other parameters than the weights of standard layers, tied ones,
             importances, int8 layers with float activations. ModelError: it is no network.
     """
-    network(model)
+    refuse_unchangeable(model, "torch.ao.quantization")
     forget_models()
     plan = recipe if isinstance(recipe, Plan) else _plan(model, Recipe.load(recipe), example_inputs)
     warn_of(plan)
     refuse_bits(plan.recipe, "torch.ao.quantization")
     refuse_computed(model, plan, "torch.ao.quantization")
-    if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p))]:
+    twice = _twice(model) if mapping is None else set()
+    if problems := [f"{p.name}: {reason}" for p in plan.parameters.values() if (reason := _refused(p, twice))]:
         raise IntegrationError("torch.ao.quantization cannot do what the recipe says: " + "; ".join(problems))
     settings = plan.recipe.activations
     for p in plan.parameters.values():
         layer = p.name.rpartition(".")[0]
-        present = _present(mapping, layer, model)
-        observed = FLOAT_ACTIVATIONS if present is None else present.activation
+        module, present = model.get_submodule(layer), _present(mapping, layer, model)
+        observed = FLOAT_ACTIVATIONS if present is None or isinstance(module, nn.Embedding) else present.activation
         if settings is not None:
             observed = threshold_activation(settings.bits, settings.scheme)
         chosen = (
             {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
         )
+        if chosen is not FLOAT_ACTIVATIONS and (dtype := model.get_parameter(p.name).dtype) != torch.float32:
+            raise IntegrationError(
+                f"{p.name} is {str(dtype).removeprefix('torch.')}, and torch.ao.quantization observes and quantizes "
+                "activations of float32 only: call model.float(), or write activation='float' for codebooks alone"
+            )
         if p.quantizer == UNIFORM:
-            qconfig = uniform_qconfig(p, chosen, model.get_submodule(layer))
+            qconfig = uniform_qconfig(p, chosen, module)
         else:
             qconfig = _codebook_qconfig(p, chosen, plan, mapping is None)
         if mapping is None:
-            model.get_submodule(layer).qconfig = qconfig
+            module.qconfig = qconfig
         else:
             mapping.set_module_name(layer, qconfig)
     _remember(plan)
@@ -158,8 +165,18 @@ def verify(model: nn.Module, recipe: Any, original: nn.Module | None = None) -> 
         raise PlanMismatchError("the model does not hold what the recipe says: " + "; ".join(problems) + hint)
 
 
-def _refused(p: PlannedParameter) -> str | None:
+def _twice(model: nn.Module) -> set[str]:
+    """The layers that are at several places: eager mode converts them at one only."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return {name for found in names.values() if len(found) > 1 for name in found}
+
+
+def _refused(p: PlannedParameter, twice: Set[str]) -> str | None:
     """Why the host cannot do what is planned for a parameter; ``None`` where it can."""
+    if p.name.rpartition(".")[0] in twice:
+        return "its layer is at several places, of which eager mode converts one: use FX, or a module for each place"
     if p.importance is not None:
         return f"importance {p.importance!r} needs lloydmax.compress"
     return refusal(p)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lloydmax.codebook.codebook import Codebook
@@ -14,7 +15,8 @@ from lloydmax.codebook.layout import FLOAT_DTYPES, Layout
 from lloydmax.errors import FitError, IntegrationError, RecipeError
 from lloydmax.fitting.codebook import fit_codebook
 from lloydmax.hooks import registry
-from lloydmax.integrations.computed import refuse_computed
+from lloydmax.integrations.computed import refuse_computed, refuse_computed_in
+from lloydmax.integrations.given import refuse_unchangeable
 from lloydmax.integrations.torchao.host import (
     ALLOWED_AO_MODULES,
     AOBaseConfig,
@@ -143,6 +145,7 @@ def recipe_to_config(
     Raises:
         RecipeError: the recipe is invalid or does not fit the model. IntegrationError: tied parameters, importances.
     """
+    refuse_unchangeable(model, "torchao")
     plan = make_plan(model, Recipe.load(recipe))
     refuse_bits(plan.recipe, "torchao")
     refuse_computed(model, plan, "torchao")
@@ -186,7 +189,15 @@ def _apply(module: nn.Module, config: CodebookWeightConfig, *, parameter_name: s
                 "step='prepare' and the same filter first"
             )
         return finish(module)
+    refuse_unchangeable(module, "torchao")
+    refuse_computed_in(module, parameter_name, "torchao")
     parameter = module._parameters.get(parameter_name)
+    if parameter is not None and parameter.dtype in (torch.float64, torch.complex64, torch.complex128):
+        kind = str(parameter.dtype).removeprefix("torch.")
+        raise IntegrationError(
+            f"{_described(module)}: its {parameter_name} is {kind}, not float32, float16 or bfloat16: call "
+            "model.float()"
+        )
     if parameter is None or parameter.dtype not in FLOAT_DTYPES or type(parameter) is not nn.Parameter:
         raise IntegrationError(
             f"{_described(module)}: its {parameter_name} is not a float parameter that can have a codebook "

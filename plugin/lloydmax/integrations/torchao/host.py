@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from lloydmax.integrations.absent import absent
 from lloydmax.network.tracing import forget_graphs
@@ -12,7 +16,7 @@ from lloydmax.runtime import machine
 try:
     from torchao.core.config import ALLOWED_AO_MODULES, AOBaseConfig
     from torchao.quantization import FqnToConfig, register_quantize_module_handler
-    from torchao.quantization.pt2e import FakeQuantizeBase
+    from torchao.quantization.pt2e import FakeQuantizeBase, ObserverBase
     from torchao.quantization.pt2e.quantizer import (
         QuantizationAnnotation,
         QuantizationSpec,
@@ -38,6 +42,21 @@ def forget_models() -> None:
     forget_graphs()
 
 
+class OfTorchao(ObserverBase):
+    """A part of our fake quantizers, which observes nothing: programs without an observer of its own classes torchao
+    0.15 gives to the ``convert_pt2e`` of ``torch.ao``, which leaves ours as they are and says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=torch.uint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same."""
+        return x
+
+    def calculate_qparams(self, **kwargs: Any) -> None:
+        """Nothing."""
+
+
 def know_kernels() -> None:
     """Have inductor find its int8 kernels in programs: torchao teaches it when its own quantizer for x86 is imported,
     and without that ``torch.compile`` computes in floats."""
@@ -51,6 +70,7 @@ __all__ = [
     "AOBaseConfig",
     "FakeQuantizeBase",
     "FqnToConfig",
+    "OfTorchao",
     "QuantizationAnnotation",
     "QuantizationSpec",
     "Quantizer",

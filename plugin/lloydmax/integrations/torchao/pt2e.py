@@ -12,6 +12,7 @@ from lloydmax.integrations.computed import refuse_computed
 from lloydmax.integrations.fake_quantize import FittedWeightFakeQuantize
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
+    OfTorchao,
     QuantizationAnnotation,
     QuantizationSpec,
     Quantizer,
@@ -39,6 +40,7 @@ class CodebookFakeQuantize(FittedWeightFakeQuantize, FakeQuantizeBase):
         super().__init__(*args, **kwargs)
         self.parameter = parameter
         self.stored: list[str] = []
+        self.known = OfTorchao()
 
     def convert(self, model: fx.GraphModule, node: fx.Node) -> None:
         """torchao's hook: replace this observer by centroids, codes and the ops that decode them."""

@@ -11,6 +11,7 @@ from torch import fx
 
 from lloydmax.integrations.torchao.host import (
     FakeQuantizeBase,
+    OfTorchao,
     QuantizationAnnotation,
     QuantizationSpec,
     SharedQuantizationSpec,
@@ -32,6 +33,7 @@ class ThresholdFakeQuantize(TrainedThreshold, FakeQuantizeBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dtype = torch.int8 if self.weights else torch.uint8
+        self.known = OfTorchao()
 
 
 class BoundedFakeQuantize(Bounded, FakeQuantizeBase):

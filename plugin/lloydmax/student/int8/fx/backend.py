@@ -22,6 +22,8 @@ _DTYPES = [
     DTypeConfig(input_dtype=io, output_dtype=io, weight_dtype=_CODES, bias_dtype=torch.float)
     for io in (torch.quint8, torch.float)
 ]
+_EMBEDDINGS = frozenset((nn.Embedding, nn.EmbeddingBag))
+"""Their inputs are numbers of rows, which nobody observes."""
 
 
 def backend_config(base: BackendConfig | None = None) -> BackendConfig:
@@ -42,7 +44,8 @@ def backend_config(base: BackendConfig | None = None) -> BackendConfig:
         if entry.root_module in LAYERS and reference is not None:
             entry.set_reference_quantized_module(_dispatching(reference))
         if supported & set(_modules(entry)):
-            extended.set_backend_pattern_config(ExtendedPatternConfig.of(entry, _DTYPES))
+            known = _DTYPES if _EMBEDDINGS.isdisjoint(_modules(entry)) else _DTYPES[1:]
+            extended.set_backend_pattern_config(ExtendedPatternConfig.of(entry, known))
     return extended
 
 
