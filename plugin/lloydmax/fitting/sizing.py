@@ -88,6 +88,7 @@ class Sizing:
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
         self._coding, self._changed = plan.recipe.storage.codes, changed
+        self._together = sum(p.layout.codes for p in plan.parameters.values())
         self._measured: dict[tuple[str, str], tuple[float, float]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
@@ -186,7 +187,7 @@ class Sizing:
         return round(size * entropy / known)
 
     def _encoded(self, codebook: Codebook) -> int:
-        return len(coding.encode(codebook.codes, codebook.bits, self._coding))
+        return len(coding.encode(codebook.codes, codebook.bits, self._coding, self._together))
 
 
 def _entropy(codebook: Codebook) -> float:

@@ -31,7 +31,7 @@ class Target:
         weight: to come close to, float32.
         order: axis and matrices that say where its outputs lie.
         free: whether the centroids are trained.
-        bias: that takes the mean error; ``None``: there is none in floats.
+        bias: that takes the mean error, one for each output; ``None``: there is none in floats.
         groups: of rows, each with inputs of its own.
         done: whether its codes were chosen.
     """
@@ -233,7 +233,7 @@ class Target:
         """Move the mean error of the outputs into the bias."""
         if self.bias is not None:
             missing = self._rows(self.weight) - self._dense(self._book())
-            self.bias.add_((missing @ means.float()[:, :, None]).flatten().to(self.bias))
+            self.bias.add_((missing @ means.float()[:, :, None]).reshape(self.bias.shape).to(self.bias))
 
     def _refit(self, moments: Tensor) -> None:
         held, weight = self._book(), self._rows(self.weight)

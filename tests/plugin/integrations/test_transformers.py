@@ -188,6 +188,17 @@ def test_generation_settings_survive_and_generate_uses_them(tmp_path: Path) -> N
     assert torch.equal(found, model.generate(IDS, do_sample=False, use_cache=False))
 
 
+def test_a_table_of_tokens_in_codebooks_keeps_its_rows(saved: tuple[Any, Path]) -> None:
+    model = hf.AutoModelForCausalLM.from_pretrained(str(saved[1]))
+    assert model.resize_token_embeddings() is model.resize_token_embeddings(100) is model.get_input_embeddings()
+    with pytest.raises(lloydmax.IntegrationError, match="resize the original, then compress it"):
+        model.resize_token_embeddings(104)
+    assert same(model, saved[0])
+    assert model.dequantize().resize_token_embeddings(104).num_embeddings == 104
+    inner = student(llama, {"quantize": [{"layers": "*_proj", "centroids": 8}]})
+    assert inner.resize_token_embeddings(104).num_embeddings == inner(**INPUTS).logits.shape[-1] == 104
+
+
 def test_dequantized_models_are_ordinary(saved: tuple[Any, Path], tmp_path: Path) -> None:
     model = hf.AutoModelForCausalLM.from_pretrained(str(saved[1])).dequantize()
     assert type(model) is hf.LlamaForCausalLM and not lloydmax.codebooks(model) and same(model, saved[0])

@@ -71,6 +71,24 @@ class CodebookModel(OnTop):
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: what is tied shares its codes."""
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The table of tokens; another number of rows it gets only where neither it nor the head has codebooks.
+
+        Raises:
+            IntegrationError: one of them has.
+        """
+        model: Any = self
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        parts = [*table.modules(), *(() if head is None else head.modules())]
+        if not any(isinstance(part, CodesHolder) for part in parts):
+            return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+        if new_num_tokens in (None, table.num_embeddings) and not (args or kwargs.get("pad_to_multiple_of")):
+            return table
+        raise IntegrationError(
+            "resize_token_embeddings: rows of tokens are in codebooks: resize the original, then compress it; or call "
+            "model.dequantize() first"
+        )
+
     def half(self) -> Any:
         """Centroids, and all that is not in codebooks, in float16."""
         model: Any = self
