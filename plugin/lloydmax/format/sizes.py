@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -48,7 +47,8 @@ class Sizes:
         entropy_coded: the file when codes are entropy coded, wherever that is smaller.
         gzip_float32: the dense tensors as float32, through gzip at level 6.
         file: the file that :func:`lloydmax.save` writes: with packed or entropy-coded codes.
-        dense: what ``gzip_float32`` is measured on (not copied).
+        dense: gives what ``gzip_float32`` is measured on: read from the model when asked for, so that nothing is held
+            beside it.
         coded: measures ``entropy_coded``.
         codes, codebooks: of each compressed parameter in that file, by name.
     """
@@ -56,7 +56,7 @@ class Sizes:
     original: int
     packed: int
     file: int
-    dense: Sequence[Tensor | Codebook] = field(repr=False, compare=False)
+    dense: Callable[[], Iterable[Tensor | Codebook]] = field(repr=False, compare=False)
     coded: Callable[[], int] = field(repr=False, compare=False)
     codes: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     codebooks: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
@@ -69,7 +69,7 @@ class Sizes:
     @cached_property
     def gzip_float32(self) -> int:
         """Measured when first asked for: it takes longer than all the rest."""
-        return _gzip_size(self.dense)
+        return _gzip_size(self.dense())
 
     def to_dict(self) -> dict[str, int]:
         """The five sizes as plain data."""
@@ -84,12 +84,12 @@ class Sizes:
             KeyError: one is missing.
         """
         coded = sizes["entropy_coded"]
-        made = cls(sizes["original"], sizes["packed"], sizes["file"], (), lambda: coded)
+        made = cls(sizes["original"], sizes["packed"], sizes["file"], tuple, lambda: coded)
         made.__dict__["gzip_float32"] = sizes["gzip_float32"]
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.to_dict(), "dense": (), "coded": None, "codes": self.codes, "codebooks": self.codebooks}
+        return {**self.to_dict(), "dense": None, "coded": None, "codes": self.codes, "codebooks": self.codebooks}
 
 
 def accountings(
@@ -126,8 +126,8 @@ def accountings(
         original=sum(_dense_bytes(value) for value in values.values()),
         packed=file_size(parts.document, parts.entries()) if smaller else file,
         file=file,
-        dense=list(values.values()),
-        coded=functools.cache(lambda: file if chosen["codes"] != "packed" else _coded_file(parts)),
+        dense=lambda: contents(model)[0].values(),
+        coded=lambda: file if chosen["codes"] != "packed" else _coded_file(take_apart(model, kept, chosen)),
         codes=lengths,
         codebooks={name: held[f"{name}.codebook"] for name in parts.codebooks},
     )

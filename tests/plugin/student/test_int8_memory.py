@@ -7,6 +7,7 @@ import weakref
 
 import lloydmax
 import torch
+from lloydmax.codebook.codebook import Codebook
 from torch import fx, nn
 
 INT8 = {"quantize": [{"layers": "all", "quantizer": "uniform"}], "activations": {"bits": 8}}
@@ -37,3 +38,11 @@ def test_a_model_that_nobody_holds_is_gone_at_once() -> None:
         assert [each() for each in gone] == [None] * len(gone)
     finally:
         gc.enable()
+
+
+def test_a_kept_result_holds_codes_once():
+    """The network's own int8 weights are all: what the report measures on them later is read from the network."""
+    result = lloydmax.compress(nn.Sequential(nn.Linear(7, 13)).eval(), INT8, torch.randn(8, 7), progress=False)
+    gc.collect()
+    mine = [held for held in gc.get_objects() if isinstance(held, Codebook) and held.shape == (13, 7)]
+    assert not mine and result.report.bytes.gzip_float32 > 0
