@@ -149,7 +149,9 @@ class _Columns(NamedTuple):
 def output_errors(error: Tensor, moments: Tensor) -> Tensor:
     """The mean squares that an error of the weight, float32 ``(groups, rows, columns)``, makes in the outputs: float64
     ``(groups, rows)``, one for each output channel."""
-    return ((error @ moments.float()) * error).sum(2, dtype=torch.float64)
+    moments, step = moments.float(), max(1, _FLOATS // (len(error) * error.shape[2]))
+    parts = ((part @ moments).mul_(part).sum(2, dtype=torch.float64) for part in error.split(step, 1))
+    return torch.cat([*parts], 1)
 
 
 def refitted(
