@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,17 @@ def test_generation_settings_survive_and_generate_uses_them(tmp_path: Path) -> N
     assert loaded.generation_config.max_new_tokens == 7
     found = loaded.generate(IDS, do_sample=False)
     assert torch.equal(found, model.generate(IDS, do_sample=False, use_cache=False))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted_as_of_the_original(tied: bool) -> None:
+    make = partial(llama, tied)
+    original, compressed = seeded(make), student(make)
+    for without in (False, True):
+        assert compressed.num_parameters(exclude_embeddings=without) == original.num_parameters(
+            exclude_embeddings=without
+        )
+    assert compressed.num_parameters(only_trainable=True) < original.num_parameters() / 50
 
 
 def test_a_table_of_tokens_in_codebooks_keeps_its_rows(saved: tuple[Any, Path]) -> None:
