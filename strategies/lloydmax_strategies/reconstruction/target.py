@@ -11,7 +11,7 @@ from lloydmax.extend import CodebookWeight, Layout, even
 from torch import Tensor
 
 from lloydmax_strategies.reconstruction.choice import choice, errors
-from lloydmax_strategies.reconstruction.feedback import Factors, output_errors, refitted
+from lloydmax_strategies.reconstruction.feedback import Factors, output_errors, refitted, squares
 from lloydmax_strategies.reconstruction.gram import Gram
 
 Read = Callable[[], Iterator[tuple[slice, Tensor]]]
@@ -184,7 +184,7 @@ class Target:
         """What the errors of a row, as it is looked up, are multiplied by, in units of those of the head's outputs."""
         weight = self._rows(self.weight)
         share = counts / counts.sum().clamp(min=1)
-        own = float((share * weight.square().sum(2, dtype=torch.float64).flatten()).sum())
+        own = float((share * squares(weight).flatten()).sum())
         columns = slice(0, moments.shape[1])
         return share * self._power(weight[..., columns], moments) / max(own, _LEAST)
 
