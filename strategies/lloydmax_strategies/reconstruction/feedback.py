@@ -160,7 +160,8 @@ def squares(weight: Tensor) -> Tensor:
 
 def _parts(rows: Tensor) -> Sequence[Tensor]:
     """Some of the rows of each group after the other."""
-    return rows.split(max(1, _FLOATS // (len(rows) * rows.shape[2])), 1)
+    found: Sequence[Tensor] = rows.split(max(1, _FLOATS // (len(rows) * rows.shape[2])), 1)
+    return found
 
 
 def refitted(
