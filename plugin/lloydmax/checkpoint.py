@@ -102,8 +102,9 @@ def save(
         tensors = {name: _portable(tensor) for name, tensor in parts.plain.items() if name not in parts.steps}
         entropy: dict[str, int] = {}
         held = list(parts.codebooks.values())
+        together = sum(codebook.codes.numel() for codebook in held)
         streams = shared_out(
-            lambda codebook: coding.stream(codebook.codes, codebook.bits, chosen["codes"]),
+            lambda codebook: coding.stream(codebook.codes, codebook.bits, chosen["codes"], together),
             held, lambda codebook: codebook.codes.numel(), coding.WORTH_THREADS,
         )  # fmt: skip
         for name, (stream, coded) in zip(parts.codebooks, streams, strict=True):

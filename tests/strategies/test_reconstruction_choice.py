@@ -9,6 +9,7 @@ import lloydmax
 import pytest
 import torch
 from lloydmax_strategies.reconstruction import choice as module
+from lloydmax_strategies.reconstruction import feedback as feedback_module
 from lloydmax_strategies.reconstruction.cheapest import Distances, Limits
 from lloydmax_strategies.reconstruction.choice import _chosen, choice, errors
 from lloydmax_strategies.reconstruction.feedback import feedback
@@ -66,3 +67,16 @@ def test_limits_tell_what_distances_do(priced: bool) -> None:
         found, wanted = limits.made(values, column), distances.made(values, column)
         assert torch.equal(limits.decoded(found), distances.decoded(wanted))
     assert not priced or len(found.unique()) < 10
+
+
+def test_sums_over_a_large_table_are_made_from_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    error, inputs = torch.randn(2, 50, 8), torch.randn(2, 90, 8, dtype=torch.float64)
+    moments = inputs.mT @ inputs
+    asked: list[int] = []
+    split = torch.Tensor.split
+    monkeypatch.setattr(feedback_module, "_FLOATS", 2 * 8 * 7)
+    monkeypatch.setattr(torch.Tensor, "split", lambda self, size, dim=0: asked.append(size) or split(self, size, dim))
+    found = feedback_module.output_errors(error, moments)
+    torch.testing.assert_close(found, ((error.double() @ moments) * error).sum(2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(feedback_module.squares(error), error.double().square().sum(2))
+    assert asked == [7, 7]

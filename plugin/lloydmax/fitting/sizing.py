@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lloydmax.format import coding, packing
 from lloydmax.format.sizes import Uncompressed, predicted_size
@@ -88,6 +88,7 @@ class Sizing:
         self._streams: dict[tuple[str, str], int] = {}
         self._plain: set[str] = set()  # where matches do not pay
         self._coding, self._changed = plan.recipe.storage.codes, changed
+        self._together = sum(p.layout.codes for p in plan.parameters.values())
         self._measured: dict[tuple[str, str], tuple[float, float]] = {}  # entropy in bytes, and bytes of the stream
 
     @property
@@ -176,17 +177,23 @@ class Sizing:
         if not known / _ALIKE <= entropy <= known * _ALIKE:
             known, size = entropy, float(self._encoded(codebook))
             if self._changed:
-                weight = weight_of(self.model, p.name).detach().float()
-                noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
-                error = (codebook.dequantize().float().reshape(weight.shape) - weight).square().mean().sqrt()
-                moved = codebook.reassigned(noise.mul_(error).add_(weight))
+                moved = _moved(codebook, weight_of(self.model, p.name).detach().float())
                 lost = self._encoded(moved) * entropy / _entropy(moved) - size
                 size += max(0.0, min(lost, _LOST * (entropy - size)))
             self._measured[kind] = known, size
         return round(size * entropy / known)
 
     def _encoded(self, codebook: Codebook) -> int:
-        return len(coding.encode(codebook.codes, codebook.bits, self._coding))
+        return len(coding.encode(codebook.codes, codebook.bits, self._coding, self._together))
+
+
+def _moved(codebook: Codebook, weight: Tensor) -> Codebook:
+    """The codes of a weight that is as far off, at random, as those of a codebook."""
+    given, squares = weight.reshape(codebook.shape), 0.0
+    for rows, part in codebook.parts():
+        squares += float((part.dequantize().float() - given[rows]).square().sum())
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    return codebook.reassigned(noise.mul_(math.sqrt(squares / weight.numel())).add_(weight))
 
 
 def _entropy(codebook: Codebook) -> float:

@@ -15,41 +15,46 @@ from lloydmax.format.packing import Bytes, Codes
 _MIXED, _WORTH, _PROMISING = 1 << 22, 0.998, 0.999
 """Codes for which probabilities are mixed, at most; the share of the bytes that pays for three times the work; and
 the share, of the first block of larger parameters, that makes it worth a try."""
+_ALL_MIXED = 1 << 28
+"""Codes of a file up to which probabilities are mixed: larger ones are to load in time."""
 
 WORTH_THREADS = 1 << 20
 """Codes from which several threads code the parameters of a file."""
 
 
-def stream(codes: Tensor, bits: int, coding: str) -> tuple[Bytes, bool]:
+def stream(codes: Tensor, bits: int, coding: str, together: int = 0) -> tuple[Bytes, bool]:
     """The stream of a file, and whether it is of the coding, as it is where that is smaller than fixed width.
 
     Args:
         codes, bits: see :func:`~lloydmax.format.packing.pack`.
         coding: ``packed``, ``entropy`` or ``arithmetic``.
+        together: codes of all parameters of the file.
     """
-    coded = encode(codes, bits, coding)
+    coded = encode(codes, bits, coding, together)
     if len(coded) < packing.packed_bytes(codes.numel(), bits):
         return np.frombuffer(bytearray(coded), np.uint8), True
     return packing.pack(codes, bits), False
 
 
-def encode(codes: Tensor, bits: int, coding: str) -> bytes:
+def encode(codes: Tensor, bits: int, coding: str, together: int = 0) -> bytes:
     """The stream of a coding; that of ``packed`` is its own, and one that would be longer may be, too."""
     if coding == "arithmetic":
-        coded = _arithmetic(codes, packing.packed_bytes(codes.numel(), bits))
+        most = _MIXED if together <= _ALL_MIXED else 0
+        coded = _arithmetic(codes, packing.packed_bytes(codes.numel(), bits), most)
         if coded is not None:
             return coded
     return packing.entropy_encode(codes, bits) if coding == "entropy" else packing.pack(codes, bits).tobytes()
 
 
-def _arithmetic(codes: Tensor, room: int) -> bytes | None:
+def _arithmetic(codes: Tensor, room: int, most_mixed: int) -> bytes | None:
     """The codes less the most frequent one, as :mod:`lloydmax.format.arithmetic` codes integers; in rows, of which the
-    first axis has so many. Up to 2**22 codes, probabilities are mixed where that saves more than 0.2 %, and some in
-    the first block of them.
+    first axis has so many. Probabilities are mixed where that saves more than 0.2 %, and some in the first block of
+    them.
 
     Args:
         codes: integers from 0 on, any shape.
         room: bytes that the stream may have.
+        most_mixed: codes for which probabilities are mixed, at most.
 
     Returns:
         The most frequent code times two, and one where probabilities are mixed, in groups of 7 bits, lowest first,
@@ -68,7 +73,7 @@ def _arithmetic(codes: Tensor, room: int) -> bytes | None:
         return coder.end()
 
     first = flat[: packing.BLOCK]
-    tried = flat.size <= _MIXED
+    tried = flat.size <= most_mixed
     if tried and first.size < flat.size:
         tried = _shorter(coded(first, True), coded(first, False), _PROMISING)
     plain, mixed = coded(flat, False), coded(flat, True) if tried else None

@@ -112,9 +112,9 @@ def accountings(
     kept, chosen = settings(model, recipe, storage)
     parts = take_apart(model, kept, chosen)
     lengths = {name: record.packed_bytes for name, record in parts.document.parameters.items()}
-    smaller, coded_bytes = dict[str, int](), 0
+    smaller, coded_bytes, together = dict[str, int](), 0, _codes(parts)
     for index, (name, most) in enumerate(list(lengths.items()), start=1):
-        if chosen["codes"] != "packed" and (length := _coded(parts.codebooks[name], chosen["codes"])) < most:
+        if chosen["codes"] != "packed" and (length := _coded(parts.codebooks[name], chosen["codes"], together)) < most:
             lengths[name] = smaller[name] = length
         coded_bytes += lengths[name]
         if tell is not None:
@@ -136,13 +136,17 @@ def accountings(
 def _coded_file(parts: Parts) -> int:
     """Bytes of the file whose codes are entropy coded, wherever that is smaller."""
     parts = replace(parts, coding="entropy")
-    lengths = {name: _coded(codebook, parts.coding) for name, codebook in parts.codebooks.items()}
+    lengths = {name: _coded(codebook, parts.coding, _codes(parts)) for name, codebook in parts.codebooks.items()}
     smaller = {n: length for n, length in lengths.items() if length < parts.document.parameters[n].packed_bytes}
     return file_size(parts.documented(smaller), parts.entries(smaller))
 
 
-def _coded(codebook: Codebook, kind: str) -> int:
-    return len(coding.encode(codebook.codes, codebook.bits, kind))
+def _codes(parts: Parts) -> int:
+    return sum(codebook.codes.numel() for codebook in parts.codebooks.values())
+
+
+def _coded(codebook: Codebook, kind: str, together: int) -> int:
+    return len(coding.encode(codebook.codes, codebook.bits, kind, together))
 
 
 def predicted_size(

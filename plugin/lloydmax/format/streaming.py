@@ -66,6 +66,7 @@ class StreamedFile:
         self._checksums: dict[str, str] = {}
         self._steps: dict[str, tuple[Entry, Steps]] = {}
         self._coded: set[str] = set()
+        self._together = sum(record.layout.codes for record in document.parameters.values())
 
     @torch.no_grad()
     def add(self, name: str, value: Tensor | Codebook) -> None:
@@ -81,7 +82,7 @@ class StreamedFile:
         round_value(value, self._storage)
         kept = entered(self._document, name, value, self._storage)
         if isinstance(value, Codebook):
-            stream, coded = coding.stream(value.codes, value.bits, self._storage["codes"])
+            stream, coded = coding.stream(value.codes, value.bits, self._storage["codes"], self._together)
             self._coded |= {name} if coded else set()
             self._put(f"{name}.codes", torch.from_numpy(stream))
             name = f"{name}.codebook"

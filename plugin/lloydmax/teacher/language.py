@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FEW = 8
 """Samples of which the longest tells whether the model looks ahead."""
-_VALUES = 1 << 22
+_VALUES = 1 << 20
 """Of the outputs of as many tokens as are compared at once."""
 _SAME = 1e-4
 """Change of outputs, relative to the largest, that comes of rounding."""

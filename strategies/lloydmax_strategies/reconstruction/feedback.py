@@ -7,7 +7,7 @@ choice. The output error of a weight's error is ``e H e^T``, ``H`` the second mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -149,7 +149,19 @@ class _Columns(NamedTuple):
 def output_errors(error: Tensor, moments: Tensor) -> Tensor:
     """The mean squares that an error of the weight, float32 ``(groups, rows, columns)``, makes in the outputs: float64
     ``(groups, rows)``, one for each output channel."""
-    return ((error @ moments.float()) * error).sum(2, dtype=torch.float64)
+    moments = moments.float()
+    return torch.cat([(part @ moments).mul_(part).sum(2, dtype=torch.float64) for part in _parts(error)], 1)
+
+
+def squares(weight: Tensor) -> Tensor:
+    """The sums of squares of the rows of ``(groups, rows, columns)``: float64 ``(groups, rows)``."""
+    return torch.cat([part.square().sum(2, dtype=torch.float64) for part in _parts(weight)], 1)
+
+
+def _parts(rows: Tensor) -> Sequence[Tensor]:
+    """Some of the rows of each group after the other."""
+    found: Sequence[Tensor] = rows.split(max(1, _FLOATS // (len(rows) * rows.shape[2])), 1)
+    return found
 
 
 def refitted(

@@ -11,7 +11,7 @@ from lloydmax.extend import CodebookWeight, Layout, even
 from torch import Tensor
 
 from lloydmax_strategies.reconstruction.choice import choice, errors
-from lloydmax_strategies.reconstruction.feedback import Factors, output_errors, refitted
+from lloydmax_strategies.reconstruction.feedback import Factors, output_errors, refitted, squares
 from lloydmax_strategies.reconstruction.gram import Gram
 
 Read = Callable[[], Iterator[tuple[slice, Tensor]]]
@@ -31,7 +31,7 @@ class Target:
         weight: to come close to, float32.
         order: axis and matrices that say where its outputs lie.
         free: whether the centroids are trained.
-        bias: that takes the mean error; ``None``: there is none in floats.
+        bias: that takes the mean error, one for each output; ``None``: there is none in floats.
         groups: of rows, each with inputs of its own.
         done: whether its codes were chosen.
     """
@@ -184,7 +184,7 @@ class Target:
         """What the errors of a row, as it is looked up, are multiplied by, in units of those of the head's outputs."""
         weight = self._rows(self.weight)
         share = counts / counts.sum().clamp(min=1)
-        own = float((share * weight.square().sum(2, dtype=torch.float64).flatten()).sum())
+        own = float((share * squares(weight).flatten()).sum())
         columns = slice(0, moments.shape[1])
         return share * self._power(weight[..., columns], moments) / max(own, _LEAST)
 
@@ -233,7 +233,7 @@ class Target:
         """Move the mean error of the outputs into the bias."""
         if self.bias is not None:
             missing = self._rows(self.weight) - self._dense(self._book())
-            self.bias.add_((missing @ means.float()[:, :, None]).flatten().to(self.bias))
+            self.bias.add_((missing @ means.float()[:, :, None]).reshape(self.bias.shape).to(self.bias))
 
     def _refit(self, moments: Tensor) -> None:
         held, weight = self._book(), self._rows(self.weight)

@@ -78,6 +78,7 @@ def targets_of(student: nn.Module, original: nn.Module | None, bias: bool) -> di
         weight = kept if kept is not None and fits else holder.holding(centroids).dequantize()
         weight = weight.detach().to(centroids.device, torch.float32)
         held = module._parameters.get(leaf.replace("weight", "bias")) if bias and "weight" in leaf else None
+        held = held if held is not None and held.numel() == order.outputs else None
         target = Target(name, holder, centroids, weight, order, centroids.requires_grad, held, groups)
         targets = found.setdefault(user, Targets())
         targets.by_leaf[leaf if user is module else name], targets.staged = target, staged

@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from size import minilm
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 from zoo import inputs
 
-from language.corpus import Corpus
+from language.corpus import END, Corpus
 from language.train import VOCABULARY, trained
 
 DATA, TEST = 128, 128
@@ -31,12 +33,14 @@ class Subject:
         data: token ids int64 ``(N, L)`` that methods may use.
         measure: of a compressed model; ``kl`` (nats a token) and ``ppl``, or ``error`` and ``cosine``.
         language: whether it predicts the next token.
+        tokenizer: of transformers, of a language model.
     """
 
     model: nn.Module
     data: Tensor
     measure: Callable[[nn.Module], dict[str, float]]
     language: bool = True
+    tokenizer: Any = None
 
     @property
     def damage(self) -> str:
@@ -60,7 +64,8 @@ def subject(name: str, folder: Path) -> Subject:
         raise SystemExit(f"{name} is not trained: python tests/benchmarks/language/train.py {name} --folder {folder}")
     corpus = Corpus(folder, VOCABULARY)
     drawn = torch.randperm(len(corpus.train), generator=torch.Generator().manual_seed(2))[:DATA]
-    return Subject(model, corpus.train[drawn], _Divergence(model, corpus.test[:TEST]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer._tokenizer, eos_token=END)
+    return Subject(model, corpus.train[drawn], _Divergence(model, corpus.test[:TEST]), tokenizer=tokenizer)
 
 
 class _Divergence:

@@ -69,7 +69,7 @@ def quantized(subject: Subject, setting: Setting) -> tuple[nn.Module, float]:
     student, data = copied(subject.model), subject.data[:_CALIBRATION]
     spent: dict[str, float] = {}
     if setting.method == "AutoRound":
-        student, taken = packages.autoround(student, data, int(setting.bits), GROUP)
+        student, taken = packages.autoround(student, data, int(setting.bits), GROUP, subject.tokenizer)
         spent |= {one.name: taken for one in matrices(student) if not one.table}
     all_of_them = matrices(student)
     seen = moments(student, data, all_of_them) if setting.method not in ("RTN", "HQQ") else {}

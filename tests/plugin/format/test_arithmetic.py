@@ -126,10 +126,23 @@ def test_codes_that_are_like_their_neighbours_take_less(shape, axis):
     assert here < 0.95 * there if alike else here < 1.005 * there
 
 
+@pytest.mark.skipif(not native.active(), reason="the twin takes long")
+def test_a_parameter_of_a_very_large_file_is_not_mixed_and_loads_in_time(monkeypatch):
+    monkeypatch.setattr(coding, "_ALL_MIXED", 99_999)
+    chance = np.random.default_rng(4)
+    rows = chance.standard_normal((64, 512)) * np.exp(chance.standard_normal((64, 1)))
+    codes = torch.from_numpy(np.clip(np.round(rows * 2 + 7), 0, 15).astype(np.uint8))
+    small, large = (coding.encode(codes, 4, "arithmetic", together) for together in (99_999, 100_000))
+    assert (small[0] & 1, large[0] & 1) == (1, 0) and len(small) < len(large)
+    for data in (small, large):
+        found = coding.blocks(np.frombuffer(data, np.uint8), "arithmetic", 4, codes.shape)
+        assert np.array_equal(np.concatenate(list(found)), codes.numpy().reshape(-1))
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
 def test_streams_of_other_codes_are_refused(shape):
     codes = torch.tensor([4] * int(np.prod(shape)), dtype=torch.uint8).reshape(shape)
-    data = np.frombuffer(coding._arithmetic(codes, 99), np.uint8)
+    data = np.frombuffer(coding._arithmetic(codes, 99, 99), np.uint8)
     assert np.concatenate(list(coding.blocks(data, "arithmetic", 3, shape))).tolist() == codes.reshape(-1).tolist()
     for wrong, bits, size, words in (
         (data, 2, shape, "more than 2 bits"),

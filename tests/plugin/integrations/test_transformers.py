@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,28 @@ def test_generation_settings_survive_and_generate_uses_them(tmp_path: Path) -> N
     assert loaded.generation_config.max_new_tokens == 7
     found = loaded.generate(IDS, do_sample=False)
     assert torch.equal(found, model.generate(IDS, do_sample=False, use_cache=False))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted_as_of_the_original(tied: bool) -> None:
+    make = partial(llama, tied)
+    original, compressed = seeded(make), student(make)
+    for without in (False, True):
+        assert compressed.num_parameters(exclude_embeddings=without) == original.num_parameters(
+            exclude_embeddings=without
+        )
+    assert compressed.num_parameters(only_trainable=True) < original.num_parameters() / 50
+
+
+def test_a_table_of_tokens_in_codebooks_keeps_its_rows(saved: tuple[Any, Path]) -> None:
+    model = hf.AutoModelForCausalLM.from_pretrained(str(saved[1]))
+    assert model.resize_token_embeddings() is model.resize_token_embeddings(100) is model.get_input_embeddings()
+    with pytest.raises(lloydmax.IntegrationError, match="resize the original, then compress it"):
+        model.resize_token_embeddings(104)
+    assert same(model, saved[0])
+    assert model.dequantize().resize_token_embeddings(104).num_embeddings == 104
+    inner = student(llama, {"quantize": [{"layers": "*_proj", "centroids": 8}]})
+    assert inner.resize_token_embeddings(104).num_embeddings == inner(**INPUTS).logits.shape[-1] == 104
 
 
 def test_dequantized_models_are_ordinary(saved: tuple[Any, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from lloydmax.integrations.transformers import adapters
 from lloydmax.integrations.transformers.folder import METHOD, mark_config
 from lloydmax.integrations.transformers.host import HfQuantizer, PreTrainedModel, custom_object_save
 from lloydmax.runtime.files import made_folder
-from lloydmax.student.layers import CodesHolder
+from lloydmax.student.layers import CodebookEmbedding, CodesHolder
 
 _FOR_THE_HUB = ("repo_id", "commit_message", "token", "create_pr")
 
@@ -70,6 +71,34 @@ class CodebookModel(OnTop):
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: what is tied shares its codes."""
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The table of tokens; another number of rows it gets only where neither it nor the head has codebooks.
+
+        Raises:
+            IntegrationError: one of them has.
+        """
+        model: Any = self
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        parts = [*table.modules(), *(() if head is None else head.modules())]
+        if not any(isinstance(part, CodesHolder) for part in parts):
+            return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+        if new_num_tokens in (None, table.num_embeddings) and not (args or kwargs.get("pad_to_multiple_of")):
+            return table
+        raise IntegrationError(
+            "resize_token_embeddings: rows of tokens are in codebooks: resize the original, then compress it; or call "
+            "model.dequantize() first"
+        )
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Those of the original: each weight in codebooks counts, but none of these can be trained."""
+        model: Any = self
+        held = {module for module in model.modules() if isinstance(module, CodesHolder)}
+        if exclude_embeddings:
+            tables = (module for module in model.modules() if isinstance(module, CodebookEmbedding))
+            held -= {inner for table in tables for inner in table.modules()}
+        others: int = super().num_parameters(only_trainable, exclude_embeddings)  # type: ignore[misc]
+        return others + sum(0 if only_trainable else math.prod(holder.layout.shape) for holder in held)
 
     def half(self) -> Any:
         """Centroids, and all that is not in codebooks, in float16."""
