@@ -65,14 +65,14 @@ class Events:
         except pluggy.PluginValidationError as error:
             raise PluginError(registry.hook_problem(self._local, error)) from error
         self.seconds: dict[str, float] = {}
-        self._open, self._given_back = 0, time.monotonic()
+        self._open, self._given_back = 0, time.perf_counter()
 
     def step(self, step: str, index: int, total: int, metrics: dict[str, float] | None = None) -> None:
         """One unit of a stage is done: an optimizer step, a batch, or as many samples as ``index`` says. What was freed
         is given back to the system from time to time."""
-        if time.monotonic() - self._given_back > _GIVEN_BACK:
+        if time.perf_counter() - self._given_back > _GIVEN_BACK:
             give_back()
-            self._given_back = time.monotonic()
+            self._given_back = time.perf_counter()
         for manager in (registry.manager(), self._local):
             manager.hook.lloydmax_step(step=step, index=index, total=total, metrics=metrics or {})
 

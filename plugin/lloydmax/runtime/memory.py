@@ -14,7 +14,7 @@ _USUAL = 1 << 29
 """Bytes of Python and torch, where the system does not tell."""
 
 
-_KEPT = 1 << 26
+_KEPT = 1 << 23
 """Bytes that may be kept: to give them back, and to get them again, takes longer than small networks do."""
 _least: int | None = None
 """Resident memory when something was given back last, or less."""

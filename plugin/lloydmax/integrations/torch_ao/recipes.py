@@ -86,7 +86,7 @@ def apply_recipe(
         chosen = (
             {"mapping": observed, "float": FLOAT_ACTIVATIONS}[activation] if isinstance(activation, str) else activation
         )
-        if chosen is not FLOAT_ACTIVATIONS and (dtype := model.get_parameter(p.name).dtype) != torch.float32:
+        if chosen is not FLOAT_ACTIVATIONS and (dtype := next(module.parameters()).dtype) != torch.float32:
             raise IntegrationError(
                 f"{p.name} is {str(dtype).removeprefix('torch.')}, and torch.ao.quantization observes and quantizes "
                 "activations of float32 only: call model.float(), or write activation='float' for codebooks alone"
