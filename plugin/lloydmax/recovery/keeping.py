@@ -13,6 +13,7 @@ from torch import nn
 from lloydmax.codebook.codebook import Codebook
 from lloydmax.hooks.events import Events
 from lloydmax.hooks.protocols import Recovery, RecoveryStep
+from lloydmax.network.parameters import weight_of
 from lloydmax.network.private import own
 from lloydmax.recovery.resume import load_student, student_state
 from lloydmax.recovery.steps import NamedStep, settling, untrained
@@ -38,21 +39,27 @@ class Settled:
 
     def judged(self, found: Mapping[str, Codebook], priced: bool) -> Judged:
         """Of the model with these codebooks; steps that change codes do not run where not all bits have a price."""
-        student = self._student(found)
+        student = self._decoded(found)
         for step in self._settling:
             self._run(step, student)
         settled = done = self._judge.damage(student)
         if self._untrained and priced:
-            student = self._student(found)
+            student = own(self._original).eval().requires_grad_(False)
+            attach_all(student, found)
             for step in self._untrained:
                 self._run(step, student)
                 now = self._judge.damage(student)
                 done = now if now.mean < done.mean and self._judge.tells(now) else done
         return Judged(settled, done)
 
-    def _student(self, found: Mapping[str, Codebook]) -> nn.Module:
-        student = own(self._original).eval().requires_grad_(False)
-        attach_all(student, found)
+    def _decoded(self, found: Mapping[str, Codebook]) -> nn.Module:
+        """A copy whose weights have the values of the codebooks: it takes no memory beside them."""
+        student = own(self._original)
+        with torch.no_grad():
+            for name, codebook in found.items():
+                weight = weight_of(student, name)
+                for rows, part in codebook.parts():
+                    (weight[rows] if weight.dim() else weight).copy_(part.dequantize())
         return student
 
     def _run(self, step: RecoveryStep, student: nn.Module) -> None:
