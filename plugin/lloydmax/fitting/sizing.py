@@ -203,11 +203,15 @@ def _entropy(codebook: Codebook) -> float:
 
 
 def _varied(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy in which no parameter in floats is constant: what recovery changes takes bytes. What gets codebooks it
-    shares with the model."""
+    """A copy in which no parameter in floats is constant: what recovery changes takes bytes, of batch norms, to which
+    new statistics go, in all channels. What gets codebooks it shares with the model."""
     varied = own(model, plan.parameters.keys() & dict(model.named_parameters()).keys())
     with torch.no_grad():
         for name, parameter in varied.named_parameters():
             if name not in plan.parameters and parameter.numel() > 1 and bool((parameter == parameter.max()).all()):
-                parameter[(0,) * parameter.dim()] += 1
+                if getattr(varied.get_submodule(name.rpartition(".")[0]), "running_mean", None) is None:
+                    parameter[(0,) * parameter.dim()] += 1
+                else:
+                    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+                    parameter.add_(noise.to(parameter))
     return varied

@@ -85,6 +85,12 @@ def test_a_model_is_varied_without_memory_for_what_gets_codebooks() -> None:
     assert len(model[1].weight.unique()) == 1
 
 
+def test_new_statistics_of_batch_norms_are_counted_in_all_channels() -> None:
+    model = private(normed())
+    varied = _varied(model, lloydmax.plan(model, {"quantize": [{"layers": "all", "centroids": 4}]}))
+    assert len(varied[1].weight.unique()) == 64 and len(varied[4].bias.unique()) == 32
+
+
 def test_what_reconstruction_makes_too_large_gives_way_before_the_next_step() -> None:
     """The demo's network at 2 bits: its codes lose some of what contexts spared when they are chosen anew."""
     data = demo.silhouettes()[:96]
