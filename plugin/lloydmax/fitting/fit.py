@@ -233,10 +233,10 @@ def _fitted(
 
     if cache is None:
         return make()
+    tensors = [weight] if importance is None else [weight, importance]
     key = (
         "codebook",
-        fingerprint([weight]),
-        importance if importance is None else number(importance),
+        fingerprint(tensors),
         p.quantizer,
         p.options.model_dump_json(),
         p.layout.channel_axes,

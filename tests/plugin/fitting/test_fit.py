@@ -110,3 +110,40 @@ def test_an_importance_is_told_whether_inputs_stay_the_same(data: Any, expected:
     heard = fit_module._Heard(source, "importance", Events([Ear()]), TimeLimit())
     assert heard.deterministic is source.deterministic is expected and len(heard) == 40
     assert sum(len(indices) for indices, _ in heard.batches(16)) == 40 and told == [(16, 40), (32, 40), (40, 40)]
+
+
+def test_an_importance_that_was_changed_in_place_is_another_one() -> None:
+    """A plugin may give the same tensor each time, with new values."""
+    model, cache, importance = net(), Cache(), torch.ones(40, 6)
+
+    class Kept:
+        """Gives what it holds."""
+
+        class Options(BaseModel):
+            """None."""
+
+        def __init__(self, options: Options) -> None: ...
+
+        def measure(self, model: nn.Module, names: Any, data: Any) -> dict[str, torch.Tensor]:
+            """The same tensor."""
+            return dict.fromkeys(names, importance)
+
+    class Plugin:
+        """Registers it."""
+
+        @hookimpl
+        def lloydmax_importances(self) -> dict[str, type]:
+            """One kind."""
+            return {"kept": Kept}
+
+    plugin = Plugin()
+    register(plugin)
+    try:
+        made = plan(model, {"quantize": [{"layers": ["0"], "centroids": 4, "importance": "kept"}]})
+        first = fit(model, made, unlabelled(torch.randn(8, 6), model), cache=cache)["0.weight"]
+        importance[:, :3] = 1000
+        source = unlabelled(torch.randn(8, 6), model)
+        again, alone = (fit(model, made, source, cache=one)["0.weight"] for one in (cache, None))
+    finally:
+        unregister(plugin)
+    assert torch.equal(again.codes, alone.codes) and not torch.equal(first.codes, again.codes)
